@@ -1,0 +1,44 @@
+"""Static metadata only: nothing is probed or compiled at install time."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="mtllm-ds",
+    version="0.1.0",
+    description="Stack a machine-translation encoder on an English-centric LLM by distributed self-distillation",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["mtllm_ds", "mtllm_ds.*"])
+    + find_packages("kernels", include=["mtllm_kernels", "mtllm_kernels.*"]),
+    package_dir={"mtllm_kernels": "kernels/mtllm_kernels"},
+    install_requires=[
+        "torch>=2.10",
+        "deepspeed>=0.19.8",
+        "transformers>=5.0",
+        "peft>=0.18",
+        "webdataset>=1.0",
+        "triton>=3.5",
+        "ninja",
+        "numpy",
+        "safetensors",
+        "pydantic>=2",
+        "omegaconf>=2.3",
+        "rich",
+        "tensorboard",
+        "pyarrow",
+        "zstandard",
+        "fsspec",
+        "aiohttp",
+        "sentencepiece",
+        "protobuf",
+        "scikit-learn",
+        "matplotlib",
+    ],
+    extras_require={
+        "gpu": ["liger-kernel"],
+        "bench": ["liger-kernel", "cut-cross-entropy", "sacrebleu", "accelerate", "datasets"],
+        "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "types-PyYAML", "pre-commit"],
+    },
+)
