@@ -1,0 +1,1 @@
+"""What survives: checkpoints by parameter name, and exports."""

@@ -1,0 +1,48 @@
+"""Which checkpoints stay: the newest few, and the best by validation."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from mtllm_ds import atomic
+from mtllm_ds.checkpoint.store import checkpoint_folders
+
+BEST = "best.json"
+
+
+def best_step(root: Path) -> int | None:
+    """Step of the best checkpoint that still exists, or None."""
+    path = root / BEST
+    if not path.is_file():
+        return None
+    step = int(json.loads(path.read_text(encoding="utf-8"))["step"])
+    return step if step in checkpoint_folders(root) else None
+
+
+def note_if_best(root: Path, step: int, value: float) -> bool:
+    """Record `step` as the best if `value` (smaller is better) beats the record; called by the main rank."""
+    path = root / BEST
+    if best_step(root) is not None and json.loads(path.read_text(encoding="utf-8"))["value"] <= value:
+        return False
+    atomic.write_json(path, {"step": step, "value": value})
+    return True
+
+
+def drop_old(root: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints and the best one; called by the main rank."""
+    folders = checkpoint_folders(root)
+    kept = {*list(folders)[-keep:], best_step(root)}
+    for step, folder in folders.items():
+        if step not in kept:
+            shutil.rmtree(folder)
+
+
+def folder_to_use(root: Path) -> Path | None:
+    """The best checkpoint, or the newest where none was validated."""
+    folders = checkpoint_folders(root)
+    if not folders:
+        return None
+    best = best_step(root)
+    return folders[best if best is not None else max(folders)]

@@ -1,0 +1,141 @@
+"""Checkpoints by parameter name: any number of ranks can take up what any other number saved.
+
+A checkpoint is a folder `step_00000050/` that appears whole (written beside, then renamed):
+
+    trainable.safetensors   fp32 master of every trainable parameter, under its own name
+    moments.safetensors     Adam's `exp_avg/<name>` and `exp_avg_sq/<name>`
+    state.json              format, step, data cursor, settings, versions, base models, sha256 of the two files
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from mtllm_ds import atomic
+from mtllm_ds.cluster.agree import wait_for_all
+from mtllm_ds.cluster.zero import MASTER, MOMENTS, TrainableState
+from mtllm_ds.errors import UserError
+
+FORMAT = 1
+TRAINABLE = "trainable.safetensors"
+OPTIMIZER = "moments.safetensors"
+STATE = "state.json"
+_FOLDER = re.compile(r"step_(\d{8})$")
+
+
+@dataclass(frozen=True)
+class CheckpointState:
+    """What a checkpoint says beside its tensors."""
+
+    step: int
+    """Optimizer steps made."""
+    num_updates: int
+    """Adam's own count of updates."""
+    cursor: dict[str, Any]
+    """Where the stream of data goes on."""
+    settings: dict[str, Any]
+    """The settings of the run, as plain values."""
+    bases: dict[str, dict[str, str | None]]
+    """Name, revision and fingerprint of the frozen base models."""
+    metrics: dict[str, float]
+    """The newest validation figures."""
+
+
+def checkpoint_folders(root: Path) -> dict[int, Path]:
+    """Complete checkpoints below `root`, by step."""
+    found = {int(match[1]): path for path in root.glob("step_*") if (match := _FOLDER.search(path.name))}
+    return {step: found[step] for step in sorted(found) if (found[step] / STATE).is_file()}
+
+
+def save_checkpoint(root: Path, state: CheckpointState, trainable: TrainableState, is_main: bool) -> Path:
+    """Write one checkpoint; called by all ranks, written by the main one."""
+    folder = root / f"step_{state.step:08d}"
+    masters: dict[str, torch.Tensor] = {}
+    moments: dict[str, torch.Tensor] = {}
+    for name in trainable.parameters:
+        # Gathering is collective; only the main rank keeps the result.
+        full = {key: trainable.get(name, key) for key in (MASTER, *MOMENTS)}
+        if is_main:
+            masters[name] = full[MASTER]
+            moments.update({f"{key}/{name}": full[key] for key in MOMENTS})
+    if is_main:
+        with atomic.new_folder(folder) as temporary:
+            save_file(masters, temporary / TRAINABLE)
+            save_file(moments, temporary / OPTIMIZER)
+            files = {name: atomic.sha256_file(temporary / name) for name in (TRAINABLE, OPTIMIZER)}
+            content = {"format": FORMAT, **vars(state), "versions": _versions(), "files": files}
+            atomic.write_json(temporary / STATE, content)
+    wait_for_all()
+    return folder
+
+
+def read_state(folder: Path) -> CheckpointState:
+    """State of a checkpoint whose files are whole; `UserError` for a damaged or foreign one."""
+    try:
+        content = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise _damaged(folder, STATE, str(error)) from error
+    if content.get("format") != FORMAT:
+        raise UserError(
+            f"checkpoint {folder}: format {content.get('format')}, this version reads {FORMAT}; "
+            "use the version of mtllm-ds that wrote it"
+        )
+    for name, digest in content["files"].items():
+        if not (folder / name).is_file():
+            raise _damaged(folder, name, "missing")
+        if atomic.sha256_file(folder / name) != digest:
+            raise _damaged(folder, name, "its bytes are not those that were written")
+    return CheckpointState(**{name: content[name] for name in CheckpointState.__dataclass_fields__})
+
+
+def load_trainable(folder: Path) -> dict[str, torch.Tensor]:
+    """fp32 tensors of all trainable parameters, by name."""
+    return _load(folder, TRAINABLE)
+
+
+def restore_checkpoint(folder: Path, state: CheckpointState, trainable: TrainableState) -> None:
+    """Put masters and moments back into the engine's shards; called by all ranks."""
+    masters, moments = _load(folder, TRAINABLE), _load(folder, OPTIMIZER)
+    _require_same_names(folder, set(masters), set(trainable.parameters))
+    trainable.begin(state.num_updates)
+    for name in trainable.parameters:
+        trainable.set(name, MASTER, masters[name])
+        for key in MOMENTS:
+            trainable.set(name, key, moments[f"{key}/{name}"])
+    wait_for_all()
+
+
+def _load(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(folder / name)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(folder, name, str(error)) from error
+
+
+def _require_same_names(folder: Path, saved: set[str], wanted: set[str]) -> None:
+    if saved != wanted:
+        example = sorted(saved ^ wanted)[0]
+        raise UserError(
+            f"checkpoint {folder}: its trainable parameters differ from the model's (first: {example}); "
+            "resume with the settings it was saved with"
+        )
+
+
+def _damaged(folder: Path, name: str, why: str) -> UserError:
+    return UserError(
+        f"checkpoint {folder}: {name} is damaged ({' '.join(why.split())}); "
+        "remove that folder to resume from the one before it"
+    )
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("mtllm-ds", "torch", "deepspeed", "transformers", "peft", "safetensors")}

@@ -1,0 +1,1 @@
+"""Ranks, agreement between them, and the only door to ZeRO."""

@@ -1,0 +1,88 @@
+"""Who am I among the ranks: started by `deepspeed`, `torchrun`, SLURM's `srun`, or alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+# Start-up reads weights and saving writes them: both may take longer than a step ever should.
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One rank's place: `device` is its own accelerator, or the CPU."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def rank_from_environment() -> int:
+    """Rank of this process before any process group exists; 0 when started alone."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+
+
+def join_cluster() -> Cluster:
+    """Join the process group (once) and return this rank's place in it."""
+    _fill_environment()
+    local_rank = int(os.environ["LOCAL_RANK"])
+    use_cuda = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+    if not use_cuda:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    if not dist.is_initialized():
+        if use_cuda:
+            torch.cuda.set_device(local_rank)
+        deepspeed.init_distributed(
+            dist_backend="nccl" if use_cuda else "gloo", timeout=COLLECTIVE_TIMEOUT, verbose=False, auto_mpi_discovery=False
+        )
+    device = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
+    return Cluster(rank=dist.get_rank(), world_size=dist.get_world_size(), local_rank=local_rank, device=device)
+
+
+def leave_cluster() -> None:
+    """Leave the process group, if one was joined."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def end_process(status: int) -> None:
+    """End at once with `status`: peers may be inside a collective that will never finish, so nothing is waited for."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _fill_environment() -> None:
+    """Give every launcher's variables the names that torch.distributed reads."""
+    env = os.environ
+    if "RANK" not in env and "SLURM_PROCID" in env and int(env.get("SLURM_NTASKS", "1")) > 1:
+        env["RANK"] = env["SLURM_PROCID"]
+        env["WORLD_SIZE"] = env["SLURM_NTASKS"]
+        env["LOCAL_RANK"] = env["SLURM_LOCALID"]
+        env.setdefault("MASTER_ADDR", _first_host(env.get("SLURM_STEP_NODELIST", env.get("SLURM_NODELIST", ""))))
+    for name, alone in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
+        env.setdefault(name, alone)
+    # DeepSpeed's CPU collectives count the ranks of a node in LOCAL_SIZE; only its own launcher sets it.
+    env.setdefault("LOCAL_SIZE", env.get("LOCAL_WORLD_SIZE", env["WORLD_SIZE"]))
+    env.setdefault("MASTER_PORT", "29500")
+
+
+def _first_host(nodelist: str) -> str:
+    """First host of a SLURM node list: `gpu[03-05,09]` -> `gpu03`."""
+    head, bracket, rest = nodelist.partition("[")
+    if "," in head or not bracket:
+        return head.split(",")[0] or "127.0.0.1"
+    return head + rest.split("]")[0].split(",")[0].split("-")[0]

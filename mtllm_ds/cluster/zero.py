@@ -1,0 +1,131 @@
+"""The only door to ZeRO: partitioned loading, gathers, and the full state of a trainable parameter by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+# What is kept of a trainable parameter: its fp32 master and Adam's two moments, all of the parameter's shape.
+MASTER = "fp32"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@contextmanager
+def partitioned_loading(ds_config: dict[str, Any]) -> Iterator[None]:
+    """Inside, `from_pretrained` under ZeRO-3 hands every rank its share of the weights only."""
+    from transformers.integrations import HfDeepSpeedConfig
+
+    # transformers holds a weak reference: the object must live as long as models are being loaded.
+    alive = HfDeepSpeedConfig(ds_config) if _is_stage3(ds_config) else None
+    try:
+        yield
+    finally:
+        if alive is not None:
+            from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+            unset_hf_deepspeed_config()
+
+
+@contextmanager
+def gathered(parameters: Iterable[nn.Parameter], modify: bool = False) -> Iterator[None]:
+    """Full values of partitioned parameters inside; with `modify`, rank 0's changes are kept on all ranks."""
+    sharded = [p for p in parameters if hasattr(p, "ds_id")]
+    if not sharded:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(sharded, modifier_rank=0 if modify else None):
+        yield
+
+
+def full_numel(parameter: nn.Parameter) -> int:
+    """Number of elements of the whole parameter, partitioned or not."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+class TrainableState:
+    """Full fp32 state of the engine's trainable parameters, by name; every method is called by all ranks alike.
+
+    DeepSpeed keeps masters and moments in flat, padded shards; here they are tensors of the parameters' own shapes,
+    which any other number of ranks can take up again.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self.optimizer = engine.optimizer
+        self.stage = int(engine.zero_optimization_stage())
+        self.parameters = {n: p for n, p in engine.module.named_parameters() if p.requires_grad}
+
+    def get(self, name: str, key: str) -> torch.Tensor:
+        """`key` of one parameter, gathered: fp32, on the CPU."""
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        parameter = self.parameters[name]
+        full = (
+            safe_get_full_fp32_param(parameter) if key == MASTER else safe_get_full_optimizer_state(parameter, key)
+        )
+        assert full is not None and full.numel() > 0, f"no {key} of {name}"
+        return full.detach().float().cpu().contiguous().clone()
+
+    def set(self, name: str, key: str, value: torch.Tensor) -> None:
+        """Write one full fp32 tensor back into this rank's shard (and, for the master, into the weights in use)."""
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        parameter = self.parameters[name]
+        if self.stage == 3:
+            self._set_stage3(parameter, key, value)
+        elif key == MASTER:
+            safe_set_full_fp32_param(parameter, value.to(parameter.device))
+            parameter.data.copy_(value)
+        else:
+            safe_set_full_optimizer_state(parameter, value.to(parameter.device), key)
+
+    def num_updates(self) -> int:
+        """Optimizer updates made so far (Adam's `step`)."""
+        states = list(self.optimizer.optimizer.state.values())
+        return int(states[0]["step"]) if states else 0
+
+    def begin(self, num_updates: int) -> None:
+        """Create Adam's state as it stands after `num_updates` updates; the moments follow by `set`."""
+        inner = self.optimizer.optimizer
+        groups = (
+            self.optimizer.fp32_partitioned_groups_flat
+            if self.stage == 3
+            else self.optimizer.single_partition_of_fp32_groups
+        )
+        for flat in groups:
+            moments = {key: torch.zeros_like(flat) for key in MOMENTS}
+            inner.state[flat] = {"step": torch.tensor(float(num_updates)), **moments}
+        if self.stage != 3:
+            self.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _set_stage3(self, parameter: nn.Parameter, key: str, value: torch.Tensor) -> None:
+        from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+        from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
+
+        mine = self._local_part(parameter, value)
+        if key != MASTER:
+            safe_set_local_optimizer_state(parameter, mine, key)
+            return
+        safe_set_local_fp32_param(parameter, mine)
+        parameter.ds_tensor.data.copy_(mine.to(parameter.ds_tensor.dtype))
+        # A small parameter below the persistence threshold stays gathered: refresh that copy too.
+        if parameter.ds_status == ZeroParamStatus.AVAILABLE:
+            parameter.data.copy_(value)
+
+    def _local_part(self, parameter: nn.Parameter, value: torch.Tensor) -> torch.Tensor:
+        import torch.distributed as dist
+
+        part = parameter.ds_tensor.ds_numel
+        flat = value.flatten()
+        padded = torch.nn.functional.pad(flat, (0, part * dist.get_world_size() - flat.numel()))
+        rank = dist.get_rank()
+        return padded[part * rank : part * (rank + 1)].to(parameter.ds_tensor.device)
+
+
+def _is_stage3(ds_config: dict[str, Any]) -> bool:
+    return int(ds_config.get("zero_optimization", {}).get("stage", 0)) == 3

@@ -1,0 +1,110 @@
+"""DeepSpeed's own settings file: read, every `auto` resolved by us (native DeepSpeed resolves none), checked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mtllm_ds.config.schema import Settings
+from mtllm_ds.errors import UserError
+
+# Keys that the recipe owns: the file may leave them out or say "auto", never contradict it.
+_OWNED = (
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+)
+
+
+def resolve_deepspeed(
+    settings: Settings, *, world_size: int, micro_batch_size: int, micro_batches_per_step: int
+) -> dict[str, Any]:
+    """The DeepSpeed configuration of a run without any `auto`.
+
+    `micro_batch_size` is the number of samples of one forward on one rank, `micro_batches_per_step` the number of
+    forwards of one optimizer step. Raises `UserError` for an unreadable file or a value that contradicts the recipe.
+    """
+    path = Path(settings.training.deepspeed)
+    if not path.is_file():
+        raise UserError(f"training.deepspeed={path}: no such file; ds_configs/ holds those that ship")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"training.deepspeed={path}: not JSON ({error})") from error
+    derived = _derived_values(settings, world_size, micro_batch_size, micro_batches_per_step)
+    for key in ("optimizer", "scheduler"):
+        if key in config:
+            raise UserError(f"training.deepspeed={path}: remove '{key}'; the recipe's section optim: sets it")
+    for dotted, value in derived.items():
+        _fill(config, dotted.split("."), value, required=dotted in _OWNED, where=str(path), dotted=dotted)
+    leftover = [name for name, value in _leaves(config) if value == "auto"]
+    if leftover:
+        raise UserError(f"training.deepspeed={path}: no rule resolves 'auto' of '{leftover[0]}'; give it a value")
+    _check(config, settings, path)
+    return config
+
+
+def zero_stage(config: dict[str, Any]) -> int:
+    """ZeRO stage of a resolved configuration."""
+    return int(config.get("zero_optimization", {}).get("stage", 0))
+
+
+def _derived_values(
+    settings: Settings, world_size: int, micro_batch_size: int, micro_batches_per_step: int
+) -> dict[str, Any]:
+    bf16 = settings.training.precision == "bf16"
+    return {
+        "train_batch_size": micro_batch_size * micro_batches_per_step * world_size,
+        "train_micro_batch_size_per_gpu": micro_batch_size,
+        "gradient_accumulation_steps": micro_batches_per_step,
+        "gradient_clipping": settings.optim.max_grad_norm,
+        "bf16.enabled": bf16,
+        # bf16 sums of gradients lose what a small learning rate needs: accumulate and reduce in fp32.
+        "data_types.grad_accum_dtype": "fp32",
+        "communication_data_type": "fp32",
+        "activation_checkpointing.partition_activations": False,
+        "zero_optimization.reduce_bucket_size": 2**26,
+        "zero_optimization.stage3_prefetch_bucket_size": 2**25,
+        "zero_optimization.stage3_param_persistence_threshold": 10**5,
+    }
+
+
+def _fill(config: dict[str, Any], path: list[str], value: Any, *, required: bool, where: str, dotted: str) -> None:
+    node = config
+    for part in path[:-1]:
+        if part not in node:
+            return
+        node = node[part]
+    leaf = path[-1]
+    if leaf not in node:
+        if required:
+            node[leaf] = value
+    elif node[leaf] == "auto":
+        node[leaf] = value
+    elif required and node[leaf] != value:
+        raise UserError(
+            f"training.deepspeed={where}: {dotted}={node[leaf]!r}, but the recipe gives {value!r}; "
+            'write "auto" there and change the recipe'
+        )
+
+
+def _leaves(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(node, dict):
+        return [(prefix, node)]
+    return [leaf for key, child in node.items() for leaf in _leaves(child, f"{prefix}.{key}" if prefix else key)]
+
+
+def _check(config: dict[str, Any], settings: Settings, path: Path) -> None:
+    stage = zero_stage(config)
+    if stage not in (2, 3):
+        raise UserError(f"training.deepspeed={path}: zero_optimization.stage={stage}; this project runs stages 2 and 3")
+    if config.get("fp16", {}).get("enabled", False):
+        raise UserError(f"training.deepspeed={path}: fp16.enabled=true; use training.precision=bf16 or fp32")
+    bf16 = bool(config.get("bf16", {}).get("enabled", False))
+    if bf16 != (settings.training.precision == "bf16"):
+        raise UserError(
+            f"training.deepspeed={path}: bf16.enabled={str(bf16).lower()} contradicts "
+            f'training.precision={settings.training.precision}; write "auto" there'
+        )

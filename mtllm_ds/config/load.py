@@ -1,0 +1,81 @@
+"""Read a YAML recipe, apply dotted overrides, validate; every mistake becomes one line that names key, value and mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from mtllm_ds.config.schema import Settings
+from mtllm_ds.errors import UserError
+
+
+def load_settings(recipe: str | Path, overrides: Sequence[str] = ()) -> Settings:
+    """Settings of a recipe with overrides such as `optim.learning_rate=1e-4`; raises `UserError` on any mistake."""
+    path = Path(recipe)
+    if not path.is_file():
+        raise UserError(f"recipe {path}: no such file; see launchers/recipes/ for those that exist")
+    for override in overrides:
+        if "=" not in override or override.startswith("-"):
+            raise UserError(f"override '{override}': expected section.key=value, as in optim.learning_rate=1e-4")
+    try:
+        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        values = OmegaConf.to_container(merged, resolve=True)
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise UserError(f"recipe {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"recipe {path}: expected sections such as run: and model:, found {type(values).__name__}")
+    return parse_settings(values, where=f"recipe {path}")
+
+
+def parse_settings(values: dict[str, Any], where: str) -> Settings:
+    """Validate plain values; `where` names their origin in the error."""
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_first_mistake(error)}") from error
+
+
+def to_yaml(settings: Settings) -> str:
+    """The resolved whole as YAML, in the order of the schema."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _first_mistake(error: ValidationError) -> str:
+    details = error.errors()
+    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+    first = details[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key '{key}' (value {first['input']!r}); nearest valid key: '{_nearest_key(key)}'{more}"
+    if first["type"] == "missing":
+        return f"missing key '{key}'; set it in the recipe or as {key}=VALUE{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    if not key:
+        return f"{message}{more}"
+    return f"{key}={first['input']!r}: {message[0].lower()}{message[1:]}{more}"
+
+
+def _nearest_key(key: str) -> str:
+    known = list(valid_keys(Settings))
+    last = key.rsplit(".", 1)[-1]
+    # The last name alone decides first: a right key in the wrong section is the commonest slip.
+    by_name = difflib.get_close_matches(last, {k.rsplit(".", 1)[-1] for k in known}, n=1, cutoff=0.6)
+    pool = [k for k in known if by_name and k.rsplit(".", 1)[-1] == by_name[0]] or known
+    return difflib.get_close_matches(key, pool, n=1, cutoff=0.0)[0]
+
+
+def valid_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted names of all settings below a section."""
+    for name, field in section.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from valid_keys(annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name

@@ -1,0 +1,167 @@
+"""Every setting of a run, one model a section; the text under a field is its documentation.
+
+All sections refuse unknown keys. Checks that need more than one section stand in `Settings`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+class RunSettings(Section):
+    output_dir: str
+    """Folder of the run: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `tensorboard/`."""
+    seed: int = Field(default=0, ge=0)
+    """Seeds the order of the data, the connector, LoRA and dropout."""
+    max_steps: int = Field(gt=0)
+    """Optimizer steps of the whole run."""
+    log_every: int = Field(default=10, gt=0)
+    """Steps between rows of `metrics.jsonl`."""
+    validate_every: int = Field(default=100, gt=0)
+    """Steps between validations (the last step is always validated)."""
+    save_every: int = Field(default=100, gt=0)
+    """Steps between checkpoints (the last step is always saved)."""
+    keep_checkpoints: int = Field(default=2, gt=0)
+    """Newest checkpoints kept; the best by validation is kept beside them."""
+    tensorboard: bool = True
+    """Also write TensorBoard events."""
+
+
+class EncoderSettings(Section):
+    name: str
+    """Hugging Face hub name or local folder of the model whose *encoder* reads the text (NLLB, M2M100, mT5, umT5, T5, XLM-R, BERT)."""
+    revision: str | None = None
+    """Commit or tag on the hub; pin it for a run that must be repeatable."""
+    family: Literal["auto", "m2m_100", "t5", "mt5", "umt5", "xlm-roberta", "bert"] = "auto"
+    """Adapter to use; `auto` reads the model's config."""
+    max_length: int = Field(default=512, gt=4)
+    """Longest encoder input in tokens, tag and end included."""
+    trust_remote_code: bool = False
+
+
+class LLMSettings(Section):
+    name: str
+    """Hugging Face hub name or local folder of the English-centric model: any decoder or encoder that accepts `inputs_embeds`."""
+    revision: str | None = None
+    """Commit or tag on the hub."""
+    bidirectional: bool = True
+    """Attend in both directions (a decoder wants LLM2Vec adaptation first); encoders always do."""
+    max_length: int = Field(default=512, gt=4)
+    """Longest LLM input in tokens, specials included."""
+    trust_remote_code: bool = False
+
+
+class ConnectorSettings(Section):
+    type: Literal["linear", "mlp"] = "linear"
+    """`linear`: one Linear with bias (the paper); `mlp`: Linear, GELU, Linear."""
+    hidden_size: int | None = Field(default=None, gt=0)
+    """Width of the `mlp`'s middle layer; the LLM's width where null."""
+    init: Literal["default", "least_squares"] = "default"
+    """`least_squares`: closed-form start from encoder states to the LLM's input embeddings of character-aligned tokens."""
+    init_documents: int = Field(default=1024, gt=0)
+    """Training documents used by `init: least_squares`."""
+    init_ridge: float = Field(default=1e-3, ge=0)
+    """Ridge of the least-squares start, relative to the mean variance of the encoder states."""
+
+
+class LoraSettings(Section):
+    rank: int = Field(default=16, gt=0)
+    alpha: float = Field(default=32.0, gt=0)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    target_modules: str | list[str] = "all-linear"
+    """`all-linear`, or names of Linear layers of the LLM."""
+
+
+class ModelSettings(Section):
+    encoder: EncoderSettings
+    llm: LLMSettings
+    connector: ConnectorSettings = ConnectorSettings()
+    lora: LoraSettings = LoraSettings()
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_4"] = "auto"
+    """`auto` takes flash attention where it is installed and fits the device and dtype, SDPA otherwise, and says which."""
+    liger: bool = False
+    """Replace RMSNorm, RoPE and SwiGLU of the LLM by liger-kernel's (needs the extra `gpu` and a GPU)."""
+
+
+class DataSettings(Section):
+    train: str
+    """Folder of prepared shards (the one that holds `manifest.json`)."""
+    validation: str | None = None
+    """Folder of prepared shards for validation; without it nothing is validated and the last checkpoint is the best."""
+    validation_samples: int | None = Field(default=None, gt=0)
+    """Only the first samples of the validation set."""
+    lanes: int = Field(default=64, gt=0)
+    """Independent sequences of draws; fixes the order of the data, so it may not change within a run."""
+    samples_per_cell: int = Field(default=4, gt=0)
+    """Samples a lane emits a step: the global batch is lanes x samples_per_cell."""
+    cells_per_forward: int = Field(default=1, gt=0)
+    """Whole cells in one forward: speed and memory only, never the mathematics."""
+    num_workers: int = Field(default=0, ge=0)
+    """Reader processes a rank; 0 reads in the training process."""
+    on_error: Literal["fail", "skip"] = "fail"
+    """What to do with a damaged block: stop, or drop the whole block and count it."""
+
+
+class ObjectiveSettings(Section):
+    name: Literal["pooled_alignment"] = "pooled_alignment"
+    """`pooled_alignment`: stage 1 of MT-LLM, mean-squared error between mean-pooled final states."""
+
+
+class OptimSettings(Section):
+    learning_rate: float = Field(default=2e-4, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    """AdamW's decoupled decay; none on biases and norms."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    warmup_share: float = Field(default=0.01, ge=0, lt=1)
+    """Share of `run.max_steps` over which the rate rises linearly."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """Decay to zero after the warm-up."""
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    """Clip the global gradient norm; 0 turns clipping off."""
+    connector_learning_rate: float | None = Field(default=None, gt=0)
+    """Rate of the connector; `learning_rate` where null."""
+
+
+class TrainingSettings(Section):
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Precision of the frozen models and of the forward; gradients accumulate and are reduced in fp32."""
+    activation_checkpointing: bool = False
+    """Recompute the LLM's layers in backward: less memory, about a third more time."""
+    deepspeed: str = "ds_configs/zero3.json"
+    """DeepSpeed configuration file; its `auto` values are filled from these settings."""
+
+
+class Settings(Section):
+    run: RunSettings
+    model: ModelSettings
+    data: DataSettings
+    objective: ObjectiveSettings = ObjectiveSettings()
+    optim: OptimSettings = OptimSettings()
+    training: TrainingSettings = TrainingSettings()
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Settings:
+        flash = self.model.attention.startswith("flash")
+        if flash and self.training.precision == "fp32":
+            raise ValueError(
+                f"model.attention={self.model.attention} cannot run in training.precision=fp32: "
+                "set training.precision=bf16 or model.attention=sdpa"
+            )
+        if self.model.connector.type == "linear" and self.model.connector.hidden_size is not None:
+            raise ValueError(
+                f"model.connector.hidden_size={self.model.connector.hidden_size} has no effect with "
+                "model.connector.type=linear: remove it or set model.connector.type=mlp"
+            )
+        if self.model.connector.type == "mlp" and self.model.connector.init == "least_squares":
+            raise ValueError(
+                "model.connector.init=least_squares has a closed form only for model.connector.type=linear: "
+                "set one of the two"
+            )
+        return self

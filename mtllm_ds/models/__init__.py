@@ -1,0 +1,1 @@
+"""The stack: a frozen MT encoder, a connector, a frozen LLM with LoRA."""

@@ -1,0 +1,99 @@
+"""One small adapter an encoder family: how to load the encoder alone, and how wide its states are."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig
+
+from mtllm_ds.config.schema import EncoderSettings
+from mtllm_ds.errors import UserError
+from mtllm_ds.models.loading import load_config, load_weights
+
+
+@dataclass(frozen=True)
+class EncoderFamily:
+    """How to load one family's encoder without its decoder."""
+
+    model_class: str
+    """Class of transformers that holds the encoder alone."""
+    key_mapping: dict[str, str] = field(default_factory=dict)
+    """Names in a whole model's checkpoint (regular expression) -> names in the encoder."""
+    options: dict[str, bool] = field(default_factory=dict)
+    """Further constructor options."""
+
+
+FAMILIES = {
+    "m2m_100": EncoderFamily("M2M100Encoder", {r"^model\.encoder\.": "", r"^model\.shared\.": "embed_tokens."}),
+    "t5": EncoderFamily("T5EncoderModel"),
+    "mt5": EncoderFamily("MT5EncoderModel"),
+    "umt5": EncoderFamily("UMT5EncoderModel"),
+    "xlm-roberta": EncoderFamily("XLMRobertaModel", options={"add_pooling_layer": False}),
+    "bert": EncoderFamily("BertModel", options={"add_pooling_layer": False}),
+}
+
+
+class FrozenEncoder(nn.Module):
+    """An encoder that never trains: always in evaluation mode, called without gradients."""
+
+    def __init__(self, model: nn.Module, hidden_size: int) -> None:
+        super().__init__()
+        self.model = model.eval()
+        self.hidden_size = hidden_size
+
+    def train(self, mode: bool = True) -> FrozenEncoder:
+        """Stay in evaluation mode: dropout and layerdrop would change the states (and desynchronise ranks)."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Final hidden states: (B, S) int64 ids and mask -> (B, S, hidden_size)."""
+        return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+
+def encoder_family(settings: EncoderSettings) -> tuple[str, PretrainedConfig]:
+    """Family name and config of the encoder; `UserError` for a model that has none."""
+    config = load_config(settings.name, settings.revision, settings.trust_remote_code, "model.encoder.name")
+    family = config.model_type if settings.family == "auto" else settings.family
+    if family not in FAMILIES or config.model_type not in FAMILIES:
+        raise UserError(
+            f"model.encoder.name={settings.name}: a {config.model_type} model has no encoder to load; "
+            f"families with one: {', '.join(FAMILIES)}"
+        )
+    if family != config.model_type:
+        raise UserError(
+            f"model.encoder.family={settings.family}: {settings.name} is a {config.model_type} model; "
+            "set model.encoder.family=auto"
+        )
+    return family, config
+
+
+def load_encoder(settings: EncoderSettings, attention: str, dtype: torch.dtype) -> FrozenEncoder:
+    """The frozen encoder alone, partitioned at load under ZeRO-3."""
+    name, config = encoder_family(settings)
+    family = FAMILIES[name]
+    model_class = _model_class(name, family)
+    supported = attention if not attention.startswith("flash") or model_class._supports_flash_attn else "sdpa"
+    if supported == "sdpa" and not model_class._supports_sdpa:
+        supported = "eager"
+    model = load_weights(
+        model_class,
+        settings.name,
+        "model.encoder.name",
+        revision=settings.revision,
+        trust_remote_code=settings.trust_remote_code,
+        dtype=dtype,
+        attn_implementation=supported,
+        key_mapping=family.key_mapping or None,
+        **family.options,
+    )
+    return FrozenEncoder(model, hidden_size=config.hidden_size)
+
+
+def _model_class(name: str, family: EncoderFamily) -> Any:
+    module = name.replace("-", "_")
+    return getattr(importlib.import_module(f"transformers.models.{module}.modeling_{module}"), family.model_class)

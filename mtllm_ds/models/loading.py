@@ -1,0 +1,119 @@
+"""Pretrained models through Hugging Face `from_pretrained`: safetensors, pinned revision, every weight accounted for."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import HFValidationError
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+
+from mtllm_ds.config.schema import LLMSettings
+from mtllm_ds.errors import UserError
+
+# Encoders whose AutoModel adds a pooler that their checkpoints often lack and that nothing here uses.
+_WITH_POOLER = ("bert", "roberta", "xlm-roberta")
+
+
+def load_config(name: str, revision: str | None, trust_remote_code: bool, setting: str) -> PretrainedConfig:
+    """Config of a hub name or local folder; `setting` names the key of the recipe in the error."""
+    try:
+        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, HFValidationError) as error:
+        raise UserError(f"{setting}={name}: cannot be loaded ({_first_line(error)})") from error
+
+
+def load_weights(model_class: Any, name: str, setting: str, **options: Any) -> PreTrainedModel:
+    """`model_class.from_pretrained` that refuses missing or misshapen weights; all parameters come back frozen."""
+    try:
+        model, report = model_class.from_pretrained(name, use_safetensors=True, output_loading_info=True, **options)
+    except (OSError, ValueError, RuntimeError, HFValidationError) as error:
+        raise UserError(f"{setting}={name}: cannot be loaded ({_first_line(error)})") from error
+    for kind in ("missing_keys", "mismatched_keys", "error_msgs"):
+        if report.get(kind):
+            raise UserError(f"{setting}={name}: {kind.replace('_', ' ')} in its weights, first {sorted(report[kind])[0]}")
+    return model.requires_grad_(False)
+
+
+def load_llm(settings: LLMSettings, attention: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The LLM without its output head: anything whose forward accepts `inputs_embeds`."""
+    config = load_config(settings.name, settings.revision, settings.trust_remote_code, "model.llm.name")
+    if config.is_encoder_decoder:
+        raise UserError(f"model.llm.name={settings.name}: {config.model_type} is an encoder-decoder; name a decoder or encoder")
+    extra = {"add_pooling_layer": False} if config.model_type in _WITH_POOLER else {}
+    model = load_weights(
+        AutoModel,
+        settings.name,
+        "model.llm.name",
+        revision=settings.revision,
+        trust_remote_code=settings.trust_remote_code,
+        dtype=dtype,
+        attn_implementation=attention,
+        **extra,
+    )
+    model.config.use_cache = False
+    set_direction(model, settings.bidirectional)
+    return model
+
+
+def set_direction(model: PreTrainedModel, bidirectional: bool) -> None:
+    """Make attention bidirectional, or leave the model as it was trained.
+
+    The config steers the masks; the modules steer SDPA's shortcut, which turns a missing mask into a causal one.
+    """
+    if not bidirectional:
+        return
+    model.config.is_causal = False
+    for module in model.modules():
+        if hasattr(module, "is_causal"):
+            module.is_causal = False
+
+
+def choose_attention(setting: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Attention implementation for `setting`; raises `UserError` when the one asked for cannot run here."""
+    usable = [name for name in ("flash_attention_4", "flash_attention_2") if _flash_fits(name, device, dtype)]
+    if setting == "auto":
+        return usable[0] if usable else "sdpa"
+    if setting.startswith("flash") and setting not in usable:
+        raise UserError(f"model.attention={setting}: needs its package, a CUDA device and bf16; set model.attention=auto")
+    return setting
+
+
+def weights_fingerprint(name: str, revision: str | None) -> str:
+    """What identifies the weights of a base model.
+
+    A local folder: sha256 over the name, size, safetensors header and both ends (1 MiB each) of every weight file, so
+    that it takes milliseconds at any size. A hub name: the commit its config was loaded from.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        config = AutoConfig.from_pretrained(name, revision=revision)
+        return f"hub:{getattr(config, '_commit_hash', None) or revision or 'unpinned'}"
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        size = file.stat().st_size
+        digest.update(json.dumps([file.name, size]).encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(8 + int.from_bytes(stream.read(8), "little")))
+            digest.update(stream.read(2**20))
+            stream.seek(max(0, size - 2**20))
+            digest.update(stream.read())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _flash_fits(name: str, device: torch.device, dtype: torch.dtype) -> bool:
+    package = {"flash_attention_2": "flash_attn", "flash_attention_4": "flash_attn.cute"}[name]
+    try:
+        installed = importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:
+        installed = False
+    return installed and device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__

@@ -1,0 +1,69 @@
+"""The stacked model: encoder -> connector -> LLM with LoRA, beside the same LLM without it.
+
+Shapes: B samples, S_e encoder tokens, S_l LLM tokens, D_e and D_l the widths of encoder and LLM.
+"""
+
+from __future__ import annotations
+
+import torch
+from peft import PeftModel
+from torch import nn
+
+from mtllm_ds.config.schema import Settings
+from mtllm_ds.models.connector import build_connector
+from mtllm_ds.models.encoders import FrozenEncoder, load_encoder
+from mtllm_ds.models.loading import choose_attention, load_llm
+from mtllm_ds.models.lora import adapters_off, add_lora, lora_layers
+
+
+class StackedModel(nn.Module):
+    """Student and teacher in one module: they share the frozen LLM."""
+
+    def __init__(self, encoder: FrozenEncoder, connector: nn.Module, llm: PeftModel) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.connector = connector
+        self.llm = llm
+        self._lora_layers = lora_layers(llm)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the vectors: the LLM's hidden size D_l."""
+        return int(self.llm.config.hidden_size)
+
+    def student_states(self, encoder_ids: torch.Tensor, encoder_mask: torch.Tensor) -> torch.Tensor:
+        """Final states of the stack: (B, S_e) ids and mask -> (B, S_e, D_l), with gradients."""
+        embeddings = self.connector(self.encoder(encoder_ids, encoder_mask))
+        return self._run_llm(inputs_embeds=embeddings, attention_mask=encoder_mask)
+
+    @torch.no_grad()
+    def teacher_states(self, llm_ids: torch.Tensor, llm_mask: torch.Tensor) -> torch.Tensor:
+        """Final states of the plain LLM (adapters and dropout off): (B, S_l) -> (B, S_l, D_l), no gradients."""
+        was_training = self.llm.training
+        self.llm.eval()
+        try:
+            with adapters_off(self._lora_layers):
+                return self._run_llm(input_ids=llm_ids, attention_mask=llm_mask)
+        finally:
+            self.llm.train(was_training)
+
+    def _run_llm(self, **inputs: torch.Tensor) -> torch.Tensor:
+        return self.llm.base_model.model(**inputs).last_hidden_state
+
+
+def mean_pool(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean of the unmasked states in float32: (B, S, D), (B, S) -> (B, D); a row without tokens gives zeros."""
+    weights = mask.unsqueeze(-1).to(torch.float32)
+    return (states.float() * weights).sum(1) / weights.sum(1).clamp(min=1.0)
+
+
+def build_stacked(settings: Settings, device: torch.device) -> StackedModel:
+    """The whole stack of a recipe, frozen but for connector and LoRA; call it inside `partitioned_loading`."""
+    dtype = torch.bfloat16 if settings.training.precision == "bf16" else torch.float32
+    attention = choose_attention(settings.model.attention, device, dtype)
+    encoder = load_encoder(settings.model.encoder, attention, dtype)
+    llm = load_llm(settings.model.llm, attention, dtype)
+    connector = build_connector(
+        settings.model.connector, encoder.hidden_size, llm.config.hidden_size, seed=settings.run.seed, dtype=dtype
+    )
+    return StackedModel(encoder, connector, add_lora(llm, settings.model.lora, seed=settings.run.seed))

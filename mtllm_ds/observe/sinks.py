@@ -1,0 +1,119 @@
+"""Where the figures of a run go: `metrics.jsonl`, TensorBoard, the terminal. Only rank 0 has sinks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mtllm_ds import atomic
+
+Row = dict[str, Any]
+
+
+class Sink(Protocol):
+    """Takes a row a logged step."""
+
+    def write(self, row: Row) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonlSink:
+    """`metrics.jsonl`: one JSON object a row; on resume, rows of steps that will run again are dropped first."""
+
+    def __init__(self, path: Path, start_step: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if _is_whole(line)]
+            kept = [row for row in rows if row["step"] <= start_step]
+            atomic.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._stream = path.open("a", encoding="utf-8")
+
+    def write(self, row: Row) -> None:
+        self._stream.write(json.dumps(row) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class TensorBoardSink:
+    """Every number of a row as a scalar curve."""
+
+    def __init__(self, folder: Path, start_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else None)
+
+    def write(self, row: Row) -> None:
+        for key, value in row.items():
+            if key != "step" and isinstance(value, int | float):
+                self._writer.add_scalar(key, value, row["step"])
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class ScreenSink:
+    """A progress bar on a terminal; one plain line a row where output is a file or a pipe."""
+
+    def __init__(self, max_steps: int, start_step: int, console: Console | None = None) -> None:
+        self._console = console or Console()
+        self._max_steps = max_steps
+        self._progress: Progress | None = None
+        if self._console.is_terminal:
+            self._progress = Progress(
+                MofNCompleteColumn(),
+                BarColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.description}"),
+                console=self._console,
+            )
+            self._progress.start()
+            self._task = self._progress.add_task("", total=max_steps, completed=start_step)
+
+    def write(self, row: Row) -> None:
+        text = describe(row)
+        if self._progress is None:
+            left = f"  left {_clock(row['seconds_left'])}" if "seconds_left" in row else ""
+            self._console.print(f"step {row['step']}/{self._max_steps}  {text}{left}", soft_wrap=True, highlight=False)
+        elif any(key.startswith("eval_") for key in row):
+            self._progress.console.print(f"step {row['step']}  {text}", highlight=False)
+        else:
+            self._progress.update(self._task, completed=row["step"], description=text)
+
+    def close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def describe(row: Row) -> str:
+    """The figures of a row that fit on one line of a terminal."""
+    shown = {
+        "loss": "loss {:.4g}",
+        "fvu": "fvu {:.3f}",
+        "tokens_per_second": "{:,.0f} tok/s",
+        "learning_rate": "lr {:.2e}",
+        "grad_norm": "norm {:.3g}",
+        "eval_loss": "validation loss {:.4g}",
+        "eval_fvu": "validation fvu {:.4f}",
+    }
+    return "  ".join(form.format(row[key]) for key, form in shown.items() if key in row)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
+
+
+def _is_whole(line: str) -> bool:
+    # A killed process may leave half a last line.
+    try:
+        return isinstance(json.loads(line), dict)
+    except json.JSONDecodeError:
+        return False

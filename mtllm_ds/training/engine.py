@@ -1,0 +1,98 @@
+"""An objective becomes a DeepSpeed engine: parameter groups, AdamW, learning rate as a function of the step."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from mtllm_ds.config.deepspeed import zero_stage
+from mtllm_ds.config.schema import OptimSettings, Settings
+
+
+class Engine:
+    """The little that the loop needs of DeepSpeed."""
+
+    def __init__(self, module: nn.Module, settings: Settings, ds_config: dict[str, Any]) -> None:
+        import deepspeed
+
+        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        self.settings = settings
+        optimizer = _adamw(module, settings.optim, ds_config)
+        self.deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=ds_config)
+        self.world_size = int(self.deepspeed.dp_world_size)
+        self.micro_batches = int(self.deepspeed.gradient_accumulation_steps())
+
+    def forward(self, batch: Any) -> Any:
+        """The objective's forward, through the engine's hooks."""
+        return self.deepspeed(batch)
+
+    def backward(self, loss_sum: torch.Tensor, count: torch.Tensor) -> None:
+        """Gradient of `loss_sum / count`, where `count` is the divisor of the whole step over all ranks."""
+        # DeepSpeed averages over ranks and micro-batches; the loss is one mean over all of them.
+        self.deepspeed.backward(loss_sum / count * (self.world_size * self.micro_batches))
+
+    def step(self) -> None:
+        """One micro-batch done; the last one of a step updates the weights."""
+        self.deepspeed.step()
+
+    def was_step_applied(self) -> bool:
+        """False when DeepSpeed silently skipped the update because the gradient norm was not finite."""
+        return bool(self.deepspeed.was_step_applied())
+
+    def grad_norm(self) -> float:
+        """Global gradient norm of the last step, before clipping."""
+        norm = self.deepspeed.get_global_grad_norm()
+        return float(norm) if norm is not None else float("nan")
+
+    def set_step(self, step: int) -> float:
+        """Set every group's learning rate for the update that ends step `step` (from 0); returns the main one."""
+        scale = schedule_scale(self.settings.optim, step, self.settings.run.max_steps)
+        for group in self.deepspeed.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * scale
+        return self.settings.optim.learning_rate * scale
+
+    def close(self) -> None:
+        """Release DeepSpeed's buffers and hooks."""
+        self.deepspeed.destroy()
+
+
+def schedule_scale(optim: OptimSettings, step: int, max_steps: int) -> float:
+    """Share of the peak learning rate at update `step` (0-based): linear warm-up, then linear or cosine to zero."""
+    warmup = math.ceil(optim.warmup_share * max_steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    left = (max_steps - step) / max(1, max_steps - warmup)
+    return left if optim.schedule == "linear" else 0.5 * (1.0 - math.cos(math.pi * left))
+
+
+def _adamw(module: nn.Module, optim: OptimSettings, ds_config: dict[str, Any]) -> torch.optim.Optimizer:
+    groups = parameter_groups(module, optim)
+    options = {"lr": optim.learning_rate, "betas": optim.betas, "eps": optim.eps}
+    offload = ds_config.get("zero_optimization", {}).get("offload_optimizer", {}).get("device", "none")
+    if offload != "none" and zero_stage(ds_config) >= 2:
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        return DeepSpeedCPUAdam(groups, adamw_mode=True, **options)
+    return torch.optim.AdamW(groups, **options)
+
+
+def parameter_groups(module: nn.Module, optim: OptimSettings) -> list[dict[str, Any]]:
+    """Trainable parameters by learning rate (connector or not) and weight decay (matrices only)."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        is_connector = ".connector." in f".{name}"
+        rate = optim.connector_learning_rate if is_connector else None
+        # Under ZeRO-3 a partitioned parameter looks flat; its true shape stands in ds_shape.
+        shape = getattr(parameter, "ds_shape", parameter.shape)
+        decay = optim.weight_decay if len(shape) > 1 else 0.0
+        groups.setdefault((rate or optim.learning_rate, decay), []).append(parameter)
+    return [
+        {"params": members, "lr": rate, "base_lr": rate, "weight_decay": decay}
+        for (rate, decay), members in groups.items()
+    ]
