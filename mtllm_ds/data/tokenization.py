@@ -1,0 +1,224 @@
+"""Text to ids for both sides of the stack: the MT encoder's tokenizer and the LLM's, each with an explicit template.
+
+Segments are tokenized without special tokens, and the template adds them. Thus a text that happens to contain `</s>` or
+`deu_Latn` stays text, and an unknown language tag raises instead of turning into `<unk>` without a word.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from mtllm_ds.errors import UserError
+from mtllm_ds.languages import ALIASES, check_language, nearest_code
+
+TAG = "[src]"
+"""Stands in a template for the language tag."""
+
+MIN_MAX_LENGTH = 8
+_ISO_CODES = {code: alias for alias, code in reversed(ALIASES.items()) if "_" not in alias and "-" not in alias}
+_NLLB_SPELLING = {"sat_Olck": "sat_Beng"}
+_FAMILY_OF_CLASS = {"Nllb": "nllb", "M2M100": "m2m100", "T5": "t5", "MT5": "t5", "XLMRoberta": "xlm-r", "Bert": "bert"}
+_FAMILY_OF_MODEL = {"m2m_100": "nllb", "nllb-moe": "nllb", "t5": "t5", "mt5": "t5", "umt5": "t5"} | {
+    "xlm-roberta": "xlm-r",
+    "bert": "bert",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSpec:
+    """Which tokenizer reads a side. `name` is a hub name or a local folder; `family` `auto` is told from its files."""
+
+    name: str
+    revision: str | None = None
+    side: Literal["encoder", "llm"]
+    family: str = "auto"
+    max_length: int = 512
+    """Most tokens a sample may have on this side, special tokens included."""
+
+    def __post_init__(self) -> None:
+        if self.max_length < MIN_MAX_LENGTH:
+            raise UserError(f"max_length {self.max_length} of the {self.side} is too short, set at least {MIN_MAX_LENGTH}")
+
+
+class Template(NamedTuple):
+    """Special tokens around segments: prefix, A, between, B, ..., suffix."""
+
+    prefix: tuple[str, ...]
+    between: tuple[str, ...]
+    suffix: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return " ".join((*self.prefix, "A", *self.between, "B", *self.suffix))
+
+    def num_special_tokens(self, num_segments: int) -> int:
+        return len(self.prefix) + (num_segments - 1) * len(self.between) + len(self.suffix)
+
+
+class SegmentTokens(NamedTuple):
+    """Ids of one segment without special tokens; `ends[i]` is the character at which token i ends."""
+
+    ids: list[int]
+    ends: list[int]
+
+
+class TextTokenizer:
+    """One side's tokenizer. Call it with the segments of a sample and its language to get ids with special tokens."""
+
+    def __init__(self, spec: TokenizerSpec, tokenizer: Any, family: str) -> None:
+        self.spec = spec
+        self.family = family
+        self._tokenizer = tokenizer
+        if tokenizer.is_fast:
+            backend = tokenizer.backend_tokenizer
+            backend.no_truncation()
+            backend.no_padding()
+            backend.encode_special_tokens = True  # a text that spells a special token stays text
+        self.template = _template(family, tokenizer)
+        self.vocab_size: int = len(tokenizer)
+        self.pad_id: int = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
+        self._vocab: dict[str, int] = tokenizer.get_vocab()
+        self._special_ids = {token: self._id(token) for part in self.template for token in part if token != TAG}
+        self._tag_ids = self._known_tags()
+        self.language_codes: tuple[str, ...] = tuple(sorted(self._tag_ids))
+        """FLORES-200 codes this tokenizer has a tag for; empty where the family needs none."""
+        self.fingerprint = _fingerprint(tokenizer, family, self.template, self._special_ids)
+
+    def __call__(self, segments: Sequence[str], language: str | None) -> list[int]:
+        """Ids of one sample, special tokens included, never truncated."""
+        return self.join([tokens.ids for tokens in self.tokenize(segments)], language)
+
+    def tokenize(self, texts: Sequence[str]) -> list[SegmentTokens]:
+        """Each text on its own, without special tokens."""
+        if self._tokenizer.is_fast:
+            encodings = self._tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
+            return [SegmentTokens(encoding.ids, [end for _, end in encoding.offsets]) for encoding in encodings]
+        return [self._tokenize_without_offsets(text) for text in texts]
+
+    def join(self, segment_ids: Sequence[Sequence[int]], language: str | None) -> list[int]:
+        """Put the template around ids of segments."""
+        if TAG in self.template.prefix:
+            self.check_tag(language)
+        ids = self._specials(self.template.prefix, language)
+        for position, segment in enumerate(segment_ids):
+            if position:
+                ids += self._specials(self.template.between, language)
+            ids += segment
+        return ids + self._specials(self.template.suffix, language)
+
+    def check_tag(self, language: str | None) -> str | None:
+        """The FLORES-200 code of `language`; raises UserError where this tokenizer needs a tag and has none for it."""
+        code = check_language(language) if language is not None else None
+        if TAG not in self.template.prefix or code in self._tag_ids:
+            return code
+        if code is None:
+            raise UserError(f"the tokenizer '{self.spec.name}' needs a language tag, give one such as 'eng_Latn'")
+        nearest = nearest_code(code, self.language_codes) if self._tag_ids else "none"
+        raise UserError(f"the tokenizer '{self.spec.name}' has no tag for language '{code}'; the nearest it knows is '{nearest}'")
+
+    def _specials(self, tokens: tuple[str, ...], language: str | None) -> list[int]:
+        return [self._tag_ids[check_language(language)] if t == TAG and language else self._special_ids[t] for t in tokens]
+
+    def _id(self, token: str) -> int:
+        if token not in self._vocab:
+            raise UserError(
+                f"the tokenizer '{self.spec.name}' has no token '{token}', which the template of family '{self.family}' "
+                "needs; choose another family"
+            )
+        return self._vocab[token]
+
+    def _known_tags(self) -> dict[str, int]:
+        if TAG not in self.template.prefix:
+            return {}
+        if self.family == "m2m100":
+            spelling = {code: f"__{iso}__" for code, iso in _ISO_CODES.items()}
+        else:
+            codes = set(ALIASES.values()) | {token for token in self._vocab if len(token) == 8 and token[3] == "_"}
+            spelling = {code: code if code in self._vocab else _NLLB_SPELLING.get(code, code) for code in codes}
+        return {code: self._vocab[token] for code, token in spelling.items() if token in self._vocab}
+
+    def _tokenize_without_offsets(self, text: str) -> SegmentTokens:
+        """Slow tokenizers tell no offsets: spread the tokens evenly; `encode_documents` checks every cut anyway."""
+        ids = self._tokenizer.encode(text, add_special_tokens=False)
+        return SegmentTokens(ids, [len(text) * (i + 1) // len(ids) for i in range(len(ids))])
+
+
+def load_text_tokenizer(spec: TokenizerSpec) -> TextTokenizer:
+    """Load the tokenizer a spec names.
+
+    Raises:
+        UserError: there is no such tokenizer, or its family can neither be told nor served.
+    """
+    from transformers import AutoTokenizer  # seconds to import: only where it is used
+
+    if spec.name.startswith((".", "/")) and not Path(spec.name).is_dir():
+        raise UserError(f"no tokenizer at '{spec.name}': the folder does not exist; give a folder or a hub name")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(spec.name, revision=spec.revision)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"no tokenizer at '{spec.name}' ({reason}); give a folder or a hub name") from error
+    return TextTokenizer(spec, tokenizer, _family(spec, tokenizer))
+
+
+def _family(spec: TokenizerSpec, tokenizer: Any) -> str:
+    if spec.family != "auto":
+        if spec.family not in _TEMPLATES:
+            raise UserError(f"unknown tokenizer family '{spec.family}' of the {spec.side}, use one of {', '.join(_TEMPLATES)}")
+        return spec.family
+    family = _FAMILY_OF_CLASS.get(type(tokenizer).__name__.removesuffix("Fast").removesuffix("Tokenizer"))
+    if family is None:
+        family = _FAMILY_OF_MODEL.get(_model_type(spec))
+    if family == "t5" and "<2en>" in tokenizer.get_vocab():
+        return "madlad"
+    if family is None and spec.side == "encoder":
+        raise UserError(
+            f"cannot tell the family of the encoder's tokenizer '{spec.name}' ({type(tokenizer).__name__}), "
+            f"set it to one of {', '.join(_TEMPLATES)}"
+        )
+    return family or "decoder"
+
+
+def _model_type(spec: TokenizerSpec) -> str:
+    """`model_type` of the configuration beside the tokenizer, empty where there is none."""
+    from transformers import PreTrainedConfig
+
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(spec.name, revision=spec.revision)
+    except OSError:
+        return ""
+    return config.get("model_type", "")
+
+
+_TEMPLATES: dict[str, Template] = {
+    "nllb": Template((TAG,), (), ("{eos}",)),
+    "m2m100": Template((TAG,), (), ("{eos}",)),
+    "t5": Template((), ("{eos}",), ("{eos}",)),
+    "madlad": Template(("<2en>",), ("{eos}",), ("{eos}",)),
+    "xlm-r": Template(("{bos}",), ("{eos}", "{eos}"), ("{eos}",)),
+    "bert": Template(("{cls}",), ("{sep}",), ("{sep}",)),
+    "decoder": Template(("{bos}",), ("{bos}",), ()),
+}
+
+
+def _template(family: str, tokenizer: Any) -> Template:
+    """The family's template with this tokenizer's own spelling of the special tokens."""
+    named = {f"{{{name}}}": getattr(tokenizer, f"{name}_token") for name in ("bos", "eos", "cls", "sep")}
+    if family == "decoder" and named["{bos}"] is None:  # Qwen has no <bos>: segments are parted by its end of text
+        return Template((), (named["{eos}"],) if named["{eos}"] else (), ())
+    prefix, between, suffix = (tuple(named.get(token, token) or token for token in part) for part in _TEMPLATES[family])
+    return Template(prefix, between, suffix)
+
+
+def _fingerprint(tokenizer: Any, family: str, template: Template, special_ids: dict[str, int]) -> str:
+    """sha256 of all that decides ids: vocabulary, merges, normalization, special tokens, template."""
+    if tokenizer.is_fast:
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        rules = {key: state.get(key) for key in ("model", "normalizer", "pre_tokenizer", "added_tokens")}
+    else:
+        rules = {"class": type(tokenizer).__name__, "vocab": tokenizer.get_vocab()}
+    decisive = {"rules": rules, "family": family, "template": template, "special_ids": special_ids}
+    canonical = json.dumps(decisive, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()

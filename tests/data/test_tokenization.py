@@ -1,0 +1,91 @@
+import pytest
+from transformers import AutoTokenizer
+
+from mtllm_ds.data.tokenization import TokenizerSpec, load_text_tokenizer
+from mtllm_ds.errors import UserError
+from tests.fixtures.tokenizers import TEXT, save_bert_tokenizer, save_llama_tokenizer, save_nllb_tokenizer
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tokenizers")
+    return {
+        "nllb": str(save_nllb_tokenizer(root / "nllb")),
+        "llama": str(save_llama_tokenizer(root / "llama")),
+        "bert": str(save_bert_tokenizer(root / "bert")),
+        "other": str(save_nllb_tokenizer(root / "other", vocab_size=380)),
+    }
+
+
+@pytest.fixture(scope="module")
+def nllb(folders):
+    return load_text_tokenizer(TokenizerSpec(name=folders["nllb"], side="encoder"))
+
+
+@pytest.fixture(scope="module")
+def llama(folders):
+    return load_text_tokenizer(TokenizerSpec(name=folders["llama"], side="llm"))
+
+
+@pytest.mark.parametrize("text", TEXT)
+def test_nllb_ids_are_those_of_transformers(folders, nllb, text):
+    for language in ("eng_Latn", "khm_Khmr"):
+        hf = AutoTokenizer.from_pretrained(folders["nllb"], src_lang=language)
+        assert nllb([text], language) == hf(text)["input_ids"]
+        assert nllb([text, TEXT[0]], language) == hf(text, TEXT[0])["input_ids"]
+
+
+def test_bert_ids_are_those_of_transformers(folders):
+    hf = AutoTokenizer.from_pretrained(folders["bert"])
+    bert = load_text_tokenizer(TokenizerSpec(name=folders["bert"], side="llm"))
+    assert bert.family == "bert"
+    assert bert([TEXT[0]], None) == hf(TEXT[0])["input_ids"]
+    assert bert([TEXT[0], TEXT[3]], "deu_Latn") == hf(TEXT[0], TEXT[3])["input_ids"]
+
+
+def test_golden_ids(nllb, llama):
+    tag, end = nllb._vocab["deu_Latn"], nllb._vocab["</s>"]
+    a, b = (tokens.ids for tokens in nllb.tokenize(["die Formel", "Dialog"]))
+    assert nllb(["die Formel"], "deu_Latn") == [tag, *a, end]
+    assert nllb(["die Formel", "Dialog"], "deu_Latn") == [tag, *a, *b, end]
+    assert nllb(["die Formel"], "de") == [tag, *a, end]
+    bos = llama._vocab["<bos>"]
+    a, b = (tokens.ids for tokens in llama.tokenize(["the formula", "dialog"]))
+    assert llama(["the formula"], None) == [bos, *a]
+    assert llama(["the formula", "dialog"], "eng_Latn") == [bos, *a, bos, *b]
+
+
+def test_text_that_spells_a_special_token_stays_text(nllb, llama):
+    specials = {nllb._vocab["</s>"], nllb._vocab["deu_Latn"], nllb._vocab["<s>"]}
+    assert not specials & set(nllb.tokenize(["of </s> the deu_Latn <s> values"])[0].ids)
+    assert llama._vocab["<bos>"] not in llama.tokenize(["a <bos> b"])[0].ids
+
+
+def test_a_wrong_tag_raises_and_names_the_nearest(nllb):
+    with pytest.raises(UserError, match="khm_Khmr"):
+        nllb(["x"], "khm_Latn")
+    with pytest.raises(UserError, match="no tag for language 'fur_Latn'; the nearest it knows is 'fra_Latn'"):
+        nllb(["x"], "fur_Latn")
+    with pytest.raises(UserError, match="needs a language tag"):
+        nllb(["x"], None)
+
+
+def test_fingerprint_follows_vocabulary_and_template_not_the_path(folders, nllb, tmp_path):
+    AutoTokenizer.from_pretrained(folders["nllb"], src_lang="fra_Latn").save_pretrained(tmp_path)
+    moved = load_text_tokenizer(TokenizerSpec(name=str(tmp_path), side="encoder"))
+    assert moved.fingerprint == nllb.fingerprint
+    other = load_text_tokenizer(TokenizerSpec(name=folders["other"], side="encoder"))
+    assert other.fingerprint != nllb.fingerprint
+    template = load_text_tokenizer(TokenizerSpec(name=folders["nllb"], side="encoder", family="xlm-r"))
+    assert template.fingerprint != nllb.fingerprint
+
+
+def test_bad_specs_are_refused(folders, tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        load_text_tokenizer(TokenizerSpec(name=str(tmp_path / "none"), side="llm"))
+    with pytest.raises(UserError, match="unknown tokenizer family 'gpt'"):
+        load_text_tokenizer(TokenizerSpec(name=folders["llama"], side="llm", family="gpt"))
+    with pytest.raises(UserError, match="cannot tell the family"):
+        load_text_tokenizer(TokenizerSpec(name=folders["llama"], side="encoder"))
+    with pytest.raises(UserError, match="max_length 2"):
+        TokenizerSpec(name="x", side="llm", max_length=2)
