@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -21,13 +22,16 @@ def best_step(root: Path) -> int | None:
     return step if step in checkpoint_folders(root) else None
 
 
-def note_if_best(root: Path, step: int, value: float) -> bool:
-    """Record `step` as the best if `value` (smaller is better) beats the record; called by the main rank."""
-    path = root / BEST
-    if best_step(root) is not None and json.loads(path.read_text(encoding="utf-8"))["value"] <= value:
-        return False
-    atomic.write_json(path, {"step": step, "value": value})
-    return True
+def best_value(root: Path) -> float:
+    """Validation loss of the best checkpoint; infinity where there is none yet."""
+    if best_step(root) is None:
+        return math.inf
+    return float(json.loads((root / BEST).read_text(encoding="utf-8"))["value"])
+
+
+def note_best(root: Path, step: int, value: float) -> None:
+    """Record that the checkpoint of `step` is the best so far; called by the main rank."""
+    atomic.write_json(root / BEST, {"step": step, "value": value})
 
 
 def drop_old(root: Path, keep: int) -> None:

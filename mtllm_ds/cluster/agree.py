@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 import torch.distributed as dist
 
+from mtllm_ds.errors import PeerFailedError, UserError
 
-def all_agree(flag: bool, device: torch.device) -> bool:
-    """True if `flag` is true on every rank."""
-    return bool(_reduced([float(flag)], dist.ReduceOp.MIN, device)[0])
+Result = TypeVar("Result")
 
 
 def any_says(flag: bool, device: torch.device) -> bool:
     """True if `flag` is true on some rank."""
-    return bool(_reduced([float(flag)], dist.ReduceOp.MAX, device)[0])
+    return bool(_reduced(float(flag), dist.ReduceOp.MAX, device))
 
 
 def lowest_rank_where(flag: bool, device: torch.device) -> int | None:
     """The lowest rank on which `flag` is true, or None."""
     world = world_size()
     mine = float(dist.get_rank() if dist.is_initialized() else 0) if flag else float(world)
-    lowest = int(_reduced([mine], dist.ReduceOp.MIN, device)[0])
+    lowest = int(_reduced(mine, dist.ReduceOp.MIN, device))
     return lowest if lowest < world else None
 
 
@@ -30,6 +32,24 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     if dist.is_initialized() and world_size() > 1:
         dist.all_reduce(total, op=dist.ReduceOp.SUM)
     return total
+
+
+def together(work: Callable[[], Result], device: torch.device) -> Result:
+    """`work()` of this rank, or a stop of all ranks: the lowest rank with a mistake tells it, the others leave quietly.
+
+    For work without collectives inside.
+    """
+    mistake: UserError | None = None
+    try:
+        result = work()
+    except UserError as error:
+        mistake = error
+    culprit = lowest_rank_where(mistake is not None, device)
+    if culprit is None:
+        return result
+    if mistake is not None and culprit == (dist.get_rank() if dist.is_initialized() else 0):
+        raise mistake
+    raise PeerFailedError(UserError.exit_status)
 
 
 def wait_for_all() -> None:
@@ -42,9 +62,9 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def _reduced(values: list[float], op: dist.ReduceOp.RedOpType, device: torch.device) -> list[float]:
+def _reduced(value: float, op: dist.ReduceOp.RedOpType, device: torch.device) -> float:
     if not dist.is_initialized() or world_size() == 1:
-        return values
-    tensor = torch.tensor(values, dtype=torch.float64, device=device)
+        return value
+    tensor = torch.tensor(value, dtype=torch.float64, device=device)
     dist.all_reduce(tensor, op=op)
-    return tensor.tolist()
+    return float(tensor.item())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -46,7 +45,10 @@ def join_cluster() -> Cluster:
         if use_cuda:
             torch.cuda.set_device(local_rank)
         deepspeed.init_distributed(
-            dist_backend="nccl" if use_cuda else "gloo", timeout=COLLECTIVE_TIMEOUT, verbose=False, auto_mpi_discovery=False
+            dist_backend="nccl" if use_cuda else "gloo",
+            timeout=COLLECTIVE_TIMEOUT,
+            verbose=False,
+            auto_mpi_discovery=False,
         )
     device = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
     return Cluster(rank=dist.get_rank(), world_size=dist.get_world_size(), local_rank=local_rank, device=device)
@@ -56,13 +58,6 @@ def leave_cluster() -> None:
     """Leave the process group, if one was joined."""
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def end_process(status: int) -> None:
-    """End at once with `status`: peers may be inside a collective that will never finish, so nothing is waited for."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 def _fill_environment() -> None:

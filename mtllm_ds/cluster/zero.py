@@ -65,10 +65,8 @@ class TrainableState:
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
         parameter = self.parameters[name]
-        full = (
-            safe_get_full_fp32_param(parameter) if key == MASTER else safe_get_full_optimizer_state(parameter, key)
-        )
-        assert full is not None and full.numel() > 0, f"no {key} of {name}"
+        full = safe_get_full_fp32_param(parameter) if key == MASTER else safe_get_full_optimizer_state(parameter, key)
+        assert full is not None, f"no {key} of {name}"
         return full.detach().float().cpu().contiguous().clone()
 
     def set(self, name: str, key: str, value: torch.Tensor) -> None:

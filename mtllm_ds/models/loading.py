@@ -35,7 +35,9 @@ def load_weights(model_class: Any, name: str, setting: str, **options: Any) -> P
         raise UserError(f"{setting}={name}: cannot be loaded ({_first_line(error)})") from error
     for kind in ("missing_keys", "mismatched_keys", "error_msgs"):
         if report.get(kind):
-            raise UserError(f"{setting}={name}: {kind.replace('_', ' ')} in its weights, first {sorted(report[kind])[0]}")
+            raise UserError(
+                f"{setting}={name}: {kind.replace('_', ' ')} in its weights, first {sorted(report[kind])[0]}"
+            )
     return model.requires_grad_(False)
 
 
@@ -43,7 +45,9 @@ def load_llm(settings: LLMSettings, attention: str, dtype: torch.dtype) -> PreTr
     """The LLM without its output head: anything whose forward accepts `inputs_embeds`."""
     config = load_config(settings.name, settings.revision, settings.trust_remote_code, "model.llm.name")
     if config.is_encoder_decoder:
-        raise UserError(f"model.llm.name={settings.name}: {config.model_type} is an encoder-decoder; name a decoder or encoder")
+        raise UserError(
+            f"model.llm.name={settings.name}: {config.model_type} is an encoder-decoder; name a decoder or encoder"
+        )
     extra = {"add_pooling_layer": False} if config.model_type in _WITH_POOLER else {}
     model = load_weights(
         AutoModel,
@@ -79,7 +83,9 @@ def choose_attention(setting: str, device: torch.device, dtype: torch.dtype) -> 
     if setting == "auto":
         return usable[0] if usable else "sdpa"
     if setting.startswith("flash") and setting not in usable:
-        raise UserError(f"model.attention={setting}: needs its package, a CUDA device and bf16; set model.attention=auto")
+        raise UserError(
+            f"model.attention={setting}: needs its package, a CUDA device and bf16; set model.attention=auto"
+        )
     return setting
 
 

@@ -1,0 +1,37 @@
+"""How every launcher ends: its exit status, and one line on stderr for a mistake of the user."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from mtllm_ds.errors import PeerFailedError, UnsoundStepError, UserError
+
+
+def run_and_exit(main: Callable[[], int]) -> None:
+    """Run `main` and end the process with its status.
+
+    After a failure the process ends at once: peers may be inside a collective that will never finish.
+    """
+    try:
+        status = main()
+    except (UserError, UnsoundStepError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = error.exit_status
+    except PeerFailedError as error:
+        status = error.exit_status
+    except BrokenPipeError:
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status:
+        os._exit(status)
+    sys.exit(0)
+
+
+def quiet_libraries() -> None:
+    """Keep transformers and DeepSpeed to warnings and errors, so that what is printed is ours."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

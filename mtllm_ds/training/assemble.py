@@ -1,0 +1,176 @@
+"""From settings to a running trainer: every part of a run is built here, in order, and closed on every way out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from mtllm_ds import atomic
+from mtllm_ds.checkpoint.store import restore_checkpoint
+from mtllm_ds.cluster.agree import together
+from mtllm_ds.cluster.launch import Cluster, join_cluster, leave_cluster
+from mtllm_ds.cluster.zero import TrainableState, full_numel, partitioned_loading
+from mtllm_ds.config.load import to_yaml
+from mtllm_ds.config.schema import Settings
+from mtllm_ds.data.schedule import ScheduleSettings
+from mtllm_ds.data.stream import EvalStream, TrainStream
+from mtllm_ds.models.connector_start import start_connector
+from mtllm_ds.models.stacked import StackedModel, build_stacked
+from mtllm_ds.objectives.pooled_alignment import PooledAlignment
+from mtllm_ds.objectives.validation import evaluate_objective
+from mtllm_ds.observe.sinks import JsonlSink, ScreenSink, Sink, TensorBoardSink
+from mtllm_ds.training.engine import Engine
+from mtllm_ds.training.loop import Trainer, checkpoint_root
+from mtllm_ds.training.preemption import EXIT_PREEMPTED, Preemption
+from mtllm_ds.training.preflight import RunPlan, check_run
+from mtllm_ds.training.resume import checkpoint_to_resume, require_same_run
+
+
+def train(settings: Settings, resume: bool) -> int:
+    """Run a recipe to its end; exit status 0, or `EXIT_PREEMPTED` when it was asked to stop and saved."""
+    cluster = join_cluster()
+    console = Console(quiet=not cluster.is_main)
+    trainer = open_run(settings, cluster, resume, console)
+    try:
+        finished = trainer.run()
+    finally:
+        trainer.preemption.close()
+        for sink in trainer.sinks:
+            sink.close()
+    root = checkpoint_root(settings)
+    console.print(
+        f"finished {settings.run.max_steps} steps; checkpoints in {root}"
+        if finished
+        else f"stopped by request, saved in {root}; go on with --resume",
+        highlight=False,
+    )
+    trainer.engine.close()
+    leave_cluster()
+    return 0 if finished else EXIT_PREEMPTED
+
+
+def open_run(settings: Settings, cluster: Cluster, resume: bool, console: Console) -> Trainer:
+    """Build every part of a run and, with `resume`, put it where its newest checkpoint left it."""
+    device = cluster.device
+    plan = together(lambda: check_run(settings, cluster.world_size), device)
+    found = together(lambda: checkpoint_to_resume(checkpoint_root(settings), resume), device)
+    if found is not None:
+        require_same_run(settings, plan.bases, found[1])
+    stream = together(lambda: _train_stream(plan, cluster, found[1].cursor if found else None), device)
+    assert stream.micro_batches_per_step == plan.micro_batches_per_step
+
+    with partitioned_loading(plan.ds_config):
+        stack = build_stacked(settings, device)
+    if settings.model.connector.init == "least_squares" and found is None:
+        stack.to(device)
+        start_connector(
+            stack, _start_texts(plan, cluster), plan.tokenizers["encoder"], plan.tokenizers["llm"],
+            settings.model.connector.init_ridge, device,
+        )  # fmt: skip
+    if settings.training.activation_checkpointing:
+        stack.llm.gradient_checkpointing_enable({"use_reentrant": False})
+    objective = PooledAlignment(stack, num_languages=len(plan.train.languages))
+    engine = Engine(objective.train(), settings, plan.ds_config)
+    start_step = 0
+    if found is not None:
+        restore_checkpoint(found[0], found[1], TrainableState(engine.deepspeed))
+        start_step = found[1].step
+    _say(console, plan, stack, start_step)
+    return Trainer(
+        settings=settings,
+        cluster=cluster,
+        engine=engine,
+        objective=objective,
+        stream=stream,
+        validate=_validator(plan, cluster, engine, objective),
+        languages=plan.train.languages,
+        bases=plan.bases,
+        sinks=_sinks(settings, cluster, start_step, console),
+        preemption=Preemption(),
+        start_step=start_step,
+    )
+
+
+def schedule_settings(settings: Settings) -> ScheduleSettings:
+    """The part of the settings that decides the order of the data."""
+    data = settings.data
+    return ScheduleSettings(
+        lanes=data.lanes, samples_per_cell=data.samples_per_cell, cells_per_forward=data.cells_per_forward
+    )
+
+
+def _train_stream(plan: RunPlan, cluster: Cluster, cursor: dict | None) -> TrainStream:
+    data = plan.settings.data
+    return TrainStream(
+        plan.train,
+        schedule_settings(plan.settings),
+        rank=cluster.rank,
+        world_size=cluster.world_size,
+        num_workers=data.num_workers,
+        on_error=data.on_error,
+        seed=plan.settings.run.seed,
+        cursor=cursor,
+    )
+
+
+def _validator(
+    plan: RunPlan, cluster: Cluster, engine: Engine, objective: PooledAlignment
+) -> Callable[[], dict[str, float]] | None:
+    if plan.validation is None:
+        return None
+    manifest, settings = plan.validation, plan.settings
+
+    def validate() -> dict[str, float]:
+        batches = EvalStream(
+            manifest,
+            rank=cluster.rank,
+            world_size=cluster.world_size,
+            batch_size=plan.micro_batch_size,
+            limit=settings.data.validation_samples,
+        )
+        return evaluate_objective(objective, engine.forward, batches, cluster.device, manifest.languages)
+
+    return validate
+
+
+def _start_texts(plan: RunPlan, cluster: Cluster) -> list[tuple[str, str]]:
+    """This rank's share of the texts for the connector's closed-form start, with their languages."""
+    batches = EvalStream(
+        plan.train, rank=cluster.rank, world_size=cluster.world_size, batch_size=32,
+        limit=plan.settings.model.connector.init_documents,
+    )  # fmt: skip
+    llm = plan.tokenizers["llm"]
+    return [
+        (llm.decode(ids[mask.bool()].tolist()), plan.train.languages[int(language)])
+        for batch in batches
+        for ids, mask, language, valid in zip(batch.llm_ids, batch.llm_mask, batch.languages, batch.valid, strict=True)
+        if valid
+    ]
+
+
+def _sinks(settings: Settings, cluster: Cluster, start_step: int, console: Console) -> list[Sink]:
+    if not cluster.is_main:
+        return []
+    folder = Path(settings.run.output_dir)
+    atomic.write_text(folder / "config.yaml", to_yaml(settings))
+    sinks: list[Sink] = [JsonlSink(folder / "metrics.jsonl", start_step)]
+    if settings.run.tensorboard:
+        sinks.append(TensorBoardSink(folder / "tensorboard", start_step))
+    return [*sinks, ScreenSink(settings.run.max_steps, start_step, console)]
+
+
+def _say(console: Console, plan: RunPlan, stack: StackedModel, start_step: int) -> None:
+    settings = plan.settings
+    trainable = sum(full_numel(p) for p in stack.parameters() if p.requires_grad)
+    frozen = sum(full_numel(p) for p in stack.parameters() if not p.requires_grad)
+    attention = {stack.encoder.model.config._attn_implementation, stack.llm.config._attn_implementation}
+    console.print(
+        f"{'resuming at' if start_step else 'starting at'} step {start_step} on {plan.world_size} ranks; "
+        f"{trainable:,} parameters train, {frozen:,} are frozen; {settings.training.precision}, "
+        f"{'bidirectional' if settings.model.llm.bidirectional else 'causal'} attention by {' and '.join(sorted(attention))}; "
+        f"{plan.train.num_samples:,} samples, {plan.micro_batches_per_step} x {plan.micro_batch_size} a step and rank",
+        highlight=False,
+        soft_wrap=True,
+    )

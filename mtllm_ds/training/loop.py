@@ -1,0 +1,146 @@
+"""The loop: load, step, check, log, validate, save."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mtllm_ds.checkpoint.retention import best_value, drop_old, note_best
+from mtllm_ds.checkpoint.store import CheckpointState, save_checkpoint
+from mtllm_ds.cluster.agree import any_says, sum_over_ranks, together
+from mtllm_ds.cluster.launch import Cluster
+from mtllm_ds.cluster.zero import TrainableState
+from mtllm_ds.config.schema import Settings
+from mtllm_ds.data.stream import StepBatches, TrainStream
+from mtllm_ds.objectives.base import Objective, Sums, add_sums, tokens_in
+from mtllm_ds.observe.sinks import Sink
+from mtllm_ds.observe.throughput import Throughput
+from mtllm_ds.training.engine import Engine
+from mtllm_ds.training.guards import require_sound_step
+from mtllm_ds.training.preemption import Preemption
+
+
+@dataclass
+class Trainer:
+    """Everything a run is made of; `run` trains from `start_step` to the end."""
+
+    settings: Settings
+    cluster: Cluster
+    engine: Engine
+    objective: Objective
+    stream: TrainStream
+    validate: Callable[[], dict[str, float]] | None
+    languages: Sequence[str]
+    bases: dict[str, dict[str, str | None]]
+    sinks: list[Sink]
+    preemption: Preemption
+    start_step: int = 0
+
+    def __post_init__(self) -> None:
+        self._throughput = Throughput()
+        self._sums: Sums = {}
+        self._eval: dict[str, float] = {}
+        self._started = time.perf_counter()
+
+    def run(self) -> bool:
+        """Train; True if the run reached its last step, False if it was asked to stop (and saved)."""
+        run, batches = self.settings.run, iter(self.stream)
+        for step in range(self.start_step, run.max_steps):
+            data = self._next(batches)
+            learning_rate = self.engine.set_step(step)
+            self._take_step(step, data)
+            done, last = step + 1, step + 1 == run.max_steps
+            stop = any_says(self.preemption.requested, self.cluster.device)
+            if done % run.log_every == 0 or last:
+                self._log(done, learning_rate)
+            is_best = self._validate(done) if done % run.validate_every == 0 or last else False
+            if done % run.save_every == 0 or is_best or last or stop:
+                self._save(done, data.cursor, is_best)
+            if stop and not last:
+                return False
+        return True
+
+    def _next(self, batches: Iterator[StepBatches]) -> StepBatches:
+        """The next step's data, or a stop of all ranks when one of them has none."""
+        return together(lambda: next(batches), self.cluster.device)
+
+    def _take_step(self, step: int, data: StepBatches) -> None:
+        device = self.cluster.device
+        count = torch.tensor(float(sum(self.objective.count(b) for b in data.micro_batches)), device=device)
+        count = sum_over_ranks(count)
+        local_loss = torch.zeros((), device=device)
+        for index, batch in enumerate(data.micro_batches):
+            self._seed_forward(step, index)
+            output = self.engine.forward(batch.to(device))
+            self.engine.backward(output.loss_sum, count)
+            self.engine.step()
+            local_loss += output.loss_sum.detach()
+            self._sums = add_sums(self._sums, output.sums)
+            self._throughput.add(tokens_in(batch))
+        require_sound_step(step + 1, float(local_loss), self.engine.grad_norm(), self.engine.was_step_applied(), device)
+
+    def _seed_forward(self, step: int, index: int) -> None:
+        """Dropout depends on (seed, step, first lane of the forward) alone, so no generator state needs saving."""
+        lane = self.cluster.rank + self.cluster.world_size * index * self.settings.data.cells_per_forward
+        torch.manual_seed(hash((self.settings.run.seed, step, lane)) % 2**63)
+
+    def _log(self, done: int, learning_rate: float) -> None:
+        totals = {name: sum_over_ranks(value) for name, value in self._sums.items()}
+        self._sums = {}
+        tokens, seconds = self._throughput.read()
+        all_tokens = float(sum_over_ranks(torch.tensor(float(tokens), device=self.cluster.device)))
+        row: dict[str, Any] = {"step": done, **self.objective.summarize(totals, self.languages)}
+        row |= {
+            "learning_rate": learning_rate,
+            "grad_norm": self.engine.grad_norm(),
+            "tokens_per_second": all_tokens / seconds,
+            "seconds": time.perf_counter() - self._started,
+        }
+        row["seconds_left"] = row["seconds"] / (done - self.start_step) * (self.settings.run.max_steps - done)
+        row |= self.stream.metrics()
+        self._write(row)
+
+    def _validate(self, done: int) -> bool:
+        """Validate, if there is anything to validate on; True if the model was never better."""
+        if self.validate is None:
+            return False
+        began = time.perf_counter()
+        self._eval = {f"eval_{name}": value for name, value in self.validate().items()}
+        self._throughput.pause(time.perf_counter() - began)
+        self._write({"step": done, **self._eval})
+        record = best_value(checkpoint_root(self.settings))
+        # All ranks must take the same branch, and only the main one reads the record before it changes.
+        return any_says(self.cluster.is_main and self._eval["eval_loss"] < record, self.cluster.device)
+
+    def _save(self, done: int, cursor: dict[str, Any], is_best: bool) -> None:
+        began = time.perf_counter()
+        trainable = TrainableState(self.engine.deepspeed)
+        state = CheckpointState(
+            step=done,
+            num_updates=trainable.num_updates(),
+            cursor=cursor,
+            settings=self.settings.model_dump(mode="json"),
+            bases=self.bases,
+            metrics=self._eval,
+        )
+        root = checkpoint_root(self.settings)
+        save_checkpoint(root, state, trainable, self.cluster.is_main)
+        if self.cluster.is_main:
+            if is_best:
+                note_best(root, done, self._eval["eval_loss"])
+            drop_old(root, self.settings.run.keep_checkpoints)
+        self._throughput.pause(time.perf_counter() - began)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        for sink in self.sinks:
+            sink.write(row)
+
+
+def checkpoint_root(settings: Settings) -> Path:
+    """Folder of a run's checkpoints."""
+    return Path(settings.run.output_dir) / "checkpoints"

@@ -1,0 +1,130 @@
+"""Everything about a run that can be checked without loading a weight: files, shards, tags, arithmetic, DeepSpeed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from math import ceil
+from typing import Any, Literal
+
+from mtllm_ds.config.deepspeed import resolve_deepspeed, zero_stage
+from mtllm_ds.config.schema import Settings
+from mtllm_ds.data.manifest import Manifest
+from mtllm_ds.data.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
+from mtllm_ds.errors import UserError
+from mtllm_ds.models.encoders import encoder_family
+from mtllm_ds.models.loading import load_config, weights_fingerprint
+
+Bases = dict[str, dict[str, str | None]]
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A run that has passed every check that needs no weights."""
+
+    settings: Settings
+    world_size: int
+    train: Manifest
+    validation: Manifest | None
+    tokenizers: dict[str, TextTokenizer]
+    bases: Bases
+    micro_batch_size: int
+    micro_batches_per_step: int
+    ds_config: dict[str, Any]
+
+
+def check_run(settings: Settings, world_size: int, *, read_all_shards: bool = False) -> RunPlan:
+    """Check a run and work out its arithmetic; `UserError` names the first thing that does not hold.
+
+    `read_all_shards` also compares every byte of the shards with the manifest's hashes.
+    """
+    data = settings.data
+    if world_size > data.lanes:
+        raise UserError(f"data.lanes={data.lanes}: fewer than the {world_size} ranks; each rank runs at least one lane")
+    micro_batches = ceil(ceil(data.lanes / world_size) / data.cells_per_forward)
+    micro_batch_size = data.cells_per_forward * data.samples_per_cell
+    ds_config = resolve_deepspeed(
+        settings, world_size=world_size, micro_batch_size=micro_batch_size, micro_batches_per_step=micro_batches
+    )
+    encoder_family(settings.model.encoder)
+    llm = settings.model.llm
+    load_config(llm.name, llm.revision, llm.trust_remote_code, "model.llm.name")
+    tokenizers = load_tokenizers(settings)
+    manifests = [_check_data(folder, tokenizers, read_all_shards) for folder in (data.train, data.validation) if folder]
+    return RunPlan(
+        settings=settings,
+        world_size=world_size,
+        train=manifests[0],
+        validation=manifests[1] if len(manifests) > 1 else None,
+        tokenizers=tokenizers,
+        bases=_bases(settings),
+        micro_batch_size=micro_batch_size,
+        micro_batches_per_step=micro_batches,
+        ds_config=ds_config,
+    )
+
+
+def describe_plan(plan: RunPlan) -> str:
+    """The plan in words, the resolved DeepSpeed settings last."""
+    settings, train = plan.settings, plan.train
+    data = settings.data
+    batch = data.lanes * data.samples_per_cell
+    epochs = settings.run.max_steps * batch / train.num_samples
+    tokens = {side: int(getattr(train, f"{side}_lengths").sum()) for side in ("encoder", "llm")}
+    lines = [
+        f"train       {data.train}: {train.num_samples:,} samples of {', '.join(train.languages)}; "
+        f"{tokens['encoder']:,} encoder and {tokens['llm']:,} LLM tokens in {len(train.shards)} shards",
+        f"validation  {f'{data.validation}: {plan.validation.num_samples:,} samples' if plan.validation else 'none'}",
+        f"encoder     {settings.model.encoder.name} ({plan.tokenizers['encoder'].template}), {plan.bases['encoder']['fingerprint']}",
+        f"LLM         {settings.model.llm.name} ({plan.tokenizers['llm'].template}), {plan.bases['llm']['fingerprint']}",
+        f"batch       {batch} samples a step = {data.lanes} lanes x {data.samples_per_cell}; on {plan.world_size} ranks "
+        f"{plan.micro_batches_per_step} forwards of {plan.micro_batch_size} samples each",
+        f"steps       {settings.run.max_steps:,}, {epochs:.2f} epochs of the training set",
+        f"ZeRO        stage {zero_stage(plan.ds_config)}, every 'auto' of {settings.training.deepspeed} resolved:",
+        json.dumps(plan.ds_config, indent=2),
+        "all checks passed; nothing was trained",
+    ]
+    return "\n".join(lines)
+
+
+def load_tokenizers(settings: Settings) -> dict[str, TextTokenizer]:
+    """Both sides' tokenizers, as the shards must have been made with."""
+    model = settings.model
+    sides: tuple[tuple[Literal["encoder", "llm"], Any], ...] = (("encoder", model.encoder), ("llm", model.llm))
+    return {
+        side: load_text_tokenizer(
+            TokenizerSpec(name=chosen.name, revision=chosen.revision, side=side, max_length=chosen.max_length)
+        )
+        for side, chosen in sides
+    }
+
+
+def _check_data(folder: str, tokenizers: dict[str, TextTokenizer], read_all: bool) -> Manifest:
+    manifest = Manifest.load(folder)
+    manifest.check_shards()
+    for side, tokenizer in tokenizers.items():
+        manifest.check_tokenizer(tokenizer)
+        longest = int(getattr(manifest, f"{side}_lengths").max(initial=0))
+        if longest > tokenizer.spec.max_length:
+            raise UserError(
+                f"model.{side}.max_length={tokenizer.spec.max_length}: {folder} holds a sample of {longest} tokens; "
+                "raise the setting or prepare the shards with a smaller --max-length"
+            )
+    if not manifest.num_samples:
+        raise UserError(f"data set {folder}: holds no sample; prepare it from a file with text")
+    if read_all:
+        from mtllm_ds.data.shards import verify_shards
+
+        verify_shards(manifest)
+    return manifest
+
+
+def _bases(settings: Settings) -> Bases:
+    return {
+        side: {
+            "name": chosen.name,
+            "revision": chosen.revision,
+            "fingerprint": weights_fingerprint(chosen.name, chosen.revision),
+        }
+        for side, chosen in (("encoder", settings.model.encoder), ("llm", settings.model.llm))
+    }
