@@ -1,0 +1,184 @@
+"""Projection and divergence by chunks of rows, gradient formed in the forward pass; plain PyTorch, any device.
+
+With logits s, t (after bias, soft cap and temperature), their softmaxes p_s, p_t and x = log p_t - log p_s, a row has
+
+    forward_kl   loss = sum p_t x - (p_t - p_s)                       q = p_s - p_t
+    reverse_kl   loss = sum (p_t - p_s) - p_s x                       q = -p_s (x + loss)
+    jsd          u = -log(1 + beta (e^x - 1)), K = sum p_s u          q = (1 - beta) p_s (u - K)
+                 loss = sum beta p_t (x + u) + (1 - beta) p_s u
+
+where q is the gradient of its loss with respect to s. The terms in p_t - p_s sum to zero in exact arithmetic; with them
+every summand is of second order in x, so a rounding error common to a row cancels. Everything between the products is
+float32 (float64 for float64 inputs). Row weights multiply the (rows, D) product, never q, so float16 cannot underflow.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mtllm_kernels.linear_kl.problem import IGNORED_LABEL, Problem, Wanted
+
+LOWEST_LOGIT = -1e30  # stands for -inf: differences stay finite, exp gives exactly 0
+INFINITE_LOSS = 1e20  # a divergence beyond this met a column at -inf on one side only
+LARGEST_EXPONENT = 60.0  # x beyond this leaves nothing of p_s
+CPU_SCRATCH_BYTES = 2**27
+GPU_SCRATCH_BYTES = 3 * 2**30
+CPU_TILE = 4096  # vocabulary rows of a low-precision head upcast at a time
+
+
+@dataclass(frozen=True)
+class Result:
+    """Unweighted losses of the rows (zero where the weight is zero) and the weighted gradients that were wanted."""
+
+    loss_rows: Tensor  # (N,)
+    grad_hidden: Tensor | None  # (N, D_s), the hidden states' dtype
+    grad_weight: Tensor | None  # (V, D_s), the weight's dtype
+    grad_bias: Tensor | None  # (V,)
+
+
+def chunk_rows(problem: Problem) -> int:
+    """Rows a chunk: as many as the scratch allows (but 32 on a CPU, 1024 on a GPU at least), in chunks of like size."""
+    num_rows, (vocabulary, _) = max(problem.student_hidden.shape[0], 1), problem.student_weight.shape
+    on_cpu = problem.student_hidden.device.type == "cpu"
+    budget, least = (CPU_SCRATCH_BYTES, 32) if on_cpu else (GPU_SCRATCH_BYTES, 1024)
+    most = max(budget // (3 * problem.accumulator.itemsize * vocabulary), least)
+    num_chunks = -(-num_rows // most)
+    return -(-num_rows // num_chunks)
+
+
+def solve(problem: Problem, wanted: Wanted, rows_per_chunk: int | None = None) -> Result:
+    """Losses and gradients of the whole problem, chunk by chunk."""
+    p = problem
+    (num_rows, width), vocabulary = p.student_hidden.shape, p.student_weight.shape[0]
+    rows_per_chunk = rows_per_chunk or chunk_rows(p)
+    new = p.student_hidden.new_empty
+    loss_rows = new(num_rows, dtype=p.accumulator)
+    grad_hidden = new(num_rows, width) if wanted.hidden else None
+    grad_weight = new(vocabulary, width, dtype=p.accumulator).zero_() if wanted.weight else None
+    grad_bias = new(vocabulary, dtype=p.accumulator).zero_() if wanted.bias else None
+    scratch = new(3 * rows_per_chunk, vocabulary, dtype=p.accumulator)
+    for start in range(0, num_rows, rows_per_chunk):
+        rows = slice(start, min(start + rows_per_chunk, num_rows))
+        weight = p.row_weight[rows].to(p.accumulator)
+        loss, q = _loss_and_q(p, rows, scratch, wanted.any)
+        loss_rows[rows] = torch.where(weight != 0, loss, 0.0)
+        if grad_hidden is not None:
+            product = times_head(q, p.student_weight).mul_(weight[:, None])
+            grad_hidden[rows] = product.masked_fill_((weight == 0)[:, None], 0.0)
+        if grad_weight is not None or grad_bias is not None:
+            q = q.mul_(weight[:, None]).masked_fill_((weight == 0)[:, None], 0.0)
+        if grad_weight is not None:
+            hidden = p.student_hidden[rows].to(p.accumulator).masked_fill((weight == 0)[:, None], 0.0)
+            grad_weight.addmm_(q.T, hidden)
+        if grad_bias is not None:
+            grad_bias.add_(q.sum(0))
+    return Result(loss_rows, grad_hidden, _like(grad_weight, p.student_weight), _like(grad_bias, p.student_bias))
+
+
+def _like(gradient: Tensor | None, parameter: Tensor | None) -> Tensor | None:
+    return None if gradient is None or parameter is None else gradient.to(parameter.dtype)
+
+
+def project(hidden: Tensor, weight: Tensor, out: Tensor) -> None:
+    """out (rows, V) = hidden weight^T, accumulated and kept in out's dtype."""
+    if hidden.dtype == out.dtype:
+        torch.mm(hidden, weight.T, out=out)
+    elif hidden.device.type == "cuda":
+        torch.mm(hidden, weight.T, out_dtype=out.dtype, out=out)
+    else:
+        hidden = hidden.to(out.dtype)
+        for tile in range(0, weight.shape[0], CPU_TILE):
+            head = weight[tile : tile + CPU_TILE].to(out.dtype)
+            torch.mm(hidden, head.T, out=out[:, tile : tile + CPU_TILE])
+
+
+def times_head(q: Tensor, weight: Tensor) -> Tensor:
+    """q weight, (rows, D), in q's dtype; on a GPU q is first rounded to the weight's dtype."""
+    if q.dtype == weight.dtype:
+        return q @ weight
+    if q.device.type == "cuda":
+        return torch.mm(q.to(weight.dtype), weight, out_dtype=q.dtype)
+    product = q.new_zeros(q.shape[0], weight.shape[1])
+    for tile in range(0, weight.shape[0], CPU_TILE):
+        product.addmm_(q[:, tile : tile + CPU_TILE], weight[tile : tile + CPU_TILE].to(q.dtype))
+    return product
+
+
+def _loss_and_q(p: Problem, rows: slice, scratch: Tensor, wants_q: bool) -> tuple[Tensor, Tensor]:
+    """Losses (rows,) of one chunk and their gradient (rows, V) with respect to h W^T + b; it lies in the scratch."""
+    num_rows = rows.stop - rows.start
+    s, t, x = scratch[: 3 * num_rows].view(3, num_rows, -1)
+    _logits(p, rows, scratch[: 2 * num_rows])
+    z = s.clone() if p.has_labels or p.softcap is not None else None  # logits at T = 1
+    loss, q = _divergence(p, s, t, x)
+    scale = p.divergence_scale * (1 - p.label_weight)
+    loss = loss * scale
+    if wants_q and scale != p.temperature:
+        q.mul_(scale / p.temperature)
+    if z is not None and p.has_labels:
+        loss = loss + p.label_weight * _cross_entropy(p, rows, z, q)
+    if z is not None and p.softcap is not None and wants_q:
+        q.mul_(z.div_(p.softcap).square_().neg_().add_(1))  # d(c tanh(z / c)) / dz
+    return loss, q
+
+
+def _logits(p: Problem, rows: slice, out: Tensor) -> None:
+    """Logits of both sides before the temperature into out (2 * rows, V); a shared head is read once."""
+    student, teacher = p.student_hidden[rows], p.teacher_hidden[rows]
+    if p.shared_head:
+        project(torch.cat((student, teacher)), p.student_weight, out)
+    else:
+        project(student, p.student_weight, out[: student.shape[0]])
+        project(teacher, p.teacher_weight, out[student.shape[0] :])
+    for side, bias in zip(out.chunk(2), (p.student_bias, p.teacher_bias), strict=True):
+        if bias is not None:
+            side.add_(bias).clamp_(min=LOWEST_LOGIT)
+    if p.softcap is not None:
+        out.div_(p.softcap).tanh_().mul_(p.softcap)
+
+
+def _divergence(p: Problem, s: Tensor, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses (rows,) and q with respect to the logits after the temperature. Overwrites s and t, the logits, and x."""
+    log_normalizers = []
+    for side in (s, t):
+        if p.temperature != 1:
+            side.div_(p.temperature)
+    torch.sub(t, s, out=x)
+    for side in (s, t):
+        highest = side.amax(-1)
+        torch.softmax(side, -1, out=side)
+        log_normalizers.append(highest - side.amax(-1).log())
+    x.sub_((log_normalizers[1] - log_normalizers[0])[:, None])
+    p_s, p_t = s, t
+    if p.divergence == "forward_kl":
+        loss = x.mul_(p_t).sum(-1)
+        q = p_s.sub_(p_t)
+        loss += q.sum(-1)
+    elif p.divergence == "reverse_kl":
+        loss = p_t.sub_(p_s).sum(-1)
+        weighted = torch.mul(p_s, x, out=t)
+        loss -= weighted.sum(-1)
+        q = weighted.addcmul_(p_s, loss[:, None]).neg_()
+    else:
+        x.clamp_(max=LARGEST_EXPONENT)
+        u = torch.expm1(x).mul_(p.beta).log1p_().neg_()
+        loss = x.add_(u).mul_(p_t).sum(-1) * p.beta
+        mean_u = torch.mul(p_s, u, out=x).sum(-1)
+        loss += mean_u * (1 - p.beta)
+        q = u.sub_(mean_u[:, None]).mul_(p_s).mul_(1 - p.beta)
+    return torch.where(loss > INFINITE_LOSS, torch.inf, loss), q
+
+
+def _cross_entropy(p: Problem, rows: slice, z: Tensor, q: Tensor) -> Tensor:
+    """Cross-entropy (rows,) at T = 1, zero where there is no label; adds label_weight times its gradient to q."""
+    assert p.labels is not None
+    labels = p.labels[rows]
+    labelled = labels != IGNORED_LABEL
+    index = labels.where(labelled, 0)[:, None]
+    log_p = z.log_softmax(-1)
+    loss = -log_p.gather(1, index).squeeze(1) * labelled
+    share = (labelled.to(q.dtype) * p.label_weight)[:, None]
+    q.addcmul_(log_p.exp_(), share)
+    q.scatter_add_(1, index, -share)
+    return loss
