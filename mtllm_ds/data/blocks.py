@@ -162,3 +162,32 @@ def _decode_column(described: dict[str, Any], rows: int, data: memoryview, posit
 def block_hash(data: bytes | memoryview) -> bytes:
     """sha256 (32 bytes) of a block's bytes."""
     return hashlib.sha256(data).digest()
+
+
+def num_rows(block: Block) -> int:
+    return len(next(iter(block.values())))
+
+
+def slice_rows(block: Block, start: int, end: int) -> Block:
+    """Rows start to end of every column."""
+    return {name: _slice(column, start, end) for name, column in block.items()}
+
+
+def _slice(column: Column, start: int, end: int) -> Column:
+    if isinstance(column, Ragged):
+        offsets = column.offsets[start : end + 1]
+        return Ragged(column.values[offsets[0] : offsets[-1]], offsets - offsets[0])
+    return column[start:end]
+
+
+def concatenate_blocks(blocks: Sequence[Block]) -> Block:
+    """All rows of blocks with the same columns, in order."""
+    return {name: _concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def _concatenate(columns: Sequence[Any]) -> Column:
+    if isinstance(columns[0], Ragged):
+        offsets = np.zeros(1 + sum(len(column) for column in columns), np.int64)
+        np.cumsum(np.concatenate([column.lengths for column in columns]), out=offsets[1:])
+        return Ragged(np.concatenate([column.values for column in columns]), offsets)
+    return np.concatenate(columns)

@@ -1,0 +1,112 @@
+"""Prepare data: `shards` turns raw text into a data set for training, `verify` checks one byte by byte.
+
+    python launchers/prepare.py shards --input FILE --language eng_Latn --encoder PATH --llm PATH --output DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from pathlib import Path
+
+from mtllm_ds.command_line import quiet_libraries, run_and_exit
+from mtllm_ds.errors import UserError
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Prepare data for training.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_shards(commands)
+    verify = commands.add_parser("verify", help="read every byte of a data set and check it against its hashes")
+    verify.add_argument("folder", help="a finished data set")
+    verify.set_defaults(run=run_verify)
+    return parser.parse_args()
+
+
+def _add_shards(commands: argparse._SubParsersAction) -> None:
+    shards = commands.add_parser("shards", help="tokenize raw text into shards; a killed run is gone on with")
+    shards.set_defaults(run=run_shards)
+    add = shards.add_argument
+    add("--input", nargs="+", required=True, metavar="FILE", help="JSONL, TSV (.gz .xz .zst) or Parquet; CODE=FILE sets its language")
+    add("--language", help="FLORES-200 code of the inputs, such as eng_Latn")
+    add("--language-field", help="field that holds each document's code")
+    add("--text-field", default="text", help="JSON key, column name, or column number from 1 of a TSV without header")
+    add("--second-text-field", help="second segment of pairs")
+    add("--label-field", help="integer label, stored beside the ids")
+    add("--encoder", required=True, help="tokenizer of the MT encoder: folder or hub name")
+    add("--encoder-revision")
+    add("--encoder-family", default="auto", help="template of the encoder's ids: nllb, m2m100, t5, madlad, xlm-r, bert")
+    add("--llm", required=True, help="tokenizer of the LLM: folder or hub name")
+    add("--llm-revision")
+    add("--llm-family", default="auto", help="template of the LLM's ids: decoder, bert, xlm-r")
+    add("--max-length", type=int, default=512, help="most tokens of a sample on either side (default %(default)s)")
+    add("--long-documents", choices=("truncate", "split"), default="truncate", help="what becomes of longer texts")
+    add("--block-samples", type=int, default=256, help="samples a block (default %(default)s)")
+    add("--shard-megabytes", type=int, default=64, help="size at which a shard is closed (default %(default)s)")
+    add("--num-workers", type=int, default=0, help="processes (default: one a core)")
+    add("--output", type=Path, required=True, metavar="DIR")
+
+
+def main() -> int:
+    options = parse()
+    options.run(options)
+    return 0
+
+
+def run_shards(options: argparse.Namespace) -> None:
+    from mtllm_ds.data.build import ShardSettings, build_shards
+    from mtllm_ds.data.display import BuildDisplay, print_summary
+    from mtllm_ds.data.tokenization import TokenizerSpec
+
+    sides = {
+        side: TokenizerSpec(
+            name=getattr(options, side),
+            revision=getattr(options, f"{side}_revision"),
+            family=getattr(options, f"{side}_family"),
+            side=side,  # type: ignore[arg-type]
+            max_length=options.max_length,
+        )
+        for side in ("encoder", "llm")
+    }
+    settings = ShardSettings(
+        inputs=tuple(_input_file(options, given) for given in options.input),
+        encoder=sides["encoder"],
+        llm=sides["llm"],
+        long_documents=options.long_documents,
+        block_samples=options.block_samples,
+        shard_bytes=options.shard_megabytes << 20,
+    )
+    with BuildDisplay() as display:
+        manifest = build_shards(settings, options.output, options.num_workers, display.report)
+    print_summary(manifest)
+
+
+def _input_file(options: argparse.Namespace, given: str):
+    from mtllm_ds.data.sources import InputFile
+
+    named = re.fullmatch(r"([a-z]{3}_[A-Z][a-z]{3})=(.+)", given)
+    if named and (options.language or options.language_field):
+        raise UserError(f"the input '{given}' names its language, leave out --language and --language-field")
+    return InputFile(
+        path=os.path.expanduser(named[2] if named else given),
+        language=named[1] if named else options.language,
+        language_field=options.language_field,
+        text_field=options.text_field,
+        second_text_field=options.second_text_field,
+        label_field=options.label_field,
+    )
+
+
+def run_verify(options: argparse.Namespace) -> None:
+    from mtllm_ds.data.display import verify_with_progress
+    from mtllm_ds.data.manifest import Manifest
+
+    manifest = Manifest.load(options.folder)
+    verify_with_progress(manifest)
+    print(f"{options.folder}: {len(manifest.shards)} shards, {manifest.num_blocks} blocks, {manifest.num_samples} samples, all whole")
+
+
+if __name__ == "__main__":
+    quiet_libraries()
+    run_and_exit(main)
