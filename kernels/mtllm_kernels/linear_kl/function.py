@@ -12,7 +12,15 @@ from torch.autograd.function import once_differentiable
 
 from mtllm_kernels import backend as backends
 from mtllm_kernels.linear_kl import chunked, reference
-from mtllm_kernels.linear_kl.problem import REDUCTIONS, Problem, Wanted, check_choice, check_problem, check_same, check_vector
+from mtllm_kernels.linear_kl.problem import (
+    REDUCTIONS,
+    Problem,
+    Wanted,
+    check_choice,
+    check_problem,
+    check_same,
+    check_vector,
+)
 
 
 def fused_linear_kl(
@@ -124,8 +132,7 @@ def _through_operator(p: Problem, reduction: str, backend: str) -> Tensor:
     return loss
 
 
-@torch.library.custom_op("mtllm_kernels::linear_kl", mutates_args=())
-def linear_kl(
+def solve_linear_kl(
     student_hidden: Tensor,
     student_weight: Tensor,
     teacher_hidden: Tensor,
@@ -146,7 +153,7 @@ def linear_kl(
     wants_weight: bool,
     wants_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(loss, grad_hidden, grad_weight, grad_bias); what is not wanted has no elements.
+    """What the operator computes: (loss, grad_hidden, grad_weight, grad_bias); what is not wanted has no elements.
 
     teacher_weight None means the student's (an operator's arguments may not alias). With `per_row` the loss is (N,) and
     the gradients of head and bias are left to the backward pass.
@@ -178,6 +185,9 @@ def _solver(backend: str, problem: Problem):
     from mtllm_kernels.linear_kl import device as triton_device
 
     return triton_device.solver(backend, problem)
+
+
+linear_kl = torch.library.custom_op("mtllm_kernels::linear_kl", solve_linear_kl, mutates_args=())
 
 
 @linear_kl.register_fake

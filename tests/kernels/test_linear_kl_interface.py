@@ -1,0 +1,182 @@
+"""The public function and its operator: derivatives, compilation, refusals, memory. On the CPU."""
+
+import gc
+import subprocess
+import sys
+
+import pytest
+import torch
+from kernel_cases import DIVERGENCES, gradients, make, relative_error, truth
+from mtllm_kernels import fused_linear_kl
+from mtllm_kernels.linear_kl import chunked
+from mtllm_kernels.linear_kl.function import linear_kl
+from mtllm_kernels.linear_kl.problem import Problem, Wanted
+
+from benchmarks.kernels.live_bytes import LiveBytes
+
+OPTIONS = {"labels": torch.tensor([3, -100, 5]), "label_weight": 0.3, "softcap": 4.0, "temperature": 1.5}
+
+
+@pytest.mark.parametrize("backend", ["reference", "chunked"])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_gradcheck(backend: str, divergence: str) -> None:
+    t = make(3, 11, 4, 5, dtype=torch.float64)
+    hidden, weight = t.student_hidden.requires_grad_(), t.student_weight.requires_grad_()
+    bias = torch.linspace(-1, 1, 11, dtype=torch.float64, requires_grad=True)
+
+    def loss(hidden, weight, bias):
+        return fused_linear_kl(hidden, weight, t.teacher_hidden, t.teacher_weight, divergence=divergence, beta=0.3,
+                               student_bias=bias, backend=backend, reduction="none", **OPTIONS)  # fmt: skip
+
+    assert torch.autograd.gradcheck(loss, (hidden, weight, bias), check_forward_ad=False)
+
+
+@pytest.mark.parametrize("per_row", [False, True])
+def test_opcheck(per_row: bool) -> None:
+    t = make(5, 37, 8, 12)
+    hidden, weight = t.student_hidden.requires_grad_(), t.student_weight.requires_grad_()
+    settings = ("jsd", 0.5, 2.0, 4.0, 0.0, None, "chunked", per_row, True, True, False)
+    tensors = (hidden, weight, t.teacher_hidden, t.teacher_weight, None, None, torch.rand(5), None)
+    torch.library.opcheck(linear_kl, (*tensors, *settings))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_compiled_whole_equals_eager(shared: bool) -> None:
+    t = make(9, 67, 8, None if shared else 12)
+    hidden = t.student_hidden.requires_grad_()
+    valid = torch.arange(9) != 4
+
+    def loss(hidden):
+        mean = fused_linear_kl(hidden * 2, t.student_weight, t.teacher_hidden, t.teacher_weight, valid=valid)
+        rows = fused_linear_kl(hidden, t.student_weight, t.teacher_hidden, t.teacher_weight, reduction="none")
+        return mean + rows.square().sum()
+
+    compiled = torch.compile(loss, fullgraph=True)
+    torch.testing.assert_close(compiled(hidden), loss(hidden), rtol=1e-6, atol=0)
+    grad, grad_compiled = (torch.autograd.grad(f(hidden), hidden)[0] for f in (loss, compiled))
+    torch.testing.assert_close(grad_compiled, grad, rtol=1e-5, atol=1e-7)
+
+
+def test_backward_twice() -> None:
+    t = make(9, 67, 8)
+    hidden = t.student_hidden.requires_grad_()
+    loss = fused_linear_kl(*t.arguments())
+    (first,) = torch.autograd.grad(3 * loss, hidden, retain_graph=True)
+    (second,) = torch.autograd.grad(3 * loss, hidden)
+    assert torch.equal(first, second)
+
+
+def test_a_second_derivative_is_refused() -> None:
+    t = make(9, 67, 8)
+    hidden, scale = t.student_hidden.requires_grad_(), torch.ones((), requires_grad=True)
+    (grad,) = torch.autograd.grad(fused_linear_kl(*t.arguments()) * scale, hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match="twice"):
+        grad.sum().backward()
+
+
+def test_the_teacher_is_never_differentiated() -> None:
+    t = make(9, 67, 8, 12)
+    for tensor in t.arguments():
+        tensor.requires_grad_()
+    fused_linear_kl(*t.arguments()).backward()
+    assert t.teacher_hidden.grad is None
+    assert t.teacher_weight.grad is None
+
+
+def test_without_gradients_none_is_formed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunked, "times_head", None)
+    t = make(9, 67, 8, 12)
+    t.student_hidden.requires_grad_()
+    with torch.no_grad():
+        loss = fused_linear_kl(*t.arguments())
+    assert relative_error(loss, truth(t)[0]) < 1e-5
+
+
+@pytest.mark.parametrize("rows_per_chunk", [1, 5, 12, 13, 40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_borders_of_chunks(rows_per_chunk: int, dtype: torch.dtype) -> None:
+    t = make(13, 67, 8, 12).to(dtype)
+    weight = torch.linspace(0, 2, 13)
+    problem = Problem(*t.arguments(), None, None, weight, None, "forward_kl", 0.5, 1.0, 1.0, 0.0, None)
+    result = chunked.solve(problem, Wanted(True, True, False), rows_per_chunk)
+    loss, grads = truth(t, reduction="none", upstream=weight, trained=("student_hidden", "student_weight"))
+    assert relative_error(result.loss_rows[1:], loss[1:]) < 1e-5  # row 0 weighs nothing
+    assert relative_error(result.grad_hidden, grads[0]) < 3e-3
+    assert relative_error(result.grad_weight, grads[1]) < 3e-3
+
+
+def test_a_vocabulary_of_several_tiles_in_low_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunked, "CPU_TILE", 16)
+    t = make(13, 67, 8, 12).to(torch.bfloat16)
+    loss, (grad,) = gradients(t, backend="chunked")
+    true_loss, (true_grad,) = truth(t)
+    assert relative_error(loss, true_loss) < 1e-5
+    assert relative_error(grad, true_grad) < 5e-3
+
+
+REFUSED = {
+    "student_hidden": {"student_hidden": torch.zeros(4)},
+    "student_weight": {"student_weight": torch.zeros(9, 7)},
+    "teacher_hidden": {"teacher_hidden": torch.zeros(5, 8)},
+    "teacher_weight": {"teacher_weight": torch.zeros(10, 8)},
+    "student_bias": {"student_bias": torch.zeros(8)},
+    "teacher_bias": {"teacher_bias": torch.zeros(9, dtype=torch.int64)},
+    "valid": {"valid": torch.ones(4)},
+    "labels": {"labels": torch.zeros(4, dtype=torch.int32), "label_weight": 0.5},
+    "student_weight is torch.float64": {"student_weight": torch.zeros(9, 8, dtype=torch.float64)},
+    "student_weight is on meta": {"student_weight": torch.zeros(9, 8, device="meta")},
+    "partitioned": {"student_weight": torch.zeros(0)},
+    "divergence": {"divergence": "kl"},
+    "beta": {"divergence": "jsd", "beta": 1.0},
+    "temperature": {"temperature": 0.0},
+    "softcap": {"softcap": -1.0},
+    "label_weight is set": {"label_weight": 0.5},
+    "no effect": {"labels": torch.zeros(4, dtype=torch.int64)},
+    "reduction": {"reduction": "batchmean"},
+    "backend": {"backend": "cuda"},
+}
+
+
+@pytest.mark.parametrize("named", REFUSED)
+def test_what_does_not_fit_is_named(named: str) -> None:
+    arguments = {"student_hidden": torch.zeros(4, 8), "student_weight": torch.zeros(9, 8),
+                 "teacher_hidden": torch.zeros(4, 8), "teacher_weight": torch.zeros(9, 8)}  # fmt: skip
+    with pytest.raises(ValueError, match=named):
+        fused_linear_kl(**(arguments | REFUSED[named]))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU honours it")
+def test_triton_without_a_gpu_is_refused() -> None:
+    with pytest.raises(NotImplementedError, match="triton"):
+        fused_linear_kl(*make(4, 9, 8).arguments(), backend="triton")
+
+
+def test_no_rows() -> None:
+    t = make(0, 9, 8)
+    hidden = t.student_hidden.requires_grad_()
+    loss = fused_linear_kl(*t.arguments())
+    loss.backward()
+    assert loss == 0
+    assert hidden.grad.shape == (0, 8)
+
+
+def test_memory_does_not_grow_with_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the gradient itself, the scratch alone: here 3 * 32 rows of the vocabulary."""
+    monkeypatch.setattr(chunked, "CPU_SCRATCH_BYTES", 0)
+    vocabulary, width = 4096, 16
+    peaks = []
+    for num_rows in (32, 256):
+        t = make(num_rows, vocabulary, width)
+        gc.collect()
+        with LiveBytes() as counted:
+            gradients(t, backend="chunked")
+        peaks.append(counted.peak)
+    scratch, small = 3 * 32 * vocabulary * 4, 40 * 256 * width * 4
+    assert peaks[0] >= scratch
+    assert max(peaks) <= scratch + small
+
+
+def test_importing_needs_neither_triton_nor_a_driver() -> None:
+    code = "import sys; sys.modules['triton'] = None; import mtllm_kernels; print('triton.language' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
