@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class WrittenBlock:
     """A row of the index, before the shard has a number."""
 
     offset: int
-    bytes: int
+    size_bytes: int
     sha256: bytes
     language: str
     encoder_lengths: np.ndarray
@@ -68,7 +68,7 @@ class Journal:
         part = BlockIndex(
             shard=np.full(len(blocks), len(self.shards)),
             offset=np.array([block.offset for block in blocks]),
-            bytes=np.array([block.bytes for block in blocks]),
+            size_bytes=np.array([block.size_bytes for block in blocks]),
             sha256=np.frombuffer(b"".join(block.sha256 for block in blocks), np.uint8).reshape(-1, 32),
             language=np.array([FLORES_200.index(block.language) for block in blocks]),
             encoder_lengths=Ragged.from_rows([block.encoder_lengths for block in blocks], np.int32),
@@ -102,7 +102,7 @@ class Journal:
         for leftover in self._output.glob(".*.tmp"):
             leftover.unlink()
         for path in sorted(self._folder.glob("*.journal")):
-            container = decode_block(path.read_bytes())
+            container: dict[str, Any] = decode_block(path.read_bytes())
             parts = {bytes(name).decode(): bytes(part) for name, part in zip(container["name"], container["part"], strict=True)}
             state = json.loads(parts.pop("state"))
             if state["settings_hash"] != self._settings_hash:

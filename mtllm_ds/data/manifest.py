@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mtllm_ds.data.blocks import (
+    Block,
     BlockError,
     Ragged,
     concatenate_blocks,
@@ -80,7 +81,7 @@ class BlockIndex:
     """(blocks,) position in the manifest's list of shards"""
     offset: np.ndarray
     """(blocks,) first byte of the block inside the shard"""
-    bytes: np.ndarray
+    size_bytes: np.ndarray
     """(blocks,)"""
     sha256: np.ndarray
     """(blocks, 32) uint8"""
@@ -95,7 +96,7 @@ class BlockIndex:
         return len(self.shard)
 
     def encode(self) -> bytes:
-        columns = {name: getattr(self, name) for name in ("shard", "offset", "bytes", "language")}
+        columns = {name: getattr(self, name) for name in ("shard", "offset", "size_bytes", "language")}
         columns = {name: narrowest_unsigned(column) for name, column in columns.items()}
         lengths = {
             name: Ragged(narrowest_unsigned(ragged.values), ragged.offsets)
@@ -106,8 +107,8 @@ class BlockIndex:
     @classmethod
     def decode(cls, data: bytes) -> "BlockIndex":
         columns: dict[str, Any] = decode_block(data)
-        integers = {name: columns[name].astype(np.int64) for name in ("shard", "offset", "bytes", "language")}
-        ragged = {
+        integers: dict[str, Any] = {name: columns[name].astype(np.int64) for name in ("shard", "offset", "size_bytes", "language")}
+        ragged: dict[str, Any] = {
             name: Ragged(columns[name].values.astype(np.int32), columns[name].offsets)
             for name in ("encoder_lengths", "llm_lengths")
         }
@@ -115,11 +116,11 @@ class BlockIndex:
 
     @classmethod
     def concatenate(cls, parts: Sequence["BlockIndex"]) -> "BlockIndex":
-        dense = {
+        dense: dict[str, Any] = {
             name: np.concatenate([getattr(part, name) for part in parts])
-            for name in ("shard", "offset", "bytes", "sha256", "language")
+            for name in ("shard", "offset", "size_bytes", "sha256", "language")
         }
-        lengths = [{"encoder_lengths": part.encoder_lengths, "llm_lengths": part.llm_lengths} for part in parts]
+        lengths: list[Block] = [{"encoder_lengths": part.encoder_lengths, "llm_lengths": part.llm_lengths} for part in parts]
         ragged: dict[str, Any] = concatenate_blocks(lengths)
         return cls(**dense, **ragged)
 
@@ -206,14 +207,15 @@ class Manifest:
         np.add.at(counts, self.index.language, np.diff(self.first_row))
         return counts
 
-    def block_of_row(self, row: int) -> int:
-        return int(np.searchsorted(self.first_row, row, side="right")) - 1
+    def blocks_of_rows(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) block that each row lies in."""
+        return np.searchsorted(self.first_row, rows, side="right") - 1
 
     def describe_block(self, block: int) -> str:
         """Where a block lies, for messages."""
         shard = self.shards[int(self.index.shard[block])]
         start = int(self.index.offset[block])
-        end = start + int(self.index.bytes[block])
+        end = start + int(self.index.size_bytes[block])
         return f"block {block} ({self.languages[int(self.index.language[block])]}), shard '{shard.name}', bytes {start}-{end}"
 
     def check_tokenizer(self, tokenizer: TextTokenizer) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import webdataset as wds
@@ -46,7 +46,7 @@ class ShardWriter:
     def __init__(self, folder: Path, name: str) -> None:
         self.path = folder / name
         self._temporary = folder / f".{name}.tmp"
-        self._file = open(self._temporary, "wb")
+        self._file = open(self._temporary, "wb")  # noqa: SIM115 - open until close or abort
         self._stream = _HashingFile(self._file)
         self._tar = wds.TarWriter(self._stream, user="mtllm", group="mtllm", encoder=False, mtime=0)
         self._blocks = self._samples = 0
@@ -90,9 +90,6 @@ class DamagedBlockError(UserError):
         )
         self.block = block
 
-    def __reduce__(self) -> tuple[Any, ...]:  # crosses from worker to trainer as its message
-        return UserError, self.args
-
 
 def read_block(manifest: Manifest, block: int) -> Block:
     """Read, check and decode one block.
@@ -103,7 +100,7 @@ def read_block(manifest: Manifest, block: int) -> Block:
     index = manifest.index
     shard = manifest.shards[int(index.shard[block])]
     try:
-        data = manifest.storage.read_range(shard.name, int(index.offset[block]), int(index.bytes[block]))
+        data = manifest.storage.read_range(shard.name, int(index.offset[block]), int(index.size_bytes[block]))
     except StorageError as error:
         raise DamagedBlockError(manifest, block, str(error)) from error
     if block_hash(data) != index.sha256[block].tobytes():

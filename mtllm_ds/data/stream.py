@@ -1,0 +1,300 @@
+"""Batches for training and validation: seeks straight to the blocks that the schedule names."""
+
+import signal
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from mtllm_ds.data.blocks import Block
+from mtllm_ds.data.collate import Batch, Sample, collate
+from mtllm_ds.data.manifest import Manifest
+from mtllm_ds.data.schedule import Order, Schedule, ScheduleSettings, check_cursor
+from mtllm_ds.data.shards import DamagedBlockError, read_block
+from mtllm_ds.errors import UserError
+
+OnError = Literal["fail", "skip"]
+
+
+@dataclass
+class StepBatches:
+    """One optimizer step of this rank."""
+
+    step: int
+    """Counted from 0."""
+    micro_batches: list[Batch]
+    """One a forward; equally many on every rank."""
+    _cursor: Callable[[int], dict[str, Any]]
+
+    @cached_property
+    def cursor(self) -> dict[str, Any]:
+        """Where the stream stands once this step is done: give it to `TrainStream` to go on from the next. Ask before asking for
+        that of a later step: cursors are only told in order."""
+        return self._cursor(self.step + 1)
+
+
+class BlockReader:
+    """Rows by number, with the blocks last used kept decoded.
+
+    Args:
+        on_error: `skip` drops damaged blocks whole, until their samples exceed `max_skipped_share` of the data set.
+    """
+
+    def __init__(self, manifest: Manifest, cached_blocks: int, on_error: OnError, max_skipped_share: float) -> None:
+        self._manifest = manifest
+        self._blocks: OrderedDict[int, Block | None] = OrderedDict()
+        self._capacity = cached_blocks
+        self._on_error = on_error
+        self._max_skipped_share = max_skipped_share
+        self.skipped_blocks: set[int] = set()
+
+    def samples(self, rows: np.ndarray) -> list[Sample]:
+        """The samples of some rows; fewer where blocks are skipped."""
+        found = []
+        for row, block in zip(rows.tolist(), self._manifest.blocks_of_rows(rows).tolist(), strict=True):
+            columns = self._block(block)
+            if columns is not None:
+                place = row - int(self._manifest.first_row[block])
+                found.append(Sample(columns, place, int(self._manifest.index.language[block]), row))
+        return found
+
+    def _block(self, block: int) -> Block | None:
+        if block in self._blocks:
+            self._blocks.move_to_end(block)
+            return self._blocks[block]
+        columns = self._read(block)
+        self._blocks[block] = columns
+        if len(self._blocks) > self._capacity:
+            self._blocks.popitem(last=False)
+        return columns
+
+    def _read(self, block: int) -> Block | None:
+        if block in self.skipped_blocks:
+            return None
+        try:
+            return read_block(self._manifest, block)
+        except DamagedBlockError as error:
+            if self._on_error == "fail":
+                raise
+            self.skipped_blocks.add(block)
+            lost = sum(len(self._manifest.index.llm_lengths[bad]) for bad in self.skipped_blocks)
+            if lost > self._max_skipped_share * self._manifest.num_samples:
+                raise UserError(
+                    f"{lost} of {self._manifest.num_samples} samples lie in damaged blocks, more than "
+                    f"data.max_skipped_share = {self._max_skipped_share} allows; the last: {error}"
+                ) from error
+            return None
+
+
+class TrainStream:
+    """This rank's part of an endless run over a data set, whose order depends on settings and seed alone.
+
+    Args:
+        manifest: a loaded manifest or where it lies
+        num_workers: reading processes; 0 reads in this one
+        on_error: what to do about damaged blocks: `fail`, or `skip` them whole, count them, and fail past `max_skipped_share`
+        cursor: `StepBatches.cursor` of the last step that was taken, from a run with any number of ranks and workers
+
+    Raises:
+        UserError: more ranks than lanes, a shard that is missing, or a cursor that does not fit.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest | str | Path,
+        schedule: ScheduleSettings,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+        on_error: OnError = "fail",
+        max_skipped_share: float = 0.01,
+        seed: int = 0,
+        cursor: dict[str, Any] | None = None,
+    ) -> None:
+        self.manifest = manifest if isinstance(manifest, Manifest) else Manifest.load(manifest)
+        self._settings = schedule
+        self._seed = seed
+        if world_size > schedule.lanes:
+            raise UserError(f"{world_size} ranks but only data.lanes = {schedule.lanes}, raise data.lanes or use fewer ranks")
+        if on_error == "fail":
+            self.manifest.check_shards()
+        if cursor is not None:
+            check_cursor(cursor, self.manifest, schedule, seed)
+        self._start = cursor
+        cells = schedule.cells_per_forward
+        lanes = list(range(rank, schedule.lanes, world_size))
+        most_lanes = ceil(schedule.lanes / world_size)
+        self._lanes_of_forward = [lanes[i : i + cells] for i in range(0, most_lanes, cells)]
+        self._num_workers = min(num_workers, len(self._lanes_of_forward))
+        self._on_error = on_error
+        self._max_skipped_share = max_skipped_share
+        self._all_lanes = Schedule(Order(self.manifest, schedule, seed), range(schedule.lanes), cursor)
+        self._consumed = self._all_lanes.step
+        self._padding = {side: [0, 0] for side in ("encoder", "llm")}
+        self._skipped: set[int] = set()
+
+    @property
+    def micro_batches_per_step(self) -> int:
+        """Forwards a step, the same on every rank: gradient accumulation."""
+        return len(self._lanes_of_forward)
+
+    def __iter__(self) -> Iterator[StepBatches]:
+        step = self._all_lanes.step
+        for parts in self._steps():
+            batches: dict[int, Batch] = {}
+            for part in parts:
+                if part.error:
+                    raise UserError(part.error)
+                batches |= part.batches
+                self._skipped |= part.skipped_blocks
+            micro_batches = [batches[forward] for forward in range(self.micro_batches_per_step)]
+            self._count_padding(micro_batches)
+            self._consumed = step + 1
+            yield StepBatches(step, micro_batches, self._cursor_at)
+            step += 1
+
+    def metrics(self) -> dict[str, float]:
+        """Counters over all ranks: samples and epochs a language; and of this rank: padding shares, samples skipped a language."""
+        self._go_to(self._consumed)
+        counts = self._all_lanes.samples_of_language
+        sizes = self.manifest.samples_of_language
+        figures: dict[str, float] = {}
+        for position, language in enumerate(self.manifest.languages):
+            figures[f"samples/{language}"] = float(counts[position])
+            figures[f"epochs/{language}"] = float(counts[position] / sizes[position])
+        for side, (allocated, real) in self._padding.items():
+            figures[f"padding/{side}"] = 1 - real / allocated if allocated else 0.0
+        for block in self._skipped:
+            key = f"skipped_samples/{self.manifest.languages[int(self.manifest.index.language[block])]}"
+            figures[key] = figures.get(key, 0.0) + len(self.manifest.index.llm_lengths[block])
+        return figures
+
+    def _steps(self) -> Iterator[list["_Part"]]:
+        """The parts of each step, one a worker."""
+        workers = max(1, self._num_workers)
+        datasets = _Parts(
+            self.manifest, self._settings, self._seed, self._start, self._lanes_of_forward, self._on_error, self._max_skipped_share
+        )
+        if not self._num_workers:
+            parts: Iterator[_Part] = iter(datasets)
+        else:
+            parts = iter(
+                DataLoader(datasets, batch_size=None, num_workers=self._num_workers, worker_init_fn=_ignore_signals)
+            )
+        while True:
+            yield [next(parts) for _ in range(workers)]
+
+    def _go_to(self, step: int) -> None:
+        while self._all_lanes.step < step:
+            self._all_lanes.next_cells()
+
+    def _cursor_at(self, step: int) -> dict[str, Any]:
+        assert step >= self._all_lanes.step, "cursors are only told in order"
+        self._go_to(step)
+        return self._all_lanes.cursor(self.manifest.hash)
+
+    def _count_padding(self, batches: list[Batch]) -> None:
+        for batch in batches:
+            for side, mask in (("encoder", batch.encoder_mask), ("llm", batch.llm_mask)):
+                self._padding[side][0] += mask.numel()
+                self._padding[side][1] += int(mask[batch.valid].sum())
+
+
+@dataclass
+class _Part:
+    """What one worker adds to a step."""
+
+    batches: dict[int, Batch]
+    """By number of the forward within the step."""
+    skipped_blocks: set[int]
+    error: str = ""
+    """What the user must know, if reading failed: an exception would cross the process as a whole traceback."""
+
+
+class _Parts(IterableDataset):
+    """Endless parts of one worker (or of all, without workers): worker u of U serves every U-th forward of its rank."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        settings: ScheduleSettings,
+        seed: int,
+        cursor: dict[str, Any] | None,
+        lanes_of_forward: list[list[int]],
+        on_error: OnError,
+        max_skipped_share: float,
+    ) -> None:
+        super().__init__()
+        self._manifest = manifest
+        self._settings = settings
+        self._seed = seed
+        self._cursor = cursor
+        self._lanes_of_forward = lanes_of_forward
+        self._on_error = on_error
+        self._max_skipped_share = max_skipped_share
+
+    def __iter__(self) -> Iterator[_Part]:
+        worker = get_worker_info()
+        number, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        forwards = {i: lanes for i, lanes in enumerate(self._lanes_of_forward) if i % stride == number}
+        lanes = [lane for own in forwards.values() for lane in own]
+        order = Order(self._manifest, self._settings, self._seed)
+        schedule = Schedule(order, lanes, self._cursor)
+        # A lane reads one block at a time; with token budgets some rows of earlier blocks still wait.
+        cached_blocks = len(lanes) * (4 if self._settings.has_budgets else 2) + 8
+        reader = BlockReader(self._manifest, cached_blocks, self._on_error, self._max_skipped_share)
+        pad_ids = {side: entry.pad_id for side, entry in self._manifest.tokenizers.items()}
+        none = np.zeros(0, np.int64)
+        while True:
+            cells = schedule.next_cells() if lanes else {}
+            try:
+                batches = {
+                    forward: collate(reader.samples(np.concatenate([none, *(cells[lane] for lane in own)])), pad_ids)
+                    for forward, own in forwards.items()
+                }
+            except UserError as error:
+                yield _Part({}, set(), str(error))
+                return
+            yield _Part(batches, set(reader.skipped_blocks))
+
+
+def _ignore_signals(worker: int) -> None:
+    """A signal to the whole process group must not take the workers from a trainer that is still saving."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class EvalStream:
+    """Every sample exactly once over all ranks, in equally many batches a rank (the last may hold no valid row).
+
+    Args:
+        limit: that many samples at most, spread evenly over the data set so that no language is left out
+    """
+
+    def __init__(
+        self, manifest: Manifest | str | Path, *, rank: int = 0, world_size: int = 1, batch_size: int, limit: int | None = None
+    ) -> None:
+        self.manifest = manifest if isinstance(manifest, Manifest) else Manifest.load(manifest)
+        self.manifest.check_shards()
+        total = self.manifest.num_samples
+        count = min(limit or total, total)
+        rows = np.arange(count) * total // max(1, count)
+        self._batches = [
+            rows[(i * world_size + rank) * batch_size :][:batch_size] for i in range(ceil(count / (world_size * batch_size)))
+        ]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        reader = BlockReader(self.manifest, cached_blocks=8, on_error="fail", max_skipped_share=0)
+        pad_ids = {side: entry.pad_id for side, entry in self.manifest.tokenizers.items()}
+        for rows in self._batches:
+            yield collate(reader.samples(rows), pad_ids)
