@@ -1,0 +1,134 @@
+"""What the tiny MT model learns: paragraphs and their translations meet in the encoder, and the decoder translates.
+
+Shapes: B segments, S tokens (padded), D model width. A batch holds B English segments (`eng`) and, of each, two
+translations in random languages (`first`, `second`), so every batch mixes languages.
+"""
+
+import random
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import Dataset, Sampler
+
+VIEWS = ("eng", "first", "second")
+# Logits of the ranking are -SHARPNESS * squared distance: states are layer-normed, so distances are of the order of D.
+SHARPNESS = 0.1
+
+
+class Translations(Dataset):
+    """Tokenized segments: item i is the English ids and the ids of two different translations (one twice if it is the only one).
+
+    `english[i]` and each value of `translations[i]` are ids `[tag] x </s>`.
+    """
+
+    def __init__(self, english: list[list[int]], translations: list[dict[str, list[int]]], seed: int = 0):
+        self.english, self.translations = english, translations
+        self.rng = random.Random(seed)
+
+    def __len__(self) -> int:
+        return len(self.english)
+
+    def __getitem__(self, i: int) -> dict:
+        found = list(self.translations[i].values())
+        first, second = self.rng.sample(found, 2) if len(found) > 1 else (found[0], found[0])
+        return {"eng": self.english[i], "first": first, "second": second}
+
+
+class SimilarLengths(Sampler):
+    """Order of items in which every run of `batch_size` has similar lengths, and the runs come in random order."""
+
+    def __init__(self, lengths: list[int], batch_size: int, pool_batches: int = 20):
+        self.lengths, self.batch_size, self.pool = lengths, batch_size, pool_batches * batch_size
+
+    def __len__(self) -> int:
+        return len(self.lengths) // self.batch_size * self.batch_size
+
+    def __iter__(self):
+        order = torch.randperm(len(self.lengths))[: len(self)].tolist()
+        batches = []
+        for start in range(0, len(order), self.pool):
+            pool = sorted(order[start : start + self.pool], key=self.lengths.__getitem__)
+            batches += [pool[i : i + self.batch_size] for i in range(0, len(pool), self.batch_size)]
+        for i in torch.randperm(len(batches)).tolist():
+            yield from batches[i]
+
+
+class Collate:
+    """Pads each view of a batch: `{view: {"ids": (B, S), "mask": (B, S)}}`."""
+
+    def __init__(self, pad_id: int):
+        self.pad_id = pad_id
+
+    def __call__(self, items: list[dict]) -> dict:
+        return {view: pad([item[view] for item in items], self.pad_id) for view in VIEWS}
+
+
+def pad(rows: list[list[int]], pad_id: int) -> dict[str, torch.Tensor]:
+    # Multiples of 8: oneDNN compiles a kernel for each new shape, which costs seconds when every batch has its own.
+    width = -8 * (-max(map(len, rows)) // 8)
+    ids = torch.tensor([row + [pad_id] * (width - len(row)) for row in rows])
+    return {"ids": ids, "mask": (ids != pad_id).long()}
+
+
+def mean_pool(states_BSD: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
+    """Masked mean over tokens in fp32, (B, D)."""
+    weights = mask_BS.unsqueeze(-1).float()
+    return (states_BSD.float() * weights).sum(1) / weights.sum(1).clamp(min=1e-6)
+
+
+def some_tokens(mask_BS: torch.Tensor) -> torch.Tensor:
+    """Drops a random share (0 to one half, a row) of a mask, so that any part of the tokens must carry the meaning."""
+    keep = 1 - 0.5 * torch.rand(mask_BS.shape[0], 1)
+    kept = mask_BS * (torch.rand(mask_BS.shape) < keep)
+    return torch.where(kept.sum(1, keepdim=True) > 0, kept, mask_BS)
+
+
+def ranking_loss(u_BD: torch.Tensor, v_BD: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of finding the own partner among the batch by distance, both directions."""
+    # Differences, not a product of matrices: under autocast that one would round to bf16.
+    logits = -SHARPNESS * (u_BD.unsqueeze(1) - v_BD.unsqueeze(0)).square().sum(-1)
+    target = torch.arange(len(u_BD))
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def offset_loss(u_BD: torch.Tensor, v_BD: torch.Tensor) -> torch.Tensor:
+    """Squared distance of partners relative to the spread of the batch: 0 when partners coincide, 2 when they are unrelated."""
+    spread = torch.cat([u_BD, v_BD]).var(0, correction=0).sum()
+    return (u_BD - v_BD).square().sum(1).mean() / spread
+
+
+def translation_loss(model, states, source_mask, target: dict) -> torch.Tensor:
+    """Label-smoothed cross-entropy of the target `[tag] x </s>`, started by `</s>` as NLLB's decoder is."""
+    ids, mask = target["ids"], target["mask"]
+    start = torch.full_like(ids[:, :1], model.config.decoder_start_token_id)
+    decoded = model.model.decoder(
+        input_ids=torch.cat([start, ids[:, :-1]], 1),
+        attention_mask=torch.cat([torch.ones_like(start), mask[:, :-1]], 1),
+        encoder_hidden_states=states,
+        encoder_attention_mask=source_mask,
+        use_cache=False,
+    ).last_hidden_state
+    wanted = mask.bool()
+    logits = model.lm_head(decoded[wanted])
+    return F.cross_entropy(logits.float(), ids[wanted], label_smoothing=0.1)
+
+
+def mt_loss(
+    model, batch: dict, offset_weight: float, translation_weight: float
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Sum of ranking, offset and (if weighted) translation losses, and the parts for the log."""
+    states = {v: model.model.encoder(input_ids=batch[v]["ids"], attention_mask=batch[v]["mask"])[0] for v in VIEWS}
+    pooled = {v: mean_pool(states[v], some_tokens(batch[v]["mask"])) for v in VIEWS}
+    pairs = [("eng", "first"), ("eng", "second"), ("first", "second")]
+    ranking = sum(ranking_loss(pooled[a], pooled[b]) for a, b in pairs) / len(pairs)
+    offset = sum(offset_loss(pooled[a], pooled[b]) for a, b in pairs) / len(pairs)
+    loss = ranking + offset_weight * offset
+    parts = {"ranking": ranking.item(), "offset": offset.item()}
+    if translation_weight:
+        into = translation_loss(model, states["first"], batch["first"]["mask"], batch["eng"])
+        half = slice(0, len(pooled["eng"]) // 2)
+        target = {name: tensor[half] for name, tensor in batch["second"].items()}
+        out = translation_loss(model, states["eng"][half], batch["eng"]["mask"][half], target)
+        loss = loss + translation_weight * (into + 0.5 * out)
+        parts |= {"into_english": into.item(), "out_of_english": out.item()}
+    return loss, parts

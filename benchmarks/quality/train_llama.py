@@ -1,0 +1,165 @@
+"""Train the tiny English Llama on help pages: causal, then adapted to bidirectional attention as LLM2Vec does.
+
+    python -m benchmarks.quality.train_llama --data FOLDER --out runs/bases/llama --minutes 10 4 3
+
+Three phases of the given minutes (0 skips one): next-token prediction; masked next-token prediction; contrast of passages.
+A stopped run continues by the same command. `summary.json` tells, after each phase, how well a logistic regression on
+mean-pooled states knows the topic of English validation items.
+"""
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments, set_seed
+
+from benchmarks.quality import llama_objectives as objectives
+from benchmarks.quality.help_text import ENGLISH, read_documents, read_jsonl
+from benchmarks.quality.mt_objective import mean_pool, pad
+from benchmarks.quality.text_tokenizers import load_or_train, train_llm_tokenizer
+from benchmarks.quality.wall_clock import TimedTrainer, WallClock, last_checkpoint
+
+PHASES = ("causal", "masked", "contrast")
+
+
+class LlamaTrainer(TimedTrainer):
+    """Hugging Face's trainer with a loss function `loss_of(model, batch)`."""
+
+    def __init__(self, *args, loss_of, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.loss_of = loss_of
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss = self.loss_of(model, inputs)
+        return (loss, {}) if return_outputs else loss
+
+
+def new_model(tokenizer, width: int, layers: int, dropout: float) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        num_key_value_heads=width // 64,
+        max_position_embeddings=512,
+        attention_dropout=dropout,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+@torch.no_grad()
+def pooled_states(model, tokenizer, texts: list[str], batch_size: int = 64) -> np.ndarray:
+    """Mean-pooled final hidden states of `<bos> x`, (n, D) float32."""
+    rows = tokenizer(texts, truncation=True, max_length=256).input_ids
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    model.eval()
+    vectors = np.zeros((len(rows), model.config.hidden_size), np.float32)
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = pad([rows[i] for i in chosen], tokenizer.pad_token_id)
+        hidden = model.model(input_ids=batch["ids"], attention_mask=batch["mask"], use_cache=False).last_hidden_state
+        vectors[chosen] = mean_pool(hidden, batch["mask"]).numpy()
+    return vectors
+
+
+def topic_accuracy(model, tokenizer, data: Path) -> dict[str, float]:
+    """English validation accuracy of a logistic regression on mean-pooled states of English training items, by its strength C."""
+    train, valid = (read_jsonl(data / f"{split}_{ENGLISH}.jsonl") for split in ("train", "valid"))
+    vectors = [pooled_states(model, tokenizer, [item["text"] for item in items]) for items in (train, valid)]
+    scaler = StandardScaler().fit(vectors[0])
+    accuracy = {}
+    for strength in (0.003, 0.03, 0.3):
+        head = LogisticRegression(C=strength, max_iter=500)
+        head.fit(scaler.transform(vectors[0]), [item["label"] for item in train])
+        accuracy[f"C={strength}"] = head.score(scaler.transform(vectors[1]), [item["label"] for item in valid])
+    return accuracy
+
+
+def run_phase(phase: str, model, tokenizer, pages, args) -> float:
+    """Train one phase to its end; returns its seconds."""
+    folder = args.out / phase
+    resume_from = last_checkpoint(folder)
+    model.config.is_causal = phase == "causal"
+    pad_id = tokenizer.pad_token_id
+    if phase == "contrast":
+        dataset, collate = objectives.Passages(pages, 128), objectives.collate_passages(pad_id)
+        loss_of, batch_size = objectives.contrastive_loss, 64
+    else:
+        dataset, collate = objectives.Windows(pages, 128), objectives.collate_windows(pad_id)
+        loss_of = objectives.causal_loss
+        if phase == "masked":
+            loss_of = partial(objectives.masked_next_token_loss, mask_id=tokenizer.mask_token_id)
+        batch_size = 32
+    trainer = LlamaTrainer(
+        model,
+        TrainingArguments(
+            output_dir=str(folder),
+            per_device_train_batch_size=batch_size,
+            learning_rate={"causal": 2e-3, "masked": 1e-3, "contrast": 3e-4}[phase],
+            warmup_steps=50,
+            weight_decay=0.1,
+            max_steps=1_000_000,
+            bf16=True,
+            use_cpu=True,
+            remove_unused_columns=False,
+            logging_steps=50,
+            save_steps=300,
+            save_total_limit=1,
+            report_to=[],
+            disable_tqdm=True,
+        ),
+        data_collator=collate,
+        train_dataset=dataset,
+        clock=WallClock(args.minutes[PHASES.index(phase)], resume_from),
+        loss_of=loss_of,
+    )
+    trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    return trainer.clock.seconds()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the help text")
+    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and of the finished models")
+    parser.add_argument("--minutes", type=float, nargs=3, default=(10.0, 4.0, 3.0), metavar=PHASES)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--vocab-size", type=int, default=8_000)
+    parser.add_argument("--dropout", type=float, default=0.1, help="of attention weights, in training")
+    args = parser.parse_args()
+
+    set_seed(0)
+    documents, _ = read_documents(args.data)
+    texts = [[paragraph["text"] for paragraph in page["paragraphs"]] for page in documents]
+    tokenizer = load_or_train(
+        args.out, lambda: train_llm_tokenizer((t for page in texts for t in page), args.vocab_size)
+    )
+    pages = [tokenizer(page).input_ids for page in texts if page]
+    model = new_model(tokenizer, args.width, args.layers, args.dropout)
+    summary_path = args.out / "summary.json"
+    summary = json.loads(summary_path.read_text()) if summary_path.exists() else {}
+    summary["tokens"] = sum(len(ids) for page in pages for ids in page)
+    for phase, minutes in zip(PHASES, args.minutes, strict=True):
+        folder = args.out / phase
+        if minutes and not (folder / "model.safetensors").exists():
+            seconds = run_phase(phase, model, tokenizer, pages, args)
+            summary[phase] = {"seconds": seconds} | topic_accuracy(model, tokenizer, args.data)
+            model.save_pretrained(folder)
+            summary_path.write_text(json.dumps(summary, indent=1))
+        elif minutes:
+            model = LlamaForCausalLM.from_pretrained(folder, dtype="float32")
+    print(json.dumps(summary, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""Train the tiny MT model (M2M100 shape, encoder and decoder) on help text, for a given number of minutes.
+
+    python -m benchmarks.quality.train_mt --data FOLDER --out runs/bases/mt --minutes 30
+    python -m benchmarks.quality.train_mt --data FOLDER --out runs/bases/mt2 --start runs/bases/mt --minutes 60 --translation 1
+
+The first run ranks translations by pooled encoder states, which makes the encoder useful within minutes; the second goes on
+from it and learns to translate beside. A stopped run continues from its last checkpoint by the same command.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from transformers import M2M100Config, M2M100ForConditionalGeneration, TrainingArguments, set_seed
+
+from benchmarks.quality.help_text import ENGLISH, LANGUAGES, HelpText, read_jsonl, read_parallel, split_valid
+from benchmarks.quality.mt_objective import Collate, SimilarLengths, Translations, mt_loss
+from benchmarks.quality.mt_probe import EncoderProbe
+from benchmarks.quality.text_tokenizers import balanced_lines, load_or_train, train_mt_tokenizer
+from benchmarks.quality.wall_clock import TimedTrainer, WallClock, last_checkpoint
+
+
+class TranslationTrainer(TimedTrainer):
+    """Hugging Face's trainer with `mt_loss`; evaluation scores the encoder by `probe` instead of a loss."""
+
+    def __init__(self, *args, probe: EncoderProbe, offset_weight: float, translation_weight: float, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.probe, self.offset_weight, self.translation_weight = probe, offset_weight, translation_weight
+
+    def _get_train_sampler(self, train_dataset=None):
+        data = self.train_dataset
+        lengths = [
+            len(own) + max(map(len, found.values())) for own, found in zip(data.english, data.translations, strict=True)
+        ]
+        return SimilarLengths(lengths, self.args.train_batch_size)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss, parts = mt_loss(model, inputs, self.offset_weight, self.translation_weight)
+        if self.state.global_step % self.args.logging_steps == 0:
+            self.log(parts | {"seconds": self.clock.seconds()})
+        return (loss, {}) if return_outputs else loss
+
+    def evaluate(self, *args, metric_key_prefix: str = "eval", **kwargs):
+        scores = {f"{metric_key_prefix}_{name}": value for name, value in self.probe(self.model).items()}
+        self.log(scores)
+        return scores
+
+
+def new_model(tokenizer, width: int, encoder_layers: int, decoder_layers: int) -> M2M100ForConditionalGeneration:
+    config = M2M100Config(
+        vocab_size=len(tokenizer),
+        d_model=width,
+        encoder_ffn_dim=4 * width,
+        decoder_ffn_dim=4 * width,
+        encoder_layers=encoder_layers,
+        decoder_layers=decoder_layers,
+        encoder_attention_heads=width // 64,
+        decoder_attention_heads=width // 64,
+        encoder_layerdrop=0.0,
+        decoder_layerdrop=0.0,
+        dropout=0.1,
+        attention_dropout=0.0,
+        activation_dropout=0.0,
+        max_position_embeddings=512,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=tokenizer.eos_token_id,
+        tie_word_embeddings=True,
+    )
+    return M2M100ForConditionalGeneration(config)
+
+
+def tokenize(tokenizer, text: HelpText, max_length: int) -> Translations:
+    def ids(segments: list[str], language: str) -> list[list[int]]:
+        tokenizer.src_lang = language
+        return tokenizer(segments, truncation=True, max_length=max_length).input_ids
+
+    translations: list[dict[str, list[int]]] = [{} for _ in text.english]
+    for language in LANGUAGES:
+        rows = [i for i, found in enumerate(text.translations) if language in found]
+        for i, row in zip(rows, ids([text.translations[i][language] for i in rows], language), strict=True):
+            translations[i][language] = row
+    return Translations(ids(text.english, ENGLISH), translations)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the help text")
+    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and of the finished model")
+    parser.add_argument("--start", type=Path, help="folder of a finished model to go on from")
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--translation", type=float, default=0.0, help="weight of the seq2seq loss")
+    parser.add_argument("--offset", type=float, default=0.5, help="weight of the offset loss")
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--eval-steps", type=int, default=200)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--encoder-layers", type=int, default=4)
+    parser.add_argument("--decoder-layers", type=int, default=2)
+    parser.add_argument("--vocab-size", type=int, default=10_000)
+    parser.add_argument("--max-length", type=int, default=96)
+    args = parser.parse_args()
+
+    set_seed(0)
+    train, valid = split_valid(args.data, read_parallel(args.data))
+    lines = balanced_lines(train, per_language=14_000)
+    tokenizer = load_or_train(
+        args.start or args.out, lambda: train_mt_tokenizer(lines, (ENGLISH, *LANGUAGES), args.vocab_size)
+    )
+    if args.start:
+        model = M2M100ForConditionalGeneration.from_pretrained(args.start, dtype="float32")
+    else:
+        model = new_model(tokenizer, args.width, args.encoder_layers, args.decoder_layers)
+    if not args.translation:
+        model.model.decoder.layers.requires_grad_(False)
+        model.model.decoder.layer_norm.requires_grad_(False)
+    topics = {item["text"]: item["label"] for item in read_jsonl(args.data / f"valid_{ENGLISH}.jsonl")}
+    resume_from = last_checkpoint(args.out)
+    trainer = TranslationTrainer(
+        model,
+        TrainingArguments(
+            output_dir=str(args.out),
+            per_device_train_batch_size=args.batch_size,
+            learning_rate=args.learning_rate,
+            warmup_steps=100,
+            weight_decay=0.01,
+            max_steps=1_000_000,
+            max_grad_norm=1.0,
+            bf16=True,
+            use_cpu=True,
+            remove_unused_columns=False,
+            logging_steps=20,
+            eval_strategy="steps",
+            eval_steps=args.eval_steps,
+            save_steps=args.eval_steps,
+            save_total_limit=2,
+            report_to=[],
+            disable_tqdm=True,
+        ),
+        data_collator=Collate(tokenizer.pad_token_id),
+        train_dataset=tokenize(tokenizer, train, args.max_length),
+        eval_dataset=valid.english,
+        clock=WallClock(args.minutes, resume_from),
+        probe=EncoderProbe(tokenizer, valid, read_jsonl(args.data / f"train_{ENGLISH}.jsonl"), topics),
+        offset_weight=args.offset,
+        translation_weight=args.translation,
+    )
+    trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    model.requires_grad_(True)
+    model.save_pretrained(args.out)
+    tokenizer.save_pretrained(args.out)
+    before = json.loads((args.start / "summary.json").read_text())["runs"] if args.start else []
+    run = {"seconds": trainer.clock.seconds(), "steps": trainer.state.global_step, "translation": args.translation}
+    summary = {"runs": [*before, run], "scores": trainer.evaluate()}
+    (args.out / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True))
+
+
+if __name__ == "__main__":
+    main()

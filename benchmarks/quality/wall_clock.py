@@ -1,0 +1,55 @@
+"""Training for a given time instead of a given number of steps, with Hugging Face's Trainer, resumable."""
+
+import json
+import time
+from pathlib import Path
+
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer, TrainerCallback
+
+
+class WallClock(TrainerCallback):
+    """Stops the trainer when `minutes` are spent, counted over resumed runs; `spent.json` in each checkpoint keeps the count."""
+
+    def __init__(self, minutes: float, resume_from: Path | None = None):
+        self.budget_seconds = minutes * 60
+        self.before_seconds = json.loads((resume_from / "spent.json").read_text())["seconds"] if resume_from else 0.0
+        self.start = time.monotonic()
+
+    def seconds(self) -> float:
+        return self.before_seconds + time.monotonic() - self.start
+
+    def fraction(self) -> float:
+        return min(1.0, self.seconds() / self.budget_seconds)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = self.seconds() >= self.budget_seconds
+        return control
+
+    def on_save(self, args, state, control, **kwargs):
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        (folder / "spent.json").write_text(json.dumps({"seconds": self.seconds()}))
+
+
+class TimedTrainer(Trainer):
+    """Trainer whose learning rate warms up by steps and decays linearly by the clock, to 5% of its peak at the end."""
+
+    def __init__(self, *args, clock: WallClock, **kwargs):
+        super().__init__(*args, callbacks=[clock], **kwargs)
+        self.clock = clock
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        if self.lr_scheduler is None:
+            warmup = max(1, self.args.warmup_steps)
+
+            def factor(step: int) -> float:
+                return min(1.0, (step + 1) / warmup) * max(0.05, 1.0 - self.clock.fraction())
+
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+        return self.lr_scheduler
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end (`spent.json` is the last file written), or None."""
+    finished = [path.parent for path in folder.glob("checkpoint-*/spent.json")]
+    return max(finished, key=lambda path: int(path.name.split("-")[1]), default=None)

@@ -1,0 +1,1 @@
+"""What a trained model is worth: tables over languages, computed from vectors."""

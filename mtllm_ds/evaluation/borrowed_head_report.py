@@ -1,0 +1,93 @@
+"""Shows what `borrowed_head` found: `table.json`, `table.png`, and a table with example queries on the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from mtllm_ds.atomic import write_json
+
+COLUMNS = {
+    "llm": "LLM reads it itself",
+    "ridge": "ridge from the MT encoder",
+    "mtllm": "MT-LLM (stacked)",
+    "originals": "English originals",
+}
+COLOURS = {"llm": "#b9bfc7", "ridge": "#8fb3d9", "mtllm": "#d9622b", "originals": "#2f6f4f"}
+
+
+def write_report(result: dict, folder: Path, title: str, console: Console | None = None) -> None:
+    """Write `table.json` and `table.png` into `folder` and print the table; `result` is what `borrowed_head` returned."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "table.json", result["languages"])
+    write_json(folder / "summary.json", {key: value for key, value in result.items() if key != "languages"})
+    draw_table(result, folder / "table.png", title)
+    print_table(result, title, console or Console())
+
+
+def print_table(result: dict, title: str, console: Console) -> None:
+    """The table, the figures that judge it, and the example queries with their nearest English texts."""
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.add_column("language")
+    for heading in COLUMNS.values():
+        table.add_column(heading, justify="right", max_width=13)
+    table.add_column("retrieval", justify="right")
+    table.add_column("n", justify="right")
+    for code, row in result["languages"].items():
+        scores = [f"{row[name]:.3f}" for name in COLUMNS]
+        if row["mtllm"] > row["llm"]:
+            scores[list(COLUMNS).index("mtllm")] = f"[bold]{row['mtllm']:.3f}[/bold]"
+        table.add_row(code, *scores, f"{row['retrieval']:.3f}", str(row["n"]))
+    console.print(table)
+    console.print(
+        f"Accuracy of one head, fitted on the LLM's vectors of English only (chance {result['chance']:.3f}).\n"
+        f"Distance from the LLM's own reading to the English originals that is closed: {result['gap_closed']:.0%}.\n"
+        f"Held-out FVU {result['fvu']:.3f} (ridge {result['ridge_fvu']:.3f}).",
+        highlight=False,
+    )
+    for example in result["examples"]:
+        console.print(f"\n[bold]{example['language']}[/bold]  {_cut(example['query'])}", highlight=False)
+        for place, found in enumerate(example["nearest"], 1):
+            mark = " [green](its original)[/green]" if found["text"] == example["original"] else ""
+            console.print(f"   {place}. {found['cosine']:+.2f}  {_cut(found['text'])}{mark}", highlight=False)
+
+
+def draw_table(result: dict, path: Path, title: str) -> None:
+    """Grouped bars a language, the chance level as a dotted line."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    languages = result["languages"]
+    figure = Figure(figsize=(1.9 + 1.35 * len(languages), 4.6), dpi=150)
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    width = 0.8 / len(COLUMNS)
+    for k, (name, heading) in enumerate(COLUMNS.items()):
+        places = [i + (k - (len(COLUMNS) - 1) / 2) * width for i in range(len(languages))]
+        heights = [row[name] for row in languages.values()]
+        axes.bar(places, heights, width * 0.92, color=COLOURS[name], label=heading, zorder=2)
+        for x, height in zip(places, heights, strict=True):
+            axes.text(x, height + 0.008, f"{height:.2f}"[1:], ha="center", fontsize=7.5, color="#333333")
+    axes.axhline(result["chance"], color="#555555", linestyle=":", linewidth=1, label="chance", zorder=3)
+    axes.set_xticks(range(len(languages)), list(languages))
+    axes.set_ylabel("accuracy of the borrowed head")
+    axes.set_ylim(0, 1.18 * max(row[name] for row in languages.values() for name in COLUMNS))
+    axes.grid(axis="y", color="#e4e4e4", zorder=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(length=0)
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", pad=12)
+    axes.legend(
+        ncols=len(COLUMNS) + 1, frameon=False, fontsize=8, loc="upper left", columnspacing=1.2, handlelength=1.2
+    )
+    figure.tight_layout()
+    temporary = path.with_name(f".{path.name}.tmp")
+    figure.savefig(temporary, format="png")
+    temporary.replace(path)
+
+
+def _cut(text: str, length: int = 100) -> str:
+    """One line of at most `length` characters, safe to print in rich markup."""
+    line = " ".join(text.split())
+    return (line if len(line) <= length else line[: length - 1] + "…").replace("[", r"\[")
