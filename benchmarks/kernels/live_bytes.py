@@ -4,10 +4,14 @@ import weakref
 
 import torch
 from mtllm_kernels.linear_kl.function import solve_linear_kl
+from mtllm_kernels.topk_kl.function import solve_topk_kl
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-OPAQUE = {torch.ops.mtllm_kernels.linear_kl.default: solve_linear_kl}
+OPAQUE = {
+    torch.ops.mtllm_kernels.linear_kl.default: solve_linear_kl,
+    torch.ops.mtllm_kernels.topk_kl.default: solve_topk_kl,
+}
 
 
 class LiveBytes(TorchDispatchMode):

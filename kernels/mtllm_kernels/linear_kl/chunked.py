@@ -39,12 +39,16 @@ class Result:
 
 def chunk_rows(problem: Problem) -> int:
     """Rows a chunk: as many as the scratch allows (but 32 on a CPU, 1024 on a GPU at least), in chunks of like size."""
-    num_rows, (vocabulary, _) = max(problem.student_hidden.shape[0], 1), problem.student_weight.shape
     on_cpu = problem.student_hidden.device.type == "cpu"
     budget, least = (CPU_SCRATCH_BYTES, 32) if on_cpu else (GPU_SCRATCH_BYTES, 1024)
-    most = max(budget // (3 * problem.accumulator.itemsize * vocabulary), least)
-    num_chunks = -(-num_rows // most)
-    return -(-num_rows // num_chunks)
+    row_bytes = 3 * problem.accumulator.itemsize * problem.student_weight.shape[0]
+    return balanced_rows(problem.student_hidden.shape[0], max(budget // row_bytes, least))
+
+
+def balanced_rows(num_rows: int, most: int) -> int:
+    """Rows of a chunk when num_rows are cut into as few like chunks as `most` rows allow."""
+    num_chunks = max(-(-num_rows // most), 1)
+    return max(-(-num_rows // num_chunks), 1)
 
 
 def solve(problem: Problem, wanted: Wanted, rows_per_chunk: int | None = None) -> Result:

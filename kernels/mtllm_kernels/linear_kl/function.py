@@ -226,21 +226,21 @@ def _backward(ctx, grad_loss, *_):
         return tuple(gradients)
     grad_hidden, grad_weight, grad_bias, *inputs = ctx.saved_tensors
     if ctx.wanted.hidden:
-        gradients[0] = _scaled(grad_hidden, grad_loss[:, None] if ctx.per_row else grad_loss)
+        gradients[0] = scaled(grad_hidden, grad_loss[:, None] if ctx.per_row else grad_loss)
     if ctx.runs_again:
         *tensors, row_weight, labels = inputs
         settings = (*ctx.settings[:-4], False, False, ctx.wanted.weight, ctx.wanted.bias)
         _, _, gradients[1], again = linear_kl(*tensors, row_weight * grad_loss, labels, *settings)
         gradients[4] = again if ctx.wanted.bias else None
     else:
-        gradients[1] = _scaled(grad_weight, grad_loss) if ctx.wanted.weight else None
-        gradients[4] = _scaled(grad_bias, grad_loss) if ctx.wanted.bias else None
+        gradients[1] = scaled(grad_weight, grad_loss) if ctx.wanted.weight else None
+        gradients[4] = scaled(grad_bias, grad_loss) if ctx.wanted.bias else None
     if not ctx.wanted.weight:
         gradients[1] = None
     return tuple(gradients)
 
 
-def _scaled(gradient: Tensor, factor: Tensor) -> Tensor:
+def scaled(gradient: Tensor, factor: Tensor) -> Tensor:
     """gradient * factor, in the gradient's dtype with one rounding, into a new tensor."""
     return (gradient * factor).to(gradient.dtype)
 

@@ -60,8 +60,14 @@ class Wanted:
         return self.hidden or self.weight or self.bias
 
 
-def check_matrix(name: str, tensor: Tensor, rows: int | None, columns: int | None) -> None:
-    """Raises ValueError naming the tensor unless it is a floating (rows, columns) matrix."""
+def check_matrix(
+    name: str,
+    tensor: Tensor,
+    rows: int | None,
+    columns: int | None,
+    kinds: tuple[torch.dtype, ...] = FLOATING,
+) -> None:
+    """Raises ValueError naming the tensor unless it is a (rows, columns) matrix of one of `kinds`."""
     if tensor.dim() != 2:
         hint = " (a partitioned head? use it inside the engine's forward)" if tensor.numel() == 0 else ""
         raise ValueError(f"{name} must have two dimensions, got shape {tuple(tensor.shape)}{hint}")
@@ -69,8 +75,8 @@ def check_matrix(name: str, tensor: Tensor, rows: int | None, columns: int | Non
         raise ValueError(f"{name} must have {rows} rows, got shape {tuple(tensor.shape)}")
     if columns is not None and tensor.shape[1] != columns:
         raise ValueError(f"{name} must have {columns} columns, got shape {tuple(tensor.shape)}")
-    if tensor.dtype not in FLOATING:
-        raise ValueError(f"{name} must be a floating tensor, got {tensor.dtype}")
+    if tensor.dtype not in kinds:
+        raise ValueError(f"{name} must be of dtype {' or '.join(map(str, kinds))}, got {tensor.dtype}")
 
 
 def check_vector(name: str, tensor: Tensor | None, length: int, kinds: tuple[torch.dtype, ...]) -> None:

@@ -1,0 +1,41 @@
+"""The truth of the tests: the student's distribution in full, automatic differentiation, float64 if the inputs are.
+
+The teacher's k log-probabilities and one tail bucket for all the rest make k + 1 outcomes; with r_t = 1 - sum_k p_t and
+r_s the student's mass outside the k tokens, a row's loss is
+
+    sum_k p_t (log p_t - log p_s) + r_t (log r_t - log r_s)
+
+the forward KL between the two coarsened distributions. A tail that holds no teacher mass, or no token, counts nothing.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mtllm_kernels.topk_kl.problem import TopkProblem
+
+
+def tail_log_mass(topk_log_probs: Tensor) -> Tensor:
+    """log r_t, (N,): the log of what k log-probabilities (N, k) leave; -inf where rounding leaves nothing."""
+    kept = topk_log_probs.logsumexp(-1).clamp(max=0)
+    return torch.log(-torch.expm1(kept))
+
+
+def loss_rows(problem: TopkProblem) -> Tensor:
+    """Unweighted loss of every row, (N,), differentiable in the student's tensors."""
+    p = problem
+    z = F.linear(p.student_hidden.masked_fill((p.row_weight == 0)[:, None], 0.0), p.student_weight)
+    log_p_s = (z.to(p.accumulator) / p.temperature).log_softmax(-1)
+    ids, log_p_t = p.topk_ids.long(), p.topk_log_probs.to(p.accumulator)
+    log_r_t = tail_log_mass(log_p_t)
+    log_r_s = log_p_s.scatter(1, ids, -torch.inf).logsumexp(-1)
+    kept = log_p_t.exp() * (log_p_t - log_p_s.gather(1, ids)).masked_fill(log_p_t == -torch.inf, 0.0)
+    has_tail = (log_r_t > -torch.inf) & (log_r_s > -torch.inf)
+    tail = log_r_t.exp() * (log_r_t - log_r_s).masked_fill(~has_tail, 0.0)
+    return kept.sum(-1) + tail.masked_fill(~has_tail, 0.0)
+
+
+def weighted_rows(problem: TopkProblem) -> Tensor:
+    """Loss of every row times its weight, (N,); rows of weight 0 give 0 whatever they hold."""
+    weight = problem.row_weight
+    return torch.where(weight != 0, loss_rows(problem) * weight, 0.0)
