@@ -33,5 +33,4 @@ def run_and_exit(main: Callable[[], int]) -> None:
 def quiet_libraries() -> None:
     """Keep transformers and DeepSpeed to warnings and errors, so that what is printed is ours."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -59,6 +59,7 @@ class TrainableState:
         self.optimizer = engine.optimizer
         self.stage = int(engine.zero_optimization_stage())
         self.parameters = {n: p for n, p in engine.module.named_parameters() if p.requires_grad}
+        self._link_moments()
 
     def get(self, name: str, key: str) -> torch.Tensor:
         """`key` of one parameter, gathered: fp32, on the CPU."""
@@ -98,10 +99,17 @@ class TrainableState:
         for flat in groups:
             moments = {key: torch.zeros_like(flat) for key in MOMENTS}
             inner.state[flat] = {"step": torch.tensor(float(num_updates)), **moments}
-        if self.stage != 3:
-            self.optimizer._lazy_init_hp_params_optimizer_state()
+        self._link_moments()
 
-    def _set_stage3(self, parameter: nn.Parameter, key: str, value: torch.Tensor) -> None:
+    def _link_moments(self) -> None:
+        """Let ZeRO-2's parameters know their moments."""
+        if self.stage == 3 or not self.optimizer.optimizer.state:
+            return
+        # DeepSpeed 0.19.8 links them once, after the *first* group's first update, when the others have none yet.
+        self.optimizer._hp_optimizer_states_linked = False
+        self.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _set_stage3(self, parameter: Any, key: str, value: torch.Tensor) -> None:
         from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
         from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
 
@@ -115,7 +123,7 @@ class TrainableState:
         if parameter.ds_status == ZeroParamStatus.AVAILABLE:
             parameter.data.copy_(value)
 
-    def _local_part(self, parameter: nn.Parameter, value: torch.Tensor) -> torch.Tensor:
+    def _local_part(self, parameter: Any, value: torch.Tensor) -> torch.Tensor:
         import torch.distributed as dist
 
         part = parameter.ds_tensor.ds_numel

@@ -40,7 +40,9 @@ class TokenizerSpec:
 
     def __post_init__(self) -> None:
         if self.max_length < MIN_MAX_LENGTH:
-            raise UserError(f"max_length {self.max_length} of the {self.side} is too short, set at least {MIN_MAX_LENGTH}")
+            raise UserError(
+                f"max_length {self.max_length} of the {self.side} is too short, set at least {MIN_MAX_LENGTH}"
+            )
 
 
 class Template(NamedTuple):
@@ -108,6 +110,10 @@ class TextTokenizer:
             ids += segment
         return ids + self._specials(self.template.suffix, language)
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens left out."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
     def check_tag(self, language: str | None) -> str | None:
         """The FLORES-200 code of `language`; raises UserError where this tokenizer needs a tag and has none for it."""
         code = check_language(language) if language is not None else None
@@ -116,10 +122,14 @@ class TextTokenizer:
         if code is None:
             raise UserError(f"the tokenizer '{self.spec.name}' needs a language tag, give one such as 'eng_Latn'")
         nearest = nearest_code(code, self.language_codes) if self._tag_ids else "none"
-        raise UserError(f"the tokenizer '{self.spec.name}' has no tag for language '{code}'; the nearest it knows is '{nearest}'")
+        raise UserError(
+            f"the tokenizer '{self.spec.name}' has no tag for language '{code}'; the nearest it knows is '{nearest}'"
+        )
 
     def _specials(self, tokens: tuple[str, ...], language: str | None) -> list[int]:
-        return [self._tag_ids[check_language(language)] if t == TAG and language else self._special_ids[t] for t in tokens]
+        return [
+            self._tag_ids[check_language(language)] if t == TAG and language else self._special_ids[t] for t in tokens
+        ]
 
     def _id(self, token: str) -> int:
         if token not in self._vocab:
@@ -166,7 +176,9 @@ def load_text_tokenizer(spec: TokenizerSpec) -> TextTokenizer:
 def _family(spec: TokenizerSpec, tokenizer: Any) -> str:
     if spec.family != "auto":
         if spec.family not in _TEMPLATES:
-            raise UserError(f"unknown tokenizer family '{spec.family}' of the {spec.side}, use one of {', '.join(_TEMPLATES)}")
+            raise UserError(
+                f"unknown tokenizer family '{spec.family}' of the {spec.side}, use one of {', '.join(_TEMPLATES)}"
+            )
         return spec.family
     family = _FAMILY_OF_CLASS.get(type(tokenizer).__name__.removesuffix("Fast").removesuffix("Tokenizer"))
     if family is None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import HFValidationError
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from mtllm_ds.config.schema import LLMSettings
 from mtllm_ds.errors import UserError
@@ -29,6 +30,7 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool, settin
 
 def load_weights(model_class: Any, name: str, setting: str, **options: Any) -> PreTrainedModel:
     """`model_class.from_pretrained` that refuses missing or misshapen weights; all parameters come back frozen."""
+    transformers_logging.disable_progress_bar()
     try:
         model, report = model_class.from_pretrained(name, use_safetensors=True, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, HFValidationError) as error:
@@ -74,7 +76,7 @@ def set_direction(model: PreTrainedModel, bidirectional: bool) -> None:
     model.config.is_causal = False
     for module in model.modules():
         if hasattr(module, "is_causal"):
-            module.is_causal = False
+            setattr(module, "is_causal", False)  # noqa: B010 - typed as a tensor or a module otherwise
 
 
 def choose_attention(setting: str, device: torch.device, dtype: torch.dtype) -> str:

@@ -5,6 +5,8 @@ Shapes: B samples, S_e encoder tokens, S_l LLM tokens, D_e and D_l the widths of
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from peft import PeftModel
 from torch import nn
@@ -48,7 +50,8 @@ class StackedModel(nn.Module):
             self.llm.train(was_training)
 
     def _run_llm(self, **inputs: torch.Tensor) -> torch.Tensor:
-        return self.llm.base_model.model(**inputs).last_hidden_state
+        base: Any = self.llm.base_model.model
+        return base(**inputs).last_hidden_state
 
 
 def mean_pool(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

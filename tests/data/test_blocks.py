@@ -28,7 +28,9 @@ def test_ids_take_two_bytes_where_the_vocabulary_fits():
     assert ids_dtype(65_536).itemsize == 2
     assert ids_dtype(65_537).itemsize == 4
     rows = [list(range(100))] * 256
-    size = len(encode_block({"a": Ragged.from_rows(rows, ids_dtype(65_536)), "b": Ragged.from_rows(rows, ids_dtype(256_206))}))
+    size = len(
+        encode_block({"a": Ragged.from_rows(rows, ids_dtype(65_536)), "b": Ragged.from_rows(rows, ids_dtype(256_206))})
+    )
     assert size < 1.01 * 256 * 100 * (2 + 4) + 600
 
 
@@ -39,6 +41,13 @@ def test_lengths_are_narrow(largest, itemsize):
 
 def test_anything_but_a_whole_block_is_refused():
     encoded = encode_block({"ids": Ragged.from_rows([[1, 2], [3]], "<u2")})
-    for damaged in (b"", encoded[:5], encoded[:-1], encoded + b"x", b"X" + encoded[1:], encoded.replace(b"<u2", b"|O2")):
+    for damaged in (
+        b"",
+        encoded[:5],
+        encoded[:-1],
+        encoded + b"x",
+        b"X" + encoded[1:],
+        encoded.replace(b"<u2", b"|O2"),
+    ):
         with pytest.raises(BlockError):
             decode_block(damaged)

@@ -1,0 +1,148 @@
+"""Damaged data sets: one line that names the place, and nothing that was there is touched."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mtllm_ds.data.manifest import Manifest
+from mtllm_ds.data.schedule import ScheduleSettings
+from mtllm_ds.data.shards import read_block, verify_shards
+from mtllm_ds.data.stream import EvalStream, TrainStream
+from mtllm_ds.data.tokenization import TokenizerSpec, load_text_tokenizer
+from mtllm_ds.errors import UserError
+from tests.fixtures.tokenizers import save_nllb_tokenizer
+
+SETTINGS = ScheduleSettings(lanes=4)
+
+
+def train_through(folder, steps=60, **options):
+    stream = iter(TrainStream(folder, SETTINGS, **options))
+    return [next(stream) for _ in range(steps)]
+
+
+def test_missing_shard(dataset_copy):
+    (dataset_copy / "shard-000001.tar").unlink()
+    uses = (
+        lambda: TrainStream(dataset_copy, SETTINGS),
+        lambda: EvalStream(dataset_copy, batch_size=4),
+        lambda: verify_shards(Manifest.load(dataset_copy)),
+    )
+    for use in uses:
+        with pytest.raises(UserError, match=r"shard-000001.tar' is missing"):
+            use()
+
+
+def test_truncated_shard(dataset_copy):
+    shard = dataset_copy / "shard-000001.tar"
+    shard.write_bytes(shard.read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"shard-000001.tar' .* has 5000 bytes instead of"):
+        TrainStream(dataset_copy, SETTINGS)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_one_byte_of_a_block_changed(dataset_copy, num_workers):
+    manifest = Manifest.load(dataset_copy)
+    shard = dataset_copy / manifest.shards[1].name
+    block = int(np.flatnonzero(manifest.index.shard == 1)[0])
+    data = bytearray(shard.read_bytes())
+    data[int(manifest.index.offset[block]) + 300] ^= 1
+    shard.write_bytes(data)
+    place = rf"block {block} .*shard 'shard-000001.tar', bytes {manifest.index.offset[block]}-.*sha256 differs"
+    with pytest.raises(UserError, match=place) as raised:
+        train_through(dataset_copy, num_workers=num_workers)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(UserError, match=place):
+        verify_shards(manifest)
+
+
+def test_one_byte_between_blocks_changed_is_found_by_verify(dataset_copy):
+    manifest = Manifest.load(dataset_copy)
+    shard = dataset_copy / manifest.shards[0].name
+    data = bytearray(shard.read_bytes())
+    data[5] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(UserError, match="altered between its blocks"):
+        verify_shards(manifest)
+
+
+def test_a_foreign_shard_is_refused(dataset_copy):
+    manifest = Manifest.load(dataset_copy)
+    names = [shard.name for shard in manifest.shards if shard.bytes == manifest.shards[0].bytes][:2]
+    assert len(names) == 2
+    one, other = (dataset_copy / name for name in names)
+    other.write_bytes(one.read_bytes())
+    with pytest.raises(UserError, match=r"sha256 differs|ends at byte|does not fit"):
+        verify_shards(manifest)
+
+
+def test_a_shard_that_stands_twice_is_refused(dataset_copy):
+    manifest = Manifest.load(dataset_copy)
+    object.__setattr__(manifest, "shards", (*manifest.shards[:-1], manifest.shards[0]))
+    with pytest.raises(UserError, match="stands twice"):
+        verify_shards(manifest)
+
+
+def test_skip_drops_whole_blocks_counts_them_and_has_a_bound(dataset_copy):
+    manifest = Manifest.load(dataset_copy)
+    block = 3
+    shard = dataset_copy / manifest.shards[int(manifest.index.shard[block])].name
+    data = bytearray(shard.read_bytes())
+    data[int(manifest.index.offset[block]) + 300] ^= 1
+    shard.write_bytes(data)
+    lost = set(range(int(manifest.first_row[block]), int(manifest.first_row[block + 1])))
+    stream = TrainStream(dataset_copy, SETTINGS, on_error="skip", max_skipped_share=0.1)
+    seen = {
+        i for step, _ in zip(stream, range(60), strict=False) for b in step.micro_batches for i in b.sample_ids.tolist()
+    }
+    assert not seen & lost
+    language = manifest.languages[int(manifest.index.language[block])]
+    assert stream.metrics()[f"skipped_samples/{language}"] == len(lost)
+    with pytest.raises(UserError, match=r"more than data.max_skipped_share"):
+        train_through(dataset_copy, on_error="skip", max_skipped_share=0.01)
+
+
+def test_damaged_manifest_and_index(dataset_copy):
+    manifest, index = dataset_copy / "manifest.json", dataset_copy / "index.bin"
+    whole = index.read_bytes()
+    index.write_bytes(whole[:-1] + b"x")
+    with pytest.raises(UserError, match=r"index 'index.bin' .* was altered"):
+        Manifest.load(dataset_copy)
+    index.unlink()
+    with pytest.raises(UserError, match="is not whole"):
+        Manifest.load(dataset_copy)
+    index.write_bytes(whole)
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(content | {"version": 9}))
+    with pytest.raises(UserError, match="version 9, this code reads 1"):
+        Manifest.load(dataset_copy)
+    manifest.write_text(manifest.read_text()[:100])
+    with pytest.raises(UserError, match="is damaged"):
+        Manifest.load(dataset_copy)
+    manifest.unlink()
+    with pytest.raises(UserError, match="no data set at"):
+        Manifest.load(dataset_copy)
+
+
+@pytest.mark.parametrize("name", ["../secret.tar", "/etc/passwd", "a/../../b", "pipe:cat x", ""])
+def test_names_that_lead_out_of_the_folder_are_refused(dataset_copy, name):
+    path = dataset_copy / "manifest.json"
+    content = json.loads(path.read_text())
+    content["shards"][0]["name"] = name
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="leads out of the data set's folder"):
+        verify_shards(Manifest.load(dataset_copy))
+
+
+def test_a_tokenizer_that_does_not_match(dataset, specs, tmp_path):
+    for spec in specs.values():
+        dataset.check_tokenizer(load_text_tokenizer(spec))
+    other = save_nllb_tokenizer(Path(tmp_path) / "other", vocab_size=390)
+    with pytest.raises(UserError, match=r"the encoder's tokenizer .* is not the one the shards"):
+        dataset.check_tokenizer(load_text_tokenizer(TokenizerSpec(name=str(other), side="encoder")))
+
+
+def test_blocks_are_read_as_written_whatever_the_order(dataset):
+    for block in (5, 0, dataset.num_blocks - 1):
+        assert len(read_block(dataset, block)["labels"]) == len(dataset.index.llm_lengths[block])

@@ -1,0 +1,131 @@
+"""Stage 1's loss: exactly zero for the teacher itself, float64 transformers otherwise, FVU from its definition."""
+
+import torch
+from torch import nn
+
+from mtllm_ds.config.schema import LoraSettings
+from mtllm_ds.data.collate import Batch
+from mtllm_ds.models.lora import add_lora
+from mtllm_ds.models.stacked import StackedModel
+from mtllm_ds.objectives.base import add_sums
+from mtllm_ds.objectives.pooled_alignment import PooledAlignment
+from tests.models.test_stacked import family_model, own_embeddings_stack
+
+LANGUAGES = ("eng_Latn", "deu_Latn")
+
+
+def batch(rows=4, seed=0, valid=None):
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, 60, (rows, 8), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    return Batch(
+        encoder_ids=ids, encoder_mask=mask, llm_ids=ids.clone(), llm_mask=mask.clone(),
+        languages=torch.arange(rows) % 2, valid=torch.ones(rows, dtype=torch.bool) if valid is None else valid,
+        sample_ids=torch.arange(rows),
+    )  # fmt: skip
+
+
+class Shifted(nn.Module):
+    """An encoder whose states differ from the LLM's embeddings, so that the loss is not zero."""
+
+    def __init__(self, table):
+        super().__init__()
+        self.table = table
+
+    def forward(self, input_ids, attention_mask):
+        return self.table((input_ids + 1) % 60)
+
+
+def trained_stack(dropout=0.0):
+    llm = family_model("llama")
+    adapted = add_lora(llm, LoraSettings(rank=2, dropout=dropout), seed=0)
+    stack = StackedModel(Shifted(llm.get_input_embeddings()), nn.Linear(32, 32), adapted)
+    for name, parameter in stack.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
+    return stack
+
+
+def test_the_teacher_itself_has_loss_exactly_zero():
+    objective = PooledAlignment(own_embeddings_stack(family_model("llama")), len(LANGUAGES)).train()
+    output = objective(batch())
+    assert output.loss_sum.item() == 0.0
+    assert objective.summarize(output.sums, LANGUAGES)["fvu"] == 0.0
+
+
+def test_loss_and_gradient_equal_float64():
+    objective = PooledAlignment(trained_stack(), len(LANGUAGES)).eval()
+    data = batch()
+    objective(data).loss_sum.backward()
+    gradients = {n: p.grad.double() for n, p in objective.named_parameters() if p.requires_grad}
+    objective.zero_grad()
+    double = objective.double()
+    stack = double.stack
+
+    def pooled(states, mask):
+        return torch.stack([row[: int(length)].mean(0) for row, length in zip(states, mask.sum(1), strict=True)])
+
+    student = pooled(stack.student_states(data.encoder_ids, data.encoder_mask), data.encoder_mask)
+    teacher = pooled(stack.teacher_states(data.llm_ids, data.llm_mask), data.llm_mask)
+    truth = nn.functional.mse_loss(student, teacher) * len(data)
+    truth.backward()
+    single = PooledAlignment(trained_stack(), len(LANGUAGES)).eval()(data).loss_sum
+    torch.testing.assert_close(single.double(), truth, rtol=1e-5, atol=0)
+    for name, parameter in double.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(gradients[name], parameter.grad, rtol=2e-3, atol=1e-6)
+
+
+def test_rows_without_weight_change_nothing():
+    objective = PooledAlignment(trained_stack(), len(LANGUAGES)).eval()
+    whole = batch()
+    part = batch(valid=torch.tensor([True, True, False, False]))
+    short = Batch(**{n: v[:2] if isinstance(v, torch.Tensor) else v for n, v in vars(whole).items()})
+    a, b = objective(part), objective(short)
+    torch.testing.assert_close(a.loss_sum, b.loss_sum)
+    assert objective.count(part) == objective.count(short) == 2
+    for name in a.sums:
+        torch.testing.assert_close(a.sums[name], b.sums[name], rtol=1e-6, atol=1e-8)
+
+
+def test_fvu_is_that_of_its_definition_and_knows_its_teacher():
+    objective = PooledAlignment(trained_stack(), len(LANGUAGES)).eval()
+    sums, students, teachers = {}, [], []
+    for seed in range(3):
+        data = batch(seed=seed)
+        sums = add_sums(sums, objective(data).sums)
+        with torch.no_grad():
+            students.append(pool(objective.stack.student_states(data.encoder_ids, data.encoder_mask), data.encoder_mask))
+            teachers.append(pool(objective.stack.teacher_states(data.llm_ids, data.llm_mask), data.llm_mask))
+    student, teacher = torch.cat(students).double(), torch.cat(teachers).double()
+    residual = (student - teacher).square().sum()
+    figures = objective.summarize(sums, LANGUAGES)
+    torch.testing.assert_close(figures["fvu"], (residual / (teacher - teacher.mean(0)).square().sum()).item(), rtol=1e-5, atol=0)
+    swapped = (residual / (student - student.mean(0)).square().sum()).item()
+    assert abs(figures["fvu"] - swapped) > 1e-3
+    torch.testing.assert_close(figures["loss"], (student - teacher).square().mean().item(), rtol=1e-5, atol=0)
+    by_language = [figures[f"loss/{language}"] for language in LANGUAGES]
+    torch.testing.assert_close(sum(by_language) / 2, figures["loss"], rtol=1e-5, atol=0)
+
+
+def test_the_teacher_stays_bitwise_the_same_over_training():
+    objective = PooledAlignment(trained_stack(dropout=0.1), len(LANGUAGES)).train()
+    data = batch()
+    before = objective.stack.teacher_states(data.llm_ids, data.llm_mask)
+    frozen = {n: p.clone() for n, p in objective.named_parameters() if not p.requires_grad}
+    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(8):
+        optimizer.zero_grad()
+        loss = objective(data).loss_sum
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert torch.equal(objective.stack.teacher_states(data.llm_ids, data.llm_mask), before)
+    assert all(torch.equal(p, frozen[n]) for n, p in objective.named_parameters() if n in frozen)
+
+
+def pool(states, mask):
+    return torch.stack([row[: int(length)].mean(0) for row, length in zip(states, mask.sum(1), strict=True)])
