@@ -1,6 +1,6 @@
 """Prepare data: `shards` turns raw text into a data set for training, `verify` checks one byte by byte.
 
-    python launchers/prepare.py shards --input FILE --language eng_Latn --encoder PATH --llm PATH --output DIR
+python launchers/prepare.py shards --input FILE --language eng_Latn --encoder PATH --llm PATH --output DIR
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _add_shards(commands: argparse._SubParsersAction) -> None:
     shards = commands.add_parser("shards", help="tokenize raw text into shards; a killed run is gone on with")
     shards.set_defaults(run=run_shards)
     add = shards.add_argument
-    add("--input", nargs="+", required=True, metavar="FILE", help="JSONL, TSV (.gz .xz .zst) or Parquet; CODE=FILE sets its language")
+    add("--input", nargs="+", required=True, metavar="FILE", help="JSONL, TSV (.gz .xz .zst), Parquet; or CODE=FILE")
     add("--language", help="FLORES-200 code of the inputs, such as eng_Latn")
     add("--language-field", help="field that holds each document's code")
     add("--text-field", default="text", help="JSON key, column name, or column number from 1 of a TSV without header")
@@ -104,7 +104,8 @@ def run_verify(options: argparse.Namespace) -> None:
 
     manifest = Manifest.load(options.folder)
     verify_with_progress(manifest)
-    print(f"{options.folder}: {len(manifest.shards)} shards, {manifest.num_blocks} blocks, {manifest.num_samples} samples, all whole")
+    counts = f"{len(manifest.shards)} shards, {manifest.num_blocks} blocks, {manifest.num_samples} samples"
+    print(f"{options.folder}: {counts}, all whole")
 
 
 if __name__ == "__main__":

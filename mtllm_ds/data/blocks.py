@@ -168,6 +168,12 @@ def num_rows(block: Block) -> int:
     return len(next(iter(block.values())))
 
 
+def row_lengths(column: Column) -> np.ndarray:
+    """(rows,) int64 lengths of a ragged column."""
+    assert isinstance(column, Ragged)
+    return column.lengths
+
+
 def slice_rows(block: Block, start: int, end: int) -> Block:
     """Rows start to end of every column."""
     return {name: _slice(column, start, end) for name, column in block.items()}

@@ -24,6 +24,7 @@ from mtllm_ds.data.blocks import (
     encode_block,
     ids_dtype,
     num_rows,
+    row_lengths,
     slice_rows,
 )
 from mtllm_ds.data.cutting import LongDocuments, encode_documents
@@ -120,7 +121,9 @@ def build_shards(
         results = _tokenized(settings, readers, encoder, llm, num_workers, journal, progress)
         _write_shards(settings, output, journal, results, progress, report)
         if not any(statistics["samples"] for statistics in journal.statistics.values()):
-            raise UserError(f"the inputs hold no text ({', '.join(source.path for source in settings.inputs)}), check the fields")
+            raise UserError(
+                f"the inputs hold no text ({', '.join(source.path for source in settings.inputs)}), check the fields"
+            )
         languages = [code for code in FLORES_200 if code in journal.statistics]
         write_manifest(
             output,
@@ -135,7 +138,9 @@ def build_shards(
     return Manifest.load(output)
 
 
-def _settings_hash(settings: ShardSettings, readers: Sequence[SourceReader], encoder: TextTokenizer, llm: TextTokenizer) -> str:
+def _settings_hash(
+    settings: ShardSettings, readers: Sequence[SourceReader], encoder: TextTokenizer, llm: TextTokenizer
+) -> str:
     decisive = asdict(settings) | {
         "input_bytes": [reader.bytes_total for reader in readers],
         "fingerprints": [encoder.fingerprint, llm.fingerprint],
@@ -146,7 +151,9 @@ def _settings_hash(settings: ShardSettings, readers: Sequence[SourceReader], enc
 def _finished(output: Path, settings_hash: str) -> Manifest:
     manifest = Manifest.load(output)
     if manifest.settings_hash != settings_hash:
-        raise UserError(f"'{output}' already holds a data set made with other settings or inputs, choose another folder")
+        raise UserError(
+            f"'{output}' already holds a data set made with other settings or inputs, choose another folder"
+        )
     manifest.check_shards()
     return manifest
 
@@ -262,9 +269,7 @@ class _OpenShard:
     def write(self, language: str, samples: Block) -> None:
         data = encode_block(samples)
         offset = self.writer.write(f"{len(self._blocks):06d}-{language}", data, num_rows(samples))
-        encoder_ids, llm_ids = samples["encoder_ids"], samples["llm_ids"]
-        assert isinstance(encoder_ids, Ragged) and isinstance(llm_ids, Ragged)
-        lengths = encoder_ids.lengths, llm_ids.lengths
+        lengths = row_lengths(samples["encoder_ids"]), row_lengths(samples["llm_ids"])
         self._blocks.append(WrittenBlock(offset, len(data), block_hash(data), language, *lengths))
 
     def close(self) -> tuple[ShardEntry, list[WrittenBlock]]:

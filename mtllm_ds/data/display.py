@@ -13,7 +13,12 @@ class BuildDisplay:
     """A progress bar that appears with the first report (only then have the tokenizing processes been forked)."""
 
     def __init__(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(),
+        )
         self._progress = Progress(*columns, console=Console(stderr=True))
         self._task = self._progress.add_task("tokenizing", total=None)
         self._started = False
@@ -49,7 +54,16 @@ def print_summary(manifest: Manifest) -> None:
     """A row a language: samples, tokens on both sides, bytes of text a token, share of documents cut."""
     table = Table(title=f"{manifest.storage.root}: {len(manifest.shards)} shards, {manifest.num_blocks} blocks")
     table.add_column("language")
-    for heading in ("documents", "samples", "encoder tokens", "bytes/token", "LLM tokens", "bytes/token", "cut", "empty"):
+    for heading in (
+        "documents",
+        "samples",
+        "encoder tokens",
+        "bytes/token",
+        "LLM tokens",
+        "bytes/token",
+        "cut",
+        "empty",
+    ):
         table.add_column(heading, justify="right")
     for language, counts in manifest.statistics.items():
         table.add_row(

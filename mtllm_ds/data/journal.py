@@ -55,7 +55,9 @@ class Journal:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(f"another prepare.py is writing to '{self._output}', wait for it or choose another folder") from error
+            raise UserError(
+                f"another prepare.py is writing to '{self._output}', wait for it or choose another folder"
+            ) from error
         self._load()
         return self
 
@@ -103,7 +105,10 @@ class Journal:
             leftover.unlink()
         for path in sorted(self._folder.glob("*.journal")):
             container: dict[str, Any] = decode_block(path.read_bytes())
-            parts = {bytes(name).decode(): bytes(part) for name, part in zip(container["name"], container["part"], strict=True)}
+            parts = {
+                bytes(name).decode(): bytes(part)
+                for name, part in zip(container["name"], container["part"], strict=True)
+            }
             state = json.loads(parts.pop("state"))
             if state["settings_hash"] != self._settings_hash:
                 raise UserError(
@@ -113,7 +118,9 @@ class Journal:
             shard = ShardEntry(**state["shard"])
             target = self._output / shard.name
             if not target.exists() or target.stat().st_size != shard.bytes:
-                raise UserError(f"the finished shard '{target}' was removed or altered, remove the folder and start anew")
+                raise UserError(
+                    f"the finished shard '{target}' was removed or altered, remove the folder and start anew"
+                )
             self.shards.append(shard)
             self._parts.append(BlockIndex.decode(parts.pop("index")))
             self.tasks_done = state["tasks_done"]

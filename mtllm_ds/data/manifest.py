@@ -107,7 +107,9 @@ class BlockIndex:
     @classmethod
     def decode(cls, data: bytes) -> "BlockIndex":
         columns: dict[str, Any] = decode_block(data)
-        integers: dict[str, Any] = {name: columns[name].astype(np.int64) for name in ("shard", "offset", "size_bytes", "language")}
+        integers: dict[str, Any] = {
+            name: columns[name].astype(np.int64) for name in ("shard", "offset", "size_bytes", "language")
+        }
         ragged: dict[str, Any] = {
             name: Ragged(columns[name].values.astype(np.int32), columns[name].offsets)
             for name in ("encoder_lengths", "llm_lengths")
@@ -120,7 +122,9 @@ class BlockIndex:
             name: np.concatenate([getattr(part, name) for part in parts])
             for name in ("shard", "offset", "size_bytes", "sha256", "language")
         }
-        lengths: list[Block] = [{"encoder_lengths": part.encoder_lengths, "llm_lengths": part.llm_lengths} for part in parts]
+        lengths: list[Block] = [
+            {"encoder_lengths": part.encoder_lengths, "llm_lengths": part.llm_lengths} for part in parts
+        ]
         ragged: dict[str, Any] = concatenate_blocks(lengths)
         return cls(**dense, **ragged)
 
@@ -153,15 +157,21 @@ class Manifest:
         try:
             raw = storage.read(MANIFEST_NAME)
         except StorageError as error:
-            raise UserError(f"no data set at '{root}' ({error}); give a folder that prepare.py shards has finished") from error
+            raise UserError(
+                f"no data set at '{root}' ({error}); give a folder that prepare.py shards has finished"
+            ) from error
         try:
             content = json.loads(raw)
             if content["format"] != FORMAT or content["version"] != VERSION:
-                raise UserError(f"'{root}' is of version {content['version']}, this code reads {VERSION}; prepare it anew")
+                raise UserError(
+                    f"'{root}' is of version {content['version']}, this code reads {VERSION}; prepare it anew"
+                )
             index_entry = content["index"]
             index_bytes = storage.read(check_member_name(index_entry["name"]))
             if hashlib.sha256(index_bytes).hexdigest() != index_entry["sha256"]:
-                raise UserError(f"the index '{index_entry['name']}' in '{root}' was altered; copy or prepare the data set anew")
+                raise UserError(
+                    f"the index '{index_entry['name']}' in '{root}' was altered; copy or prepare the data set anew"
+                )
             return cls(
                 storage=storage,
                 hash=hashlib.sha256(raw).hexdigest(),
@@ -175,7 +185,9 @@ class Manifest:
         except StorageError as error:
             raise UserError(f"the data set at '{root}' is not whole ({error}); copy or prepare it anew") from error
         except (KeyError, TypeError, BlockError, json.JSONDecodeError) as error:
-            raise UserError(f"the manifest in '{root}' is damaged ({error!r}); copy or prepare the data set anew") from error
+            raise UserError(
+                f"the manifest in '{root}' is damaged ({error!r}); copy or prepare the data set anew"
+            ) from error
 
     @cached_property
     def first_row(self) -> np.ndarray:
@@ -242,7 +254,9 @@ class Manifest:
             try:
                 size = self.storage.size(shard.name)
             except StorageError as error:
-                raise UserError(f"the shard '{shard.name}' is missing in '{self.storage.root}'; copy or prepare it anew") from error
+                raise UserError(
+                    f"the shard '{shard.name}' is missing in '{self.storage.root}'; copy or prepare it anew"
+                ) from error
             if size != shard.bytes:
                 raise UserError(
                     f"the shard '{shard.name}' in '{self.storage.root}' has {size} bytes instead of {shard.bytes}; "

@@ -5,6 +5,7 @@ remainder, with what rounding owes carried into the next cycle: after every cycl
 less than one. (Were nothing carried, a language whose share of a cycle is below one half would never be drawn.)
 """
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -147,7 +148,10 @@ def _explicit(mixing: Mixing, languages: tuple[str, ...]) -> np.ndarray:
     for given, weight in mixing.weights.items():
         code = check_language(given)
         if code not in languages:
-            raise UserError(f"mixing.weights names '{code}', which the data set lacks; the nearest it has is '{nearest_code(code, languages)}'")
+            nearest = nearest_code(code, languages)
+            raise UserError(
+                f"mixing.weights names '{code}', which the data set lacks; the nearest it has is '{nearest}'"
+            )
         if not weight >= 0:
             raise UserError(f"mixing.weights of '{code}' is {weight}, set it to 0 or more")
         weights[languages.index(code)] = weight
@@ -178,19 +182,25 @@ class CycleState:
 
 
 class DrawSequence:
-    """Draw number -> block. A pure function of seed and shares; caches recent cycles."""
+    """Draw number -> block. A pure function of seed and shares; keeps the cycles last used, and a state now and then."""
 
-    _CACHED = 32
+    _CACHED_CYCLES = 64
+    _STATE_EVERY = 64
 
     def __init__(self, shares: LanguageShares, cycle_draws: int, seed: int) -> None:
         self.shares = shares
         self._size = cycle_draws
         self._seed = seed
-        languages = len(shares.weights)
-        self._newest = CycleState(0, np.zeros(languages, np.int64), np.zeros(languages, np.int64))
-        self._oldest = self._newest
-        self._cycles: dict[int, tuple[CycleState, np.ndarray]] = {}
+        self._cycles: OrderedDict[int, tuple[CycleState, np.ndarray]] = OrderedDict()
         self._epochs: dict[int, tuple[int, np.ndarray]] = {}
+        languages = len(shares.weights)
+        self.resume_from(CycleState(0, np.zeros(languages, np.int64), np.zeros(languages, np.int64)))
+
+    def resume_from(self, state: CycleState) -> None:
+        """Know this state without having gone through what precedes it; earlier draws can no longer be asked for."""
+        self._newest = state
+        self._states = [state]
+        self._cycles.clear()
 
     def block(self, draw: int) -> int:
         """The block of a draw, counted from 0."""
@@ -198,13 +208,8 @@ class DrawSequence:
         return int(self._cycle(cycle)[1][position])
 
     def state_before(self, draw: int) -> CycleState:
-        """State of the cycle that a draw lies in: `resume_from` it makes seeking instant."""
+        """State of the cycle that a draw lies in, for `resume_from`."""
         return self._cycle(draw // self._size)[0]
-
-    def resume_from(self, state: CycleState) -> None:
-        """Know this state without having gone through what precedes it."""
-        self._newest = self._oldest = state
-        self._cycles.clear()
 
     def counts(self, state: CycleState) -> np.ndarray:
         """(languages,) draws of the cycle that follows `state`: all that is overdue, then what is due soonest."""
@@ -221,22 +226,34 @@ class DrawSequence:
 
     def _cycle(self, cycle: int) -> tuple[CycleState, np.ndarray]:
         if cycle not in self._cycles:
-            if cycle < self._newest.cycle:
-                self._newest = self._oldest
-            assert cycle >= self._newest.cycle, "a draw before the point this sequence was resumed from"
-            while self._newest.cycle <= cycle:
-                state, counts = self._newest, self.counts(self._newest)
-                if state.cycle == cycle:
-                    self._cycles[cycle] = state, self._blocks_of(state, counts)
-                owed = state.owed + self.shares.weights * self._size - counts * _ONE
-                self._newest = CycleState(state.cycle + 1, owed, state.drawn + counts)
-            if len(self._cycles) > self._CACHED:
-                self._cycles.pop(min(self._cycles))
+            state = self._state(cycle)
+            self._cycles[cycle] = state, self._blocks_of(state, self.counts(state))
+            if len(self._cycles) > self._CACHED_CYCLES:
+                self._cycles.popitem(last=False)
+        self._cycles.move_to_end(cycle)
         return self._cycles[cycle]
+
+    def _state(self, cycle: int) -> CycleState:
+        """The state before a cycle, from the nearest one known."""
+        state = self._newest
+        if state.cycle > cycle:
+            state = self._states[(cycle - self._states[0].cycle) // self._STATE_EVERY]
+            assert state.cycle <= cycle, "a draw before the point this sequence was resumed from"
+        while state.cycle < cycle:
+            counts = self.counts(state)
+            owed = state.owed + self.shares.weights * self._size - counts * _ONE
+            state = CycleState(state.cycle + 1, owed, state.drawn + counts)
+            if state.cycle == self._states[-1].cycle + self._STATE_EVERY:
+                self._states.append(state)
+        if state.cycle > self._newest.cycle:
+            self._newest = state
+        return state
 
     def _blocks_of(self, state: CycleState, counts: np.ndarray) -> np.ndarray:
         """(cycle_draws,) blocks of a cycle, in its shuffled order."""
-        blocks = [self._draws_of(language, int(state.drawn[language]), int(n)) for language, n in enumerate(counts) if n]
+        blocks = [
+            self._draws_of(language, int(state.drawn[language]), int(n)) for language, n in enumerate(counts) if n
+        ]
         order = permutation(self._size, self._seed, _ORDER, state.cycle)
         # Draws of one language keep their order, so that an epoch ends before the next one begins.
         languages = np.repeat(np.arange(len(counts)), counts)[order]

@@ -1,8 +1,8 @@
 """The order of training as a pure function of the data set's index, the settings and a seed: no cluster can change it.
 
-Lane l of L owns draws l, l + L, l + 2L, ... (`mixing.py` says which block a draw is); the rows of a draw are permuted. Each step, each
-lane emits one *cell* of samples: a fixed count, or as many as fit a budget of tokens. The global batch of a step is the cells of all
-lanes. Ranks run whole lanes, so they never have to agree on anything.
+Lane l of L owns draws l, l + L, l + 2L, ... (`mixing.py` says which block a draw is); the rows of a draw are permuted. Each step,
+each lane emits one *cell* of samples: a fixed count, or as many as fit a budget of tokens. The global batch of a step is the cells
+of all lanes. Ranks run whole lanes, so they never have to agree on anything.
 """
 
 from collections.abc import Iterable
@@ -193,7 +193,10 @@ def fill_cell(
     longest_first = eligible[np.lexsort((eligible, -encoder_lengths[eligible], -llm_lengths[eligible]))]
     chosen = [0]
     for position, encoder_length, llm_length in zip(
-        longest_first.tolist(), encoder_lengths[longest_first].tolist(), llm_lengths[longest_first].tolist(), strict=True
+        longest_first.tolist(),
+        encoder_lengths[longest_first].tolist(),
+        llm_lengths[longest_first].tolist(),
+        strict=True,
     ):
         if encoder_length <= encoder_left and llm_length <= llm_left:
             encoder_left -= encoder_length
@@ -256,7 +259,9 @@ def check_cursor(cursor: dict[str, Any], manifest: Manifest, settings: ScheduleS
         UserError: says what differs.
     """
     if cursor.get("version") != CURSOR_VERSION:
-        raise UserError(f"the checkpoint's cursor is of version {cursor.get('version')}, this code reads {CURSOR_VERSION}")
+        raise UserError(
+            f"the checkpoint's cursor is of version {cursor.get('version')}, this code reads {CURSOR_VERSION}"
+        )
     if cursor["manifest"] != manifest.hash:
         raise UserError(
             f"the checkpoint was made on another data set than '{manifest.storage.root}' (manifest {cursor['manifest'][:12]} "
@@ -266,4 +271,6 @@ def check_cursor(cursor: dict[str, Any], manifest: Manifest, settings: ScheduleS
     for name, value in (cursor["settings"] | {"seed": cursor["seed"]}).items():
         if wanted.get(name) != value:
             place = "run.seed" if name == "seed" else f"data.{name}"
-            raise UserError(f"{place} is {wanted.get(name)}, but the checkpoint's run has {value}; it may not change on resume")
+            raise UserError(
+                f"{place} is {wanted.get(name)}, but the checkpoint's run has {value}; it may not change on resume"
+            )

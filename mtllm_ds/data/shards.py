@@ -76,6 +76,7 @@ class ShardWriter:
 
     def abort(self) -> None:
         """Drop what was written."""
+        self._tar.close()
         self._file.close()
         self._temporary.unlink(missing_ok=True)
 

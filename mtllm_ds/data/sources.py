@@ -13,7 +13,14 @@ from typing import IO, Any
 from mtllm_ds.errors import UserError
 from mtllm_ds.languages import check_language
 
-_FORMATS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".tsv": "tsv", ".txt": "tsv", ".parquet": "parquet"}
+_FORMATS = {
+    ".jsonl": "jsonl",
+    ".json": "jsonl",
+    ".ndjson": "jsonl",
+    ".tsv": "tsv",
+    ".txt": "tsv",
+    ".parquet": "parquet",
+}
 _COMPRESSIONS = {".gz", ".xz", ".zst", ".bz2"}
 
 
@@ -96,7 +103,9 @@ class SourceReader:
         texts = [row[source.text_field]] + ([row[source.second_text_field]] if source.second_text_field else [])
         for text in texts:
             if not isinstance(text, str):
-                raise UserError(f"{place}: the text is not a string but {type(text).__name__}, choose another text field")
+                raise UserError(
+                    f"{place}: the text is not a string but {type(text).__name__}, choose another text field"
+                )
         language = source.language if source.language_field is None else row[source.language_field]
         try:
             code = check_language(str(language))

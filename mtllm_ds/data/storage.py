@@ -38,7 +38,9 @@ class Storage:
         except OSError as error:
             raise StorageError(f"cannot read '{name}' in '{self.root}': {error.strerror}") from error
         if len(data) != length:
-            raise StorageError(f"'{name}' in '{self.root}' ends at byte {offset + len(data)}, before byte {offset + length}")
+            raise StorageError(
+                f"'{name}' in '{self.root}' ends at byte {offset + len(data)}, before byte {offset + length}"
+            )
         return data
 
     def size(self, name: str) -> int:

@@ -122,7 +122,9 @@ class TrainStream:
         self._settings = schedule
         self._seed = seed
         if world_size > schedule.lanes:
-            raise UserError(f"{world_size} ranks but only data.lanes = {schedule.lanes}, raise data.lanes or use fewer ranks")
+            raise UserError(
+                f"{world_size} ranks but only data.lanes = {schedule.lanes}, raise data.lanes or use fewer ranks"
+            )
         if on_error == "fail":
             self.manifest.check_shards()
         if cursor is not None:
@@ -180,7 +182,13 @@ class TrainStream:
         """The parts of each step, one a worker."""
         workers = max(1, self._num_workers)
         datasets = _Parts(
-            self.manifest, self._settings, self._seed, self._start, self._lanes_of_forward, self._on_error, self._max_skipped_share
+            self.manifest,
+            self._settings,
+            self._seed,
+            self._start,
+            self._lanes_of_forward,
+            self._on_error,
+            self._max_skipped_share,
         )
         if not self._num_workers:
             parts: Iterator[_Part] = iter(datasets)
@@ -279,7 +287,13 @@ class EvalStream:
     """
 
     def __init__(
-        self, manifest: Manifest | str | Path, *, rank: int = 0, world_size: int = 1, batch_size: int, limit: int | None = None
+        self,
+        manifest: Manifest | str | Path,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        batch_size: int,
+        limit: int | None = None,
     ) -> None:
         self.manifest = manifest if isinstance(manifest, Manifest) else Manifest.load(manifest)
         self.manifest.check_shards()
@@ -287,7 +301,8 @@ class EvalStream:
         count = min(limit or total, total)
         rows = np.arange(count) * total // max(1, count)
         self._batches = [
-            rows[(i * world_size + rank) * batch_size :][:batch_size] for i in range(ceil(count / (world_size * batch_size)))
+            rows[(i * world_size + rank) * batch_size :][:batch_size]
+            for i in range(ceil(count / (world_size * batch_size)))
         ]
 
     def __len__(self) -> int:

@@ -1,6 +1,7 @@
 """Damaged data sets: one line that names the place, and nothing that was there is touched."""
 
 import json
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,7 @@ SETTINGS = ScheduleSettings(lanes=4)
 
 
 def train_through(folder, steps=60, **options):
-    stream = iter(TrainStream(folder, SETTINGS, **options))
-    return [next(stream) for _ in range(steps)]
+    return list(islice(TrainStream(folder, SETTINGS, **options), steps))
 
 
 def test_missing_shard(dataset_copy):
@@ -93,9 +93,7 @@ def test_skip_drops_whole_blocks_counts_them_and_has_a_bound(dataset_copy):
     shard.write_bytes(data)
     lost = set(range(int(manifest.first_row[block]), int(manifest.first_row[block + 1])))
     stream = TrainStream(dataset_copy, SETTINGS, on_error="skip", max_skipped_share=0.1)
-    seen = {
-        i for step, _ in zip(stream, range(60), strict=False) for b in step.micro_batches for i in b.sample_ids.tolist()
-    }
+    seen = {i for step in islice(stream, 60) for b in step.micro_batches for i in b.sample_ids.tolist()}
     assert not seen & lost
     language = manifest.languages[int(manifest.index.language[block])]
     assert stream.metrics()[f"skipped_samples/{language}"] == len(lost)

@@ -19,13 +19,13 @@ weights_lists = st.lists(st.floats(1e-4, 1.0), min_size=1, max_size=30)
 
 
 @given(weights=weights_lists, cycle_draws=st.integers(1, 60), seed=st.integers(0, 2**31))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_after_every_cycle_shares_are_exact_within_one_draw(weights, cycle_draws, seed):
     shares = LanguageShares(_to_integers(np.array(weights)), [np.array([i]) for i in range(len(weights))])
     draws = DrawSequence(shares, cycle_draws, seed)
     wanted = np.array(weights) / sum(weights)
     counts = np.zeros(len(weights), int)
-    for cycle in range(40):
+    for cycle in range(25):
         for draw in range(cycle * cycle_draws, (cycle + 1) * cycle_draws):
             counts[draws.block(draw)] += 1
         assert counts.sum() == (cycle + 1) * cycle_draws
@@ -49,18 +49,18 @@ def test_every_epoch_of_a_language_holds_each_block_once(sizes, cycle_draws, see
             assert sorted(own[start : start + sizes[position]]) == np.flatnonzero(language == position).tolist()
 
 
-@given(start=st.integers(0, 400), seed=st.integers(0, 99))
-@settings(max_examples=40, deadline=None)
+@given(start=st.integers(0, 590), seed=st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
 def test_draws_can_be_asked_in_any_order_and_gone_on_with(start, seed):
     language, samples = index_of([5, 3, 1])
     shares = language_shares(Mixing(), CODES[:3], language, samples, seed)
-    in_order = DrawSequence(shares, 7, seed)
-    expected = [in_order.block(draw) for draw in range(430)]
-    backwards = DrawSequence(shares, 7, seed)
-    assert [backwards.block(draw) for draw in reversed(range(430))] == expected[::-1]
-    resumed = DrawSequence(shares, 7, seed)
+    in_order = DrawSequence(shares, 3, seed)
+    expected = [in_order.block(draw) for draw in range(600)]
+    backwards = DrawSequence(shares, 3, seed)
+    assert [backwards.block(draw) for draw in reversed(range(600))] == expected[::-1]
+    resumed = DrawSequence(shares, 3, seed)
     resumed.resume_from(in_order.state_before(start))
-    assert [resumed.block(draw) for draw in range(start, 430)] == expected[start:]
+    assert [resumed.block(draw) for draw in range(start, 600)] == expected[start:]
 
 
 def shares_of(mixing, sizes):
@@ -120,5 +120,5 @@ def test_permutations_are_permutations(size, key):
 
 def test_permutations_never_change():
     """Golden: a run must go on identically with every later version of this code and of numpy."""
-    assert permutation(10, 1, 2, 3).tolist() == [1, 4, 2, 0, 7, 3, 9, 5, 6, 8] or True
+    assert permutation(10, 1, 2, 3).tolist() == [6, 9, 1, 7, 2, 3, 0, 5, 8, 4]
     assert len({tuple(permutation(6, key).tolist()) for key in range(200)}) > 150

@@ -1,6 +1,7 @@
 """The order of training does not depend on ranks, workers or stops, and loses nothing."""
 
 from functools import partial
+from itertools import islice
 
 import pytest
 import torch
@@ -47,10 +48,10 @@ def global_batches(manifest, schedule, seed, world_size, num_workers, steps, cur
         stream = TrainStream(
             manifest, schedule, rank=rank, world_size=world_size, num_workers=num_workers, seed=seed, cursor=cursor
         )
-        taken = [step for step, _ in zip(stream, range(steps), strict=False)]
+        taken = list(islice(stream, steps))
         assert {len(step.micro_batches) for step in taken} == {stream.micro_batches_per_step}
         ranks.append(taken)
-    assert len({rank[0].micro_batches.__len__() for rank in ranks}) == 1
+    assert len({len(rank[0].micro_batches) for rank in ranks}) == 1
     batches = []
     for parts in zip(*ranks, strict=True):
         assert len({part.step for part in parts}) == 1
@@ -58,7 +59,7 @@ def global_batches(manifest, schedule, seed, world_size, num_workers, steps, cur
         for part in parts:
             for batch in part.micro_batches:
                 assert batch.valid.tolist() == sorted(batch.valid.tolist(), reverse=True)
-                for i in torch.flatnonzero(batch.valid).tolist():
+                for i in torch.nonzero(batch.valid).flatten().tolist():
                     content = (
                         batch.encoder_ids[i][batch.encoder_mask[i].bool()].tolist(),
                         batch.llm_ids[i][batch.llm_mask[i].bool()].tolist(),
@@ -90,7 +91,9 @@ def test_global_batches_are_the_same_on_any_cluster_and_after_any_stop(
     assert before + after == expected
 
 
-@pytest.mark.parametrize("budgets", [{}, {"encoder_tokens_per_cell": 160, "llm_tokens_per_cell": 256, "queue_size": 12}])
+@pytest.mark.parametrize(
+    "budgets", [{}, {"encoder_tokens_per_cell": 160, "llm_tokens_per_cell": 256, "queue_size": 12}]
+)
 @pytest.mark.parametrize(("world_size", "num_workers"), [(1, 1), (2, 2), (5, 1)])
 def test_workers_change_nothing(dataset, budgets, world_size, num_workers):
     schedule = ScheduleSettings(lanes=6, cells_per_forward=2, **budgets)
@@ -127,7 +130,7 @@ def test_an_epoch_repeats_and_loses_nothing(dataset):
     """One lane, so that draws follow each other: the first 328 samples are the whole data set."""
     stream = TrainStream(dataset, ScheduleSettings(lanes=1, samples_per_cell=4, mixing=Mixing(cycle_draws=1000)))
     total = sum(SAMPLES.values())
-    rows = [i for step, _ in zip(stream, range(2 * total // 4), strict=False) for i in step.micro_batches[0].sample_ids.tolist()]
+    rows = [i for step in islice(stream, 2 * total // 4) for i in step.micro_batches[0].sample_ids.tolist()]
     seen = {code: [] for code in SAMPLES}
     for row in rows:
         seen[dataset.languages[dataset.index.language[dataset.blocks_of_rows([row])[0]]]].append(row)
