@@ -50,7 +50,7 @@ ALIASES: dict[str, str] = dict(
     lav_Latn=lvs_Latn mlg_Latn=plt_Latn mon_Cyrl=khk_Cyrl msa_Latn=zsm_Latn nep_Deva=npi_Deva nor_Latn=nob_Latn
     orm_Latn=gaz_Latn ori_Orya=ory_Orya pus_Arab=pbt_Arab sat_Beng=sat_Olck sqi_Latn=als_Latn swa_Latn=swh_Latn
     uzb_Latn=uzn_Latn yid_Hebr=ydd_Hebr
-    """.split()
+    """.split()  # noqa: SIM905
 )
 """Other spellings that mean exactly one FLORES-200 code: ISO 639-1, macrolanguages, and the tag NLLB uses for Santali."""
 

@@ -8,6 +8,8 @@ from mtllm_ds.data import build
 from mtllm_ds.data.manifest import Manifest
 from mtllm_ds.data.shards import verify_shards
 
+_STDERR = Console(stderr=True)
+
 
 class BuildDisplay:
     """A progress bar that appears with the first report (only then have the tokenizing processes been forked)."""
@@ -19,7 +21,7 @@ class BuildDisplay:
             TextColumn("{task.percentage:>3.0f}%"),
             TimeRemainingColumn(),
         )
-        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._progress = Progress(*columns, console=_STDERR, disable=not _STDERR.is_terminal)
         self._task = self._progress.add_task("tokenizing", total=None)
         self._started = False
 
@@ -45,7 +47,7 @@ class BuildDisplay:
 def verify_with_progress(manifest: Manifest) -> None:
     """`verify_shards` behind a progress bar."""
     columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TextColumn("blocks"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=_STDERR, disable=not _STDERR.is_terminal) as progress:
         task = progress.add_task("", total=manifest.num_blocks)
         verify_shards(manifest, lambda blocks: progress.advance(task, blocks))
 
