@@ -1,7 +1,7 @@
 """What the tiny MT model learns: paragraphs and their translations meet in the encoder, and the decoder translates.
 
-Shapes: B segments, S tokens (padded), D model width. A batch holds B English segments (`eng`) and, of each, two
-translations in random languages (`first`, `second`), so every batch mixes languages.
+Shapes: B segments, S tokens (padded), D model width. A batch holds B English segments and, of each, a translation into a random
+language, so every batch mixes languages.
 """
 
 import random
@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset, Sampler
 
-VIEWS = ("eng", "first", "second")
+VIEWS = ("english", "foreign")
 # Logits of the ranking are -SHARPNESS * squared distance: states are layer-normed, so distances are of the order of D.
 SHARPNESS = 0.1
 
 
 class Translations(Dataset):
-    """Tokenized segments: item i is the English ids and the ids of two different translations (one twice if it is the only one).
+    """Tokenized segments: item i is the English ids and the ids of one of its translations, drawn anew each time.
 
     `english[i]` and each value of `translations[i]` are ids `[tag] x </s>`.
     """
@@ -29,9 +29,7 @@ class Translations(Dataset):
         return len(self.english)
 
     def __getitem__(self, i: int) -> dict:
-        found = list(self.translations[i].values())
-        first, second = self.rng.sample(found, 2) if len(found) > 1 else (found[0], found[0])
-        return {"eng": self.english[i], "first": first, "second": second}
+        return {"english": self.english[i], "foreign": self.rng.choice(list(self.translations[i].values()))}
 
 
 class SimilarLengths(Sampler):
@@ -116,19 +114,20 @@ def translation_loss(model, states, source_mask, target: dict) -> torch.Tensor:
 def mt_loss(
     model, batch: dict, offset_weight: float, translation_weight: float
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Sum of ranking, offset and (if weighted) translation losses, and the parts for the log."""
+    """Sum of ranking, offset and (if weighted) translation losses, and the parts for the log.
+
+    Translation runs into English on all rows and out of English on a quarter of them.
+    """
     states = {v: model.model.encoder(input_ids=batch[v]["ids"], attention_mask=batch[v]["mask"])[0] for v in VIEWS}
-    pooled = {v: mean_pool(states[v], some_tokens(batch[v]["mask"])) for v in VIEWS}
-    pairs = [("eng", "first"), ("eng", "second"), ("first", "second")]
-    ranking = sum(ranking_loss(pooled[a], pooled[b]) for a, b in pairs) / len(pairs)
-    offset = sum(offset_loss(pooled[a], pooled[b]) for a, b in pairs) / len(pairs)
+    english, foreign = (mean_pool(states[v], some_tokens(batch[v]["mask"])) for v in VIEWS)
+    ranking, offset = ranking_loss(english, foreign), offset_loss(english, foreign)
     loss = ranking + offset_weight * offset
     parts = {"ranking": ranking.item(), "offset": offset.item()}
     if translation_weight:
-        into = translation_loss(model, states["first"], batch["first"]["mask"], batch["eng"])
-        half = slice(0, len(pooled["eng"]) // 2)
-        target = {name: tensor[half] for name, tensor in batch["second"].items()}
-        out = translation_loss(model, states["eng"][half], batch["eng"]["mask"][half], target)
-        loss = loss + translation_weight * (into + 0.5 * out)
+        into = translation_loss(model, states["foreign"], batch["foreign"]["mask"], batch["english"])
+        some = slice(0, len(english) // 4)
+        target = {name: tensor[some] for name, tensor in batch["foreign"].items()}
+        out = translation_loss(model, states["english"][some], batch["english"]["mask"][some], target)
+        loss = loss + translation_weight * (into + 0.25 * out)
         parts |= {"into_english": into.item(), "out_of_english": out.item()}
     return loss, parts

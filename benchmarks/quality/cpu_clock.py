@@ -1,4 +1,7 @@
-"""Training for a given time instead of a given number of steps, with Hugging Face's Trainer, resumable."""
+"""Training for a given CPU time instead of a given number of steps, with Hugging Face's Trainer, resumable.
+
+CPU time (of all cores together) rather than time on the wall: a run on a busy machine then learns as much as on an idle one.
+"""
 
 import json
 import time
@@ -8,16 +11,16 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback
 
 
-class WallClock(TrainerCallback):
-    """Stops the trainer when `minutes` are spent, counted over resumed runs; `spent.json` in each checkpoint keeps the count."""
+class CpuClock(TrainerCallback):
+    """Stops the trainer when `core_minutes` are spent, counted over resumed runs; `spent.json` in each checkpoint keeps the count."""
 
-    def __init__(self, minutes: float, resume_from: Path | None = None):
-        self.budget_seconds = minutes * 60
+    def __init__(self, core_minutes: float, resume_from: Path | None = None):
+        self.budget_seconds = core_minutes * 60
         self.before_seconds = json.loads((resume_from / "spent.json").read_text())["seconds"] if resume_from else 0.0
-        self.start = time.monotonic()
+        self.start = time.process_time()
 
     def seconds(self) -> float:
-        return self.before_seconds + time.monotonic() - self.start
+        return self.before_seconds + time.process_time() - self.start
 
     def fraction(self) -> float:
         return min(1.0, self.seconds() / self.budget_seconds)
@@ -34,7 +37,7 @@ class WallClock(TrainerCallback):
 class TimedTrainer(Trainer):
     """Trainer whose learning rate warms up by steps and decays linearly by the clock, to 5% of its peak at the end."""
 
-    def __init__(self, *args, clock: WallClock, **kwargs):
+    def __init__(self, *args, clock: CpuClock, **kwargs):
         super().__init__(*args, callbacks=[clock], **kwargs)
         self.clock = clock
 

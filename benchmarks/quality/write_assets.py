@@ -1,0 +1,100 @@
+"""Write `assets/`: the tiny MT model, the tiny Llama and the text sample, each with a card of measured figures.
+
+    python -m benchmarks.quality.write_assets --data FOLDER --text
+    python -m benchmarks.quality.write_assets --data FOLDER --mt runs/bases/mt --llama runs/bases/llama/contrast
+
+What is measured is what ships: models are saved in bf16, loaded again, and scored on the test items of each language.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, LlamaForCausalLM, M2M100ForConditionalGeneration
+
+from benchmarks.quality import cards
+from benchmarks.quality.assets_text import write_text
+from benchmarks.quality.help_text import ENGLISH, LANGUAGES, read_jsonl
+from benchmarks.quality.mt_probe import centred_retrieval, mean_states
+from benchmarks.quality.train_llama import topic_accuracy
+from benchmarks.quality.translate import chrf, translate
+from mtllm_ds.atomic import new_folder, write_json
+from mtllm_ds.atomic import write_text as write_file
+
+
+def save_bf16(model, tokenizer, folder: Path) -> None:
+    """Save weights in bf16 and the tokenizer; `is_causal` is a switch of the loading program, not of the file."""
+    if hasattr(model.config, "is_causal"):
+        del model.config.is_causal
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def score_mt(folder: Path, data: Path) -> dict[str, dict[str, float]]:
+    """A language: chrF of greedy translation into English, and centred retrieval of the English original, on test items."""
+    model = M2M100ForConditionalGeneration.from_pretrained(folder, dtype="float32").eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    scores = {}
+    for code in LANGUAGES:
+        items = read_jsonl(data / f"test_{code}.jsonl")
+        texts, originals = [item["text"] for item in items], [item["text_en"] for item in items]
+        foreign, english = mean_states(model, tokenizer, texts, code), mean_states(model, tokenizer, originals, ENGLISH)
+        scores[code] = {
+            "chrf": chrf(translate(model, tokenizer, texts, code, ENGLISH), originals),
+            "retrieval": centred_retrieval(foreign, english, foreign.mean(0), english.mean(0)),
+            "offset": float(((foreign - english) ** 2).sum(1).mean() / english.var(0).sum()),
+            "n": len(items),
+        }
+    return scores
+
+
+def write_mt(source: Path, data: Path, folder: Path) -> None:
+    model = M2M100ForConditionalGeneration.from_pretrained(source, dtype="float32")
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    with new_folder(folder) as fresh:
+        save_bf16(model, tokenizer, fresh)
+        figures = {
+            "runs": json.loads((source / "summary.json").read_text())["runs"],
+            "languages": score_mt(fresh, data),
+        }
+        write_json(fresh / "figures.json", figures)
+        write_file(fresh / "README.md", cards.mt_card(figures, model))
+
+
+def write_llama(source: Path, data: Path, folder: Path) -> None:
+    model = LlamaForCausalLM.from_pretrained(source, dtype="float32")
+    tokenizer = AutoTokenizer.from_pretrained(source.parent)
+    with new_folder(folder) as fresh:
+        save_bf16(model, tokenizer, fresh)
+        figures = {"training": json.loads((source.parent / "summary.json").read_text())}
+        for name, causal in (("bidirectional", False), ("causal", True)):
+            shipped = LlamaForCausalLM.from_pretrained(fresh, dtype="float32")
+            shipped.config.is_causal = causal
+            figures[name] = topic_accuracy(shipped, tokenizer, data)
+        write_json(fresh / "figures.json", figures)
+        write_file(fresh / "README.md", cards.llama_card(figures, model))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the help text")
+    parser.add_argument("--out", type=Path, default=Path("assets"))
+    parser.add_argument("--mt", type=Path, help="a finished model of train_mt")
+    parser.add_argument("--llama", type=Path, help="a finished phase of train_llama")
+    parser.add_argument("--text", action="store_true", help="write the text sample")
+    args = parser.parse_args()
+    if args.text:
+        with new_folder(args.out / "text") as fresh:
+            rows = write_text(args.data, fresh)
+            write_file(fresh / "README.md", cards.text_card(rows))
+            shutil.copy(Path(__file__).with_name("MPL-2.0.txt"), fresh / "LICENSE")
+    if args.mt:
+        write_mt(args.mt, args.data, args.out / "mt")
+    if args.llama:
+        write_llama(args.llama, args.data, args.out / "llm")
+
+
+if __name__ == "__main__":
+    main()
