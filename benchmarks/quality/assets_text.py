@@ -54,7 +54,12 @@ def write_text(data: Path, folder: Path, num_parallel: int = 300) -> dict[str, i
         rows[f"topics_{name}"] = [{k: item[k] for k in LABELLED_FIELDS if k in item} for item in items]
     train, valid = split_valid(data, read_parallel(data))
     for code in LANGUAGES:
-        pairs = [(e, t[code]) for part in (valid, train) for e, t in zip(part.english, part.translations) if code in t]
+        pairs = [
+            (e, t[code])
+            for part in (valid, train)
+            for e, t in zip(part.english, part.translations, strict=True)
+            if code in t
+        ]
         num_valid = sum(code in t for t in valid.translations)
         more = random.Random(0).sample(pairs[num_valid:], max(0, num_parallel - num_valid))
         chosen = (pairs[:num_valid] + more)[:num_parallel]

@@ -12,7 +12,7 @@ from transformers import Trainer, TrainerCallback
 
 
 class CpuClock(TrainerCallback):
-    """Stops the trainer when `core_minutes` are spent, counted over resumed runs; `spent.json` in each checkpoint keeps the count."""
+    """Stops the trainer when `core_minutes` are spent over all resumed runs; `spent.json` in each checkpoint keeps count."""
 
     def __init__(self, core_minutes: float, resume_from: Path | None = None):
         self.budget_seconds = core_minutes * 60

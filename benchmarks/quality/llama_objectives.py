@@ -27,7 +27,6 @@ class Windows(Dataset):
                     self.windows.append(window)
                     window = []
                 window = window + ids[:width]
-                window = window[:width]
             if window:
                 self.windows.append(window)
 

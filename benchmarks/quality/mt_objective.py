@@ -95,7 +95,7 @@ def offset_loss(u_BD: torch.Tensor, v_BD: torch.Tensor) -> torch.Tensor:
     return (u_BD - v_BD).square().sum(1).mean() / spread
 
 
-def translation_loss(model, states, source_mask, target: dict) -> torch.Tensor:
+def translation_loss(model, states, source_mask, target: dict, label_smoothing: float = 0.1) -> torch.Tensor:
     """Label-smoothed cross-entropy of the target `[tag] x </s>`, started by `</s>` as NLLB's decoder is."""
     ids, mask = target["ids"], target["mask"]
     start = torch.full_like(ids[:, :1], model.config.decoder_start_token_id)
@@ -108,7 +108,7 @@ def translation_loss(model, states, source_mask, target: dict) -> torch.Tensor:
     ).last_hidden_state
     wanted = mask.bool()
     logits = model.lm_head(decoded[wanted])
-    return F.cross_entropy(logits.float(), ids[wanted], label_smoothing=0.1)
+    return F.cross_entropy(logits.float(), ids[wanted], label_smoothing=label_smoothing)
 
 
 def mt_loss(

@@ -2,9 +2,9 @@
 
     python -m benchmarks.quality.train_llama --data FOLDER --out runs/bases/llama --core-minutes 10 4 3
 
-Three phases of the given minutes of CPU time (all cores together) (0 skips one): next-token prediction; masked next-token prediction; contrast of passages.
-A stopped run continues by the same command. `summary.json` tells, after each phase, how well a logistic regression on
-mean-pooled states knows the topic of English validation items.
+Three phases, each for the given minutes of CPU time (0 skips one): next-token prediction; masked next-token prediction;
+contrast of passages. A stopped run continues by the same command. `summary.json` tells, after each phase, how well a logistic
+regression on mean-pooled states knows the topic of English validation items.
 """
 
 import argparse
