@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from mtllm_ds.data.blocks import Block, Ragged
+from mtllm_ds.data.packing import PackedBatch, pack_batch, pad_rows
 
 _CORE_COLUMNS = ("encoder_ids", "llm_ids")
 IGNORED_LABEL = -100
@@ -44,6 +45,8 @@ class Batch:
     """(B,) int64, row number in the data set; -1 where not valid"""
     extras: dict[str, torch.Tensor] = field(default_factory=dict)
     """Further columns (labels, teacher targets): dense (B, ...), ragged ones padded to (B, S)"""
+    packed: PackedBatch | None = None
+    """The same samples packed, under token budgets; None with cells of a fixed count"""
 
     def __len__(self) -> int:
         return len(self.valid)
@@ -53,61 +56,52 @@ class Batch:
         moved: dict[str, Any] = {
             f.name: getattr(self, f.name).to(device, non_blocking=non_blocking)
             for f in fields(self)
-            if f.name != "extras"
+            if isinstance(getattr(self, f.name), torch.Tensor | PackedBatch)
         }
         extras = {name: tensor.to(device, non_blocking=non_blocking) for name, tensor in self.extras.items()}
         return replace(self, **moved, extras=extras)
 
 
-def collate(samples: Sequence[Sample], pad_ids: dict[str, int]) -> Batch:
-    """Batch of samples; without any, one row that is not valid (a single padding token a side, so that means stay finite).
+@dataclass(frozen=True, kw_only=True)
+class Collator:
+    """Makes batches of cells; without any sample, one row that is not valid (a single padding token a side, so that means stay
+    finite)."""
 
-    Args:
-        pad_ids: by side (`encoder`, `llm`)
-    """
-    if not samples:
-        return _weightless(pad_ids)
-    encoder_ids, encoder_mask = _pad([s.block["encoder_ids"][s.row] for s in samples], pad_ids["encoder"])
-    llm_ids, llm_mask = _pad([s.block["llm_ids"][s.row] for s in samples], pad_ids["llm"])
-    extras = {name: _extra(name, samples) for name in samples[0].block if name not in _CORE_COLUMNS}
-    return Batch(
-        encoder_ids,
-        encoder_mask,
-        llm_ids,
-        llm_mask,
-        languages=torch.tensor([sample.language for sample in samples]),
-        valid=torch.ones(len(samples), dtype=torch.bool),
-        sample_ids=torch.tensor([sample.sample_id for sample in samples]),
-        extras=extras,
-    )
+    pad_ids: dict[str, int]
+    """By side (`encoder`, `llm`)"""
+    packing_buckets: int = 0
+    """Encoder inputs a forward of packed batches; 0 packs nothing"""
 
-
-def _weightless(pad_ids: dict[str, int]) -> Batch:
-    one, zero = torch.ones(1, 1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
-    return Batch(
-        one * pad_ids["encoder"],
-        one.clone(),
-        one * pad_ids["llm"],
-        one.clone(),
-        languages=zero,
-        valid=torch.zeros(1, dtype=torch.bool),
-        sample_ids=zero - 1,
-    )
+    def __call__(self, cells: Sequence[Sequence[Sample]]) -> Batch:
+        samples = [sample for cell in cells for sample in cell]
+        cell_of_sample = [number for number, cell in enumerate(cells) for _ in cell]
+        encoder_rows = [s.block["encoder_ids"][s.row] for s in samples] or [np.array([self.pad_ids["encoder"]])]
+        llm_rows = [s.block["llm_ids"][s.row] for s in samples] or [np.array([self.pad_ids["llm"]])]
+        encoder_ids, encoder_mask = pad_rows(encoder_rows, self.pad_ids["encoder"])
+        llm_ids, llm_mask = pad_rows(llm_rows, self.pad_ids["llm"])
+        return Batch(
+            encoder_ids,
+            encoder_mask,
+            llm_ids,
+            llm_mask,
+            languages=torch.tensor([sample.language for sample in samples] or [0]),
+            valid=torch.full((len(encoder_rows),), bool(samples)),
+            sample_ids=torch.tensor([sample.sample_id for sample in samples] or [-1]),
+            extras={name: _extra(name, samples) for name in _extra_columns(samples)},
+            packed=pack_batch(encoder_rows, llm_rows, cell_of_sample or [0], self.pad_ids, self.packing_buckets)
+            if self.packing_buckets
+            else None,
+        )
 
 
-def _pad(rows: Sequence[np.ndarray], fill: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, S) int64 values and mask of rows of any integer type."""
-    lengths = np.array([len(row) for row in rows])
-    mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
-    values = np.full(mask.shape, fill, np.int64)
-    values[mask] = np.concatenate(rows)
-    return torch.from_numpy(values), torch.from_numpy(mask.astype(np.int64))
+def _extra_columns(samples: Sequence[Sample]) -> list[str]:
+    return [name for name in samples[0].block if name not in _CORE_COLUMNS] if samples else []
 
 
 def _extra(name: str, samples: Sequence[Sample]) -> torch.Tensor:
     rows = [sample.block[name][sample.row] for sample in samples]
     if isinstance(samples[0].block[name], Ragged):
-        return _pad(rows, IGNORED_LABEL)[0]
+        return pad_rows(rows, IGNORED_LABEL)[0]
     return torch.from_numpy(np.stack(rows).astype(_torch_dtype(rows[0].dtype)))
 
 

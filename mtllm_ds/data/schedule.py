@@ -33,6 +33,8 @@ class ScheduleSettings:
     encoder_tokens_per_cell: int | None = None
     """Budget of a cell on the encoder's side; together with the LLM's it replaces `samples_per_cell`."""
     llm_tokens_per_cell: int | None = None
+    encoder_buckets: int = 6
+    """With token budgets: padded encoder inputs a forward, speed only."""
     queue_size: int = 256
     """With token budgets: samples a lane looks ahead to fill a cell."""
     one_language_per_cell: bool = False
@@ -40,7 +42,7 @@ class ScheduleSettings:
     mixing: Mixing = field(default_factory=Mixing)
 
     def __post_init__(self) -> None:
-        for name in ("lanes", "samples_per_cell", "cells_per_forward", "queue_size"):
+        for name in ("lanes", "samples_per_cell", "cells_per_forward", "encoder_buckets", "queue_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"data.{name} is {getattr(self, name)}, set it to at least 1")
         if (self.encoder_tokens_per_cell is None) != (self.llm_tokens_per_cell is None):
@@ -53,7 +55,7 @@ class ScheduleSettings:
         return self.llm_tokens_per_cell is not None
 
 
-FREE_ON_RESUME = frozenset({"cells_per_forward"})
+FREE_ON_RESUME = frozenset({"cells_per_forward", "encoder_buckets"})
 """Settings that may change when a run goes on, besides ranks and workers: they do not touch the order."""
 
 

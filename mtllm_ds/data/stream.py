@@ -13,7 +13,7 @@ import numpy as np
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from mtllm_ds.data.blocks import Block
-from mtllm_ds.data.collate import Batch, Sample, collate
+from mtllm_ds.data.collate import Batch, Collator, Sample
 from mtllm_ds.data.manifest import Manifest
 from mtllm_ds.data.schedule import Order, Schedule, ScheduleSettings, check_cursor
 from mtllm_ds.data.shards import DamagedBlockError, read_block
@@ -210,9 +210,13 @@ class TrainStream:
 
     def _count_padding(self, batches: list[Batch]) -> None:
         for batch in batches:
-            for side, mask in (("encoder", batch.encoder_mask), ("llm", batch.llm_mask)):
-                self._padding[side][0] += mask.numel()
-                self._padding[side][1] += int(mask[batch.valid].sum())
+            encoder_masks, llm_mask = [batch.encoder_mask], batch.llm_mask
+            if batch.packed is not None:
+                encoder_masks, llm_mask = batch.packed.encoder_bucket_masks, batch.packed.llm.mask
+            self._padding["encoder"][0] += sum(mask.numel() for mask in encoder_masks)
+            self._padding["encoder"][1] += int(batch.encoder_mask[batch.valid].sum())
+            self._padding["llm"][0] += llm_mask.numel()
+            self._padding["llm"][1] += int(batch.llm_mask[batch.valid].sum())
 
 
 @dataclass
@@ -258,14 +262,12 @@ class _Parts(IterableDataset):
         # A lane reads one block at a time; with token budgets some rows of earlier blocks still wait.
         cached_blocks = len(lanes) * (4 if self._settings.has_budgets else 2) + 8
         reader = BlockReader(self._manifest, cached_blocks, self._on_error, self._max_skipped_share)
-        pad_ids = {side: entry.pad_id for side, entry in self._manifest.tokenizers.items()}
-        none = np.zeros(0, np.int64)
+        collate = _collator(self._manifest, self._settings.encoder_buckets if self._settings.has_budgets else 0)
         while True:
             cells = schedule.next_cells() if lanes else {}
             try:
                 batches = {
-                    forward: collate(reader.samples(np.concatenate([none, *(cells[lane] for lane in own)])), pad_ids)
-                    for forward, own in forwards.items()
+                    forward: collate([reader.samples(cells[lane]) for lane in own]) for forward, own in forwards.items()
                 }
             except UserError as error:
                 yield _Part({}, set(), str(error))
@@ -310,6 +312,11 @@ class EvalStream:
 
     def __iter__(self) -> Iterator[Batch]:
         reader = BlockReader(self.manifest, cached_blocks=8, on_error="fail", max_skipped_share=0)
-        pad_ids = {side: entry.pad_id for side, entry in self.manifest.tokenizers.items()}
+        collate = _collator(self.manifest)
         for rows in self._batches:
-            yield collate(reader.samples(rows), pad_ids)
+            yield collate([reader.samples(rows)])
+
+
+def _collator(manifest: Manifest, packing_buckets: int = 0) -> Collator:
+    pad_ids = {side: entry.pad_id for side, entry in manifest.tokenizers.items()}
+    return Collator(pad_ids=pad_ids, packing_buckets=packing_buckets)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtllm_ds.data.collate import collate
+from mtllm_ds.data.collate import Collator
 from mtllm_ds.data.mixing import Mixing
 from mtllm_ds.data.schedule import Order, Schedule, ScheduleSettings
 from mtllm_ds.data.shards import read_block
@@ -210,8 +210,10 @@ def test_impossible_settings_are_refused(dataset):
 
 
 def test_an_empty_batch_is_one_row_without_weight():
-    batch = collate([], {"encoder": 1, "llm": 5})
+    batch = Collator(pad_ids={"encoder": 1, "llm": 5}, packing_buckets=2)([])
     assert batch.encoder_ids.tolist() == [[1]]
     assert batch.llm_ids.tolist() == [[5]]
     assert batch.valid.tolist() == [False]
     assert batch.to("cpu").llm_mask.tolist() == [[1]]
+    assert [ids.tolist() for ids in batch.packed.encoder_buckets] == [[[1]], [[1]]]
+    assert batch.packed.llm_ids.tolist() == [[5]]
