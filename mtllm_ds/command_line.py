@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 
 from mtllm_ds.errors import PeerFailedError, UnsoundStepError, UserError
@@ -31,6 +32,7 @@ def run_and_exit(main: Callable[[], int]) -> None:
 
 
 def quiet_libraries() -> None:
-    """Keep transformers and DeepSpeed to warnings and errors, so that what is printed is ours."""
+    """Keep transformers and DeepSpeed to what a user can act on, so that what is printed is ours."""
+    warnings.simplefilter("ignore", FutureWarning)  # of one library to another
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

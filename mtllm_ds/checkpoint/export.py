@@ -86,7 +86,7 @@ def read_export(folder: Path) -> Export:
     """Read an export's description; `UserError` if it is missing, damaged or newer than this version."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"export {folder}: config.json cannot be read ({error}); name a folder written by export.py"
         ) from error
@@ -144,7 +144,7 @@ def _write_adapter(folder: Path, tensors: dict[str, torch.Tensor], settings: Set
     layers = sorted({name.split(".lora_")[0].rsplit(".", 1)[-1] for name in weights})
     LoraConfig(
         r=settings.model.lora.rank,
-        lora_alpha=settings.model.lora.alpha,  # type: ignore[arg-type]
+        lora_alpha=settings.model.lora.alpha,
         lora_dropout=settings.model.lora.dropout,
         target_modules=layers,
         bias="none",
@@ -158,5 +158,5 @@ def _write_tokenizers(folder: Path, settings: Settings) -> None:
     from transformers import AutoTokenizer
 
     for side, chosen in (("encoder", settings.model.encoder), ("llm", settings.model.llm)):
-        tokenizer = AutoTokenizer.from_pretrained(chosen.name, revision=chosen.revision)  # type: ignore[attr-defined]
+        tokenizer = AutoTokenizer.from_pretrained(chosen.name, revision=chosen.revision)
         tokenizer.save_pretrained(str(folder / side))

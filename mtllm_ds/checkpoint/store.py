@@ -4,11 +4,12 @@ A checkpoint is a folder `step_00000050/` that appears whole (written beside, th
 
     trainable.safetensors   fp32 master of every trainable parameter, under its own name
     moments.safetensors     Adam's `exp_avg/<name>` and `exp_avg_sq/<name>`
-    state.json              format, step, data cursor, settings, versions, base models, sha256 of the two files
+    state.json              format, step, data cursor, settings, versions, base models, sha256 of the two files and of itself
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ def save_checkpoint(root: Path, state: CheckpointState, trainable: TrainableStat
             save_file(moments, temporary / OPTIMIZER)
             files = {name: atomic.sha256_file(temporary / name) for name in (TRAINABLE, OPTIMIZER)}
             content = {"format": FORMAT, **vars(state), "versions": _versions(), "files": files}
-            atomic.write_json(temporary / STATE, content)
+            atomic.write_json(temporary / STATE, {**content, "sha256": _digest(content)})
     wait_for_all()
     return folder
 
@@ -82,8 +83,11 @@ def read_state(folder: Path) -> CheckpointState:
     """State of a checkpoint whose files are whole; `UserError` for a damaged or foreign one."""
     try:
         content = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        stated = content.pop("sha256")
+    except (OSError, ValueError, KeyError) as error:
         raise _damaged(folder, STATE, str(error)) from error
+    if _digest(content) != stated:
+        raise _damaged(folder, STATE, "its bytes are not those that were written")
     if content.get("format") != FORMAT:
         raise UserError(
             f"checkpoint {folder}: format {content.get('format')}, this version reads {FORMAT}; "
@@ -128,6 +132,10 @@ def _require_same_names(folder: Path, saved: set[str], wanted: set[str]) -> None
             f"checkpoint {folder}: its trainable parameters differ from the model's (first: {example}); "
             "resume with the settings it was saved with"
         )
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _damaged(folder: Path, name: str, why: str) -> UserError:
