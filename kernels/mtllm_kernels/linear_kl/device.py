@@ -1,0 +1,228 @@
+"""The Triton backend of `fused_linear_kl`: chunks of rows, a plan for statistics and gradient, cuBLAS for the rest.
+
+Two plans give q, the gradient with respect to the logits, for a chunk: device_split.py (every option) and
+device_fused.py (the plain case, less memory traffic). Here: which plan, how many rows, and the products that follow.
+No host synchronisation, no atomics: equal inputs give equal bits.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from mtllm_kernels.backend import interpreting
+from mtllm_kernels.linear_kl.chunked import Result
+from mtllm_kernels.linear_kl.device_fused import PARTS, combine_kernel, gradient_kernel, products_kernel
+from mtllm_kernels.linear_kl.device_split import statistics_and_gradient
+from mtllm_kernels.linear_kl.problem import Problem, Wanted
+
+SCRATCH_BYTES = 7 * 2**29  # 3.5 GiB
+FLOAT16_GRADIENT_SCALE = 4096.0  # keeps q, at most 2 in size, clear of float16's subnormals
+HEAD_SLAB = 16384  # rows of the head's gradient added to at a time
+COLUMN_ALIGNMENT = 64  # of scratch rows, in elements: cuBLAS drops to slower kernels for unaligned ones
+FUSED_BELOW_WIDTH = 4096  # D_s + D_t; wider, cuBLAS's better products outweigh the traffic. An estimate, not measured
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Configuration of products_kernel."""
+
+    rows: int
+    columns: int
+    inner: int
+    num_warps: int
+    num_stages: int
+
+
+LOW_PRECISION_TILE = Tile(128, 128, 64, 8, 3)
+FLOAT32_TILE = Tile(64, 64, 32, 4, 2)  # exact products, no tensor cores
+INTERPRETED_TILE = Tile(32, 256, 32, 4, 1)
+GRADIENT_BLOCK_COLUMNS = 2048
+FIRST_ORDER_ABOVE = 0.03  # a reverse KL
+
+Chunk = Callable[[Problem, slice, bool], tuple[Tensor, Tensor | None]]  # -> losses (rows,), q (rows, V)
+
+
+def solver(backend: str, problem: Problem) -> Callable[[Problem, Wanted], Result]:
+    """The plan's solve function. Raises NotImplementedError naming an option or dtype that it does not honour."""
+    if problem.accumulator == torch.float64:
+        raise NotImplementedError(f"backend {backend!r} has no float64; student_hidden is {problem.student_hidden.dtype}")
+    refused = [name for name in ("student_bias", "teacher_bias", "softcap") if getattr(problem, name) is not None]
+    refused += ["labels"] if problem.has_labels else []
+    if backend == "triton-fused" and refused:
+        raise NotImplementedError(f"backend 'triton-fused' does not honour {', '.join(refused)}; use 'triton'")
+    width = problem.student_hidden.shape[1] + problem.teacher_hidden.shape[1]
+    fused = backend == "triton-fused" or (backend != "triton-split" and not refused and width < FUSED_BELOW_WIDTH)
+    return functools.partial(solve, plan=FUSED if fused else SPLIT)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a chunk's losses and q are formed, and the scratch it needs."""
+
+    chunk: Chunk
+    scratch_bytes: Callable[[torch.dtype], float]  # an element of (rows, V)
+
+
+def solve(problem: Problem, wanted: Wanted, plan: Plan, rows_per_chunk: int | None = None) -> Result:
+    """Losses and gradients of the whole problem, chunk by chunk."""
+    p = problem
+    (num_rows, width), vocabulary = p.student_hidden.shape, p.student_weight.shape[0]
+    rows_per_chunk = rows_per_chunk or chunk_rows(p, plan)
+    new = functools.partial(torch.empty, device=p.student_hidden.device)
+    losses = new(num_rows, dtype=torch.float32)
+    grad_hidden = new(num_rows, width, dtype=p.student_hidden.dtype) if wanted.hidden else None
+    grad_weight = new(vocabulary, width, dtype=torch.float32).zero_() if wanted.weight else None
+    grad_bias = new(vocabulary, dtype=torch.float32).zero_() if wanted.bias else None
+    largest = p.row_weight.abs().amax().clamp(min=torch.finfo(torch.float32).tiny) if num_rows else None
+    for start in range(0, num_rows, rows_per_chunk):
+        rows = slice(start, min(start + rows_per_chunk, num_rows))
+        losses[rows], q = plan.chunk(p, rows, wanted.any)
+        if q is None:
+            continue
+        if grad_hidden is not None:
+            weight = p.row_weight[rows, None] / gradient_scale(p)
+            grad_hidden[rows] = product(q, p.student_weight).mul_(weight)
+        share = p.row_weight[rows] / largest
+        if grad_weight is not None:
+            hidden = torch.where(share[:, None] != 0, p.student_hidden[rows] * share[:, None], 0.0)
+            _add_products(grad_weight, q, hidden.to(q.dtype))
+        if grad_bias is not None:
+            grad_bias += product(share[None].to(q.dtype), q).squeeze(0)
+    for gradient in (grad_weight, grad_bias):
+        if gradient is not None and largest is not None:
+            gradient.mul_(largest / gradient_scale(p))
+    return Result(
+        losses,
+        grad_hidden,
+        None if grad_weight is None else grad_weight.to(p.student_weight.dtype),
+        None if grad_bias is None or p.student_bias is None else grad_bias.to(p.student_bias.dtype),
+    )
+
+
+def gradient_scale(problem: Problem) -> float:
+    """What q is multiplied by in scratch."""
+    return FLOAT16_GRADIENT_SCALE if problem.student_weight.dtype == torch.float16 else 1.0
+
+
+def product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
+    """left right, accumulated and kept in float32."""
+    if left.dtype == torch.float32:
+        return torch.mm(left, right, out=out)
+    if left.device.type == "cuda":
+        return torch.mm(left, right, out_dtype=torch.float32, out=out)
+    return torch.mm(left.float(), right.float(), out=out)  # under the interpreter
+
+
+def _add_products(grad_weight: Tensor, q: Tensor, hidden: Tensor) -> None:
+    for start in range(0, grad_weight.shape[0], HEAD_SLAB):
+        slab = slice(start, start + HEAD_SLAB)
+        grad_weight[slab] += product(q[:, slab].T, hidden)
+
+
+def chunk_rows(problem: Problem, plan: Plan) -> int:
+    """Rows a chunk: whole tiles, within the scratch, in the fewest waves of the dH product over the multiprocessors."""
+    (num_rows, width), vocabulary = problem.student_hidden.shape, problem.student_weight.shape[0]
+    most = int(SCRATCH_BYTES / (plan.scratch_bytes(problem.student_hidden.dtype) * vocabulary)) // 128 * 128
+    choices = range(min(1024, max(most, 128)), max(most, 128) + 1, 128)
+    processors = _num_multiprocessors(problem.student_hidden.device)
+
+    def waves(rows: int) -> int:
+        tiles = triton.cdiv(rows, 128) * triton.cdiv(width, 256)
+        return triton.cdiv(num_rows, rows) * triton.cdiv(tiles, processors)
+
+    return min(choices, key=lambda rows: (waves(rows), rows))
+
+
+def _num_multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+def _padded(num_rows: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Scratch (num_rows, V), its rows padded to an aligned length."""
+    length = triton.cdiv(vocabulary, COLUMN_ALIGNMENT) * COLUMN_ALIGNMENT
+    return torch.empty(num_rows, length, dtype=dtype, device=device)[:, :vocabulary]
+
+
+def _split_chunk(p: Problem, rows: slice, wants_q: bool) -> tuple[Tensor, Tensor | None]:
+    num_rows, vocabulary, device = rows.stop - rows.start, p.student_weight.shape[0], p.student_hidden.device
+    student, teacher = (_padded(num_rows, vocabulary, torch.float32, device) for _ in range(2))
+    product(p.student_hidden[rows], p.student_weight.T, out=student)
+    product(p.teacher_hidden[rows], p.teacher_weight.T, out=teacher)
+    q = _padded(num_rows, vocabulary, p.student_weight.dtype, device) if wants_q else None
+    return statistics_and_gradient(p, rows, student, teacher, q, gradient_scale(p)), q
+
+
+def _fused_chunk(p: Problem, rows: slice, wants_q: bool) -> tuple[Tensor, Tensor | None]:
+    num_rows, vocabulary, device = rows.stop - rows.start, p.student_weight.shape[0], p.student_hidden.device
+    packed = p.student_hidden.dtype != torch.float32
+    tile = LOW_PRECISION_TILE if packed else FLOAT32_TILE
+    tile = INTERPRETED_TILE if interpreting() else tile
+    width = tile.columns // PARTS.value
+    num_parts = triton.cdiv(vocabulary, tile.columns) * PARTS.value
+    scratch_dtype = torch.bfloat16 if packed else torch.float32
+    e, d = (_padded(num_rows, vocabulary, scratch_dtype, device) for _ in range(2))
+    statistics = torch.empty(5, num_rows, num_parts, dtype=torch.float32, device=device)
+    means = torch.empty(num_rows, dtype=torch.float32, device=device)
+    row_weight, keeps_student = p.row_weight[rows], p.divergence == "reverse_kl"
+    matrices = [_row_major(x) for x in (p.student_hidden[rows], p.student_weight, p.teacher_hidden[rows], p.teacher_weight)]
+    blocks = [(tile.rows, tile.inner), (tile.columns, tile.inner)] * 2
+    described = all(_describable(x) for x in matrices)
+    operands = [_descriptor(x, b) if described else x for x, b in zip(matrices, blocks, strict=True)]
+    grid = (triton.cdiv(num_rows, tile.rows) * triton.cdiv(vocabulary, tile.columns),)
+    products_kernel[grid](
+        *operands, row_weight, e, d, statistics, num_rows, vocabulary, matrices[0].shape[1], matrices[2].shape[1],
+        *(x.stride(0) for x in matrices), e.stride(0), num_parts, 1 / p.temperature,
+        BM=tile.rows, BV=tile.columns, BK=tile.inner, DESCRIPTORS=described, KEEPS_STUDENT=keeps_student,
+        PACKED=packed, PRECISION="tf32" if packed else "ieee", INTERPRETED=interpreting(),
+        num_warps=tile.num_warps, num_stages=tile.num_stages,
+    )  # fmt: skip
+    combine_kernel[(num_rows,)](
+        statistics, row_weight, means, num_rows, num_parts, KEEPS_STUDENT=keeps_student, BLOCK=1024, num_warps=4
+    )
+    q = e.view(p.student_weight.dtype) if packed else e
+    num_blocks = triton.cdiv(vocabulary, GRADIENT_BLOCK_COLUMNS)
+    losses = torch.empty(num_rows, num_blocks, dtype=torch.float32, device=device)
+    measured = torch.empty(2, num_rows, num_blocks, dtype=torch.float32, device=device)
+
+    def gradient(measures: bool, forms: bool) -> None:
+        gradient_kernel[(num_rows, num_blocks)](
+            e, d, q, statistics, row_weight, means, losses, measured, num_rows, vocabulary, e.stride(0), num_parts, p.beta,
+            p.divergence_scale, p.divergence_scale / p.temperature * gradient_scale(p),
+            KIND=p.divergence, MEASURES=measures, WANTS_GRADIENT=forms, WIDTH=width,
+            BLOCK_PARTS=GRADIENT_BLOCK_COLUMNS // width, num_warps=4,
+        )  # fmt: skip
+
+    if p.divergence == "jsd":
+        gradient(measures=True, forms=False)
+        torch.div(*measured.sum(2), out=means)
+        if wants_q:
+            gradient(measures=False, forms=True)
+    else:
+        gradient(measures=True, forms=wants_q)
+    loss = losses.sum(1)
+    if p.divergence == "reverse_kl":  # first order, from float32 alone, once it is large; second order from the scratch below
+        loss = torch.where((means > FIRST_ORDER_ABOVE) & (row_weight != 0), means * p.divergence_scale, loss)
+    return loss, q if wants_q else None
+
+
+def _row_major(matrix: Tensor) -> Tensor:
+    return matrix if matrix.stride(1) == 1 else matrix.contiguous()
+
+
+def _describable(matrix: Tensor) -> bool:
+    """Whether the hardware's tensor copies can address it: rows aligned to 16 bytes."""
+    aligned = matrix.data_ptr() % 16 == 0 and matrix.stride(0) * matrix.element_size() % 16 == 0
+    return aligned and matrix.stride(1) == 1
+
+
+def _descriptor(matrix: Tensor, block: tuple[int, int]) -> TensorDescriptor:
+    return TensorDescriptor(matrix, list(matrix.shape), list(matrix.stride()), list(block))
+
+
+SPLIT = Plan(_split_chunk, scratch_bytes=lambda dtype: 8 + dtype.itemsize)
+FUSED = Plan(_fused_chunk, scratch_bytes=lambda dtype: 2 * max(dtype.itemsize, 2) + 5 * 4 / 32)

@@ -1,0 +1,157 @@
+"""The split plan: cuBLAS multiplies into float32 logits, one kernel forms statistics, loss and gradient.
+
+One program a row. It reads the row's two vectors of logits twice (three times for jsd): the log-sum-exps first, then
+the loss, column by column, and its gradient. Every option is honoured.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mtllm_kernels.linear_kl.problem import IGNORED_LABEL, Problem
+from mtllm_kernels.triton_math import INFINITE_LOSS, LOWEST, divergence_terms, tanh
+
+BLOCK, NUM_WARPS = 4096, 8
+IGNORED = tl.constexpr(IGNORED_LABEL)
+
+
+@triton.jit
+def _logits(z, bias, columns, inside, softcap, HAS_BIAS: tl.constexpr, HAS_CAP: tl.constexpr):
+    """Logits at T = 1 of some columns of one row; those beyond the vocabulary are LOWEST."""
+    value = tl.load(z + columns, mask=inside, other=LOWEST)
+    if HAS_BIAS:
+        value += tl.load(bias + columns, mask=inside, other=0.0).to(tl.float32)
+    if HAS_CAP:
+        value = tl.where(inside, softcap * tanh(value / softcap), LOWEST)
+    return tl.maximum(value, LOWEST)
+
+
+@triton.jit
+def _accumulate(highest, total, values):
+    """Running maximum and running sum of exp(value - maximum), with one more block."""
+    higher = tl.maximum(highest, tl.max(values, 0))
+    scale = tl.exp(highest - higher)
+    return higher, total * scale + tl.sum(tl.exp(values - higher), 0), scale
+
+
+@triton.jit
+def split_kernel(
+    student, teacher, student_bias, teacher_bias, labels, row_weight, losses, gradient, vocabulary, ld_logits, ld_gradient,
+    inverse_temperature, beta, softcap, divergence_scale, label_weight, gradient_scale,
+    KIND: tl.constexpr, HAS_STUDENT_BIAS: tl.constexpr, HAS_TEACHER_BIAS: tl.constexpr, HAS_CAP: tl.constexpr,
+    HAS_LABELS: tl.constexpr, WANTS_GRADIENT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """student, teacher (rows, ld_logits) float32 products -> losses (rows,) and gradient (rows, ld_gradient).
+
+    The gradient is with respect to h W^T + b, times gradient_scale, in the pointer's dtype; rows of weight 0 get 0.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    student += row * ld_logits
+    teacher += row * ld_logits
+    gradient += row * ld_gradient
+    offsets = tl.arange(0, BLOCK)
+    if tl.load(row_weight + row) == 0.0:
+        tl.store(losses + row, 0.0)
+        if WANTS_GRADIENT:
+            for start in range(0, vocabulary, BLOCK):
+                columns = start + offsets
+                tl.store(gradient + columns, tl.zeros((BLOCK,), gradient.dtype.element_ty), mask=columns < vocabulary)
+        return
+
+    label = tl.full((), -1, tl.int64)
+    if HAS_LABELS:
+        label = tl.load(labels + row)
+    highest_s, total_s = tl.full((), LOWEST, tl.float32), tl.full((), 0.0, tl.float32)
+    highest_t, total_t = tl.full((), LOWEST, tl.float32), tl.full((), 0.0, tl.float32)
+    highest_z, total_z = tl.full((), LOWEST, tl.float32), tl.full((), 0.0, tl.float32)
+    cross, z_label, mean = tl.full((), 0.0, tl.float32), tl.full((), 0.0, tl.float32), tl.full((), 0.0, tl.float32)
+    for start in range(0, vocabulary, BLOCK):
+        columns = start + offsets
+        inside = columns < vocabulary
+        z = _logits(student, student_bias, columns, inside, softcap, HAS_STUDENT_BIAS, HAS_CAP)
+        s = z * inverse_temperature
+        t = _logits(teacher, teacher_bias, columns, inside, softcap, HAS_TEACHER_BIAS, HAS_CAP) * inverse_temperature
+        highest_s, total_s, scale = _accumulate(highest_s, total_s, s)
+        highest_t, total_t, _ = _accumulate(highest_t, total_t, t)
+        if KIND == "reverse_kl":
+            cross = cross * scale + tl.sum(tl.exp(s - highest_s) * (t - s), 0)
+        if HAS_LABELS:
+            highest_z, total_z, _ = _accumulate(highest_z, total_z, z)
+            z_label += tl.sum(tl.where(columns == label, z, 0.0), 0)
+    shift = (highest_t - highest_s) + (tl.log(total_t) - tl.log(total_s))
+    if KIND == "reverse_kl":
+        mean = shift - cross / total_s
+    if KIND == "jsd":
+        for start in range(0, vocabulary, BLOCK):
+            columns = start + offsets
+            inside = columns < vocabulary
+            s = _logits(student, student_bias, columns, inside, softcap, HAS_STUDENT_BIAS, HAS_CAP) * inverse_temperature
+            t = _logits(teacher, teacher_bias, columns, inside, softcap, HAS_TEACHER_BIAS, HAS_CAP) * inverse_temperature
+            p_s, p_t = tl.exp(s - highest_s) / total_s, tl.exp(t - highest_t) / total_t
+            _, statistic, _ = divergence_terms(p_s, p_t, t - s - shift, mean, beta, KIND)
+            cross += tl.sum(statistic, 0)
+        mean = cross
+
+    loss = tl.full((), 0.0, tl.float32)
+    lse_z = highest_z + tl.log(total_z)
+    has_label = label != IGNORED
+    for start in range(0, vocabulary, BLOCK):
+        columns = start + offsets
+        inside = columns < vocabulary
+        z = _logits(student, student_bias, columns, inside, softcap, HAS_STUDENT_BIAS, HAS_CAP)
+        s = z * inverse_temperature
+        t = _logits(teacher, teacher_bias, columns, inside, softcap, HAS_TEACHER_BIAS, HAS_CAP) * inverse_temperature
+        p_s, p_t = tl.exp(s - highest_s) / total_s, tl.exp(t - highest_t) / total_t
+        terms, _, q = divergence_terms(p_s, p_t, t - s - shift, mean, beta, KIND)
+        loss += tl.sum(terms, 0)
+        if WANTS_GRADIENT:
+            q *= divergence_scale * inverse_temperature
+            if HAS_LABELS:
+                one_hot = tl.where(columns == label, 1.0, 0.0)
+                q += tl.where(has_label, label_weight * (tl.exp(z - lse_z) - one_hot), 0.0)
+            if HAS_CAP:
+                q *= 1.0 - (z / softcap) * (z / softcap)
+            tl.store(gradient + columns, (q * gradient_scale).to(gradient.dtype.element_ty), mask=inside)
+    loss = tl.where(loss > INFINITE_LOSS, float("inf"), loss) * divergence_scale
+    if HAS_LABELS:
+        loss += tl.where(has_label, label_weight * (lse_z - z_label), 0.0)
+    tl.store(losses + row, loss)
+
+
+def statistics_and_gradient(
+    problem: Problem, rows: slice, student: Tensor, teacher: Tensor, gradient: Tensor | None, gradient_scale: float
+) -> Tensor:
+    """Losses (rows,) of one chunk from its float32 products; their gradient, if wanted, into `gradient`."""
+    p = problem
+    num_rows, vocabulary = student.shape
+    losses = torch.empty(num_rows, dtype=torch.float32, device=student.device)
+    target = student if gradient is None else gradient  # a pointer is needed, nothing is written through it
+    split_kernel[(num_rows,)](
+        student,
+        teacher,
+        student if p.student_bias is None else p.student_bias.contiguous(),
+        student if p.teacher_bias is None else p.teacher_bias.contiguous(),
+        p.labels[rows] if p.has_labels and p.labels is not None else p.row_weight,
+        p.row_weight[rows],
+        losses,
+        target,
+        vocabulary,
+        student.stride(0),
+        target.stride(0),
+        1 / p.temperature,
+        p.beta,
+        p.softcap or 1.0,
+        p.divergence_scale * (1 - p.label_weight),
+        p.label_weight,
+        gradient_scale,
+        KIND=p.divergence,
+        HAS_STUDENT_BIAS=p.student_bias is not None,
+        HAS_TEACHER_BIAS=p.teacher_bias is not None,
+        HAS_CAP=p.softcap is not None,
+        HAS_LABELS=p.has_labels,
+        WANTS_GRADIENT=gradient is not None,
+        BLOCK=BLOCK,
+        num_warps=NUM_WARPS,
+    )
+    return losses
