@@ -55,13 +55,14 @@ def main() -> int:
 
 
 def run_shards(options: argparse.Namespace) -> None:
+    from mtllm_ds.config.names import resolve_model_name
     from mtllm_ds.data.build import ShardSettings, build_shards
     from mtllm_ds.data.display import BuildDisplay, print_summary
     from mtllm_ds.data.tokenization import TokenizerSpec
 
     sides = {
         side: TokenizerSpec(
-            name=getattr(options, side),
+            name=resolve_model_name(getattr(options, side)),
             revision=getattr(options, f"{side}_revision"),
             family=getattr(options, f"{side}_family"),
             side=side,  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ def load_settings(recipe: str | Path, overrides: Sequence[str] = ()) -> Settings
         raise UserError(f"recipe {path}: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"recipe {path}: expected sections such as run: and model:, found {type(values).__name__}")
-    return parse_settings(values, where=f"recipe {path}")
+    return parse_settings({str(key): value for key, value in values.items()}, where=f"recipe {path}")
 
 
 def parse_settings(values: dict[str, Any], where: str) -> Settings:

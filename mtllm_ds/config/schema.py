@@ -5,30 +5,13 @@ All sections refuse unknown keys. Checks that need more than one section stand i
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-PACKAGE = "package:"
+from mtllm_ds.config.names import resolve_model_name
 
-
-def _inside_package(name: str) -> str:
-    """`package:some_package/model` -> that folder of an installed Python package; other names stay."""
-    if not name.startswith(PACKAGE):
-        return name
-    package, _, inside = name.removeprefix(PACKAGE).partition("/")
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
-        raise ValueError(f"the Python package '{package}' is not installed; install it with pip")
-    folder = Path(found.submodule_search_locations[0]) / inside
-    if not folder.is_dir():
-        raise ValueError(f"the Python package '{package}' has no folder '{inside}'")
-    return str(folder)
-
-
-ModelName = Annotated[str, AfterValidator(_inside_package)]
+ModelName = Annotated[str, AfterValidator(resolve_model_name)]
 
 
 class Section(BaseModel):
@@ -99,7 +82,7 @@ class ConnectorSettings(Section):
 
 class LoraSettings(Section):
     rank: int = Field(default=16, gt=0)
-    alpha: float = Field(default=32.0, gt=0)
+    alpha: int = Field(default=32, gt=0)
     dropout: float = Field(default=0.05, ge=0, lt=1)
     target_modules: str | list[str] = "all-linear"
     """`all-linear`, or names of Linear layers of the LLM."""

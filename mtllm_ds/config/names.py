@@ -1,0 +1,24 @@
+"""Where a model's name points to: a hub name, a local folder, or a folder inside an installed Python package."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from mtllm_ds.errors import UserError
+
+PACKAGE = "package:"
+
+
+def resolve_model_name(name: str) -> str:
+    """`package:some_package/model` -> that folder of an installed Python package; other names stay as they are."""
+    if not name.startswith(PACKAGE):
+        return name
+    package, _, inside = name.removeprefix(PACKAGE).partition("/")
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise UserError(f"the Python package '{package}' is not installed; install it with pip")
+    folder = Path(found.submodule_search_locations[0]) / inside
+    if not folder.is_dir():
+        raise UserError(f"the Python package '{package}' has no folder '{inside}'")
+    return str(folder)
