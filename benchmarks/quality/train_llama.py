@@ -92,7 +92,7 @@ def run_phase(phase: str, model, tokenizer, pages, args) -> float:
     model.config.is_causal = phase == "causal"
     pad_id = tokenizer.pad_token_id
     if phase == "contrast":
-        dataset, collate = objectives.Passages(pages, 128), objectives.collate_passages(pad_id)
+        dataset, collate = objectives.Passages(pages, 64), objectives.collate_passages(pad_id)
         loss_of, batch_size = objectives.contrastive_loss, 64
     else:
         dataset, collate = objectives.Windows(pages, 128), objectives.collate_windows(pad_id)
@@ -105,14 +105,14 @@ def run_phase(phase: str, model, tokenizer, pages, args) -> float:
         TrainingArguments(
             output_dir=str(folder),
             per_device_train_batch_size=batch_size,
-            learning_rate={"causal": 2e-3, "masked": 1e-3, "contrast": 3e-4}[phase],
-            warmup_steps=50,
+            learning_rate={"causal": 2e-3, "masked": 1e-3, "contrast": 1e-3}[phase],
+            warmup_steps=20,
             weight_decay=0.1,
             max_steps=1_000_000,
             bf16=True,
             use_cpu=True,
             remove_unused_columns=False,
-            logging_steps=50,
+            logging_steps=20,
             save_steps=300,
             save_total_limit=1,
             report_to=[],

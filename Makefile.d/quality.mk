@@ -1,0 +1,22 @@
+# Base models and the text sample: made anew from Debian's help text. Each step continues where it was stopped.
+HELP_TEXT ?= runs/bases/help_text
+MT_RANKING = runs/bases/mt_ranking
+MT = runs/bases/mt
+LLAMA = runs/bases/llama
+# Minutes of CPU time (all cores together): ranking of translations, translation beside it, the Llama's three phases.
+RANKING_MINUTES ?= 24
+TRANSLATION_MINUTES ?= 60
+LLAMA_MINUTES ?= 6 3 8
+
+.PHONY: help-text bases assets
+help-text: $(VENV)  ## rebuild the help text from Debian's packages (apt-get, private state)
+	$(PY) -m benchmarks.quality.fetch_help_text --out $(HELP_TEXT)
+
+# The second run of the MT model goes on from the finished first one.
+bases: $(VENV)  ## train the tiny MT model and the tiny Llama (HELP_TEXT=FOLDER)
+	test -f $(MT_RANKING)/summary.json || $(PY) -m benchmarks.quality.train_mt --data $(HELP_TEXT) --out $(MT_RANKING) --core-minutes $(RANKING_MINUTES)
+	test -f $(MT)/summary.json || $(PY) -m benchmarks.quality.train_mt --data $(HELP_TEXT) --out $(MT) --start $(MT_RANKING) --translation 1 --core-minutes $(TRANSLATION_MINUTES)
+	$(PY) -m benchmarks.quality.train_llama --data $(HELP_TEXT) --out $(LLAMA) --core-minutes $(LLAMA_MINUTES)
+
+assets: $(VENV)  ## write assets/ from the trained base models, with measured cards
+	$(PY) -m benchmarks.quality.write_assets --data $(HELP_TEXT) --text --mt $(MT) --llama $(LLAMA)/contrast
