@@ -72,7 +72,7 @@ def test_peaked_softmax(run: Run, divergence: str, logit_std: float) -> None:
 
     The divergence "jsd" saturates there: its true gradient is 1e-16 of the loss.
     """
-    check(run, make(16, EVEN_VOCABULARY, 24, 40, logit_std=logit_std), divergence=divergence, floor=1e-6)
+    check(run, make(16, EVEN_VOCABULARY, 24, 40, logit_std=logit_std), divergence=divergence, floor=1e-5)
 
 
 @pytest.mark.parametrize("trained", [

@@ -7,10 +7,11 @@ import sys
 import pytest
 import torch
 from kernel_cases import DIVERGENCES, gradients, make, relative_error, truth
-from mtllm_kernels import fused_linear_kl
+from mtllm_kernels import fused_linear_kl, products
 from mtllm_kernels.linear_kl import chunked
 from mtllm_kernels.linear_kl.function import linear_kl
-from mtllm_kernels.linear_kl.problem import Problem, Wanted
+from mtllm_kernels.linear_kl.problem import Problem
+from mtllm_kernels.products import Wanted
 
 from benchmarks.kernels.live_bytes import LiveBytes
 
@@ -84,7 +85,7 @@ def test_the_teacher_is_never_differentiated() -> None:
 
 
 def test_without_gradients_none_is_formed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunked, "times_head", None)
+    monkeypatch.setattr(products, "times_head", None)
     t = make(9, 67, 8, 12)
     t.student_hidden.requires_grad_()
     with torch.no_grad():
@@ -106,7 +107,7 @@ def test_borders_of_chunks(rows_per_chunk: int, dtype: torch.dtype) -> None:
 
 
 def test_a_vocabulary_of_several_tiles_in_low_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunked, "CPU_TILE", 16)
+    monkeypatch.setattr(products, "CPU_TILE", 16)
     t = make(13, 67, 8, 12).to(torch.bfloat16)
     loss, (grad,) = gradients(t, backend="chunked")
     true_loss, (true_grad,) = truth(t)

@@ -12,29 +12,17 @@ every summand is of second order in x, so a rounding error common to a row cance
 float32 (float64 for float64 inputs). Row weights multiply the (rows, D) product, never q, so float16 cannot underflow.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from mtllm_kernels.linear_kl.problem import IGNORED_LABEL, Problem, Wanted
+from mtllm_kernels.linear_kl.problem import IGNORED_LABEL, Problem
+from mtllm_kernels.products import GradientSum, Result, Wanted, balanced_rows, project, q_scale
 
 LOWEST_LOGIT = -1e30  # stands for -inf: differences stay finite, exp gives exactly 0
 INFINITE_LOSS = 1e20  # a divergence beyond this met a column at -inf on one side only
 LARGEST_EXPONENT = 60.0  # x beyond this leaves nothing of p_s
 CPU_SCRATCH_BYTES = 2**27
 GPU_SCRATCH_BYTES = 3 * 2**30
-CPU_TILE = 4096  # vocabulary rows of a low-precision head upcast at a time
-
-
-@dataclass(frozen=True)
-class Result:
-    """Unweighted losses of the rows (zero where the weight is zero) and the weighted gradients that were wanted."""
-
-    loss_rows: Tensor  # (N,)
-    grad_hidden: Tensor | None  # (N, D_s), the hidden states' dtype
-    grad_weight: Tensor | None  # (V, D_s), the weight's dtype
-    grad_bias: Tensor | None  # (V,)
 
 
 def chunk_rows(problem: Problem) -> int:
@@ -45,68 +33,34 @@ def chunk_rows(problem: Problem) -> int:
     return balanced_rows(problem.student_hidden.shape[0], max(budget // row_bytes, least))
 
 
-def balanced_rows(num_rows: int, most: int) -> int:
-    """Rows of a chunk when num_rows are cut into as few like chunks as `most` rows allow."""
-    num_chunks = max(-(-num_rows // most), 1)
-    return max(-(-num_rows // num_chunks), 1)
-
-
 def solve(problem: Problem, wanted: Wanted, rows_per_chunk: int | None = None) -> Result:
     """Losses and gradients of the whole problem, chunk by chunk."""
     p = problem
-    (num_rows, width), vocabulary = p.student_hidden.shape, p.student_weight.shape[0]
+    num_rows, vocabulary = p.student_hidden.shape[0], p.student_weight.shape[0]
     rows_per_chunk = rows_per_chunk or chunk_rows(p)
-    new = p.student_hidden.new_empty
-    loss_rows = new(num_rows, dtype=p.accumulator)
-    grad_hidden = new(num_rows, width) if wanted.hidden else None
-    grad_weight = new(vocabulary, width, dtype=p.accumulator).zero_() if wanted.weight else None
-    grad_bias = new(vocabulary, dtype=p.accumulator).zero_() if wanted.bias else None
-    scratch = new(3 * rows_per_chunk, vocabulary, dtype=p.accumulator)
+    loss_rows = p.student_hidden.new_empty(num_rows, dtype=p.accumulator)
+    gradients = GradientSum(p.student_hidden, p.student_weight, p.student_bias, p.row_weight, wanted)
+    scratch = p.student_hidden.new_empty(3 * rows_per_chunk, vocabulary, dtype=p.accumulator)
     for start in range(0, num_rows, rows_per_chunk):
         rows = slice(start, min(start + rows_per_chunk, num_rows))
-        weight = p.row_weight[rows].to(p.accumulator)
         loss, q = _loss_and_q(p, rows, scratch, wanted.any)
-        loss_rows[rows] = torch.where(weight != 0, loss, 0.0)
-        if grad_hidden is not None:
-            product = times_head(q, p.student_weight).mul_(weight[:, None])
-            grad_hidden[rows] = product.masked_fill_((weight == 0)[:, None], 0.0)
-        if grad_weight is not None or grad_bias is not None:
-            q = q.mul_(weight[:, None]).masked_fill_((weight == 0)[:, None], 0.0)
-        if grad_weight is not None:
-            hidden = p.student_hidden[rows].to(p.accumulator).masked_fill((weight == 0)[:, None], 0.0)
-            grad_weight.addmm_(q.T, hidden)
-        if grad_bias is not None:
-            grad_bias.add_(q.sum(0))
-    return Result(loss_rows, grad_hidden, _like(grad_weight, p.student_weight), _like(grad_bias, p.student_bias))
+        loss_rows[rows] = torch.where(p.row_weight[rows] != 0, loss, 0.0)
+        if wanted.any:
+            add_gradient(gradients, rows, q, p.student_weight, p.row_weight, wanted)
+    return gradients.result(loss_rows)
 
 
-def _like(gradient: Tensor | None, parameter: Tensor | None) -> Tensor | None:
-    return None if gradient is None or parameter is None else gradient.to(parameter.dtype)
-
-
-def project(hidden: Tensor, weight: Tensor, out: Tensor) -> None:
-    """out (rows, V) = hidden weight^T, accumulated and kept in out's dtype."""
-    if hidden.dtype == out.dtype:
-        torch.mm(hidden, weight.T, out=out)
-    elif hidden.device.type == "cuda":
-        torch.mm(hidden, weight.T, out_dtype=out.dtype, out=out)
-    else:
-        hidden = hidden.to(out.dtype)
-        for tile in range(0, weight.shape[0], CPU_TILE):
-            head = weight[tile : tile + CPU_TILE].to(out.dtype)
-            torch.mm(hidden, head.T, out=out[:, tile : tile + CPU_TILE])
-
-
-def times_head(q: Tensor, weight: Tensor) -> Tensor:
-    """q weight, (rows, D), in q's dtype; on a GPU q is first rounded to the weight's dtype."""
-    if q.dtype == weight.dtype:
-        return q @ weight
-    if q.device.type == "cuda":
-        return torch.mm(q.to(weight.dtype), weight, out_dtype=q.dtype)
-    product = q.new_zeros(q.shape[0], weight.shape[1])
-    for tile in range(0, weight.shape[0], CPU_TILE):
-        product.addmm_(q[:, tile : tile + CPU_TILE], weight[tile : tile + CPU_TILE].to(q.dtype))
-    return product
+def add_gradient(
+    gradients: GradientSum, rows: slice, q: Tensor, head: Tensor, row_weight: Tensor, wanted: Wanted
+) -> None:
+    """Adds a chunk's q, in the accumulator's dtype; its place may be taken."""
+    scale = 1.0
+    if wanted.weight or wanted.bias:
+        q = q.masked_fill_((row_weight[rows] == 0)[:, None], 0.0)
+    if q.device.type == "cuda" and q.dtype != head.dtype:  # products there want one dtype
+        scale = q_scale(head)
+        q = q.mul_(scale).to(head.dtype)
+    gradients.add(rows, q, scale)
 
 
 def _loss_and_q(p: Problem, rows: slice, scratch: Tensor, wants_q: bool) -> tuple[Tensor, Tensor]:

@@ -15,14 +15,12 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from mtllm_kernels.backend import interpreting
-from mtllm_kernels.linear_kl.chunked import Result
 from mtllm_kernels.linear_kl.device_fused import PARTS, combine_kernel, gradient_kernel, products_kernel
 from mtllm_kernels.linear_kl.device_split import statistics_and_gradient
-from mtllm_kernels.linear_kl.problem import Problem, Wanted
+from mtllm_kernels.linear_kl.problem import Problem
+from mtllm_kernels.products import GradientSum, Result, Wanted, project, q_scale
 
 SCRATCH_BYTES = 7 * 2**29  # 3.5 GiB
-FLOAT16_GRADIENT_SCALE = 4096.0  # keeps q, at most 2 in size, clear of float16's subnormals
-HEAD_SLAB = 16384  # rows of the head's gradient added to at a time
 COLUMN_ALIGNMENT = 64  # of scratch rows, in elements: cuBLAS drops to slower kernels for unaligned ones
 FUSED_BELOW_WIDTH = 4096  # D_s + D_t; wider, cuBLAS's better products outweigh the traffic. An estimate, not measured
 
@@ -50,7 +48,9 @@ Chunk = Callable[[Problem, slice, bool], tuple[Tensor, Tensor | None]]  # -> los
 def solver(backend: str, problem: Problem) -> Callable[[Problem, Wanted], Result]:
     """The plan's solve function. Raises NotImplementedError naming an option or dtype that it does not honour."""
     if problem.accumulator == torch.float64:
-        raise NotImplementedError(f"backend {backend!r} has no float64; student_hidden is {problem.student_hidden.dtype}")
+        raise NotImplementedError(
+            f"backend {backend!r} has no float64; student_hidden is {problem.student_hidden.dtype}"
+        )
     refused = [name for name in ("student_bias", "teacher_bias", "softcap") if getattr(problem, name) is not None]
     refused += ["labels"] if problem.has_labels else []
     if backend == "triton-fused" and refused:
@@ -71,78 +71,36 @@ class Plan:
 def solve(problem: Problem, wanted: Wanted, plan: Plan, rows_per_chunk: int | None = None) -> Result:
     """Losses and gradients of the whole problem, chunk by chunk."""
     p = problem
-    (num_rows, width), vocabulary = p.student_hidden.shape, p.student_weight.shape[0]
-    rows_per_chunk = rows_per_chunk or chunk_rows(p, plan)
-    new = functools.partial(torch.empty, device=p.student_hidden.device)
-    losses = new(num_rows, dtype=torch.float32)
-    grad_hidden = new(num_rows, width, dtype=p.student_hidden.dtype) if wanted.hidden else None
-    grad_weight = new(vocabulary, width, dtype=torch.float32).zero_() if wanted.weight else None
-    grad_bias = new(vocabulary, dtype=torch.float32).zero_() if wanted.bias else None
-    largest = p.row_weight.abs().amax().clamp(min=torch.finfo(torch.float32).tiny) if num_rows else None
+    num_rows, head = p.student_hidden.shape[0], p.student_weight
+    rows_per_chunk = rows_per_chunk or chunk_rows(p.student_hidden, head.shape[0], plan.scratch_bytes(head.dtype))
+    loss_rows = torch.empty(num_rows, dtype=torch.float32, device=head.device)
+    gradients = GradientSum(p.student_hidden, head, p.student_bias, p.row_weight, wanted)
     for start in range(0, num_rows, rows_per_chunk):
         rows = slice(start, min(start + rows_per_chunk, num_rows))
-        losses[rows], q = plan.chunk(p, rows, wanted.any)
-        if q is None:
-            continue
-        if grad_hidden is not None:
-            weight = p.row_weight[rows, None] / gradient_scale(p)
-            grad_hidden[rows] = product(q, p.student_weight).mul_(weight)
-        share = p.row_weight[rows] / largest
-        if grad_weight is not None:
-            hidden = torch.where(share[:, None] != 0, p.student_hidden[rows] * share[:, None], 0.0)
-            _add_products(grad_weight, q, hidden.to(q.dtype))
-        if grad_bias is not None:
-            grad_bias += product(share[None].to(q.dtype), q).squeeze(0)
-    for gradient in (grad_weight, grad_bias):
-        if gradient is not None and largest is not None:
-            gradient.mul_(largest / gradient_scale(p))
-    return Result(
-        losses,
-        grad_hidden,
-        None if grad_weight is None else grad_weight.to(p.student_weight.dtype),
-        None if grad_bias is None or p.student_bias is None else grad_bias.to(p.student_bias.dtype),
-    )
+        loss_rows[rows], q = plan.chunk(p, rows, wanted.any)
+        if q is not None:
+            gradients.add(rows, q, q_scale(head))
+    return gradients.result(loss_rows)
 
 
-def gradient_scale(problem: Problem) -> float:
-    """What q is multiplied by in scratch."""
-    return FLOAT16_GRADIENT_SCALE if problem.student_weight.dtype == torch.float16 else 1.0
-
-
-def product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
-    """left right, accumulated and kept in float32."""
-    if left.dtype == torch.float32:
-        return torch.mm(left, right, out=out)
-    if left.device.type == "cuda":
-        return torch.mm(left, right, out_dtype=torch.float32, out=out)
-    return torch.mm(left.float(), right.float(), out=out)  # under the interpreter
-
-
-def _add_products(grad_weight: Tensor, q: Tensor, hidden: Tensor) -> None:
-    for start in range(0, grad_weight.shape[0], HEAD_SLAB):
-        slab = slice(start, start + HEAD_SLAB)
-        grad_weight[slab] += product(q[:, slab].T, hidden)
-
-
-def chunk_rows(problem: Problem, plan: Plan) -> int:
+def chunk_rows(hidden: Tensor, vocabulary: int, element_bytes: float) -> int:
     """Rows a chunk: whole tiles, within the scratch, in the fewest waves of the dH product over the multiprocessors."""
-    (num_rows, width), vocabulary = problem.student_hidden.shape, problem.student_weight.shape[0]
-    most = int(SCRATCH_BYTES / (plan.scratch_bytes(problem.student_hidden.dtype) * vocabulary)) // 128 * 128
-    choices = range(min(1024, max(most, 128)), max(most, 128) + 1, 128)
-    processors = _num_multiprocessors(problem.student_hidden.device)
+    num_rows, width = hidden.shape
+    most = max(int(SCRATCH_BYTES / (element_bytes * vocabulary)) // 128 * 128, 128)
+    processors = _num_multiprocessors(hidden.device)
 
     def waves(rows: int) -> int:
         tiles = triton.cdiv(rows, 128) * triton.cdiv(width, 256)
         return triton.cdiv(num_rows, rows) * triton.cdiv(tiles, processors)
 
-    return min(choices, key=lambda rows: (waves(rows), rows))
+    return min(range(min(1024, most), most + 1, 128), key=lambda rows: (waves(rows), rows))
 
 
 def _num_multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
-def _padded(num_rows: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def padded(num_rows: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Scratch (num_rows, V), its rows padded to an aligned length."""
     length = triton.cdiv(vocabulary, COLUMN_ALIGNMENT) * COLUMN_ALIGNMENT
     return torch.empty(num_rows, length, dtype=dtype, device=device)[:, :vocabulary]
@@ -150,11 +108,11 @@ def _padded(num_rows: int, vocabulary: int, dtype: torch.dtype, device: torch.de
 
 def _split_chunk(p: Problem, rows: slice, wants_q: bool) -> tuple[Tensor, Tensor | None]:
     num_rows, vocabulary, device = rows.stop - rows.start, p.student_weight.shape[0], p.student_hidden.device
-    student, teacher = (_padded(num_rows, vocabulary, torch.float32, device) for _ in range(2))
-    product(p.student_hidden[rows], p.student_weight.T, out=student)
-    product(p.teacher_hidden[rows], p.teacher_weight.T, out=teacher)
-    q = _padded(num_rows, vocabulary, p.student_weight.dtype, device) if wants_q else None
-    return statistics_and_gradient(p, rows, student, teacher, q, gradient_scale(p)), q
+    student, teacher = (padded(num_rows, vocabulary, torch.float32, device) for _ in range(2))
+    project(p.student_hidden[rows], p.student_weight, student)
+    project(p.teacher_hidden[rows], p.teacher_weight, teacher)
+    q = padded(num_rows, vocabulary, p.student_weight.dtype, device) if wants_q else None
+    return statistics_and_gradient(p, rows, student, teacher, q, q_scale(p.student_weight)), q
 
 
 def _fused_chunk(p: Problem, rows: slice, wants_q: bool) -> tuple[Tensor, Tensor | None]:
@@ -165,11 +123,13 @@ def _fused_chunk(p: Problem, rows: slice, wants_q: bool) -> tuple[Tensor, Tensor
     width = tile.columns // PARTS.value
     num_parts = triton.cdiv(vocabulary, tile.columns) * PARTS.value
     scratch_dtype = torch.bfloat16 if packed else torch.float32
-    e, d = (_padded(num_rows, vocabulary, scratch_dtype, device) for _ in range(2))
+    e, d = (padded(num_rows, vocabulary, scratch_dtype, device) for _ in range(2))
     statistics = torch.empty(5, num_rows, num_parts, dtype=torch.float32, device=device)
     means = torch.empty(num_rows, dtype=torch.float32, device=device)
     row_weight, keeps_student = p.row_weight[rows], p.divergence == "reverse_kl"
-    matrices = [_row_major(x) for x in (p.student_hidden[rows], p.student_weight, p.teacher_hidden[rows], p.teacher_weight)]
+    matrices = [
+        _row_major(x) for x in (p.student_hidden[rows], p.student_weight, p.teacher_hidden[rows], p.teacher_weight)
+    ]
     blocks = [(tile.rows, tile.inner), (tile.columns, tile.inner)] * 2
     described = all(_describable(x) for x in matrices)
     operands = [_descriptor(x, b) if described else x for x, b in zip(matrices, blocks, strict=True)]
@@ -192,7 +152,7 @@ def _fused_chunk(p: Problem, rows: slice, wants_q: bool) -> tuple[Tensor, Tensor
     def gradient(measures: bool, forms: bool) -> None:
         gradient_kernel[(num_rows, num_blocks)](
             e, d, q, statistics, row_weight, means, losses, measured, num_rows, vocabulary, e.stride(0), num_parts, p.beta,
-            p.divergence_scale, p.divergence_scale / p.temperature * gradient_scale(p),
+            p.divergence_scale, p.divergence_scale / p.temperature * q_scale(p.student_weight),
             KIND=p.divergence, MEASURES=measures, WANTS_GRADIENT=forms, WIDTH=width,
             BLOCK_PARTS=GRADIENT_BLOCK_COLUMNS // width, num_warps=4,
         )  # fmt: skip
@@ -205,7 +165,9 @@ def _fused_chunk(p: Problem, rows: slice, wants_q: bool) -> tuple[Tensor, Tensor
     else:
         gradient(measures=True, forms=wants_q)
     loss = losses.sum(1)
-    if p.divergence == "reverse_kl":  # first order, from float32 alone, once it is large; second order from the scratch below
+    if (
+        p.divergence == "reverse_kl"
+    ):  # first order, from float32 alone, once it is large; second order from the scratch below
         loss = torch.where((means > FIRST_ORDER_ABOVE) & (row_weight != 0), means * p.divergence_scale, loss)
     return loss, q if wants_q else None
 

@@ -184,7 +184,11 @@ def combine_kernel(
     stride = num_rows.to(tl.int64) * num_parts
     statistics += row * num_parts
     lanes = tl.arange(0, BLOCK)
-    highest_s, total_s, cross = tl.full((), LOWEST, tl.float32), tl.full((), 0.0, tl.float32), tl.full((), 0.0, tl.float32)
+    highest_s, total_s, cross = (
+        tl.full((), LOWEST, tl.float32),
+        tl.full((), 0.0, tl.float32),
+        tl.full((), 0.0, tl.float32),
+    )
     highest_t, total_t = tl.full((), LOWEST, tl.float32), tl.full((), 0.0, tl.float32)
     for start in range(0, num_parts, BLOCK):
         part, there = start + lanes, start + lanes < num_parts

@@ -86,8 +86,14 @@ def split_kernel(
         for start in range(0, vocabulary, BLOCK):
             columns = start + offsets
             inside = columns < vocabulary
-            s = _logits(student, student_bias, columns, inside, softcap, HAS_STUDENT_BIAS, HAS_CAP) * inverse_temperature
-            t = _logits(teacher, teacher_bias, columns, inside, softcap, HAS_TEACHER_BIAS, HAS_CAP) * inverse_temperature
+            s = (
+                _logits(student, student_bias, columns, inside, softcap, HAS_STUDENT_BIAS, HAS_CAP)
+                * inverse_temperature
+            )
+            t = (
+                _logits(teacher, teacher_bias, columns, inside, softcap, HAS_TEACHER_BIAS, HAS_CAP)
+                * inverse_temperature
+            )
             p_s, p_t = tl.exp(s - highest_s) / total_s, tl.exp(t - highest_t) / total_t
             _, statistic, _ = divergence_terms(p_s, p_t, t - s - shift, mean, beta, KIND)
             cross += tl.sum(statistic, 0)

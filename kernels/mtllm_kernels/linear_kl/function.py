@@ -15,12 +15,12 @@ from mtllm_kernels.linear_kl import chunked, reference
 from mtllm_kernels.linear_kl.problem import (
     REDUCTIONS,
     Problem,
-    Wanted,
     check_choice,
     check_problem,
     check_same,
     check_vector,
 )
+from mtllm_kernels.products import Wanted
 
 
 def fused_linear_kl(

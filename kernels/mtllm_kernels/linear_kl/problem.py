@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mtllm_kernels.products import accumulator_of
+
 DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
 REDUCTIONS = ("mean", "sum", "none")
 IGNORED_LABEL = -100
@@ -39,25 +41,11 @@ class Problem:
 
     @property
     def accumulator(self) -> torch.dtype:
-        """dtype of logits and statistics."""
-        return torch.float64 if self.student_hidden.dtype == torch.float64 else torch.float32
+        return accumulator_of(self.student_hidden)
 
     @property
     def has_labels(self) -> bool:
         return self.labels is not None and self.label_weight != 0.0
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which gradients a call has to form."""
-
-    hidden: bool
-    weight: bool
-    bias: bool
-
-    @property
-    def any(self) -> bool:
-        return self.hidden or self.weight or self.bias
 
 
 def check_matrix(

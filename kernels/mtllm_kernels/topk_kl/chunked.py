@@ -10,16 +10,8 @@ its log-sum-exp is exact, never 1 - sum. The gradient with respect to a logit af
 import torch
 from torch import Tensor
 
-from mtllm_kernels.linear_kl.chunked import (
-    CPU_SCRATCH_BYTES,
-    GPU_SCRATCH_BYTES,
-    LOWEST_LOGIT,
-    Result,
-    balanced_rows,
-    project,
-    times_head,
-)
-from mtllm_kernels.linear_kl.problem import Wanted
+from mtllm_kernels.linear_kl.chunked import CPU_SCRATCH_BYTES, GPU_SCRATCH_BYTES, LOWEST_LOGIT, add_gradient
+from mtllm_kernels.products import GradientSum, Result, Wanted, balanced_rows, project
 from mtllm_kernels.topk_kl.problem import TopkProblem
 from mtllm_kernels.topk_kl.reference import tail_log_mass
 
@@ -35,28 +27,20 @@ def chunk_rows(problem: TopkProblem) -> int:
 def solve(problem: TopkProblem, wanted: Wanted, rows_per_chunk: int | None = None) -> Result:
     """Losses and gradients of the whole problem, chunk by chunk."""
     p = problem
-    (num_rows, width), vocabulary = p.student_hidden.shape, p.student_weight.shape[0]
+    num_rows, vocabulary = p.student_hidden.shape[0], p.student_weight.shape[0]
     rows_per_chunk = rows_per_chunk or chunk_rows(p)
-    new = p.student_hidden.new_empty
-    loss_rows = new(num_rows, dtype=p.accumulator)
-    grad_hidden = new(num_rows, width) if wanted.hidden else None
-    grad_weight = new(vocabulary, width, dtype=p.accumulator).zero_() if wanted.weight else None
-    scratch = new(rows_per_chunk, vocabulary, dtype=p.accumulator)
+    loss_rows = p.student_hidden.new_empty(num_rows, dtype=p.accumulator)
+    gradients = GradientSum(p.student_hidden, p.student_weight, None, p.row_weight, wanted)
+    scratch = p.student_hidden.new_empty(rows_per_chunk, vocabulary, dtype=p.accumulator)
     for start in range(0, num_rows, rows_per_chunk):
         rows = slice(start, min(start + rows_per_chunk, num_rows))
-        weight = p.row_weight[rows].to(p.accumulator)
         z = scratch[: rows.stop - rows.start]
         project(p.student_hidden[rows], p.student_weight, z)
         loss, q = loss_and_q(z, p.topk_ids[rows], p.topk_log_probs[rows], p.temperature)
-        loss_rows[rows] = torch.where(weight != 0, loss, 0.0)
-        if grad_hidden is not None:
-            product = times_head(q, p.student_weight).mul_(weight[:, None])
-            grad_hidden[rows] = product.masked_fill_((weight == 0)[:, None], 0.0)
-        if grad_weight is not None:
-            q = q.mul_(weight[:, None]).masked_fill_((weight == 0)[:, None], 0.0)
-            hidden = p.student_hidden[rows].to(p.accumulator).masked_fill((weight == 0)[:, None], 0.0)
-            grad_weight.addmm_(q.T, hidden)
-    return Result(loss_rows, grad_hidden, None if grad_weight is None else grad_weight.to(p.student_weight.dtype), None)
+        loss_rows[rows] = torch.where(p.row_weight[rows] != 0, loss, 0.0)
+        if wanted.any:
+            add_gradient(gradients, rows, q, p.student_weight, p.row_weight, wanted)
+    return gradients.result(loss_rows)
 
 
 def loss_and_q(z: Tensor, ids: Tensor, log_p_t: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

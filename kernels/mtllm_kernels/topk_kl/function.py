@@ -6,7 +6,8 @@ from torch.autograd.function import once_differentiable
 
 from mtllm_kernels import backend as backends
 from mtllm_kernels.linear_kl.function import row_weights, scaled
-from mtllm_kernels.linear_kl.problem import REDUCTIONS, Wanted, check_choice, check_same, check_vector
+from mtllm_kernels.linear_kl.problem import REDUCTIONS, check_choice, check_same, check_vector
+from mtllm_kernels.products import Wanted
 from mtllm_kernels.topk_kl import chunked, reference
 from mtllm_kernels.topk_kl.problem import TopkProblem, check_topk_problem
 

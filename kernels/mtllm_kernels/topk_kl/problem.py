@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mtllm_kernels.linear_kl.problem import FLOATING, check_matrix, check_same
+from mtllm_kernels.products import accumulator_of
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,7 @@ class TopkProblem:
 
     @property
     def accumulator(self) -> torch.dtype:
-        """dtype of logits and statistics."""
-        return torch.float64 if self.student_hidden.dtype == torch.float64 else torch.float32
+        return accumulator_of(self.student_hidden)
 
 
 def check_topk_problem(problem: TopkProblem) -> None:
