@@ -24,7 +24,7 @@ from mtllm_ds.data.blocks import (
     encode_block,
     narrowest_unsigned,
 )
-from mtllm_ds.data.storage import Storage, StorageError, check_member_name
+from mtllm_ds.data.storage import RemoteSettings, Storage, StorageError, check_member_name, open_storage
 from mtllm_ds.data.tokenization import TextTokenizer
 from mtllm_ds.errors import UserError
 
@@ -146,14 +146,14 @@ class Manifest:
     settings_hash: str
 
     @classmethod
-    def load(cls, location: str | Path) -> "Manifest":
-        """Read the manifest and index of the data set in a folder (or of its `manifest.json`).
+    def load(cls, location: str | Path, remote: RemoteSettings | None = None) -> "Manifest":
+        """Read the manifest and index of the data set in a folder or below a URL (or of its `manifest.json`).
 
         Raises:
             UserError: there is none, it is damaged, or another version wrote it.
         """
         root = str(location).removesuffix(MANIFEST_NAME).rstrip("/") or "."
-        storage = Storage(root)
+        storage = open_storage(root, remote)
         try:
             raw = storage.read(MANIFEST_NAME)
         except StorageError as error:
@@ -250,13 +250,11 @@ class Manifest:
         Raises:
             UserError: naming the first such shard.
         """
-        for shard in self.shards:
-            try:
-                size = self.storage.size(shard.name)
-            except StorageError as error:
+        for shard, size in zip(self.shards, self.storage.sizes([shard.name for shard in self.shards]), strict=True):
+            if size is None:
                 raise UserError(
                     f"the shard '{shard.name}' is missing in '{self.storage.root}'; copy or prepare it anew"
-                ) from error
+                )
             if size != shard.bytes:
                 raise UserError(
                     f"the shard '{shard.name}' in '{self.storage.root}' has {size} bytes instead of {shard.bytes}; "

@@ -100,12 +100,12 @@ def read_block(manifest: Manifest, block: int) -> Block:
     """
     index = manifest.index
     shard = manifest.shards[int(index.shard[block])]
+    expected = index.sha256[block].tobytes()
+    start, length = int(index.offset[block]), int(index.size_bytes[block])
     try:
-        data = manifest.storage.read_range(shard.name, int(index.offset[block]), int(index.size_bytes[block]))
+        data = manifest.storage.read_range(shard.name, start, length, lambda read: block_hash(read) == expected)
     except StorageError as error:
         raise DamagedBlockError(manifest, block, str(error)) from error
-    if block_hash(data) != index.sha256[block].tobytes():
-        raise DamagedBlockError(manifest, block, "its bytes are not those that were written (sha256 differs)")
     try:
         columns = decode_block(data)
     except BlockError as error:

@@ -1,13 +1,40 @@
-"""Where the files of a data set are read from: every read goes through `Storage`, by name inside one root."""
+"""Where the files of a data set are read from: a local folder, or http(s)://, s3:// and hf:// with retries and a bounded cache.
 
+Files are only ever read as bytes, by name below one root: nothing is executed, unpacked or unpickled. Other schemes (`pipe:` would
+run a shell) are refused.
+"""
+
+import hashlib
 import os
+import random
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mtllm_ds.errors import UserError
 
+REMOTE_SCHEMES = ("http", "https", "s3", "hf")
+
 
 class StorageError(OSError):
-    """A read failed: the file is missing, too short, or out of reach."""
+    """A read failed for good: the file is missing, too short, altered, or out of reach."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteSettings:
+    """How remote files are read."""
+
+    cache_folder: str = os.path.join("~", ".cache", "mtllm_ds", "ranges")
+    """Keeps ranges that were read and checked, shared by all processes of a machine."""
+    cache_bytes: int = 16 << 30
+    """Beyond this, what was not used for longest is dropped; 0 keeps nothing."""
+    attempts: int = 6
+    first_wait_seconds: float = 0.5
+    """Doubled after every attempt, and varied by half, so that many processes do not come back at once."""
+    timeout_seconds: float = 60.0
 
 
 def check_member_name(name: str) -> str:
@@ -17,35 +44,200 @@ def check_member_name(name: str) -> str:
     return name
 
 
-class Storage:
-    """Reads of files below a local root."""
+class Storage(ABC):
+    """Reads of files below a root, by relative name."""
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = str(root)
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """A whole file; raises StorageError."""
+
+    @abstractmethod
+    def read_range(self, name: str, offset: int, length: int, is_whole: Callable[[bytes], bool]) -> bytes:
+        """`length` bytes from `offset`. `is_whole` tells whether they are the right ones; remote reads are repeated if not.
+
+        Raises:
+            StorageError: out of reach, too short, or never the right bytes.
+        """
+
+    @abstractmethod
+    def sizes(self, names: Sequence[str]) -> list[int | None]:
+        """Bytes of each file; None where it is missing."""
+
+
+def open_storage(location: str, remote: RemoteSettings | None = None) -> Storage:
+    """Storage of a local folder or a remote URL.
+
+    Raises:
+        UserError: the scheme is not one that is served.
+    """
+    scheme, separator, _ = location.partition(":")
+    if not separator or "/" in scheme or "\\" in scheme:
+        return LocalStorage(os.path.expanduser(location))
+    if scheme in REMOTE_SCHEMES and location.startswith(f"{scheme}://"):
+        return RemoteStorage(location, scheme, remote or RemoteSettings())
+    allowed = ", ".join(f"{known}://" for known in REMOTE_SCHEMES)
+    raise UserError(f"'{location}' cannot be read: '{scheme}:' is not served, use a local folder or {allowed}")
+
+
+class LocalStorage(Storage):
+    """A folder of this machine."""
 
     def read(self, name: str) -> bytes:
-        """A whole file."""
         try:
             return (Path(self.root) / check_member_name(name)).read_bytes()
         except OSError as error:
             raise StorageError(f"cannot read '{name}' in '{self.root}': {error.strerror}") from error
 
-    def read_range(self, name: str, offset: int, length: int) -> bytes:
-        """`length` bytes from `offset`; a shorter answer raises."""
+    def read_range(self, name: str, offset: int, length: int, is_whole: Callable[[bytes], bool]) -> bytes:
         try:
             with open(Path(self.root) / check_member_name(name), "rb", buffering=0) as file:
                 data = os.pread(file.fileno(), length, offset)
         except OSError as error:
             raise StorageError(f"cannot read '{name}' in '{self.root}': {error.strerror}") from error
         if len(data) != length:
-            raise StorageError(
-                f"'{name}' in '{self.root}' ends at byte {offset + len(data)}, before byte {offset + length}"
-            )
+            raise StorageError(f"'{name}' ends at byte {offset + len(data)}, before byte {offset + length}")
+        if not is_whole(data):
+            raise StorageError("its bytes are not those that were written (sha256 differs)")
         return data
 
-    def size(self, name: str) -> int:
-        """Bytes of a file."""
+    def sizes(self, names: Sequence[str]) -> list[int | None]:
+        paths = [Path(self.root) / check_member_name(name) for name in names]
+        return [path.stat().st_size if path.is_file() else None for path in paths]
+
+
+class RemoteStorage(Storage):
+    """A folder behind fsspec. Every read is tried several times; checked ranges are kept in a local cache."""
+
+    def __init__(self, root: str, scheme: str, settings: RemoteSettings) -> None:
+        super().__init__(root)
+        self._scheme = scheme
+        self._settings = settings
+        self._filesystem: tuple[int, Any] | None = None
+        self._cache = RangeCache(Path(settings.cache_folder).expanduser(), settings.cache_bytes)
+
+    def read(self, name: str) -> bytes:
+        return self._try(name, lambda filesystem, url: filesystem.cat_file(url))
+
+    def read_range(self, name: str, offset: int, length: int, is_whole: Callable[[bytes], bool]) -> bytes:
+        key = f"{self.root}/{name}:{offset}:{length}"
+        cached = self._cache.get(key)
+        if cached is not None and is_whole(cached):
+            return cached
+
+        def fetch(filesystem: Any, url: str) -> bytes:
+            data = filesystem.cat_file(url, start=offset, end=offset + length)
+            if len(data) != length:
+                raise OSError(f"{len(data)} bytes came instead of {length} (does the server serve ranges?)")
+            if not is_whole(data):
+                raise OSError("its bytes are not those that were written (sha256 differs)")
+            return data
+
+        data = self._try(name, fetch)
+        self._cache.put(key, data)
+        return data
+
+    def sizes(self, names: Sequence[str]) -> list[int | None]:
+        return [self._size(name) for name in names]
+
+    def _size(self, name: str) -> int | None:
+        def fetch(filesystem: Any, url: str) -> int | None:
+            try:
+                return filesystem.size(url)
+            except FileNotFoundError:
+                return None
+
+        return self._try(name, fetch)
+
+    def _try(self, name: str, fetch: Callable[[Any, str], Any]) -> Any:
+        """`fetch`, again after a wait where it fails, as often as the settings say."""
+        url = f"{self.root}/{check_member_name(name)}"
+        wait = self._settings.first_wait_seconds
+        for attempt in range(1, self._settings.attempts + 1):
+            try:
+                return fetch(self._connect(), url)
+            except FileNotFoundError as error:
+                raise StorageError(f"there is no '{url}'") from error
+            except Exception as error:  # fsspec lets each protocol's own exceptions through
+                if attempt == self._settings.attempts:
+                    reason = str(error) or type(error).__name__
+                    raise StorageError(
+                        f"cannot read '{url}' after {attempt} attempts: {reason.splitlines()[0]}"
+                    ) from error
+            time.sleep(wait * random.uniform(0.5, 1.5))
+            wait *= 2
+        raise AssertionError("unreachable")
+
+    def _connect(self) -> Any:
+        """The filesystem, one a process: fsspec's connections do not survive a fork."""
+        if self._filesystem is None or self._filesystem[0] != os.getpid():
+            import fsspec
+
+            options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
+            if self._scheme in ("http", "https"):
+                import aiohttp
+
+                options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=self._settings.timeout_seconds)}
+            self._filesystem = os.getpid(), fsspec.filesystem(self._scheme, **options)
+        return self._filesystem[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_filesystem": None}
+
+
+class RangeCache:
+    """Byte ranges on the local disk, at most `max_bytes` of them; safe for many processes at once."""
+
+    _LOOK_EVERY = 64
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._puts = 0
+
+    def get(self, key: str) -> bytes | None:
+        """What was put, or None; the caller checks it."""
+        if not self._max_bytes:
+            return None
+        path = self._path(key)
         try:
-            return (Path(self.root) / check_member_name(name)).stat().st_size
-        except OSError as error:
-            raise StorageError(f"cannot read '{name}' in '{self.root}': {error.strerror}") from error
+            data = path.read_bytes()
+            os.utime(path)  # used now: dropped last
+        except OSError:
+            return None
+        return data
+
+    def put(self, key: str, data: bytes) -> None:
+        """Keep a range; a full disk only means that it is not kept."""
+        if not self._max_bytes:
+            return
+        path = self._path(key)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(data)
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+        if self._puts % self._LOOK_EVERY == 0:
+            self._drop_oldest()
+        self._puts += 1
+
+    def _drop_oldest(self) -> None:
+        entries = []
+        for entry in os.scandir(self._folder):
+            try:
+                entries.append((entry.stat().st_mtime_ns, entry.stat().st_size, entry.path))
+            except FileNotFoundError:  # another process dropped it
+                continue
+        total = sum(size for _, size, _ in entries)
+        for _, size, path in sorted(entries):
+            if total <= self._max_bytes:
+                break
+            Path(path).unlink(missing_ok=True)
+            total -= size
+
+    def _path(self, key: str) -> Path:
+        return self._folder / hashlib.sha256(key.encode()).hexdigest()

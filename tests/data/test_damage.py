@@ -1,15 +1,17 @@
 """Damaged data sets: one line that names the place, and nothing that was there is touched."""
 
 import json
+import random
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mtllm_ds.data.blocks import encode_block
 from mtllm_ds.data.manifest import Manifest
 from mtllm_ds.data.schedule import ScheduleSettings
-from mtllm_ds.data.shards import read_block, verify_shards
+from mtllm_ds.data.shards import DamagedBlockError, read_block, verify_shards
 from mtllm_ds.data.stream import EvalStream, TrainStream
 from mtllm_ds.data.tokenization import TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
@@ -144,3 +146,36 @@ def test_a_tokenizer_that_does_not_match(dataset, specs, tmp_path):
 def test_blocks_are_read_as_written_whatever_the_order(dataset):
     for block in (5, 0, dataset.num_blocks - 1):
         assert len(read_block(dataset, block)["labels"]) == len(dataset.index.llm_lengths[block])
+
+
+def test_a_thousand_random_flips_and_truncations_never_yield_a_wrong_sample(dataset, dataset_copy):
+    """Every damage is found by `verify_shards`, and each block reads as it was written or not at all."""
+    rng = random.Random(20_240_607)
+    manifest = Manifest.load(dataset_copy)
+    index = manifest.index
+    original = {block: encode_block(read_block(dataset, block)) for block in range(dataset.num_blocks)}
+    whole = {shard.name: (dataset_copy / shard.name).read_bytes() for shard in manifest.shards}
+    caught = 0
+    for _ in range(1000):
+        number = rng.randrange(len(manifest.shards))
+        name = manifest.shards[number].name
+        damaged = bytearray(whole[name])
+        if rng.random() < 0.3:
+            del damaged[rng.randrange(len(damaged)) :]
+        else:
+            for _ in range(rng.choice([1, 1, 2, 50])):
+                damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+        (dataset_copy / name).write_bytes(damaged)
+        for block in np.flatnonzero(index.shard == number).tolist():
+            start, end = int(index.offset[block]), int(index.offset[block] + index.size_bytes[block])
+            if damaged[start:end] == whole[name][start:end]:
+                assert encode_block(read_block(manifest, block)) == original[block]
+            else:
+                caught += 1
+                with pytest.raises(DamagedBlockError):
+                    read_block(manifest, block)
+        if damaged != whole[name]:
+            with pytest.raises(UserError):
+                verify_shards(manifest)
+        (dataset_copy / name).write_bytes(whole[name])
+    assert caught > 1000
