@@ -1,4 +1,4 @@
-"""Prepare data: `shards` turns raw text into a data set for training, `verify` checks one byte by byte.
+"""Prepare data: `shards` turns raw text into a data set for training; `verify`, `stats` and `show` look at one.
 
 python launchers/prepare.py shards --input FILE --language eng_Latn --encoder PATH --llm PATH --output DIR
 """
@@ -19,8 +19,16 @@ def parse() -> argparse.Namespace:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_shards(commands)
     verify = commands.add_parser("verify", help="read every byte of a data set and check it against its hashes")
-    verify.add_argument("folder", help="a finished data set")
+    verify.add_argument("folder", help="a finished data set, local or a URL")
     verify.set_defaults(run=run_verify)
+    stats = commands.add_parser("stats", help="samples, tokens, bytes a token and truncated share by language")
+    stats.add_argument("folder", help="a finished data set, local or a URL")
+    stats.set_defaults(run=run_stats)
+    show = commands.add_parser("show", help="print samples as ids and text")
+    show.add_argument("folder", help="a finished data set, local or a URL")
+    show.add_argument("--block", type=int, default=0)
+    show.add_argument("--samples", type=int, default=3)
+    show.set_defaults(run=run_show)
     return parser.parse_args()
 
 
@@ -44,6 +52,9 @@ def _add_shards(commands: argparse._SubParsersAction) -> None:
     add("--long-documents", choices=("truncate", "split"), default="truncate", help="what becomes of longer texts")
     add("--block-samples", type=int, default=256, help="samples a block (default %(default)s)")
     add("--shard-megabytes", type=int, default=64, help="size at which a shard is closed (default %(default)s)")
+    add("--deduplicate", action="store_true", help="leave out documents that repeat an earlier one exactly")
+    add("--exclude", metavar="FILE", help="list of hashes of texts that must not enter (test sets), plain or .xz")
+    add("--exclude-field", help="field that is compared with the list, if not the text itself")
     add("--num-workers", type=int, default=0, help="processes (default: one a core)")
     add("--output", type=Path, required=True, metavar="DIR")
 
@@ -77,6 +88,8 @@ def run_shards(options: argparse.Namespace) -> None:
         long_documents=options.long_documents,
         block_samples=options.block_samples,
         shard_bytes=options.shard_megabytes << 20,
+        deduplicate=options.deduplicate,
+        exclusion_list=options.exclude,
     )
     with BuildDisplay() as display:
         manifest = build_shards(settings, options.output, options.num_workers, display.report)
@@ -96,6 +109,7 @@ def _input_file(options: argparse.Namespace, given: str):
         text_field=options.text_field,
         second_text_field=options.second_text_field,
         label_field=options.label_field,
+        compared_field=options.exclude_field,
     )
 
 
@@ -107,6 +121,20 @@ def run_verify(options: argparse.Namespace) -> None:
     verify_with_progress(manifest)
     counts = f"{len(manifest.shards)} shards, {manifest.num_blocks} blocks, {manifest.num_samples} samples"
     print(f"{options.folder}: {counts}, all whole")
+
+
+def run_stats(options: argparse.Namespace) -> None:
+    from mtllm_ds.data.display import print_summary
+    from mtllm_ds.data.manifest import Manifest
+
+    print_summary(Manifest.load(options.folder))
+
+
+def run_show(options: argparse.Namespace) -> None:
+    from mtllm_ds.data.display import print_samples
+    from mtllm_ds.data.manifest import Manifest
+
+    print_samples(Manifest.load(options.folder), options.block, options.samples)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@
     4         b"MTLB"
     2         version, little-endian
     2         length h of the header
-    h         header, JSON: {"rows": n, "columns": [{"name", "kind", "dtype", "shape" | "lengths" [, "bytes"]}, ...]}
+    h         header, JSON: {"rows": n, "columns": [{"name", "kind", "dtype", "shape"[, "lengths"][, "bytes"]}, ...]}
     ...       the columns in that order, little-endian, without padding
 
-A *ragged* column is its lengths (n) followed by its values end to end; a *dense* column is an array (n, ...). `bytes` is there
+A *ragged* column is its lengths (n) followed by its values (total, *shape) end to end; a *dense* column is an array (n, *shape). `bytes` is there
 where the column is deflated. Integers are stored in the narrowest type that holds them: ids take two bytes where the vocabulary
 fits 65,536, else four. New columns (labels, spans, teacher targets) need no new version. Nothing is ever unpickled.
 """
@@ -38,16 +38,16 @@ class Ragged:
     """Rows of unequal length: `values[offsets[i] : offsets[i + 1]]` is row i."""
 
     values: np.ndarray
-    """(total,)"""
+    """(total, ...)"""
     offsets: np.ndarray
     """(rows + 1,) int64"""
 
     @classmethod
     def from_rows(cls, rows: Sequence[Any], dtype: Any) -> "Ragged":
-        """Lay rows (sequences of numbers) end to end."""
+        """Lay rows (sequences of numbers, or arrays that differ in their first dimension) end to end."""
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum([len(row) for row in rows], out=offsets[1:])
-        values = np.empty(offsets[-1], dtype)
+        values = np.empty((offsets[-1], *np.shape(rows[0])[1:]) if rows else 0, dtype)
         for row, start, end in zip(rows, offsets[:-1], offsets[1:], strict=True):
             values[start:end] = row
         return cls(values, offsets)
@@ -101,11 +101,12 @@ def _encode_column(name: str, column: Column) -> tuple[dict[str, Any], bytes]:
     dtype = values.dtype.newbyteorder("<").str.replace("|", "<")
     assert dtype in _DTYPES, f"column {name}: {dtype} cannot be stored"
     body = values.astype(dtype, copy=False).tobytes()
+    described = {"name": name, "kind": "dense", "dtype": dtype, "shape": list(values.shape[1:])}
     if isinstance(column, Ragged):
         lengths = narrowest_unsigned(column.lengths)
-        described = {"name": name, "kind": "ragged", "dtype": dtype, "lengths": lengths.dtype.str.replace("|", "<")}
+        described |= {"kind": "ragged", "lengths": lengths.dtype.str.replace("|", "<")}
         return described, lengths.tobytes() + body
-    return {"name": name, "kind": "dense", "dtype": dtype, "shape": list(values.shape[1:])}, body
+    return described, body
 
 
 def decode_block(data: bytes | memoryview) -> Block:
@@ -143,6 +144,7 @@ def _decode_column(described: dict[str, Any], rows: int, data: memoryview, posit
     if "bytes" in described:
         end = position + described["bytes"]
         data, position = memoryview(zlib.decompress(data[position:end])), 0
+    offsets = None
     if described["kind"] == "ragged":
         if described["lengths"] not in _DTYPES:
             raise BlockError(f"dtype {described['lengths']}")
@@ -150,13 +152,10 @@ def _decode_column(described: dict[str, Any], rows: int, data: memoryview, posit
         position += lengths.nbytes
         offsets = np.zeros(rows + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
-        column: Column = Ragged(np.frombuffer(data, dtype, int(offsets[-1]), position), offsets)
-        position += int(offsets[-1]) * dtype.itemsize
-    else:
-        shape = (rows, *described["shape"])
-        column = np.frombuffer(data, dtype, prod(shape), position).reshape(shape)
-        position += column.nbytes
-    return column, position if end is None else end
+    shape = (rows if offsets is None else int(offsets[-1]), *described["shape"])
+    values = np.frombuffer(data, dtype, prod(shape), position).reshape(shape)
+    position += values.nbytes
+    return values if offsets is None else Ragged(values, offsets), position if end is None else end
 
 
 def block_hash(data: bytes | memoryview) -> bytes:

@@ -11,6 +11,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from mtllm_ds.data.blocks import (
     slice_rows,
 )
 from mtllm_ds.data.cutting import LongDocuments, encode_documents
+from mtllm_ds.data.filters import DocumentFilter, read_exclusions
 from mtllm_ds.data.journal import Journal, WrittenBlock
 from mtllm_ds.data.manifest import MANIFEST_NAME, Manifest, ShardEntry, TokenizerEntry, write_manifest
 from mtllm_ds.data.shards import ShardWriter
@@ -54,6 +56,10 @@ class ShardSettings:
     """Samples a block, which is what the mixing draws."""
     shard_bytes: int = 64 << 20
     """A shard is closed once it is this large."""
+    deduplicate: bool = False
+    """Leave out documents that repeat an earlier one exactly."""
+    exclusion_list: str | None = None
+    """File of hashes (`filters.py`) of texts that must not enter, such as test sets."""
 
     def __post_init__(self) -> None:
         if not self.inputs:
@@ -80,6 +86,8 @@ class Progress:
 class _Task:
     language: str
     documents: list[Document]
+    left_out: Counter[str]
+    """Documents of this language that were left out since its last task, by reason."""
     bytes_read: int
 
 
@@ -112,13 +120,15 @@ def build_shards(
     for language in {source.language for source in settings.inputs} - {None}:
         encoder.check_tag(language)
         llm.check_tag(language)
-    settings_hash = _settings_hash(settings, readers, encoder, llm)
+    exclusions = read_exclusions(settings.exclusion_list) if settings.exclusion_list else frozenset()
+    settings_hash = _settings_hash(settings, readers, encoder, llm, exclusions)
     if (output / MANIFEST_NAME).exists():
         return _finished(output, settings_hash)
     output.mkdir(parents=True, exist_ok=True)
     with Journal(output, settings_hash) as journal:
         progress = Progress(sum(reader.bytes_total for reader in readers))
-        results = _tokenized(settings, readers, encoder, llm, num_workers, journal, progress)
+        tasks = _tasks(readers, DocumentFilter(settings.deduplicate, exclusions))
+        results = _tokenized(settings, tasks, encoder, llm, num_workers, journal, progress)
         _write_shards(settings, output, journal, results, progress, report)
         if not any(statistics["samples"] for statistics in journal.statistics.values()):
             raise UserError(
@@ -139,11 +149,16 @@ def build_shards(
 
 
 def _settings_hash(
-    settings: ShardSettings, readers: Sequence[SourceReader], encoder: TextTokenizer, llm: TextTokenizer
+    settings: ShardSettings,
+    readers: Sequence[SourceReader],
+    encoder: TextTokenizer,
+    llm: TextTokenizer,
+    exclusions: frozenset[bytes],
 ) -> str:
     decisive = asdict(settings) | {
         "input_bytes": [reader.bytes_total for reader in readers],
         "fingerprints": [encoder.fingerprint, llm.fingerprint],
+        "exclusions": hashlib.sha256(b"".join(sorted(exclusions))).hexdigest(),
     }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
@@ -158,49 +173,54 @@ def _finished(output: Path, settings_hash: str) -> Manifest:
     return manifest
 
 
-def _tasks(readers: Sequence[SourceReader]) -> Iterator[_Task]:
+def _tasks(readers: Sequence[SourceReader], document_filter: DocumentFilter) -> Iterator[_Task]:
     """Documents gathered a language, in an order that depends on the input alone."""
     waiting: dict[str, list[Document]] = {}
+    left_out: dict[str, Counter[str]] = {}
     bytes_before = 0
     for reader in readers:
         is_empty = True
         for document in reader:
             is_empty = False
-            documents = waiting.setdefault(document.language, [])
+            language = document.language
+            documents = waiting.setdefault(language, [])
+            if reason := document_filter.reason(document):
+                left_out.setdefault(language, Counter())[reason] += 1
+                continue
             documents.append(document)
             if len(documents) == TASK_DOCUMENTS:
-                yield _Task(document.language, waiting.pop(document.language), bytes_before + reader.bytes_read)
+                bytes_read = bytes_before + reader.bytes_read
+                yield _Task(language, waiting.pop(language), left_out.pop(language, Counter()), bytes_read)
         if is_empty:
             raise UserError(f"the input file '{reader.source.path}' holds no document, leave it out")
         bytes_before += reader.bytes_total
     for language in sorted(waiting):
-        yield _Task(language, waiting[language], bytes_before)
+        yield _Task(language, waiting[language], left_out.get(language, Counter()), bytes_before)
 
 
 def _tokenize(encoder: TextTokenizer, llm: TextTokenizer, settings: ShardSettings, task: _Task) -> _Result:
-    documents = [document for document in task.documents if all(document.segments)]
-    samples = encode_documents(encoder, llm, [d.segments for d in documents], task.language, settings.long_documents)
-    flat = [(document, sample) for document, pieces in zip(documents, samples, strict=True) for sample in pieces]
+    texts = [document.segments for document in task.documents]
+    samples = encode_documents(encoder, llm, texts, task.language, settings.long_documents)
+    flat = [(document, sample) for document, pieces in zip(task.documents, samples, strict=True) for sample in pieces]
     encoder_ids = Ragged.from_rows([sample.encoder_ids for _, sample in flat], ids_dtype(encoder.vocab_size))
     llm_ids = Ragged.from_rows([sample.llm_ids for _, sample in flat], ids_dtype(llm.vocab_size))
     columns: Block = {"encoder_ids": encoder_ids, "llm_ids": llm_ids}
     if settings.inputs[0].label_field is not None:
         columns["labels"] = np.array([document.label for document, _ in flat], np.int32)
     statistics = Counter(
-        documents=len(task.documents),
-        empty=len(task.documents) - len(documents),
+        documents=len(task.documents) + task.left_out.total(),
         samples=len(flat),
         cut=sum(pieces[-1].is_cut for pieces in samples),
         text_bytes=sum(len(segment.encode()) for _, sample in flat for segment in sample.segments),
         encoder_tokens=len(encoder_ids.values),
         llm_tokens=len(llm_ids.values),
     )
-    return _Result(task.language, columns, statistics)
+    return _Result(task.language, columns, statistics + task.left_out)
 
 
 def _tokenized(
     settings: ShardSettings,
-    readers: Sequence[SourceReader],
+    tasks: Iterator[_Task],
     encoder: TextTokenizer,
     llm: TextTokenizer,
     num_workers: int,
@@ -209,7 +229,7 @@ def _tokenized(
 ) -> Iterator[_Result]:
     """Results of all tasks that the journal does not cover, in order."""
     num_workers = num_workers or os.cpu_count() or 1
-    tasks = (task for number, task in enumerate(_tasks(readers)) if number >= journal.tasks_done)
+    tasks = islice(tasks, journal.tasks_done, None)
     if num_workers == 1:
         for task in tasks:
             progress.bytes_read = task.bytes_read

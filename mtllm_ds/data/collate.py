@@ -12,7 +12,7 @@ from mtllm_ds.data.packing import PackedBatch, pack_batch, pad_rows
 
 _CORE_COLUMNS = ("encoder_ids", "llm_ids")
 IGNORED_LABEL = -100
-"""Fills ragged integer extras, as the field's losses expect."""
+"""Fills ragged integer extras, as the field's losses expect; other ragged extras are filled with 0."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Batch:
     sample_ids: torch.Tensor
     """(B,) int64, row number in the data set; -1 where not valid"""
     extras: dict[str, torch.Tensor] = field(default_factory=dict)
-    """Further columns (labels, teacher targets): dense (B, ...), ragged ones padded to (B, S)"""
+    """Further columns (labels, teacher targets): dense (B, ...), ragged ones padded to (B, S, ...)"""
     packed: PackedBatch | None = None
     """The same samples packed, under token budgets; None with cells of a fixed count"""
 
@@ -99,12 +99,9 @@ def _extra_columns(samples: Sequence[Sample]) -> list[str]:
 
 
 def _extra(name: str, samples: Sequence[Sample]) -> torch.Tensor:
-    rows = [sample.block[name][sample.row] for sample in samples]
+    rows = [np.asarray(sample.block[name][sample.row]) for sample in samples]
     if isinstance(samples[0].block[name], Ragged):
-        return pad_rows(rows, IGNORED_LABEL)[0]
-    return torch.from_numpy(np.stack(rows).astype(_torch_dtype(rows[0].dtype)))
-
-
-def _torch_dtype(dtype: np.dtype) -> np.dtype:
-    """Labels and other integers as int64, what torch indexes with; floats as they are."""
-    return np.dtype(np.int64) if dtype.kind in "ui" else dtype
+        is_labels = rows[0].dtype.kind in "ui" and rows[0].ndim == 1
+        return pad_rows(rows, IGNORED_LABEL if is_labels else 0)[0]
+    stacked = np.stack(rows)
+    return torch.from_numpy(stacked.astype(np.int64) if stacked.dtype.kind in "ui" else stacked)

@@ -1,12 +1,19 @@
 """What a person sees of data preparation: progress bars and tables."""
 
+import sys
+from collections import Counter
+from collections.abc import Callable
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mtllm_ds.data import build
-from mtllm_ds.data.manifest import Manifest
-from mtllm_ds.data.shards import verify_shards
+from mtllm_ds.data.manifest import Manifest, TokenizerEntry
+from mtllm_ds.data.shards import read_block, verify_shards
+from mtllm_ds.errors import UserError
+
+LEFT_OUT = ("empty", "duplicate", "excluded")
 
 _STDERR = Console(stderr=True)
 
@@ -53,21 +60,25 @@ def verify_with_progress(manifest: Manifest) -> None:
 
 
 def print_summary(manifest: Manifest) -> None:
-    """A row a language: samples, tokens on both sides, bytes of text a token, share of documents cut."""
+    """A row a language: samples, tokens on both sides, bytes of text a token, share of documents cut, documents left out."""
     table = Table(title=f"{manifest.storage.root}: {len(manifest.shards)} shards, {manifest.num_blocks} blocks")
-    table.add_column("language")
+    table.add_column("language", no_wrap=True)
     for heading in (
         "documents",
         "samples",
         "encoder tokens",
-        "bytes/token",
+        "bytes a token",
         "LLM tokens",
-        "bytes/token",
+        "bytes a token",
         "cut",
-        "empty",
+        *LEFT_OUT,
     ):
         table.add_column(heading, justify="right")
-    for language, counts in manifest.statistics.items():
+    rows = dict(manifest.statistics)
+    if len(rows) > 1:
+        rows["all"] = dict(sum((Counter(counts) for counts in rows.values()), Counter()))
+    for language, given in rows.items():
+        counts = Counter(given)
         table.add_row(
             language,
             f"{counts['documents']:,}",
@@ -77,6 +88,36 @@ def print_summary(manifest: Manifest) -> None:
             f"{counts['llm_tokens']:,}",
             f"{counts['text_bytes'] / max(1, counts['llm_tokens']):.2f}",
             f"{counts['cut'] / max(1, counts['documents']):.2%}",
-            f"{counts['empty']:,}",
+            *(f"{counts[reason]:,}" for reason in LEFT_OUT),
         )
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def print_samples(manifest: Manifest, block: int, count: int) -> None:
+    """The first samples of a block: ids of both sides, and the text they spell where the tokenizers are at hand."""
+    if not 0 <= block < manifest.num_blocks:
+        raise UserError(
+            f"there is no block {block}, '{manifest.storage.root}' holds blocks 0 to {manifest.num_blocks - 1}"
+        )
+    columns = read_block(manifest, block)
+    decoders = {side: _decoder(entry) for side, entry in manifest.tokenizers.items()}
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console.print(manifest.describe_block(block))
+    for row in range(min(count, len(columns["llm_ids"]))):
+        console.print(f"\nsample {int(manifest.first_row[block]) + row}")
+        for name, column in columns.items():
+            side = name.removesuffix("_ids")
+            values = column[row]
+            console.print(f"  {name}: {values.tolist()}")
+            if side in decoders:
+                console.print(f"    {decoders[side](values.tolist())!r}")
+
+
+def _decoder(entry: TokenizerEntry) -> Callable[[list[int]], str]:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(entry.name, revision=entry.revision)
+    except (OSError, ValueError):
+        return lambda ids: f"(the tokenizer '{entry.name}' is not at hand)"
+    return lambda ids: str(tokenizer.decode(ids))

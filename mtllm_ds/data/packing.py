@@ -137,10 +137,11 @@ def pack_rows(lengths: np.ndarray, starts: np.ndarray, cells: Sequence[int]) -> 
 
 
 def pad_rows(rows: Sequence[np.ndarray], fill: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, S) int64 values and mask of rows of any integer type, padded on the right."""
+    """(B, S, ...) values, padded on the right, and (B, S) int64 mask of rows (length, ...); integers of any type become int64."""
     lengths = np.array([len(row) for row in rows])
     mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
-    values = np.full(mask.shape, fill, np.int64)
+    dtype = np.dtype(np.int64) if rows[0].dtype.kind in "ui" else rows[0].dtype
+    values = np.full(mask.shape + rows[0].shape[1:], fill, dtype)
     values[mask] = np.concatenate(rows)
     return torch.from_numpy(values), torch.from_numpy(mask.astype(np.int64))
 

@@ -42,6 +42,8 @@ class InputFile:
     """For pairs: the second segment."""
     label_field: str | None = None
     """Integer label, stored in the column `labels`."""
+    compared_field: str | None = None
+    """Field compared with the exclusion list, where that is not the text itself (such as the English side of a translation)."""
 
     def __post_init__(self) -> None:
         if (self.language is None) == (self.language_field is None):
@@ -52,7 +54,7 @@ class InputFile:
     @property
     def fields(self) -> list[str]:
         """All fields that are read."""
-        optional = (self.second_text_field, self.language_field, self.label_field)
+        optional = (self.second_text_field, self.language_field, self.label_field, self.compared_field)
         return [self.text_field, *(field for field in optional if field is not None)]
 
 
@@ -63,6 +65,8 @@ class Document:
     segments: tuple[str, ...]
     language: str
     label: int | None = None
+    compared: str | None = None
+    """What the exclusion list is compared with, where that is not the segments"""
 
 
 class SourceReader:
@@ -117,7 +121,8 @@ class SourceReader:
                 label = int(row[source.label_field])
             except (TypeError, ValueError) as error:
                 raise UserError(f"{place}: the label {row[source.label_field]!r} is not an integer") from error
-        return Document(tuple(text.strip() for text in texts), code, label)
+        compared = None if source.compared_field is None else str(row[source.compared_field])
+        return Document(tuple(text.strip() for text in texts), code, label, compared)
 
     def _lines(self) -> Iterator[tuple[str, str]]:
         stream = io.TextIOWrapper(_decompress(self._raw, Path(self.source.path).suffix), encoding="utf-8", newline="\n")
