@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from mtllm_ds import atomic
 from mtllm_ds.checkpoint.store import restore_checkpoint
-from mtllm_ds.cluster.agree import together
+from mtllm_ds.cluster.agree import together, wait_for_all
 from mtllm_ds.cluster.launch import Cluster, join_cluster, leave_cluster
 from mtllm_ds.cluster.zero import TrainableState, full_numel, partitioned_loading
 from mtllm_ds.config.load import to_yaml
@@ -43,7 +44,6 @@ def run_training(settings: Settings, cluster: Cluster, resume: bool) -> int:
     try:
         finished = trainer.run()
     finally:
-        trainer.preemption.close()
         for sink in trainer.sinks:
             sink.close()
     root = checkpoint_root(settings)
@@ -52,7 +52,11 @@ def run_training(settings: Settings, cluster: Cluster, resume: bool) -> int:
         if finished
         else f"stopped by request, saved in {root}; go on with --resume",
         highlight=False,
+        soft_wrap=True,
     )
+    # A launcher ends all ranks as soon as one has left with a status: leave only after the line above was printed.
+    wait_for_all()
+    trainer.preemption.close()
     trainer.engine.close()
     return 0 if finished else EXIT_PREEMPTED
 
@@ -171,7 +175,8 @@ def _say(console: Console, plan: RunPlan, stack: StackedModel, start_step: int) 
     settings = plan.settings
     trainable = sum(full_numel(p) for p in stack.parameters() if p.requires_grad)
     frozen = sum(full_numel(p) for p in stack.parameters() if not p.requires_grad)
-    attention = {stack.encoder.model.config._attn_implementation, stack.llm.config._attn_implementation}
+    models: tuple[Any, Any] = (stack.encoder.model, stack.llm)
+    attention = {model.config._attn_implementation for model in models}
     console.print(
         f"{'resuming at' if start_step else 'starting at'} step {start_step} on {plan.world_size} ranks; "
         f"{trainable:,} parameters train, {frozen:,} are frozen; {settings.training.precision}, "

@@ -71,7 +71,7 @@ def schedule_scale(optim: OptimSettings, step: int, max_steps: int) -> float:
 
 def _adamw(module: nn.Module, optim: OptimSettings, ds_config: dict[str, Any]) -> torch.optim.Optimizer:
     groups = parameter_groups(module, optim)
-    options = {"lr": optim.learning_rate, "betas": optim.betas, "eps": optim.eps}
+    options: dict[str, Any] = {"lr": optim.learning_rate, "betas": optim.betas, "eps": optim.eps}
     offload = ds_config.get("zero_optimization", {}).get("offload_optimizer", {}).get("device", "none")
     if offload != "none" and zero_stage(ds_config) >= 2:
         from deepspeed.ops.adam import DeepSpeedCPUAdam
