@@ -37,7 +37,7 @@ class Tile:
 
 
 LOW_PRECISION_TILE = Tile(128, 128, 64, 8, 3)
-FLOAT32_TILE = Tile(64, 64, 32, 4, 2)  # exact products, no tensor cores
+FLOAT32_TILE = Tile(32, 64, 16, 4, 2)  # exact products, no tensor cores
 INTERPRETED_TILE = Tile(32, 256, 32, 4, 1)
 GRADIENT_BLOCK_COLUMNS = 2048
 FIRST_ORDER_ABOVE = 0.03  # a reverse KL
@@ -131,7 +131,7 @@ def _fused_chunk(p: Problem, rows: slice, wants_q: bool) -> tuple[Tensor, Tensor
         _row_major(x) for x in (p.student_hidden[rows], p.student_weight, p.teacher_hidden[rows], p.teacher_weight)
     ]
     blocks = [(tile.rows, tile.inner), (tile.columns, tile.inner)] * 2
-    described = all(_describable(x) for x in matrices)
+    described = _has_tensor_copies(device) and all(_describable(x) for x in matrices)
     operands = [_descriptor(x, b) if described else x for x, b in zip(matrices, blocks, strict=True)]
     grid = (triton.cdiv(num_rows, tile.rows) * triton.cdiv(vocabulary, tile.columns),)
     products_kernel[grid](
@@ -174,6 +174,11 @@ def _fused_chunk(p: Problem, rows: slice, wants_q: bool) -> tuple[Tensor, Tensor
 
 def _row_major(matrix: Tensor) -> Tensor:
     return matrix if matrix.stride(1) == 1 else matrix.contiguous()
+
+
+def _has_tensor_copies(device: torch.device) -> bool:
+    """Hopper and later; elsewhere descriptors cost registers and bring nothing. The interpreter knows them too."""
+    return device.type == "cpu" or torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def _describable(matrix: Tensor) -> bool:

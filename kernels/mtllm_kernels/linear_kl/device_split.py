@@ -12,7 +12,7 @@ from torch import Tensor
 from mtllm_kernels.linear_kl.problem import IGNORED_LABEL, Problem
 from mtllm_kernels.triton_math import INFINITE_LOSS, LOWEST, divergence_terms, tanh
 
-BLOCK, NUM_WARPS = 4096, 8
+PLAIN, WITH_OPTIONS = (4096, 8), (1024, 4)  # block, warps
 IGNORED = tl.constexpr(IGNORED_LABEL)
 
 
@@ -132,6 +132,8 @@ def statistics_and_gradient(
     p = problem
     num_rows, vocabulary = student.shape
     losses = torch.empty(num_rows, dtype=torch.float32, device=student.device)
+    has_options = any(x is not None for x in (p.student_bias, p.teacher_bias, p.softcap, p.labels))
+    block, num_warps = WITH_OPTIONS if has_options else PLAIN
     target = student if gradient is None else gradient  # a pointer is needed, nothing is written through it
     split_kernel[(num_rows,)](
         student,
@@ -157,7 +159,7 @@ def statistics_and_gradient(
         HAS_CAP=p.softcap is not None,
         HAS_LABELS=p.has_labels,
         WANTS_GRADIENT=gradient is not None,
-        BLOCK=BLOCK,
-        num_warps=NUM_WARPS,
+        BLOCK=block,
+        num_warps=num_warps,
     )
     return losses
