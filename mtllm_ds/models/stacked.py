@@ -14,6 +14,7 @@ from torch import nn
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.models.connector import build_connector
 from mtllm_ds.models.encoders import FrozenEncoder, load_encoder
+from mtllm_ds.models.liger import use_liger_kernels
 from mtllm_ds.models.loading import choose_attention, load_llm
 from mtllm_ds.models.lora import adapters_off, add_lora, lora_layers
 
@@ -66,6 +67,8 @@ def build_stacked(settings: Settings, device: torch.device) -> StackedModel:
     attention = choose_attention(settings.model.attention, device, dtype)
     encoder = load_encoder(settings.model.encoder, attention, dtype)
     llm = load_llm(settings.model.llm, attention, dtype)
+    if settings.model.liger:
+        use_liger_kernels(llm, device)
     connector = build_connector(
         settings.model.connector, encoder.hidden_size, llm.config.hidden_size, seed=settings.run.seed, dtype=dtype
     )
