@@ -7,9 +7,9 @@
     h         header, JSON: {"rows": n, "columns": [{"name", "kind", "dtype", "shape"[, "lengths"][, "bytes"]}, ...]}
     ...       the columns in that order, little-endian, without padding
 
-A *ragged* column is its lengths (n) followed by its values (total, *shape) end to end; a *dense* column is an array (n, *shape). `bytes` is there
-where the column is deflated. Integers are stored in the narrowest type that holds them: ids take two bytes where the vocabulary
-fits 65,536, else four. New columns (labels, spans, teacher targets) need no new version. Nothing is ever unpickled.
+A *ragged* column is its lengths (n) followed by its values (total, *shape) end to end; a *dense* column is an array (n, *shape).
+`bytes` is there where the column is deflated. Integers are stored in the narrowest type that holds them: ids take two bytes where
+the vocabulary fits 65,536, else four. New columns (labels, spans, teacher targets) need no new version. Nothing is ever unpickled.
 """
 
 import hashlib

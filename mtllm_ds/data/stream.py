@@ -1,25 +1,22 @@
 """Batches for training and validation: seeks straight to the blocks that the schedule names."""
 
 import signal
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from mtllm_ds.data.blocks import Block
-from mtllm_ds.data.collate import Batch, Collator, Sample
+from mtllm_ds.data.collate import Batch, Collator
 from mtllm_ds.data.manifest import Manifest
+from mtllm_ds.data.reading import BlockReader, OnError
 from mtllm_ds.data.schedule import Order, Schedule, ScheduleSettings, check_cursor
-from mtllm_ds.data.shards import DamagedBlockError, read_block
+from mtllm_ds.data.targets import TargetReader
 from mtllm_ds.errors import UserError
-
-OnError = Literal["fail", "skip"]
 
 
 @dataclass
@@ -39,59 +36,6 @@ class StepBatches:
         return self._cursor(self.step + 1)
 
 
-class BlockReader:
-    """Rows by number, with the blocks last used kept decoded.
-
-    Args:
-        on_error: `skip` drops damaged blocks whole, until their samples exceed `max_skipped_share` of the data set.
-    """
-
-    def __init__(self, manifest: Manifest, cached_blocks: int, on_error: OnError, max_skipped_share: float) -> None:
-        self._manifest = manifest
-        self._blocks: OrderedDict[int, Block | None] = OrderedDict()
-        self._capacity = cached_blocks
-        self._on_error = on_error
-        self._max_skipped_share = max_skipped_share
-        self.skipped_blocks: set[int] = set()
-
-    def samples(self, rows: np.ndarray) -> list[Sample]:
-        """The samples of some rows; fewer where blocks are skipped."""
-        found = []
-        for row, block in zip(rows.tolist(), self._manifest.blocks_of_rows(rows).tolist(), strict=True):
-            columns = self._block(block)
-            if columns is not None:
-                place = row - int(self._manifest.first_row[block])
-                found.append(Sample(columns, place, int(self._manifest.index.language[block]), row))
-        return found
-
-    def _block(self, block: int) -> Block | None:
-        if block in self._blocks:
-            self._blocks.move_to_end(block)
-            return self._blocks[block]
-        columns = self._read(block)
-        self._blocks[block] = columns
-        if len(self._blocks) > self._capacity:
-            self._blocks.popitem(last=False)
-        return columns
-
-    def _read(self, block: int) -> Block | None:
-        if block in self.skipped_blocks:
-            return None
-        try:
-            return read_block(self._manifest, block)
-        except DamagedBlockError as error:
-            if self._on_error == "fail":
-                raise
-            self.skipped_blocks.add(block)
-            lost = sum(len(self._manifest.index.llm_lengths[bad]) for bad in self.skipped_blocks)
-            if lost > self._max_skipped_share * self._manifest.num_samples:
-                raise UserError(
-                    f"{lost} of {self._manifest.num_samples} samples lie in damaged blocks, more than "
-                    f"data.max_skipped_share = {self._max_skipped_share} allows; the last: {error}"
-                ) from error
-            return None
-
-
 class TrainStream:
     """This rank's part of an endless run over a data set, whose order depends on settings and seed alone.
 
@@ -100,6 +44,7 @@ class TrainStream:
         num_workers: reading processes; 0 reads in this one
         on_error: what to do about damaged blocks: `fail`, or `skip` them whole, count them, and fail past `max_skipped_share`
         cursor: `StepBatches.cursor` of the last step that was taken, from a run with any number of ranks and workers
+        targets: target sets whose columns come along as `Batch.extras`
 
     Raises:
         UserError: more ranks than lanes, a shard that is missing, or a cursor that does not fit.
@@ -117,6 +62,7 @@ class TrainStream:
         max_skipped_share: float = 0.01,
         seed: int = 0,
         cursor: dict[str, Any] | None = None,
+        targets: Sequence[TargetReader] = (),
     ) -> None:
         self.manifest = manifest if isinstance(manifest, Manifest) else Manifest.load(manifest)
         self._settings = schedule
@@ -137,6 +83,7 @@ class TrainStream:
         self._num_workers = min(num_workers, len(self._lanes_of_forward))
         self._on_error = on_error
         self._max_skipped_share = max_skipped_share
+        self._targets = targets
         self._all_lanes = Schedule(Order(self.manifest, schedule, seed), range(schedule.lanes), cursor)
         self._consumed = self._all_lanes.step
         self._padding = {side: [0, 0] for side in ("encoder", "llm")}
@@ -181,15 +128,13 @@ class TrainStream:
     def _steps(self) -> Iterator[list["_Part"]]:
         """The parts of each step, one a worker."""
         workers = max(1, self._num_workers)
-        datasets = _Parts(
-            self.manifest,
-            self._settings,
-            self._seed,
-            self._start,
-            self._lanes_of_forward,
-            self._on_error,
-            self._max_skipped_share,
+        # A lane reads one block at a time; with token budgets some rows of earlier blocks still wait.
+        cached_blocks = (
+            (4 if self._settings.has_budgets else 2) * len(self._lanes_of_forward) * self._settings.cells_per_forward
         )
+        reader = BlockReader(self.manifest, cached_blocks + 8, self._on_error, self._max_skipped_share, self._targets)
+        order = Order(self.manifest, self._settings, self._seed)
+        datasets = _Parts(self.manifest, order, reader, self._start, self._lanes_of_forward)
         if not self._num_workers:
             parts: Iterator[_Part] = iter(datasets)
         else:
@@ -236,33 +181,26 @@ class _Parts(IterableDataset):
     def __init__(
         self,
         manifest: Manifest,
-        settings: ScheduleSettings,
-        seed: int,
+        order: Order,
+        reader: BlockReader,
         cursor: dict[str, Any] | None,
         lanes_of_forward: list[list[int]],
-        on_error: OnError,
-        max_skipped_share: float,
     ) -> None:
         super().__init__()
         self._manifest = manifest
-        self._settings = settings
-        self._seed = seed
+        self._order = order
+        self._reader = reader
         self._cursor = cursor
         self._lanes_of_forward = lanes_of_forward
-        self._on_error = on_error
-        self._max_skipped_share = max_skipped_share
 
     def __iter__(self) -> Iterator[_Part]:
         worker = get_worker_info()
         number, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         forwards = {i: lanes for i, lanes in enumerate(self._lanes_of_forward) if i % stride == number}
         lanes = [lane for own in forwards.values() for lane in own]
-        order = Order(self._manifest, self._settings, self._seed)
-        schedule = Schedule(order, lanes, self._cursor)
-        # A lane reads one block at a time; with token budgets some rows of earlier blocks still wait.
-        cached_blocks = len(lanes) * (4 if self._settings.has_budgets else 2) + 8
-        reader = BlockReader(self._manifest, cached_blocks, self._on_error, self._max_skipped_share)
-        collate = _collator(self._manifest, self._settings.encoder_buckets if self._settings.has_budgets else 0)
+        schedule = Schedule(self._order, lanes, self._cursor)
+        settings, reader = self._order.settings, self._reader
+        collate = _collator(self._manifest, settings.encoder_buckets if settings.has_budgets else 0)
         while True:
             cells = schedule.next_cells() if lanes else {}
             try:
@@ -286,6 +224,7 @@ class EvalStream:
 
     Args:
         limit: that many samples at most, spread evenly over the data set so that no language is left out
+        targets: target sets whose columns come along as `Batch.extras`
     """
 
     def __init__(
@@ -296,7 +235,9 @@ class EvalStream:
         world_size: int = 1,
         batch_size: int,
         limit: int | None = None,
+        targets: Sequence[TargetReader] = (),
     ) -> None:
+        self._targets = targets
         self.manifest = manifest if isinstance(manifest, Manifest) else Manifest.load(manifest)
         self.manifest.check_shards()
         total = self.manifest.num_samples
@@ -311,7 +252,7 @@ class EvalStream:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        reader = BlockReader(self.manifest, cached_blocks=8, on_error="fail", max_skipped_share=0)
+        reader = BlockReader(self.manifest, cached_blocks=8, targets=self._targets)
         collate = _collator(self.manifest)
         for rows in self._batches:
             yield collate([reader.samples(rows)])
