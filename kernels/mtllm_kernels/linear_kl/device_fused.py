@@ -141,7 +141,7 @@ def products_kernel(
     tl.debug_barrier()  # what was parked is seen by the whole block
     to_base_2 = inverse_temperature * LOG2_E
     part_at = rows.to(tl.int64) * num_parts + first_column // WIDTH
-    stride = num_rows.to(tl.int64) * num_parts
+    stride = tl.cast(num_rows, tl.int64) * num_parts
     left, right = columns_in_half(accumulator, BM, BV)
     q0, q1 = columns_in_half(left, BM, BV // 2)
     q2, q3 = columns_in_half(right, BM, BV // 2)
@@ -181,7 +181,7 @@ def combine_kernel(
     row = tl.program_id(0).to(tl.int64)
     if tl.load(row_weight + row) == 0.0:
         return
-    stride = num_rows.to(tl.int64) * num_parts
+    stride = tl.cast(num_rows, tl.int64) * num_parts
     statistics += row * num_parts
     lanes = tl.arange(0, BLOCK)
     highest_s, total_s, cross = (
@@ -243,7 +243,7 @@ def gradient_kernel(
             tl.store(gradient + at, tl.zeros((BLOCK_PARTS, WIDTH), gradient.dtype.element_ty), mask=inside)
         return
 
-    stride = num_rows.to(tl.int64) * num_parts
+    stride = tl.cast(num_rows, tl.int64) * num_parts
     part_at, there = statistics + row * num_parts + part, part < num_parts
     unit_s = tl.load(part_at, mask=there, other=0.0)[:, None]
     unit_t = tl.load(part_at + stride, mask=there, other=0.0)[:, None]
