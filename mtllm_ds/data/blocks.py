@@ -4,7 +4,7 @@
     4         b"MTLB"
     2         version, little-endian
     2         length h of the header
-    h         header, JSON: {"rows": n, "columns": [{"name", "kind", "dtype", "shape"[, "lengths"][, "bytes"]}, ...]}
+    h         header, JSON: {"rows": n, "columns": [{"name", "kind", "dtype"[, "shape"][, "lengths"][, "bytes"]}, ...]}
     ...       the columns in that order, little-endian, without padding
 
 A *ragged* column is its lengths (n) followed by its values (total, *shape) end to end; a *dense* column is an array (n, *shape).
@@ -101,7 +101,9 @@ def _encode_column(name: str, column: Column) -> tuple[dict[str, Any], bytes]:
     dtype = values.dtype.newbyteorder("<").str.replace("|", "<")
     assert dtype in _DTYPES, f"column {name}: {dtype} cannot be stored"
     body = values.astype(dtype, copy=False).tobytes()
-    described = {"name": name, "kind": "dense", "dtype": dtype, "shape": list(values.shape[1:])}
+    described: dict[str, Any] = {"name": name, "kind": "dense", "dtype": dtype}
+    if values.ndim > 1:
+        described["shape"] = list(values.shape[1:])
     if isinstance(column, Ragged):
         lengths = narrowest_unsigned(column.lengths)
         described |= {"kind": "ragged", "lengths": lengths.dtype.str.replace("|", "<")}
@@ -152,7 +154,7 @@ def _decode_column(described: dict[str, Any], rows: int, data: memoryview, posit
         position += lengths.nbytes
         offsets = np.zeros(rows + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
-    shape = (rows if offsets is None else int(offsets[-1]), *described["shape"])
+    shape = (rows if offsets is None else int(offsets[-1]), *described.get("shape", ()))
     values = np.frombuffer(data, dtype, prod(shape), position).reshape(shape)
     position += values.nbytes
     return values if offsets is None else Ragged(values, offsets), position if end is None else end

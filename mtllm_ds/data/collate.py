@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +15,7 @@ IGNORED_LABEL = -100
 """Fills ragged integer extras, as the field's losses expect; other ragged extras are filled with 0."""
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """One row: the block it lies in, decoded, and its place there."""
 
     block: Block

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mtllm_ds.config.names import resolve_model_name
 from mtllm_ds.data import build
 from mtllm_ds.data.manifest import Manifest, TokenizerEntry
 from mtllm_ds.data.shards import read_block, verify_shards
@@ -117,7 +118,7 @@ def _decoder(entry: TokenizerEntry) -> Callable[[list[int]], str]:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(entry.name, revision=entry.revision)
+        tokenizer = AutoTokenizer.from_pretrained(resolve_model_name(entry.name), revision=entry.revision)
     except (OSError, ValueError):
         return lambda ids: f"(the tokenizer '{entry.name}' is not at hand)"
     return lambda ids: str(tokenizer.decode(ids))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from mtllm_ds.config.names import resolve_model_name
 from mtllm_ds.errors import UserError
 from mtllm_ds.languages import ALIASES, check_language, nearest_code
 
@@ -29,7 +30,7 @@ _FAMILY_OF_MODEL = {"m2m_100": "nllb", "nllb-moe": "nllb", "t5": "t5", "mt5": "t
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerSpec:
-    """Which tokenizer reads a side. `name` is a hub name or a local folder; `family` `auto` is told from its files."""
+    """Which tokenizer reads a side. `name` is a hub name, a local folder or `package:NAME/FOLDER`; `auto` tells the family from files."""
 
     name: str
     revision: str | None = None
@@ -163,10 +164,11 @@ def load_text_tokenizer(spec: TokenizerSpec) -> TextTokenizer:
     """
     from transformers import AutoTokenizer  # seconds to import: only where it is used
 
-    if spec.name.startswith((".", "/")) and not Path(spec.name).is_dir():
+    name = resolve_model_name(spec.name)
+    if name.startswith((".", "/")) and not Path(name).is_dir():
         raise UserError(f"no tokenizer at '{spec.name}': the folder does not exist; give a folder or a hub name")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(spec.name, revision=spec.revision)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=spec.revision)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"no tokenizer at '{spec.name}' ({reason}); give a folder or a hub name") from error
@@ -198,7 +200,7 @@ def _model_type(spec: TokenizerSpec) -> str:
     from transformers import PreTrainedConfig
 
     try:
-        config, _ = PreTrainedConfig.get_config_dict(spec.name, revision=spec.revision)
+        config, _ = PreTrainedConfig.get_config_dict(resolve_model_name(spec.name), revision=spec.revision)
     except OSError:
         return ""
     return config.get("model_type", "")
