@@ -18,7 +18,8 @@ def run_and_exit(main: Callable[[], int]) -> None:
     try:
         status = main()
     except (UserError, UnsoundStepError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        if _speaks():
+            print(f"error: {error}", file=sys.stderr)
         status = error.exit_status
     except PeerFailedError as error:
         status = error.exit_status
@@ -29,6 +30,13 @@ def run_and_exit(main: Callable[[], int]) -> None:
     if status:
         os._exit(status)
     sys.exit(0)
+
+
+def _speaks() -> bool:
+    """Does this rank print a mistake? Once ranks are joined, only the one they agreed on gets here; before, one a node."""
+    distributed = sys.modules.get("torch.distributed")
+    joined = distributed is not None and distributed.is_initialized()
+    return joined or os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
 
 
 def quiet_libraries() -> None:

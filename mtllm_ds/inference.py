@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel
@@ -57,12 +58,8 @@ class MTLLM:
         )
         connector.load_state_dict(export.connector_weights())
         adapted = PeftModel.from_pretrained(base, str(export.adapter_folder), autocast_adapter_dtype=False)
-        specs = [
-            TokenizerSpec(name=str(export.tokenizer_folder(side)), side=side, max_length=export.max_length(side))
-            for side in ("encoder", "llm")
-        ]
-        tokenizers = [load_text_tokenizer(spec) for spec in specs]
-        return cls(StackedModel(frozen_encoder, connector.to(dtype), adapted.to(dtype)), *tokenizers, device=place)
+        stack = StackedModel(frozen_encoder, connector.to(dtype), adapted.to(dtype))
+        return cls(stack, _tokenizer(export, "encoder"), _tokenizer(export, "llm"), place)
 
     def encode(self, texts: Sequence[str], lang: str, batch_size: int = 32) -> torch.Tensor:
         """Vectors of texts in one language (FLORES-200 code): (n, d) float32 on the CPU.
@@ -88,8 +85,13 @@ class MTLLM:
         return [_cut(self._encoder_tokenizer([text], lang), limit, self._encoder_tokenizer) for text in _checked(texts)]
 
     @torch.no_grad()
-    def _batched(self, ids: list[list[int]], pad_id: int, batch_size: int, states: object) -> torch.Tensor:
-        assert callable(states)
+    def _batched(
+        self,
+        ids: list[list[int]],
+        pad_id: int,
+        batch_size: int,
+        states: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> torch.Tensor:
         pooled: dict[int, torch.Tensor] = {}
         for rows in _by_length(ids, batch_size):
             width = max(len(ids[row]) for row in rows)
@@ -106,7 +108,7 @@ class MTLLM:
         return torch.stack([pooled[row] for row in range(len(ids))])
 
 
-def _located(export: Export, side: str, replacement: str | None) -> dict[str, object]:
+def _located(export: Export, side: str, replacement: str | None) -> dict[str, Any]:
     """Settings of one base model, at its old or its new place, checked to be the same model."""
     base = dict(export.bases[side])
     trained_on = base.pop("fingerprint")
@@ -123,6 +125,11 @@ def _located(export: Export, side: str, replacement: str | None) -> dict[str, ob
             f"export {export.folder}: {side} {name} is not the model it was trained on ({found} instead of {trained_on})"
         )
     return base
+
+
+def _tokenizer(export: Export, side: Literal["encoder", "llm"]) -> TextTokenizer:
+    spec = TokenizerSpec(name=str(export.tokenizer_folder(side)), side=side, max_length=export.max_length(side))
+    return load_text_tokenizer(spec)
 
 
 def _checked(texts: Sequence[str]) -> Sequence[str]:

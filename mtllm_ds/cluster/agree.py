@@ -37,7 +37,7 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
 def together(work: Callable[[], Result], device: torch.device) -> Result:
     """`work()` of this rank, or a stop of all ranks: the lowest rank with a mistake tells it, the others leave quietly.
 
-    For work without collectives inside.
+    For work without collectives inside, or work that fails alike on all ranks.
     """
     mistake: UserError | None = None
     try:

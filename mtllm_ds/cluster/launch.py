@@ -27,11 +27,6 @@ class Cluster:
         return self.rank == 0
 
 
-def rank_from_environment() -> int:
-    """Rank of this process before any process group exists; 0 when started alone."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
-
-
 def join_cluster() -> Cluster:
     """Join the process group (once) and return this rank's place in it."""
     _fill_environment()

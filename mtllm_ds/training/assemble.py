@@ -67,12 +67,12 @@ def open_run(settings: Settings, cluster: Cluster, resume: bool, console: Consol
     plan = together(lambda: check_run(settings, cluster.world_size), device)
     found = together(lambda: checkpoint_to_resume(checkpoint_root(settings), resume), device)
     if found is not None:
-        require_same_run(settings, plan.bases, found[1])
+        together(lambda: require_same_run(settings, plan.bases, found[1]), device)
     stream = together(lambda: _train_stream(plan, cluster, found[1].cursor if found else None), device)
     assert stream.micro_batches_per_step == plan.micro_batches_per_step
 
     with partitioned_loading(plan.ds_config):
-        stack = build_stacked(settings, device)
+        stack = together(lambda: build_stacked(settings, device), device)
     if settings.model.connector.init == "least_squares" and found is None:
         stack.to(device)
         start_connector(

@@ -1,0 +1,58 @@
+"""A rank learns its place from whichever launcher started it."""
+
+import pytest
+
+from mtllm_ds.cluster.launch import _fill_environment, _first_host
+
+NAMES = (
+    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID", "SLURM_NTASKS",
+    "SLURM_LOCALID", "SLURM_STEP_NODELIST", "SLURM_NODELIST",
+)  # fmt: skip
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+
+    def fill(**values):
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+        _fill_environment()
+        import os
+
+        found = {name: os.environ.get(name) for name in NAMES}
+        for name in NAMES:  # what _fill_environment set itself
+            monkeypatch.delenv(name, raising=False)
+        return found
+
+    return fill
+
+
+def test_alone(environment):
+    found = environment()
+    assert (found["RANK"], found["WORLD_SIZE"], found["LOCAL_RANK"], found["LOCAL_SIZE"]) == ("0", "1", "0", "1")
+
+
+def test_torchrun(environment):
+    found = environment(RANK="5", WORLD_SIZE="8", LOCAL_RANK="1", LOCAL_WORLD_SIZE="4", MASTER_ADDR="h", MASTER_PORT="1")
+    assert (found["RANK"], found["WORLD_SIZE"], found["LOCAL_RANK"], found["LOCAL_SIZE"]) == ("5", "8", "1", "4")
+    assert (found["MASTER_ADDR"], found["MASTER_PORT"]) == ("h", "1")
+
+
+def test_slurm(environment):
+    found = environment(SLURM_PROCID="9", SLURM_NTASKS="16", SLURM_LOCALID="1", SLURM_STEP_NODELIST="gpu[03-04]")
+    assert (found["RANK"], found["WORLD_SIZE"], found["LOCAL_RANK"]) == ("9", "16", "1")
+    assert found["MASTER_ADDR"] == "gpu03"
+
+
+def test_a_single_task_under_slurm_runs_alone(environment):
+    assert environment(SLURM_PROCID="0", SLURM_NTASKS="1")["WORLD_SIZE"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("gpu[03-05,09]", "gpu03"), ("a,b", "a"), ("single", "single"), ("n[7,9]", "n7"), ("", "127.0.0.1"), ("x1,y[2-3]", "x1")],
+)
+def test_first_host_of_a_node_list(nodes, first):
+    assert _first_host(nodes) == first
