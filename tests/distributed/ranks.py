@@ -21,7 +21,8 @@ class RankError(AssertionError):
 
     def __init__(self, errors: list[tuple[str, str, str] | None]) -> None:
         self.errors = errors
-        first = next(error for error in errors if error)
+        found = [error for error in errors if error]
+        first = next((error for error in found if error[0] != "PeerFailedError"), found[0])
         super().__init__(f"{first[0]}: {first[1]}\n{first[2]}")
 
 
