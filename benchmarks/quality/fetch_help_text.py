@@ -16,9 +16,9 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
+from benchmarks.quality.apt import Apt
 from benchmarks.quality.help_text import ENGLISH, LANGUAGES, fingerprint, read_jsonl
-from mtllm_ds.atomic import sha256_file, write_json, write_text
-from mtllm_ds.errors import UserError
+from mtllm_ds.atomic import write_json, write_text
 
 PACKAGES = {
     ENGLISH: "en-us", "deu_Latn": "de", "fra_Latn": "fr", "jpn_Jpan": "ja", "rus_Cyrl": "ru", "khm_Khmr": "km", "gaz_Latn": "om",
@@ -61,41 +61,6 @@ class Segments(HTMLParser):
             self.seen[identity] = occurrence + 1
             self.found.append(((identity, occurrence), "p" if tag == "p" else "h", text))
         self.open, self.pieces = None, []
-
-
-class Apt:
-    """apt-get with private lists and cache."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        for part in ("lists/partial", "cache/archives/partial", "debs"):
-            (folder / part).mkdir(parents=True, exist_ok=True)
-        self.options = ["-o", f"Dir::State::Lists={folder / 'lists'}", "-o", f"Dir::Cache={folder / 'cache'}", "-qq"]
-
-    def run(self, *command: str, cwd: Path | None = None) -> str:
-        program, *arguments = command
-        done = subprocess.run([program, *self.options, *arguments], cwd=cwd, capture_output=True, text=True)
-        if done.returncode:
-            raise UserError(
-                f"apt failed, {' '.join(command)}: {done.stderr.strip()[:200]}, check the network and sources.list"
-            )
-        return done.stdout
-
-    def package(self, name: str) -> tuple[Path, dict]:
-        """The package's file, downloaded if it is not there yet, and its {version, sha256}."""
-        fields = dict(
-            re.findall(r"^(Version|SHA256): (.*)$", self.run("apt-cache", "show", "--no-all-versions", name), re.M)
-        )
-        target = self.folder / "debs" / f"{name}.deb"
-        if not target.exists() or sha256_file(target) != fields["SHA256"]:
-            work = self.folder / "debs" / name
-            work.mkdir(exist_ok=True)
-            self.run("apt-get", "download", name, cwd=work)
-            next(work.glob("*.deb")).replace(target)
-            shutil.rmtree(work)
-        if sha256_file(target) != fields["SHA256"]:
-            raise UserError(f"wrong checksum, {target}, remove it and try again")
-        return target, {"version": fields["Version"], "sha256": fields["SHA256"]}
 
 
 def read_pages(deb: Path, work: Path) -> dict[str, list]:
