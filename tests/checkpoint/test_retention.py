@@ -1,0 +1,45 @@
+"""The newest few checkpoints stay, and the best one beside them."""
+
+import math
+
+from mtllm_ds.checkpoint.retention import best_step, best_value, drop_old, folder_to_use, note_best
+from mtllm_ds.checkpoint.store import STATE, checkpoint_folders
+
+
+def checkpoint(root, step, complete=True):
+    folder = root / f"step_{step:08d}"
+    folder.mkdir(parents=True)
+    if complete:
+        (folder / STATE).write_text("{}")
+    return folder
+
+
+def test_only_whole_checkpoints_count(tmp_path):
+    checkpoint(tmp_path, 5)
+    checkpoint(tmp_path, 10, complete=False)
+    (tmp_path / ".step_00000015.1.tmp").mkdir()
+    assert list(checkpoint_folders(tmp_path)) == [5]
+    assert folder_to_use(tmp_path) == tmp_path / "step_00000005"
+
+
+def test_the_newest_and_the_best_stay(tmp_path):
+    for step in (1, 2, 3, 4):
+        checkpoint(tmp_path, step)
+    assert best_value(tmp_path) == math.inf
+    note_best(tmp_path, 2, 0.5)
+    assert best_value(tmp_path) == 0.5
+    drop_old(tmp_path, keep=1)
+    assert list(checkpoint_folders(tmp_path)) == [2, 4]
+    assert folder_to_use(tmp_path) == tmp_path / "step_00000002"
+
+
+def test_a_best_that_is_gone_is_none(tmp_path):
+    checkpoint(tmp_path, 1)
+    note_best(tmp_path, 7, 0.1)
+    assert best_step(tmp_path) is None
+    assert best_value(tmp_path) == math.inf
+    assert folder_to_use(tmp_path) == tmp_path / "step_00000001"
+
+
+def test_nothing_to_use(tmp_path):
+    assert folder_to_use(tmp_path) is None
