@@ -16,8 +16,8 @@ from transformers.utils import logging as transformers_logging
 from mtllm_ds.config.schema import LLMSettings
 from mtllm_ds.errors import UserError
 
-# Encoders whose AutoModel adds a pooler that their checkpoints often lack and that nothing here uses.
-_WITH_POOLER = ("bert", "roberta", "xlm-roberta")
+# Encoders that may serve as LLM. Their AutoModel adds a pooler that checkpoints often lack and that nothing here uses.
+_ENCODERS = ("bert", "roberta", "xlm-roberta")
 
 
 def load_config(name: str, revision: str | None, trust_remote_code: bool, setting: str) -> PretrainedConfig:
@@ -50,7 +50,10 @@ def load_llm(settings: LLMSettings, attention: str, dtype: torch.dtype) -> PreTr
         raise UserError(
             f"model.llm.name={settings.name}: {config.model_type} is an encoder-decoder; name a decoder or encoder"
         )
-    extra = {"add_pooling_layer": False} if config.model_type in _WITH_POOLER else {}
+    is_encoder = config.model_type in _ENCODERS
+    if is_encoder and not settings.bidirectional:
+        raise UserError(f"model.llm.bidirectional=false: {settings.name} is a {config.model_type} encoder, always bidirectional")
+    extra = {"add_pooling_layer": False} if is_encoder else {}
     model = load_weights(
         AutoModel,
         settings.name,

@@ -106,6 +106,8 @@ def _check_data(folder: str, tokenizers: dict[str, TextTokenizer], read_all: boo
     manifest.check_shards()
     for side, tokenizer in tokenizers.items():
         manifest.check_tokenizer(tokenizer)
+        for language in manifest.languages:
+            tokenizer.check_tag(language)
         longest = int(getattr(manifest, f"{side}_lengths").max(initial=0))
         if longest > tokenizer.spec.max_length:
             raise UserError(

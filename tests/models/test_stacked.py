@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from mtllm_ds.config.schema import ConnectorSettings, EncoderSettings, LLMSettings, LoraSettings
+from mtllm_ds.errors import UserError
 from mtllm_ds.models.connector import build_connector
 from mtllm_ds.models.encoders import FrozenEncoder, load_encoder
 from mtllm_ds.models.loading import load_llm, set_direction
@@ -189,4 +190,6 @@ def test_bert_serves_as_the_english_model(tmp_path):
     llm = load_llm(LLMSettings(name=str(save_bert(tmp_path / "bert"))), "sdpa", torch.float32)
     adapted = add_lora(llm, LoraSettings(rank=2), seed=0)
     assert not any("pooler" in name for name, _ in adapted.named_parameters())
+    with pytest.raises(UserError, match="always bidirectional"):
+        load_llm(LLMSettings(name=str(tmp_path / "bert"), bidirectional=False), "sdpa", torch.float32)
     assert adapted(inputs_embeds=torch.randn(1, 4, LLM_WIDTH)).last_hidden_state.shape == (1, 4, LLM_WIDTH)
