@@ -1,0 +1,63 @@
+"""Copy-masking: what a translation merely copies from its English original is taken out of both.
+
+Names such as `LibreOffice` survive translation, so zero-shot scores on plain text flatter every method. Scores are reported
+twice: on the plain text, and on the text without the tokens that also stand in the original.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Literal
+
+from mtllm_ds.errors import UserError
+from mtllm_ds.evaluation.items import Item
+
+TOKEN = re.compile(r"[A-Za-z0-9]+(?:[._+\-'/][A-Za-z0-9]+)*|[^\W_A-Za-z0-9]+")
+"""A run of ASCII letters and digits, joined inside by one of `. _ + - ' /`; or a run of letters of any other script. In a script
+without spaces such a run is a whole phrase: it stands in no English text and so is never dropped."""
+
+Setting = Literal["plain", "copy_masked"]
+SETTINGS: tuple[Setting, ...] = ("plain", "copy_masked")
+
+
+def tokens(text: str) -> list[str]:
+    """Lower-cased tokens of a text, in order."""
+    return [token.lower() for token in TOKEN.findall(text)]
+
+
+def without_copies(text: str, other: str) -> str:
+    """The tokens of `text` that do not stand in `other`, joined by spaces; empty if all do."""
+    copied = set(tokens(other))
+    return " ".join(token for token in tokens(text) if token not in copied)
+
+
+def copy_masked(item: Item) -> Item:
+    """The item without what it shares with its English original, and the original without what it shares with the item.
+
+    Segments and options are compared one by one, each with its own counterpart. Raises `UserError` if there is no original.
+    """
+    original = item.original
+    if original is None:
+        raise UserError(f"item {item.id} has no English original, copy-masking needs one: report the plain setting only")
+    if len(item.segments) != len(original.segments) or len(item.options) != len(original.options):
+        raise UserError(f"item {item.id} and its English original differ in the number of segments or options, mend the data")
+
+    def masked(these: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(without_copies(text, other) for text, other in zip(these, others, strict=True))
+
+    return replace(
+        item,
+        segments=masked(item.segments, original.segments),
+        options=masked(item.options, original.options),
+        original=replace(
+            original,
+            segments=masked(original.segments, item.segments),
+            options=masked(original.options, item.options),
+        ),
+    )
+
+
+def in_setting(items: list[Item], setting: Setting) -> list[Item]:
+    """Items as a setting shows them."""
+    return items if setting == "plain" else [copy_masked(item) for item in items]
