@@ -22,15 +22,25 @@ LOWEST_LOGIT = -1e30  # stands for -inf: differences stay finite, exp gives exac
 INFINITE_LOSS = 1e20  # a divergence beyond this met a column at -inf on one side only
 LARGEST_EXPONENT = 60.0  # x beyond this leaves nothing of p_s
 CPU_SCRATCH_BYTES = 2**27
+CPU_BLOCK_BYTES = 2**21  # of a block's logits, so that its passes stay in a core's cache
 GPU_SCRATCH_BYTES = 3 * 2**30
 
 
 def chunk_rows(problem: Problem) -> int:
     """Rows a chunk: as many as the scratch allows (but 32 on a CPU, 1024 on a GPU at least), in chunks of like size."""
     on_cpu = problem.student_hidden.device.type == "cpu"
+    num_matrices = 2 if on_cpu else 3
     budget, least = (CPU_SCRATCH_BYTES, 32) if on_cpu else (GPU_SCRATCH_BYTES, 1024)
-    row_bytes = 3 * problem.accumulator.itemsize * problem.student_weight.shape[0]
+    row_bytes = num_matrices * problem.accumulator.itemsize * problem.student_weight.shape[0]
     return balanced_rows(problem.student_hidden.shape[0], max(budget // row_bytes, least))
+
+
+def block_rows(problem: Problem, rows_per_chunk: int) -> int:
+    """Rows whose elementwise passes follow each other: few on a CPU, the whole chunk on a GPU."""
+    if problem.student_hidden.device.type != "cpu":
+        return rows_per_chunk
+    row_bytes = problem.accumulator.itemsize * problem.student_weight.shape[0]
+    return min(max(CPU_BLOCK_BYTES // row_bytes, 1), rows_per_chunk)
 
 
 def solve(problem: Problem, wanted: Wanted, rows_per_chunk: int | None = None) -> Result:
@@ -40,10 +50,11 @@ def solve(problem: Problem, wanted: Wanted, rows_per_chunk: int | None = None) -
     rows_per_chunk = rows_per_chunk or chunk_rows(p)
     loss_rows = p.student_hidden.new_empty(num_rows, dtype=p.accumulator)
     gradients = GradientSum(p.student_hidden, p.student_weight, p.student_bias, p.row_weight, wanted)
-    scratch = p.student_hidden.new_empty(3 * rows_per_chunk, vocabulary, dtype=p.accumulator)
+    block = block_rows(p, rows_per_chunk)
+    scratch = p.student_hidden.new_empty(2 * rows_per_chunk + block, vocabulary, dtype=p.accumulator)
     for start in range(0, num_rows, rows_per_chunk):
         rows = slice(start, min(start + rows_per_chunk, num_rows))
-        loss, q = _loss_and_q(p, rows, scratch, wanted.any)
+        loss, q = _loss_and_q(p, rows, scratch, block, wanted.any)
         loss_rows[rows] = torch.where(p.row_weight[rows] != 0, loss, 0.0)
         if wanted.any:
             add_gradient(gradients, rows, q, p.student_weight, p.row_weight, wanted)
@@ -63,22 +74,31 @@ def add_gradient(
     gradients.add(rows, q, scale)
 
 
-def _loss_and_q(p: Problem, rows: slice, scratch: Tensor, wants_q: bool) -> tuple[Tensor, Tensor]:
+def _loss_and_q(p: Problem, rows: slice, scratch: Tensor, block: int, wants_q: bool) -> tuple[Tensor, Tensor]:
     """Losses (rows,) of one chunk and their gradient (rows, V) with respect to h W^T + b; it lies in the scratch."""
     num_rows = rows.stop - rows.start
-    s, t, x = scratch[: 3 * num_rows].view(3, num_rows, -1)
+    s, t = scratch[: 2 * num_rows].view(2, num_rows, -1)
     _logits(p, rows, scratch[: 2 * num_rows])
+    losses = []
+    for start in range(0, num_rows, block):
+        part = slice(start, min(start + block, num_rows))
+        spare = scratch[-block:][: part.stop - start]
+        losses.append(_block(p, slice(rows.start + start, rows.start + part.stop), s[part], t[part], spare, wants_q))
+    return torch.cat(losses), s
+
+
+def _block(p: Problem, rows: slice, s: Tensor, t: Tensor, spare: Tensor, wants_q: bool) -> Tensor:
+    """Losses of some rows of a chunk; their gradient takes the place of s."""
     z = s.clone() if p.has_labels or p.softcap is not None else None  # logits at T = 1
-    loss, q = _divergence(p, s, t, x)
     scale = p.divergence_scale * (1 - p.label_weight)
-    loss = loss * scale
+    loss = _divergence(p, s, t, spare) * scale
     if wants_q and scale != p.temperature:
-        q.mul_(scale / p.temperature)
+        s.mul_(scale / p.temperature)
     if z is not None and p.has_labels:
-        loss = loss + p.label_weight * _cross_entropy(p, rows, z, q)
+        loss = loss + p.label_weight * _cross_entropy(p, rows, z, s)
     if z is not None and p.softcap is not None and wants_q:
-        q.mul_(z.div_(p.softcap).square_().neg_().add_(1))  # d(c tanh(z / c)) / dz
-    return loss, q
+        s.mul_(z.div_(p.softcap).square_().neg_().add_(1))  # d(c tanh(z / c)) / dz
+    return loss
 
 
 def _logits(p: Problem, rows: slice, out: Tensor) -> None:
@@ -96,8 +116,8 @@ def _logits(p: Problem, rows: slice, out: Tensor) -> None:
         out.div_(p.softcap).tanh_().mul_(p.softcap)
 
 
-def _divergence(p: Problem, s: Tensor, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses (rows,) and q with respect to the logits after the temperature. Overwrites s and t, the logits, and x."""
+def _divergence(p: Problem, s: Tensor, t: Tensor, x: Tensor) -> Tensor:
+    """Losses (rows,); q with respect to the logits after the temperature replaces s. Takes the place of t and x too."""
     log_normalizers = []
     for side in (s, t):
         if p.temperature != 1:
@@ -111,21 +131,20 @@ def _divergence(p: Problem, s: Tensor, t: Tensor, x: Tensor) -> tuple[Tensor, Te
     p_s, p_t = s, t
     if p.divergence == "forward_kl":
         loss = x.mul_(p_t).sum(-1)
-        q = p_s.sub_(p_t)
-        loss += q.sum(-1)
+        loss += p_s.sub_(p_t).sum(-1)
     elif p.divergence == "reverse_kl":
         loss = p_t.sub_(p_s).sum(-1)
         weighted = torch.mul(p_s, x, out=t)
         loss -= weighted.sum(-1)
-        q = weighted.addcmul_(p_s, loss[:, None]).neg_()
+        p_s.mul_(-loss[:, None]).sub_(weighted)
     else:
         x.clamp_(max=LARGEST_EXPONENT)
         u = torch.expm1(x).mul_(p.beta).log1p_().neg_()
         loss = x.add_(u).mul_(p_t).sum(-1) * p.beta
         mean_u = torch.mul(p_s, u, out=x).sum(-1)
         loss += mean_u * (1 - p.beta)
-        q = u.sub_(mean_u[:, None]).mul_(p_s).mul_(1 - p.beta)
-    return torch.where(loss > INFINITE_LOSS, torch.inf, loss), q
+        p_s.mul_(u.sub_(mean_u[:, None])).mul_(1 - p.beta)
+    return torch.where(loss > INFINITE_LOSS, torch.inf, loss)
 
 
 def _cross_entropy(p: Problem, rows: slice, z: Tensor, q: Tensor) -> Tensor:
