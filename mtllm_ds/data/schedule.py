@@ -35,7 +35,7 @@ class ScheduleSettings:
     llm_tokens_per_cell: int | None = None
     encoder_buckets: int = 6
     """With token budgets: padded encoder inputs a forward, speed only."""
-    queue_size: int = 256
+    queue_size: int = 128
     """With token budgets: samples a lane looks ahead to fill a cell."""
     one_language_per_cell: bool = False
     """Never put two languages into one cell (one-teacher-a-language training needs it)."""

@@ -30,7 +30,7 @@ _FAMILY_OF_MODEL = {"m2m_100": "nllb", "nllb-moe": "nllb", "t5": "t5", "mt5": "t
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerSpec:
-    """Which tokenizer reads a side. `name` is a hub name, a local folder or `package:NAME/FOLDER`; `auto` tells the family from files."""
+    """Which tokenizer reads a side. `name`: hub name, local folder or `package:NAME/FOLDER`; `auto` tells the family from files."""
 
     name: str
     revision: str | None = None
