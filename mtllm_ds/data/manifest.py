@@ -245,11 +245,14 @@ class Manifest:
             )
 
     def check_shards(self) -> None:
-        """Refuse missing shards and shards of a wrong size, without reading them.
+        """Refuse shards that are missing, of a wrong size or listed twice, without reading them.
 
         Raises:
             UserError: naming the first such shard.
         """
+        for listed in ("name", "sha256"):
+            if len({getattr(shard, listed) for shard in self.shards}) != len(self.shards):
+                raise UserError(f"a shard stands twice in the manifest of '{self.storage.root}'; prepare it anew")
         for shard, size in zip(self.shards, self.storage.sizes([shard.name for shard in self.shards]), strict=True):
             if size is None:
                 raise UserError(

@@ -11,7 +11,7 @@ import webdataset as wds
 
 from mtllm_ds.data.blocks import Block, BlockError, Ragged, block_hash, decode_block
 from mtllm_ds.data.manifest import Manifest, ShardEntry
-from mtllm_ds.data.storage import StorageError, check_member_name
+from mtllm_ds.data.storage import StorageError
 from mtllm_ds.errors import UserError
 
 BLOCK_FIELD = "block"
@@ -126,9 +126,6 @@ def verify_shards(manifest: Manifest, advance: Callable[[int], None] = lambda bl
     Raises:
         UserError: naming the first fault.
     """
-    names = [check_member_name(shard.name) for shard in manifest.shards]
-    if len(set(names)) != len(names) or len({shard.sha256 for shard in manifest.shards}) != len(names):
-        raise UserError(f"a shard stands twice in the manifest of '{manifest.storage.root}'; prepare it anew")
     manifest.check_shards()
     for position, shard in enumerate(manifest.shards):
         blocks = np.flatnonzero(manifest.index.shard == position)

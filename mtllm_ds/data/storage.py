@@ -160,6 +160,8 @@ class RemoteStorage(Storage):
                 return fetch(self._connect(), url)
             except FileNotFoundError as error:
                 raise StorageError(f"there is no '{url}'") from error
+            except ImportError as error:
+                raise UserError(f"'{self.root}' cannot be read without a further package: {error}") from error
             except Exception as error:  # fsspec lets each protocol's own exceptions through
                 if attempt == self._settings.attempts:
                     reason = str(error) or type(error).__name__

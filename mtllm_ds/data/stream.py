@@ -1,5 +1,7 @@
 """Batches for training and validation: seeks straight to the blocks that the schedule names."""
 
+import io
+import pickle
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from mtllm_ds.data.collate import Batch, Collator
@@ -95,7 +98,9 @@ class TrainStream:
         return len(self._lanes_of_forward)
 
     def __iter__(self) -> Iterator[StepBatches]:
-        step = self._all_lanes.step
+        if self._consumed > (self._start["step"] if self._start else 0):
+            self._start = self._cursor_at(self._consumed)  # iterated once more: go on
+        step = self._consumed
         for parts in self._steps():
             batches: dict[int, Batch] = {}
             for part in parts:
@@ -138,9 +143,14 @@ class TrainStream:
         if not self._num_workers:
             parts: Iterator[_Part] = iter(datasets)
         else:
-            parts = iter(
-                DataLoader(datasets, batch_size=None, num_workers=self._num_workers, worker_init_fn=_ignore_signals)
+            loader = DataLoader(
+                datasets,
+                batch_size=None,
+                num_workers=self._num_workers,
+                worker_init_fn=_ignore_signals,
+                collate_fn=_Part.pack,  # type: ignore[arg-type]
             )
+            parts = (pickle.loads(packed) for packed in loader)  # of our own workers, never of a data set
         while True:
             yield [next(parts) for _ in range(workers)]
 
@@ -166,13 +176,24 @@ class TrainStream:
 
 @dataclass
 class _Part:
-    """What one worker adds to a step."""
+    """What one worker adds to a step. Crosses processes by value: torch would share each tensor by an open file, of which many
+    micro-batches need more than a process may have."""
 
     batches: dict[int, Batch]
     """By number of the forward within the step."""
     skipped_blocks: set[int]
     error: str = ""
     """What the user must know, if reading failed: an exception would cross the process as a whole traceback."""
+
+    def pack(self) -> bytes:
+        stream = io.BytesIO()
+        _ByValue(stream, protocol=pickle.HIGHEST_PROTOCOL).dump(self)
+        return stream.getvalue()
+
+
+class _ByValue(pickle.Pickler):
+    def reducer_override(self, value: Any) -> Any:
+        return (torch.from_numpy, (value.numpy(),)) if isinstance(value, torch.Tensor) else NotImplemented
 
 
 class _Parts(IterableDataset):

@@ -5,12 +5,16 @@ import random
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from mtllm_ds.data.build import ShardSettings, build_shards
 from mtllm_ds.data.manifest import Manifest
 from mtllm_ds.data.sources import InputFile
 from mtllm_ds.data.tokenization import TokenizerSpec
 from tests.fixtures.tokenizers import TEXT, save_llama_tokenizer, save_nllb_tokenizer
+
+settings.register_profile("deterministic", derandomize=True, database=None, deadline=None)
+settings.load_profile("deterministic")
 
 SAMPLES = {"eng_Latn": 203, "deu_Latn": 90, "khm_Khmr": 35}
 

@@ -10,7 +10,7 @@ rows_of_ids = st.lists(st.lists(st.integers(0, 65_535), max_size=20), max_size=1
 
 
 @given(rows=rows_of_ids, deflate=st.booleans(), data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_what_was_written_is_read(rows, deflate, data):
     dtype = data.draw(st.sampled_from(["<f2", "<f4", "<i8", "<u1", "<u4"]))
     dense = data.draw(hnp.arrays(dtype, (len(rows), 3)))

@@ -103,6 +103,30 @@ def test_skip_drops_whole_blocks_counts_them_and_has_a_bound(dataset_copy):
         train_through(dataset_copy, on_error="skip", max_skipped_share=0.01)
 
 
+@pytest.mark.parametrize("damage", ["missing", "truncated", "foreign"])
+def test_skip_goes_on_without_the_blocks_of_a_lost_shard(dataset_copy, damage):
+    manifest = Manifest.load(dataset_copy)
+    shard = dataset_copy / manifest.shards[1].name
+    keep = 3000 if damage == "truncated" else 0
+    whole = shard.read_bytes()
+    if damage == "missing":
+        shard.unlink()
+    else:
+        other = (dataset_copy / manifest.shards[0].name).read_bytes()
+        shard.write_bytes(whole[:keep] if damage == "truncated" else other)
+    index = manifest.index
+    lost = {
+        block
+        for block in np.flatnonzero(index.shard == 1).tolist()
+        if int(index.offset[block] + index.size_bytes[block]) > keep
+    }
+    stream = TrainStream(dataset_copy, SETTINGS, on_error="skip", max_skipped_share=0.6)
+    seen = {i for step in islice(stream, 200) for b in step.micro_batches for i in b.sample_ids[b.valid].tolist()}
+    assert set(manifest.blocks_of_rows(np.array(sorted(seen))).tolist()) == set(range(manifest.num_blocks)) - lost
+    counted = sum(value for name, value in stream.metrics().items() if name.startswith("skipped_samples/"))
+    assert counted == sum(len(index.llm_lengths[block]) for block in lost)
+
+
 def test_damaged_manifest_and_index(dataset_copy):
     manifest, index = dataset_copy / "manifest.json", dataset_copy / "index.bin"
     whole = index.read_bytes()

@@ -19,7 +19,7 @@ weights_lists = st.lists(st.floats(1e-4, 1.0), min_size=1, max_size=30)
 
 
 @given(weights=weights_lists, cycle_draws=st.integers(1, 60), seed=st.integers(0, 2**31))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_after_every_cycle_shares_are_exact_within_one_draw(weights, cycle_draws, seed):
     shares = LanguageShares(_to_integers(np.array(weights)), [np.array([i]) for i in range(len(weights))])
     draws = DrawSequence(shares, cycle_draws, seed)
@@ -37,7 +37,7 @@ def test_after_every_cycle_shares_are_exact_within_one_draw(weights, cycle_draws
     cycle_draws=st.integers(1, 20),
     seed=st.integers(0, 2**31),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_epoch_of_a_language_holds_each_block_once(sizes, cycle_draws, seed):
     language, samples = index_of(sizes)
     shares = language_shares(Mixing(), CODES[: len(sizes)], language, samples, seed)
@@ -50,7 +50,7 @@ def test_every_epoch_of_a_language_holds_each_block_once(sizes, cycle_draws, see
 
 
 @given(start=st.integers(0, 590), seed=st.integers(0, 99))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_draws_can_be_asked_in_any_order_and_gone_on_with(start, seed):
     language, samples = index_of([5, 3, 1])
     shares = language_shares(Mixing(), CODES[:3], language, samples, seed)
@@ -111,7 +111,7 @@ def test_weights_and_sub_samples_must_fit_the_data():
 
 
 @given(size=st.integers(0, 200), key=st.tuples(st.integers(0, 2**62), st.integers(0, 9)))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_permutations_are_permutations(size, key):
     order = permutation(size, *key)
     assert sorted(order.tolist()) == list(range(size))

@@ -26,7 +26,7 @@ def rows_of(lengths, seed=0):
 
 
 @given(lengths=lists_of_lengths, num_cells=st.integers(1, 3), num_buckets=st.integers(1, 4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_token_stands_once_at_its_position(lengths, num_cells, num_buckets):
     encoder_rows, llm_rows = rows_of([e for e, _ in lengths]), rows_of([n for _, n in lengths], 1)
     cells = sorted(i % num_cells for i in range(len(lengths)))
@@ -53,7 +53,7 @@ def test_every_token_stands_once_at_its_position(lengths, num_cells, num_buckets
 
 
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=8), num_buckets=st.integers(1, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_buckets_pad_least(lengths, num_buckets):
     buckets = length_buckets(np.array(lengths), num_buckets)
     assert sorted(i for members in buckets for i in members.tolist()) == list(range(len(lengths)))
@@ -65,7 +65,7 @@ def test_buckets_pad_least(lengths, num_buckets):
 
 
 @given(lengths=lists_of_lengths, one_language=st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_cell_is_the_oldest_then_greedily_the_longest_that_fit(lengths, one_language):
     encoder, llm = np.array(lengths).T
     languages = np.arange(len(lengths)) % 2 if one_language else None

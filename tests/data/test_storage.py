@@ -121,6 +121,17 @@ def test_verify_and_missing_files_over_http(dataset, dataset_copy, tmp_path):
             Manifest.load(f"{url}/elsewhere", settings(tmp_path))
 
 
+def test_s3_against_a_server_of_its_protocol(dataset, tmp_path, monkeypatch):
+    pytest.importorskip("s3fs")
+    with server(Path(dataset.storage.root).parent, FAULTS) as (url, answers):
+        for name, value in (("ENDPOINT_URL", url), ("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "x"), ("REGION", "x")):
+            monkeypatch.setenv(f"AWS_{name}", value)
+        manifest = Manifest.load(f"s3://{Path(dataset.storage.root).name}", settings(tmp_path, attempts=20))
+        manifest.check_shards()
+        assert rows(manifest) == rows(dataset)
+        assert {fault for _, fault in answers} == set(FAULTS)
+
+
 @pytest.mark.parametrize("location", ["pipe:cat x", "ftp://host/x", "file:///etc", "memory://x", "http:/x", "s3:x"])
 def test_other_schemes_are_refused(location):
     with pytest.raises(UserError, match="is not served"):
