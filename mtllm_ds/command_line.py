@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 
@@ -23,7 +24,10 @@ def run_and_exit(main: Callable[[], int]) -> None:
         status = error.exit_status
     except PeerFailedError as error:
         status = error.exit_status
-    except BrokenPipeError:
+    except KeyboardInterrupt:
+        status = 130
+    except Exception:
+        traceback.print_exc()
         status = 1
     sys.stdout.flush()
     sys.stderr.flush()

@@ -75,8 +75,8 @@ def export_run(run: Path, output: Path, step: int | None = None) -> CheckpointSt
     with atomic.new_folder(output) as temporary:
         connector = {n.removeprefix(_CONNECTOR): t for n, t in tensors.items() if n.startswith(_CONNECTOR)}
         save_file(connector, temporary / "connector.safetensors")
-        _write_adapter(temporary / "adapter", tensors, settings)
-        _write_tokenizers(temporary / "tokenizers", settings)
+        _write_adapter(temporary / "adapter", tensors, settings, state)
+        _write_tokenizers(temporary / "tokenizers", state)
         atomic.write_json(temporary / "config.json", _config(settings, state))
         atomic.write_text(temporary / "README.md", model_card(settings, state))
     return state
@@ -108,10 +108,8 @@ def _config(settings: Settings, state: CheckpointState) -> dict[str, Any]:
     bases: dict[str, dict[str, Any]] = {}
     sides: tuple[tuple[Literal["encoder", "llm"], Any], ...] = (("encoder", model.encoder), ("llm", model.llm))
     for side, chosen in sides:
-        # A local model is remembered by its whole path, so that the export works from any folder.
-        name = str(Path(chosen.name).resolve()) if Path(chosen.name).is_dir() else chosen.name
         bases[side] = {
-            "name": name,
+            "name": state.bases[side]["name"],
             "revision": chosen.revision,
             "max_length": chosen.max_length,
             "trust_remote_code": chosen.trust_remote_code,
@@ -129,7 +127,7 @@ def _config(settings: Settings, state: CheckpointState) -> dict[str, Any]:
     }
 
 
-def _write_adapter(folder: Path, tensors: dict[str, torch.Tensor], settings: Settings) -> None:
+def _write_adapter(folder: Path, tensors: dict[str, torch.Tensor], settings: Settings, state: CheckpointState) -> None:
     from peft import LoraConfig
 
     folder.mkdir()
@@ -149,14 +147,14 @@ def _write_adapter(folder: Path, tensors: dict[str, torch.Tensor], settings: Set
         target_modules=layers,
         bias="none",
         inference_mode=True,
-        base_model_name_or_path=settings.model.llm.name,
+        base_model_name_or_path=state.bases["llm"]["name"],
         revision=settings.model.llm.revision,
     ).save_pretrained(str(folder))
 
 
-def _write_tokenizers(folder: Path, settings: Settings) -> None:
+def _write_tokenizers(folder: Path, state: CheckpointState) -> None:
     from transformers import AutoTokenizer
 
-    for side, chosen in (("encoder", settings.model.encoder), ("llm", settings.model.llm)):
-        tokenizer = AutoTokenizer.from_pretrained(chosen.name, revision=chosen.revision)
+    for side, base in state.bases.items():
+        tokenizer = AutoTokenizer.from_pretrained(base["name"], revision=base["revision"])
         tokenizer.save_pretrained(str(folder / side))

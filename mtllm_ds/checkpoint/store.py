@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mtllm_ds import atomic
-from mtllm_ds.cluster.agree import wait_for_all
+from mtllm_ds.cluster.agree import together, wait_for_all
 from mtllm_ds.cluster.zero import MASTER, MOMENTS, TrainableState
 from mtllm_ds.errors import UserError
 
@@ -68,14 +68,8 @@ def save_checkpoint(root: Path, state: CheckpointState, trainable: TrainableStat
         if is_main:
             masters[name] = full[MASTER]
             moments.update({f"{key}/{name}": full[key] for key in MOMENTS})
-    if is_main:
-        with atomic.new_folder(folder) as temporary:
-            save_file(masters, temporary / TRAINABLE)
-            save_file(moments, temporary / OPTIMIZER)
-            files = {name: atomic.sha256_file(temporary / name) for name in (TRAINABLE, OPTIMIZER)}
-            content = {"format": FORMAT, **vars(state), "versions": _versions(), "files": files}
-            atomic.write_json(temporary / STATE, {**content, "sha256": _digest(content)})
-    wait_for_all()
+    device = next(iter(trainable.parameters.values())).device
+    together(lambda: _write(folder, state, masters, moments) if is_main else None, device)
     return folder
 
 
@@ -116,6 +110,22 @@ def restore_checkpoint(folder: Path, state: CheckpointState, trainable: Trainabl
         for key in MOMENTS:
             trainable.set(name, key, moments[f"{key}/{name}"])
     wait_for_all()
+
+
+def _write(
+    folder: Path, state: CheckpointState, masters: dict[str, torch.Tensor], moments: dict[str, torch.Tensor]
+) -> None:
+    try:
+        with atomic.new_folder(folder) as temporary:
+            save_file(masters, temporary / TRAINABLE)
+            save_file(moments, temporary / OPTIMIZER)
+            files = {name: atomic.sha256_file(temporary / name) for name in (TRAINABLE, OPTIMIZER)}
+            content = {"format": FORMAT, **vars(state), "versions": _versions(), "files": files}
+            atomic.write_json(temporary / STATE, {**content, "sha256": _digest(content)})
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"checkpoint {folder}: cannot be written ({error}); make room, then go on with --resume from the one before it"
+        ) from error
 
 
 def _load(folder: Path, name: str) -> dict[str, torch.Tensor]:

@@ -16,6 +16,8 @@ _OWNED = (
     "gradient_accumulation_steps",
     "gradient_clipping",
 )
+# Filled in where a file says nothing: DeepSpeed's own default would sum gradients in bf16.
+_DEFAULTED = ("data_types.grad_accum_dtype", "communication_data_type")
 
 
 def resolve_deepspeed(
@@ -38,7 +40,7 @@ def resolve_deepspeed(
         if key in config:
             raise UserError(f"training.deepspeed={path}: remove '{key}'; the recipe's section optim: sets it")
     for dotted, value in derived.items():
-        _fill(config, dotted.split("."), value, required=dotted in _OWNED, where=str(path), dotted=dotted)
+        _fill(config, dotted, value, where=str(path))
     leftover = [name for name, value in _leaves(config) if value == "auto"]
     if leftover:
         raise UserError(f"training.deepspeed={path}: no rule resolves 'auto' of '{leftover[0]}'; give it a value")
@@ -71,19 +73,18 @@ def _derived_values(
     }
 
 
-def _fill(config: dict[str, Any], path: list[str], value: Any, *, required: bool, where: str, dotted: str) -> None:
+def _fill(config: dict[str, Any], dotted: str, value: Any, *, where: str) -> None:
+    """Put `value` where the file says "auto", or says nothing about something that is ours to say."""
+    *parents, leaf = dotted.split(".")
+    ours = dotted in _OWNED
     node = config
-    for part in path[:-1]:
-        if part not in node:
+    for part in parents:
+        if part not in node and not ours and dotted not in _DEFAULTED:
             return
-        node = node[part]
-    leaf = path[-1]
-    if leaf not in node:
-        if required:
-            node[leaf] = value
-    elif node[leaf] == "auto":
+        node = node.setdefault(part, {})
+    if node.get(leaf) == "auto" or (leaf not in node and (ours or dotted in _DEFAULTED)):
         node[leaf] = value
-    elif required and node[leaf] != value:
+    elif ours and node[leaf] != value:
         raise UserError(
             f"training.deepspeed={where}: {dotted}={node[leaf]!r}, but the recipe gives {value!r}; "
             'write "auto" there and change the recipe'

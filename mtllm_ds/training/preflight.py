@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
 from typing import Any, Literal
 
 from mtllm_ds.config.deepspeed import resolve_deepspeed, zero_stage
@@ -126,7 +127,8 @@ def _check_data(folder: str, tokenizers: dict[str, TextTokenizer], read_all: boo
 def _bases(settings: Settings) -> Bases:
     return {
         side: {
-            "name": chosen.name,
+            # A local model is remembered by its whole path, so that what was trained can be used from any folder.
+            "name": str(Path(chosen.name).resolve()) if Path(chosen.name).is_dir() else chosen.name,
             "revision": chosen.revision,
             "fingerprint": weights_fingerprint(chosen.name, chosen.revision),
         }

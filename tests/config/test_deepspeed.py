@@ -45,6 +45,14 @@ def test_what_contradicts_the_recipe_is_refused(tmp_path, content, message):
         resolve_deepspeed(settings(file), world_size=1, micro_batch_size=1, micro_batches_per_step=1)
 
 
+def test_a_file_that_says_nothing_of_gradients_gets_fp32(tmp_path):
+    file = tmp_path / "ds.json"
+    file.write_text(json.dumps({"zero_optimization": {"stage": 3}, "bf16": {"enabled": "auto"}}))
+    config = resolve_deepspeed(settings(file), world_size=1, micro_batch_size=1, micro_batches_per_step=1)
+    assert config["data_types"] == {"grad_accum_dtype": "fp32"}
+    assert config["communication_data_type"] == "fp32"
+
+
 def test_unreadable_files_are_named(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         resolve_deepspeed(settings(tmp_path / "no.json"), world_size=1, micro_batch_size=1, micro_batches_per_step=1)
