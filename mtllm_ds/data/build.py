@@ -130,17 +130,18 @@ def build_shards(
         tasks = _tasks(readers, DocumentFilter(settings.deduplicate, exclusions))
         results = _tokenized(settings, tasks, encoder, llm, num_workers, journal, progress)
         _write_shards(settings, output, journal, results, progress, report)
-        if not any(statistics["samples"] for statistics in journal.statistics.values()):
+        languages = [code for code in FLORES_200 if journal.statistics.get(code, Counter())["samples"]]
+        if not languages:
+            paths = ", ".join(source.path for source in settings.inputs)
             raise UserError(
-                f"the inputs hold no text ({', '.join(source.path for source in settings.inputs)}), check the fields"
+                f"the inputs hold no text that may enter ({paths}), check the fields and the exclusion list"
             )
-        languages = [code for code in FLORES_200 if code in journal.statistics]
         write_manifest(
             output,
             languages=languages,
             shards=journal.shards,
             tokenizers={"encoder": TokenizerEntry.of(encoder), "llm": TokenizerEntry.of(llm)},
-            statistics={code: dict(sorted(journal.statistics[code].items())) for code in languages},
+            statistics={code: dict(sorted(counts.items())) for code, counts in sorted(journal.statistics.items())},
             index=journal.index(languages),
             settings_hash=settings_hash,
         )

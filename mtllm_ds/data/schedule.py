@@ -38,7 +38,7 @@ class ScheduleSettings:
     queue_size: int = 128
     """With token budgets: samples a lane looks ahead to fill a cell."""
     one_language_per_cell: bool = False
-    """Never put two languages into one cell (one-teacher-a-language training needs it)."""
+    """Never put two languages into one cell. One-teacher-a-language training needs it, with one cell a forward."""
     mixing: Mixing = field(default_factory=Mixing)
 
     def __post_init__(self) -> None:

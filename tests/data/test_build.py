@@ -140,10 +140,20 @@ def test_bad_input_leaves_no_manifest(shard_settings, tmp_path):
     blank = tmp_path / "blank.jsonl"
     blank.write_text('{"text": "  ", "label": 0}\n')
     source = replace(shard_settings.inputs[0], path=str(blank))
-    with pytest.raises(UserError, match="hold no text"):
+    with pytest.raises(UserError, match="hold no text that may enter"):
         build_shards(replace(shard_settings, inputs=(source,)), tmp_path / "out", num_workers=1)
     assert not (tmp_path / "out" / "manifest.json").exists()
     source = replace(shard_settings.inputs[0], language="fur_Latn")
     with pytest.raises(UserError, match="no tag for language 'fur_Latn'"):
         build_shards(replace(shard_settings, inputs=(source,)), tmp_path / "none", num_workers=1)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_language_of_which_nothing_is_left_counts_but_is_not_mixed(shard_settings, tmp_path):
+    blank = tmp_path / "blank.jsonl"
+    blank.write_text('{"text": "  ", "label": 0}\n')
+    source = replace(shard_settings.inputs[0], path=str(blank), language="fra_Latn")
+    inputs = (source, shard_settings.inputs[1])
+    manifest = build_shards(replace(shard_settings, inputs=inputs), tmp_path / "out", num_workers=1)
+    assert manifest.languages == ("deu_Latn",)
+    assert manifest.statistics["fra_Latn"]["empty"] == 1

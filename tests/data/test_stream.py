@@ -1,5 +1,6 @@
 """The order of training does not depend on ranks, workers or stops, and loses nothing."""
 
+import json
 import os
 from functools import partial
 from itertools import islice
@@ -71,7 +72,7 @@ def global_batches(manifest, schedule, seed, world_size, num_workers, steps, cur
         batches.append(rows)
     cursors = [rank[-1].cursor for rank in ranks]
     assert all(other == cursors[0] for other in cursors)
-    return batches, cursors[0]
+    return batches, json.loads(json.dumps(cursors[0]))
 
 
 @given(
