@@ -32,7 +32,9 @@ class Item:
     """The English item that this one is a translation of, where there is one."""
 
 
-def load_items(task: Task, split: Split, language: str = ENGLISH, limit: int | None = None, seed: int = 0) -> list[Item]:
+def load_items(
+    task: Task, split: Split, language: str = ENGLISH, limit: int | None = None, seed: int = 0
+) -> list[Item]:
     """Items of one split and language in their order; `limit` draws that many at random, the same for the same seed.
 
     Raises `UserError` if the data is missing, a label is not the task's, a column is missing or there is no item.
@@ -105,7 +107,9 @@ def _folder_rows(source: Source, split: Split, config: str) -> Iterator[tuple[st
     if not path.is_file():
         path = path.with_name(f"{path.name}.xz")
     if not path.is_file():
-        raise UserError(f"{path.with_suffix('')}: no such file, neither plain nor .xz; name the folder of the task's data")
+        raise UserError(
+            f"{path.with_suffix('')}: no such file, neither plain nor .xz; name the folder of the task's data"
+        )
     with lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             place = f"{path}, line {number}"
@@ -133,7 +137,9 @@ def _hub_rows(source: Source, split: Split, config: str) -> Iterator[tuple[str, 
         )
     except (OSError, ValueError, RuntimeError) as error:  # missing, offline, no such configuration or split, a script
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"data set {place}, split {source.splits[split]}: {reason}; name a local folder instead") from error
+        raise UserError(
+            f"data set {place}, split {source.splits[split]}: {reason}; name a local folder instead"
+        ) from error
     label = rows.features.get(source.fields.label)
     names = label if isinstance(label, datasets.ClassLabel) else None
     for number, row in enumerate(rows):

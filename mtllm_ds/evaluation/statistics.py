@@ -14,7 +14,7 @@ def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
 
 
 def macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """Mean F1 over the classes that are present among the labels; a class that is only predicted counts as errors of others."""
+    """Mean F1 over the classes that occur among the labels; a class that is only predicted has no term of its own."""
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     scores = []
     for name in np.unique(labels):

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mtllm_ds.errors import UserError
-from mtllm_ds.languages import FLORES_200, check_language
+from mtllm_ds.languages import FLORES_200, check_language, nearest_code
 
 ENGLISH = "eng_Latn"
 NOT_IN_NLLB = frozenset({"arb_Latn", "min_Arab"})
@@ -116,7 +116,9 @@ class Task(_Section):
     def _check_fields(self, fields: Fields) -> None:
         expected = {"classification": 1, "pair_classification": 2, "multiple_choice": 2}[self.type]
         if len(fields.segments) != expected:
-            raise ValueError(f"fields.segments: a task of type {self.type} has {expected}, found {len(fields.segments)}")
+            raise ValueError(
+                f"fields.segments: a task of type {self.type} has {expected}, found {len(fields.segments)}"
+            )
         if bool(fields.options) != (self.type == "multiple_choice"):
             raise ValueError(f"fields.options: needed by multiple_choice and by no other type, here it is {self.type}")
 
@@ -141,7 +143,7 @@ class Task(_Section):
             return self.languages
         for code in wanted:
             if code not in self.languages:
-                nearest = difflib.get_close_matches(code, self.languages, n=1, cutoff=0.0)[0]
+                nearest = nearest_code(code, self.languages)
                 raise UserError(f"task {self.name}: it has no language '{code}'; did you mean '{nearest}'?")
         return tuple(wanted)
 

@@ -90,7 +90,7 @@ def decide(
     backbone_failure: str | None,
     rival: str,
     gap_closed: float,
-    rules: Rules = Rules(),  # noqa: B008 - frozen
+    rules: Rules = Rules(),
 ) -> Verdict:
     """The verdict on "the stacked model beats translate-test with the same MT model".
 
@@ -118,5 +118,7 @@ def decide(
         failures.append(f"plain text is worse by more than {100 * rules.max_plain_loss:g} point")
     if failures:
         return Verdict("not confirmed", f"not confirmed: {' and '.join(failures)} ({figures})")
-    short = "" if gap_closed >= rules.target_gap_closed else f", short of the {100 * rules.target_gap_closed:g}% aimed at"
+    short = (
+        "" if gap_closed >= rules.target_gap_closed else f", short of the {100 * rules.target_gap_closed:g}% aimed at"
+    )
     return Verdict("confirmed", f"confirmed: {figures}{short}")

@@ -1,0 +1,156 @@
+"""The report of an evaluation: tables on the terminal, `tables.json`, `summary.json`, a picture, and one `report.html`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from mtllm_ds.atomic import write_json, write_text
+from mtllm_ds.evaluation import pictures
+from mtllm_ds.evaluation.html import render
+from mtllm_ds.evaluation.statistics import Difference
+from mtllm_ds.evaluation.tables import Table, flat_summary
+from mtllm_ds.evaluation.verdict import LanguageGate, Rules, Verdict
+
+TITLES = {
+    "majority": "majority class",
+    "tfidf": "TF-IDF",
+    "llm_direct": "LLM reads it itself",
+    "mt_encoder": "MT encoder + head",
+    "ridge": "ridge from the MT encoder",
+    "translate_train": "translate-train",
+    "translate_test": "translate-test",
+    "translate_test_greedy": "translate-test, greedy",
+    "translate_test_beam4": "translate-test, beam 4",
+    "translate_test_tuned": "translate-test, tuned on round trips",
+    "mtllm_direct": "MT-LLM, direct",
+    "mtllm_stage2": "MT-LLM, stage 2",
+    "wrong_tag": "control: wrong tag",
+    "shuffled_connector": "control: shuffled connector",
+    "english_originals": "English originals",
+}
+SETTING_TITLES = {"plain": "Plain text", "copy_masked": "Copy-masked text"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`first` minus `second` in one setting: over all its languages jointly, and a language with Holm's p-value."""
+
+    first: str
+    second: str
+    setting: str
+    overall: Difference
+    languages: Mapping[str, tuple[Difference, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a system costs."""
+
+    seconds_per_item: float
+    chrf: float | None = None
+    """of the translations it reads, where it reads any"""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a report shows; only `tables` is needed."""
+
+    title: str
+    tables: tuple[Table, ...]
+    comparisons: tuple[Comparison, ...] = ()
+    costs: Mapping[str, Cost] = field(default_factory=dict)
+    gates: Mapping[str, LanguageGate] = field(default_factory=dict)
+    rules: Rules = field(default_factory=Rules)
+    verdict: Verdict | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """settings, versions, seconds: shown as a list"""
+    notes: tuple[str, ...] = ()
+    """paragraphs such as the list of variants that were tried"""
+
+
+def title_of(system: str) -> str:
+    """A system's name for people."""
+    return TITLES.get(system, system)
+
+
+def write_report(report: Report, folder: Path, console: Console | None = None) -> None:
+    """Write `tables.json`, `summary.json`, `tables.png`, `differences.png` (with comparisons) and `report.html` into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "tables.json", {table.setting: _as_json(table) for table in report.tables})
+    write_json(folder / "summary.json", summarise(report))
+    images = {"tables": pictures.draw_tables(report.tables, TITLES, SETTING_TITLES)}
+    if any(comparison.languages for comparison in report.comparisons):
+        images["differences"] = pictures.draw_differences(report.comparisons, TITLES, SETTING_TITLES)
+    for name, image in images.items():
+        pictures.write_image(folder / f"{name}.png", image)
+    write_text(folder / "report.html", render(report, images, TITLES, SETTING_TITLES))
+    if console is not None:
+        print_tables(report, console)
+
+
+def summarise(report: Report) -> dict[str, float | int | str]:
+    """One flat mapping of every figure."""
+    summary = flat_summary(report.tables)
+    for comparison in report.comparisons:
+        place = f"{comparison.setting}/difference/{comparison.first}-{comparison.second}"
+        summary |= {f"{place}/{name}": value for name, value in asdict(comparison.overall).items()}
+        for code, (difference, holm) in comparison.languages.items():
+            summary |= {f"{place}/{code}": difference.mean, f"{place}/{code}/p_holm": holm}
+    for system, cost in report.costs.items():
+        summary[f"seconds_per_item/{system}"] = cost.seconds_per_item
+        if cost.chrf is not None:
+            summary[f"chrf/{system}"] = cost.chrf
+    if report.verdict is not None:
+        summary |= {"verdict": report.verdict.status, "verdict_line": report.verdict.line}
+    return summary
+
+
+def print_tables(report: Report, console: Console) -> None:
+    """The tables as text, the means last, and the verdict."""
+    for table in report.tables:
+        heading = f"{report.title}: {SETTING_TITLES.get(table.setting, table.setting).lower()}"
+        shown = RichTable(title=heading, title_justify="left", caption=_caption(table), caption_justify="left")
+        shown.add_column("language", no_wrap=True)
+        for system in table.systems:
+            shown.add_column(title_of(system), justify="right", max_width=13)
+        shown.add_column("n", justify="right")
+        for code in table.languages:
+            row = table.cells[code]
+            best = table.best(code)
+            cells = [_text(row[name].accuracy, best) if name in row else "" for name in table.systems]
+            items = max(cell.num_items for cell in row.values())
+            shown.add_row(f"{code}{'*' if code in table.starred else ''}", *cells, str(items))
+        shown.add_section()
+        means = [table.mean(name) for name in table.systems]
+        best = table.mean(table.best_mean() or "")
+        shown.add_row("[bold]mean[/bold]", *("" if np.isnan(mean) else _text(mean, best) for mean in means), "")
+        console.print(shown)
+    if report.verdict is not None:
+        console.print(report.verdict.line, highlight=False, markup=False)
+
+
+def _caption(table: Table) -> str:
+    parts = [f"accuracy; mean over {len(table.mean_languages)} languages, without English"]
+    if table.starred:
+        parts.append("* read with another language's tag: not in the mean")
+    return "; ".join(parts)
+
+
+def _text(value: float, best: float) -> str:
+    return f"[bold]{value:.3f}[/bold]" if value == best else f"{value:.3f}"
+
+
+def _as_json(table: Table) -> dict:
+    return {
+        "task": table.task,
+        "systems": list(table.systems),
+        "starred": sorted(table.starred),
+        "mean_languages": list(table.mean_languages),
+        "languages": {code: {name: asdict(cell) for name, cell in row.items()} for code, row in table.cells.items()},
+    }

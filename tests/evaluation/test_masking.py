@@ -1,0 +1,74 @@
+"""Copy-masking against the documented rule, worked out by hand, also where words are not separated by spaces."""
+
+import pytest
+
+from mtllm_ds.errors import UserError
+from mtllm_ds.evaluation.items import Item
+from mtllm_ds.evaluation.masking import TOKEN, copy_masked, in_setting, tokens, without_copies
+
+
+def test_the_expression_is_the_documented_one():
+    assert TOKEN.pattern == r"[A-Za-z0-9]+(?:[._+\-'/][A-Za-z0-9]+)*|[^\W_A-Za-z0-9]+"
+
+
+def test_tokens():
+    assert tokens("GIMP 2.10, x86-64 and don't_know read/write!") == [
+        "gimp", "2.10", "x86-64", "and", "don't_know", "read/write",
+    ]  # fmt: skip
+    assert tokens("a - b_ _c") == ["a", "b", "c"]
+    assert tokens("Öffnen") == ["ö", "ffnen"]  # other letters end an ASCII run: so the rule was written and measured
+
+
+def test_copies_are_dropped_from_both_sides():
+    item = Item(
+        "1",
+        "g",
+        "games",
+        ("Öffnet LibreOffice Writer.",),
+        original=Item("1", "g", "games", ("Opens libreoffice writer.",)),
+    )
+    masked = copy_masked(item)
+    assert masked.segments == ("ö ffnet",)
+    assert masked.original.segments == ("opens",)
+    assert (masked.id, masked.group, masked.label) == ("1", "g", "games")
+
+
+@pytest.mark.parametrize(
+    ("foreign", "english", "left", "original"),
+    [
+        ("GIMPで画像を開く。", "Opens an image with GIMP.", "で画像を開く", "opens an image with"),
+        ("打开LibreOffice文档2", "Open document 2 of LibreOffice", "打开 文档", "open document of"),
+    ],
+)
+def test_scripts_without_spaces(foreign, english, left, original):
+    assert without_copies(foreign, english) == left
+    assert without_copies(english, foreign) == original
+
+
+@pytest.mark.parametrize(("word", "letters"), [("បើក", "ប ក"), ("เปิด", "เป ด")])
+def test_vowel_signs_are_no_letters(word, letters):
+    """Khmer and Thai words fall apart at combining signs; what matters here is that no letter is lost and no copy stays."""
+    assert without_copies(f"{word} PDF", "Open the PDF") == letters
+    assert without_copies("Open the PDF", f"{word} PDF") == "open the"
+
+
+def test_a_text_that_is_all_copies_becomes_empty():
+    assert without_copies("GIMP, gimp!", "About GIMP") == ""
+
+
+def test_segments_and_options_are_masked_one_by_one():
+    english = Item("1", "g", "1", ("The Alps", "Where?"), ("in Bern", "Alps"))
+    foreign = Item("1", "g", "1", ("Die Alps", "Wo, the Alps?"), ("Bern", "die Alps"), english)
+    masked = copy_masked(foreign)
+    assert masked.segments == ("die", "wo the alps")
+    assert masked.options == ("", "die")
+    assert masked.original.options == ("in", "")
+
+
+def test_mistakes():
+    alone = Item("7", "g", "games", ("text",))
+    assert in_setting([alone], "plain") == [alone]
+    with pytest.raises(UserError, match="item 7 has no English original"):
+        in_setting([alone], "copy_masked")
+    with pytest.raises(UserError, match="differ in the number"):
+        copy_masked(Item("7", "g", "games", ("a", "b"), original=alone))

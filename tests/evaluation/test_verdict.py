@@ -1,0 +1,82 @@
+"""The verdict follows the protocol, gate by gate."""
+
+import pytest
+
+from mtllm_ds.evaluation.statistics import Difference
+from mtllm_ds.evaluation.verdict import LanguageGate, Rules, backbone_reason, counting_languages, decide
+
+GOOD = LanguageGate(chrf=41.0, retrieval=0.9, num_items=454)
+RULES = Rules()
+
+
+def difference(mean, low, high, p):
+    return Difference(mean, low, high, p, num_items=900, num_groups=300, num_seeds=3)
+
+
+BETTER, SAME = difference(0.04, 0.01, 0.07, 0.004), difference(0.0, -0.02, 0.02, 0.9)
+
+
+def verdict(primary=BETTER, plain=SAME, gates=None, backbone=None, gap=0.6):
+    return decide(
+        primary, plain, gates=gates or {"fra_Latn": GOOD}, backbone_failure=backbone, rival="beam 4", gap_closed=gap
+    )
+
+
+def test_confirmed():
+    found = verdict()
+    assert found.status == "confirmed"
+    assert found.line.startswith("confirmed: +4.0 points against beam 4")
+    assert "60% of the copy-masked gap closed" in found.line
+    assert "short of the 50%" in verdict(gap=0.4).line
+
+
+@pytest.mark.parametrize(
+    "primary",
+    [
+        SAME,
+        difference(-0.04, -0.07, -0.01, 0.004),
+        difference(0.04, -0.001, 0.08, 0.06),
+        difference(0.04, 0.0, 0.08, 0.05),
+    ],
+)
+def test_not_confirmed_without_a_difference_beyond_chance(primary):
+    assert verdict(primary).status == "not confirmed"
+
+
+def test_plain_text_may_lose_one_point_but_not_more():
+    assert verdict(plain=difference(-0.01, -0.03, 0.01, 0.3)).status == "confirmed"
+    lost = verdict(plain=difference(-0.0101, -0.03, 0.01, 0.3))
+    assert lost.status == "not confirmed"
+    assert "plain text is worse" in lost.line
+
+
+@pytest.mark.parametrize(
+    ("gate", "reason"),
+    [
+        (LanguageGate(29.9, 0.9, 454), "chrF 29.9 < 30"),
+        (LanguageGate(41.0, 0.49, 454), "retrieval 0.49 < 0.5"),
+        (LanguageGate(41.0, float("nan"), 454), "retrieval nan < 0.5"),
+        (LanguageGate(41.0, 0.9, 299), "299 items < 300"),
+        (LanguageGate(41.0, 0.9, 454, proxied=True), "another language's tag"),
+        (LanguageGate(41.0, 0.9, 454, development=True), "choose between variants"),
+    ],
+)
+def test_a_language_counts_only_behind_every_gate(gate, reason):
+    assert counting_languages({"fra_Latn": GOOD, "swe_Latn": gate}, RULES) == ["fra_Latn"]
+    assert any(reason in found for found in gate.reasons(RULES))
+    assert (
+        decide(None, None, gates={"swe_Latn": gate}, backbone_failure=None, rival="x", gap_closed=float("nan")).status
+        == "gate failed"
+    )
+
+
+def test_thresholds_themselves_pass():
+    assert LanguageGate(30.0, 0.5, 300).reasons(RULES) == []
+    assert backbone_reason(0.68, 0.70, RULES) is None
+    assert "more than 2 points below" in backbone_reason(0.679, 0.70, RULES)
+
+
+def test_a_weak_backbone_fails_the_gate_whatever_was_measured():
+    found = verdict(backbone=backbone_reason(0.5, 0.7, RULES))
+    assert found.status == "gate failed"
+    assert "0.500" in found.line
