@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from mtllm_ds.config.names import resolve_model_name
 from mtllm_ds.errors import UserError
-from mtllm_ds.languages import ALIASES, check_language, nearest_code
+from mtllm_ds.languages import ALIASES, FLORES_200, check_language, nearest_code
 
 TAG = "[src]"
 """Stands in a template for the language tag."""
@@ -80,13 +80,14 @@ class TextTokenizer:
             backend.no_padding()
             backend.encode_special_tokens = True  # a text that spells a special token stays text
         self.template = _template(family, tokenizer)
-        self.vocab_size: int = len(tokenizer)
         self.pad_id: int = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
         self._vocab: dict[str, int] = tokenizer.get_vocab()
         self._special_ids = {token: self._id(token) for part in self.template for token in part if token != TAG}
         self._tag_ids = self._known_tags()
         self.language_codes: tuple[str, ...] = tuple(sorted(self._tag_ids))
         """FLORES-200 codes this tokenizer has a tag for; empty where the family needs none."""
+        self.vocab_size: int = max(len(tokenizer), *(i + 1 for i in self._tag_ids.values()), 1)
+        """No id is as large."""
         self.fingerprint = _fingerprint(tokenizer, family, self.template, self._special_ids)
 
     def __call__(self, segments: Sequence[str], language: str | None) -> list[int]:
@@ -143,12 +144,13 @@ class TextTokenizer:
     def _known_tags(self) -> dict[str, int]:
         if TAG not in self.template.prefix:
             return {}
-        if self.family == "m2m100":
+        known = self._vocab
+        if self.family == "m2m100":  # its tags are not in its vocabulary
+            known = {**known, **getattr(self._tokenizer, "lang_token_to_id", {})}
             spelling = {code: f"__{iso}__" for code, iso in _ISO_CODES.items()}
         else:
-            codes = set(ALIASES.values()) | {token for token in self._vocab if len(token) == 8 and token[3] == "_"}
-            spelling = {code: code if code in self._vocab else _NLLB_SPELLING.get(code, code) for code in codes}
-        return {code: self._vocab[token] for code, token in spelling.items() if token in self._vocab}
+            spelling = {code: code if code in known else _NLLB_SPELLING.get(code, code) for code in FLORES_200}
+        return {code: known[token] for code, token in spelling.items() if token in known}
 
     def _tokenize_without_offsets(self, text: str) -> SegmentTokens:
         """Slow tokenizers tell no offsets: spread the tokens evenly; `encode_documents` checks every cut anyway."""
@@ -232,7 +234,9 @@ def _fingerprint(tokenizer: Any, family: str, template: Template, special_ids: d
         state = json.loads(tokenizer.backend_tokenizer.to_str())
         rules = {key: state.get(key) for key in ("model", "normalizer", "pre_tokenizer", "added_tokens")}
     else:
-        rules = {"class": type(tokenizer).__name__, "vocab": tokenizer.get_vocab()}
+        pieces = getattr(tokenizer, "sp_model", None)
+        model = hashlib.sha256(pieces.serialized_model_proto()).hexdigest() if pieces is not None else ""
+        rules = {"class": type(tokenizer).__name__, "vocab": tokenizer.get_vocab(), "model": model}
     decisive = {"rules": rules, "family": family, "template": template, "special_ids": special_ids}
     canonical = json.dumps(decisive, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()

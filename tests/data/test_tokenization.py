@@ -1,9 +1,18 @@
 import pytest
 from transformers import AutoTokenizer
 
+from mtllm_ds.data.cutting import encode_documents
 from mtllm_ds.data.tokenization import TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
-from tests.fixtures.tokenizers import TEXT, save_bert_tokenizer, save_llama_tokenizer, save_nllb_tokenizer
+from tests.fixtures.tokenizers import (
+    TEXT,
+    save_bert_tokenizer,
+    save_llama_tokenizer,
+    save_m2m100_tokenizer,
+    save_nllb_tokenizer,
+    save_t5_tokenizer,
+    save_xlm_r_tokenizer,
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +50,44 @@ def test_bert_ids_are_those_of_transformers(folders):
     assert bert.family == "bert"
     assert bert([TEXT[0]], None) == hf(TEXT[0])["input_ids"]
     assert bert([TEXT[0], TEXT[3]], "deu_Latn") == hf(TEXT[0], TEXT[3])["input_ids"]
+
+
+@pytest.mark.parametrize(("family", "save"), [("t5", save_t5_tokenizer), ("xlm-r", save_xlm_r_tokenizer)])
+def test_t5_and_xlm_r_ids_are_those_of_transformers(tmp_path, family, save):
+    folder = str(save(tmp_path / family))
+    hf = AutoTokenizer.from_pretrained(folder)
+    ours = load_text_tokenizer(TokenizerSpec(name=folder, side="encoder"))
+    assert ours.family == family
+    for text in TEXT:
+        assert ours([text], "eng_Latn") == hf(text)["input_ids"]
+        assert ours([text, TEXT[1]], None) == hf(text, TEXT[1])["input_ids"]
+    assert ours.language_codes == ()
+
+
+def test_madlad_puts_its_target_tag_in_front(tmp_path):
+    folder = str(save_t5_tokenizer(tmp_path / "madlad", extra=("<2en>",)))
+    ours = load_text_tokenizer(TokenizerSpec(name=folder, side="encoder"))
+    assert ours.family == "madlad"
+    plain = load_text_tokenizer(TokenizerSpec(name=folder, side="encoder", family="t5"))
+    assert ours([TEXT[0]], "eng_Latn") == [ours._vocab["<2en>"], *plain([TEXT[0]], None)]
+
+
+def test_m2m100_tags_and_ids_are_those_of_transformers(tmp_path, llama):
+    folder = str(save_m2m100_tokenizer(tmp_path / "m2m100"))
+    ours = load_text_tokenizer(TokenizerSpec(name=folder, side="encoder", max_length=40))
+    assert ours.family == "m2m100"
+    hf = AutoTokenizer.from_pretrained(folder)
+    for code, iso in (("deu_Latn", "de"), ("khm_Khmr", "km")):
+        hf.src_lang = iso
+        for text in TEXT:
+            assert ours([text], code) == hf(text)["input_ids"]
+    with pytest.raises(UserError, match="no tag for language 'kab_Latn'"):
+        ours(["x"], "kab_Latn")
+    long = " ".join(TEXT)
+    [[sample]] = encode_documents(ours, llama, [(long,)], "deu_Latn")  # cut without offsets
+    assert sample.is_cut
+    assert 20 < len(sample.encoder_ids) <= 40
+    assert sample.encoder_ids == ours(sample.segments, "deu_Latn")
 
 
 def test_golden_ids(nllb, llama):
