@@ -1,6 +1,6 @@
 """The last part of `make demo`: what an exported model learned, shown by the borrowed head on real help text.
 
-    python -m benchmarks.quality.demo --export runs/demo/export --text assets/text --output runs/demo/report
+python -m benchmarks.quality.demo --export runs/demo/export --text assets/text --output runs/demo/report
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def main() -> int:
         stage1_train=train_texts[::stride],
         stage1_valid=[row["text"] for row in _rows(options.text / f"stage1_valid_{ENGLISH}.jsonl.xz")],
     )
-    write_report(result, options.output, "The borrowed head: topics of help paragraphs, read without translation", console)
+    write_report(
+        result, options.output, "The borrowed head: topics of help paragraphs, read without translation", console
+    )
     console.print(f"\nreport: {options.output}/table.json, {options.output}/table.png", highlight=False)
     return 0
 

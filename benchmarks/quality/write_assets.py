@@ -32,8 +32,11 @@ def save_bf16(model, tokenizer, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def score_mt(folder: Path, data: Path) -> dict[str, dict[str, float]]:
-    """A language: chrF of greedy translation into English, and centred retrieval of the English original, on test items."""
+def score_mt(folder: Path, data: Path, translates: bool) -> dict[str, dict[str, float | None]]:
+    """A language: chrF of greedy translation into English, and centred retrieval of the English original, on test items.
+
+    chrF is None for a model whose decoder was not trained (`translates` is false).
+    """
     model = M2M100ForConditionalGeneration.from_pretrained(folder, dtype="float32").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     scores = {}
@@ -42,7 +45,7 @@ def score_mt(folder: Path, data: Path) -> dict[str, dict[str, float]]:
         texts, originals = [item["text"] for item in items], [item["text_en"] for item in items]
         foreign, english = mean_states(model, tokenizer, texts, code), mean_states(model, tokenizer, originals, ENGLISH)
         scores[code] = {
-            "chrf": chrf(translate(model, tokenizer, texts, code, ENGLISH), originals),
+            "chrf": chrf(translate(model, tokenizer, texts, code, ENGLISH), originals) if translates else None,
             "retrieval": centred_retrieval(foreign, english, foreign.mean(0), english.mean(0)),
             "offset": float(((foreign - english) ** 2).sum(1).mean() / english.var(0).sum()),
             "n": len(items),
@@ -55,10 +58,9 @@ def write_mt(source: Path, data: Path, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(source)
     with new_folder(folder) as fresh:
         save_bf16(model, tokenizer, fresh)
-        figures = {
-            "runs": json.loads((source / "summary.json").read_text())["runs"],
-            "languages": score_mt(fresh, data),
-        }
+        runs = json.loads((source / "summary.json").read_text())["runs"]
+        translates = any(run["translation"] for run in runs)
+        figures = {"runs": runs, "languages": score_mt(fresh, data, translates)}
         write_json(fresh / "figures.json", figures)
         write_file(fresh / "README.md", cards.mt_card(figures, model))
 
@@ -68,11 +70,10 @@ def write_llama(source: Path, data: Path, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(source.parent)
     with new_folder(folder) as fresh:
         save_bf16(model, tokenizer, fresh)
-        figures = {"training": json.loads((source.parent / "summary.json").read_text())}
-        for name, causal in (("bidirectional", False), ("causal", True)):
-            shipped = LlamaForCausalLM.from_pretrained(fresh, dtype="float32")
-            shipped.config.is_causal = causal
-            figures[name] = topic_accuracy(shipped, tokenizer, data)
+        shipped = LlamaForCausalLM.from_pretrained(fresh, dtype="float32")
+        shipped.config.is_causal = False
+        training = json.loads((source.parent / "summary.json").read_text())
+        figures = {"training": training, "topic_accuracy": topic_accuracy(shipped, tokenizer, data)}
         write_json(fresh / "figures.json", figures)
         write_file(fresh / "README.md", cards.llama_card(figures, model))
 
