@@ -81,6 +81,9 @@ class Order:
             settings.mixing, manifest.languages, self.block_language, np.diff(self.first_row), seed
         )
         self.draws = DrawSequence(self.shares, settings.mixing.cycle_draws, seed)
+        samples = np.diff(self.first_row)
+        self.epoch_samples = np.array([samples[blocks].sum() for blocks in self.shares.blocks])
+        """(languages,) samples of one epoch, after sub-sampling"""
 
     def rows_of_draw(self, draw: int) -> np.ndarray:
         """(samples,) rows of a draw in the order in which they are emitted."""
@@ -218,8 +221,13 @@ class Schedule:
             owed, drawn = np.array(state["owed"], np.int64), np.array(state["drawn"], np.int64)
             order.draws.resume_from(CycleState(state["cycle"], owed, drawn))
         self.lanes = {lane: Lane(order, lane, *(cursor["lanes"][lane] if cursor else ())) for lane in lanes}
-        languages = len(order.shares.weights)
-        self.samples_of_language = np.array(cursor["samples_of_language"] if cursor else [0] * languages, np.int64)
+        none = [0] * len(order.epoch_samples)
+        self.samples_of_language = np.array(cursor["samples_of_language"] if cursor else none, np.int64)
+
+    @property
+    def epochs_of_language(self) -> np.ndarray:
+        """(languages,)"""
+        return self.samples_of_language / self._order.epoch_samples
 
     def next_cells(self) -> dict[int, np.ndarray]:
         """Rows of the next step's cells by lane; moves on by a step."""

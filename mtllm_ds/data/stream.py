@@ -117,12 +117,11 @@ class TrainStream:
     def metrics(self) -> dict[str, float]:
         """Counters over all ranks: samples and epochs a language; and of this rank: padding shares, samples skipped a language."""
         self._go_to(self._consumed)
-        counts = self._all_lanes.samples_of_language
-        sizes = self.manifest.samples_of_language
+        samples, epochs = self._all_lanes.samples_of_language, self._all_lanes.epochs_of_language
         figures: dict[str, float] = {}
         for position, language in enumerate(self.manifest.languages):
-            figures[f"samples/{language}"] = float(counts[position])
-            figures[f"epochs/{language}"] = float(counts[position] / sizes[position])
+            figures[f"samples/{language}"] = float(samples[position])
+            figures[f"epochs/{language}"] = float(epochs[position])
         for side, (allocated, real) in self._padding.items():
             figures[f"padding/{side}"] = 1 - real / allocated if allocated else 0.0
         for block in self._skipped:

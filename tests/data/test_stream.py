@@ -5,6 +5,7 @@ import os
 from functools import partial
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -147,6 +148,19 @@ def test_an_epoch_repeats_and_loses_nothing(dataset):
     metrics = stream.metrics()
     assert sum(metrics[f"samples/{code}"] for code in SAMPLES) == len(rows)
     assert metrics["epochs/eng_Latn"] == len(seen["eng_Latn"]) / SAMPLES["eng_Latn"]
+
+
+def test_epochs_of_a_sub_sampled_language_are_counted_by_what_is_drawn(dataset):
+    mixing = Mixing(rule="balanced", samples_per_language=32, cycle_draws=6)
+    stream = TrainStream(dataset, ScheduleSettings(lanes=1, samples_per_cell=16, mixing=mixing))
+    rows = [row for step in islice(stream, 60) for row in step.micro_batches[0].sample_ids.tolist()]
+    metrics = stream.metrics()
+    languages = dataset.index.language[dataset.blocks_of_rows(np.array(rows))]
+    for position, code in enumerate(dataset.languages):
+        own = [row for row, language in zip(rows, languages.tolist(), strict=True) if language == position]
+        assert 32 <= len(set(own)) < 64
+        assert metrics[f"samples/{code}"] == len(own)
+        assert metrics[f"epochs/{code}"] == pytest.approx(len(own) / len(set(own)))
 
 
 def test_iterated_once_more_it_goes_on(dataset):
