@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -157,3 +158,20 @@ def test_a_language_of_which_nothing_is_left_counts_but_is_not_mixed(shard_setti
     manifest = build_shards(replace(shard_settings, inputs=inputs), tmp_path / "out", num_workers=1)
     assert manifest.languages == ("deu_Latn",)
     assert manifest.statistics["fra_Latn"]["empty"] == 1
+
+
+def test_memory_does_not_grow_with_the_input(specs, tmp_path):
+    """Python's own peak over a text of 16 tasks is that of a text of 4, but for the index (some bytes a sample)."""
+    peaks = []
+    for tasks in (4, 16):
+        text = tmp_path / f"{tasks}.jsonl"
+        rows = [{"text": line} for line in sentences(tasks * build.TASK_DOCUMENTS, 1)]
+        text.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        settings = ShardSettings(
+            inputs=(InputFile(path=str(text), language="eng_Latn"),), **specs, block_samples=64, shard_bytes=50_000
+        )
+        tracemalloc.start()
+        build_shards(settings, tmp_path / f"out{tasks}", num_workers=1)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0] + 40 * 12 * build.TASK_DOCUMENTS

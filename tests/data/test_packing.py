@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, M2M100Config, M2M100Model
 
 from mtllm_ds.data.packing import block_diagonal_mask, length_buckets, pack_batch
 from mtllm_ds.data.schedule import ScheduleSettings, fill_cell
@@ -112,6 +112,24 @@ def test_packed_loss_and_states_equal_unpacked(dataset, llama, causal):
         means.append(single.hidden_states[-1][0].mean(0))
     assert abs(packed_loss - torch.cat(losses).mean()) < 1e-5
     assert (packed.llm.sample_means(output.hidden_states[-1]) - torch.stack(means)).abs().max() < 1e-5
+
+
+@torch.no_grad()
+def test_states_of_buckets_packed_equal_states_of_padded_rows(dataset):
+    torch.manual_seed(0)
+    config = M2M100Config(
+        vocab_size=600, d_model=16, encoder_layers=2, decoder_layers=1, encoder_ffn_dim=32, encoder_attention_heads=2
+    )
+    encoder = M2M100Model(config).eval().encoder
+    batch = next(iter(TrainStream(dataset, BUDGETS))).micro_batches[0]
+    padded = encoder(batch.encoder_ids, attention_mask=batch.encoder_mask).last_hidden_state
+    pairs = zip(batch.packed.encoder_buckets, batch.packed.encoder_bucket_masks, strict=True)
+    states = torch.cat([encoder(ids, attention_mask=mask).last_hidden_state.flatten(0, 1) for ids, mask in pairs])
+    packed = batch.packed.encoder.gather(states)
+    for i, mask in enumerate(batch.encoder_mask.bool()):
+        assert torch.allclose(packed[batch.packed.encoder.segment_ids == i], padded[i][mask], atol=1e-5)
+    means = (padded * batch.encoder_mask[..., None]).sum(1) / batch.encoder_mask.sum(1, keepdim=True)
+    assert torch.allclose(batch.packed.encoder.sample_means(packed), means, atol=1e-5)
 
 
 def test_packed_batches_of_the_stream_hold_the_same_samples(dataset):
