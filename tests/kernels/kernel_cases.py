@@ -110,13 +110,15 @@ def gradients(tensors: Tensors, *, upstream: Tensor | None = None, trained: tupl
     return loss.detach(), list(torch.autograd.grad(loss, wanted, grad_outputs=upstream))
 
 
-def truth(tensors: Tensors, *, upstream: Tensor | None = None, **options) -> tuple[Tensor, list[Tensor]]:
+def truth(
+    tensors: Tensors, *, upstream: Tensor | None = None, device: str = "cpu", **options
+) -> tuple[Tensor, list[Tensor]]:
     """The same in float64 by automatic differentiation, from the very values the tensors hold."""
     for name in ("student_bias", "teacher_bias", "valid", "labels"):
         if options.get(name) is not None:
-            options[name] = options[name].cpu().double() if "bias" in name else options[name].cpu()
-    upstream = None if upstream is None else upstream.cpu().double()
-    return gradients(tensors.to(torch.float64), upstream=upstream, **(options | {"backend": "reference"}))
+            options[name] = options[name].to(device).double() if "bias" in name else options[name].to(device)
+    upstream = None if upstream is None else upstream.to(device).double()
+    return gradients(tensors.to(torch.float64, device), upstream=upstream, **(options | {"backend": "reference"}))
 
 
 def relative_error(value: Tensor, true: Tensor) -> float:

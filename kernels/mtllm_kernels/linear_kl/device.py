@@ -80,6 +80,7 @@ def solve(problem: Problem, wanted: Wanted, plan: Plan, rows_per_chunk: int | No
         loss_rows[rows], q = plan.chunk(p, rows, wanted.any)
         if q is not None:
             gradients.add(rows, q, q_scale(head))
+        del q  # before the next chunk's scratch is made
     return gradients.result(loss_rows)
 
 

@@ -63,6 +63,7 @@ def solve(problem: TopkProblem, wanted: Wanted, rows_per_chunk: int | None = Non
         loss_rows[rows], q = _loss_and_q(p, rows, wanted.any)
         if q is not None:
             gradients.add(rows, q, q_scale(head))
+        del q  # before the next chunk's scratch is made
     return gradients.result(loss_rows)
 
 
