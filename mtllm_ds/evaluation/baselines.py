@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from mtllm_ds.evaluation.borrowed_head import Ridge, fit_ridge
-from mtllm_ds.evaluation.items import Item
+from mtllm_ds.evaluation.items import Item, load_items
+from mtllm_ds.evaluation.masking import SETTINGS, in_setting
+from mtllm_ds.evaluation.predictions import Predictions, concatenate, predictions_of
+from mtllm_ds.evaluation.tasks import ENGLISH, Task
 
 Head = Callable[[np.ndarray], np.ndarray]
 """(n, d) vectors of the teacher's space -> (n, classes) scores, such as the classification head of the tuned LLM."""
@@ -29,13 +33,13 @@ def majority(train: Sequence[Item]) -> str:
 
 
 class TfidfBaseline:
-    """Character 2-5-grams, TF-IDF weighted, and logistic regression: what needs no understanding and no model."""
+    """Character 2-5-grams within words, TF-IDF weighted, and logistic regression with balanced classes: needs no model."""
 
     def __init__(self, train: Sequence[Item], strength: float = 10.0) -> None:
         self._vectorizer = TfidfVectorizer(
-            analyzer="char", ngram_range=(2, 5), min_df=min(2, len(train)), sublinear_tf=True, dtype=np.float32
+            analyzer="char_wb", ngram_range=(2, 5), min_df=min(2, len(train)), sublinear_tf=True, dtype=np.float32
         )
-        self._head = LogisticRegression(C=strength, max_iter=300)
+        self._head = LogisticRegression(C=strength, class_weight="balanced", max_iter=300)
         features = self._vectorizer.fit_transform([joined_text(item) for item in train])
         self._head.fit(features, [item.label for item in train])
 
@@ -76,3 +80,32 @@ class RidgeBaseline:
         """(n, e) encoder means of any language -> predicted labels and their scores."""
         scores = self.head(self.ridge(encoder))
         return [self.classes[best] for best in scores.argmax(1)], scores.max(1).tolist()
+
+
+def predict_baseline(
+    system: Literal["majority", "tfidf"], task: Task, languages: Sequence[str], num_train: int | None = None
+) -> Predictions:
+    """Train on English and answer the test items of every language: plain, and copy-masked where there are English originals.
+
+    TF-IDF answers as `tfidf`, and once more, reading the English originals, as `english_originals_tfidf`.
+    """
+    train = load_items(task, "train", limit=num_train)
+    constant = majority(train)
+    answer = TfidfBaseline(train) if system == "tfidf" else lambda items: ([constant] * len(items), [1.0] * len(items))
+    parts = []
+    for language in languages:
+        plain = load_items(task, "test", language)
+        translated = all(item.original is not None for item in plain)
+        for setting in SETTINGS if translated else ("plain",):
+            items = in_setting(plain, setting)
+            read = {system: items}
+            if translated and system == "tfidf" and language != ENGLISH:
+                read["english_originals_tfidf"] = [item.original for item in items if item.original is not None]
+            for name, texts in read.items():
+                answers, scores = answer(texts)
+                parts.append(
+                    predictions_of(
+                        task.facts, items, answers, language=language, system=name, setting=setting, scores=scores
+                    )
+                )
+    return concatenate(parts)

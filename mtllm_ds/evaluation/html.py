@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mtllm_ds.evaluation.statistics import Difference
-from mtllm_ds.evaluation.tables import CEILING, FLOOR, Table
+from mtllm_ds.evaluation.tables import FLOOR, Table, competes
 
 if TYPE_CHECKING:
     from mtllm_ds.evaluation.report import Comparison, Report
@@ -132,7 +132,7 @@ def _accuracies(table: Table, titles: Mapping[str, str]) -> str:
             spread = f" ± {row[name].spread:.3f} over {row[name].num_seeds} seeds" if row[name].num_seeds > 1 else ""
             hint = f"accuracy {value:.4f}{spread}, macro-F1 {row[name].macro_f1:.4f}"
             style = f'style="background: rgba(var(--warm), {shade:.2f})" title="{hint}"'
-            cells.append(f"<td {style}{' class=best' if value == best and name != CEILING else ''}>{value:.3f}</td>")
+            cells.append(f"<td {style}{' class=best' if value == best and competes(name) else ''}>{value:.3f}</td>")
         cells.append(f"<td>{max(cell.num_items for cell in row.values())}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     means = "".join(f"<td>{_number(table.mean(name))}</td>" for name in table.systems)

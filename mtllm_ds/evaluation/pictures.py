@@ -35,14 +35,15 @@ INK, FAINT = "#1f2933", "#e3e7eb"
 
 def draw_tables(tables: Sequence[Table], titles: Mapping[str, str], settings: Mapping[str, str]) -> bytes:
     """A row a language: the bar runs from the LLM's own reading to the English originals, markers are the systems."""
-    rows = max(len(table.languages) for table in tables)
-    figure = _figure(1.6 + 5.6 * len(tables), 1.9 + 0.36 * (rows + 1))
+    languages = list(dict.fromkeys(code for table in tables for code in table.languages))
+    starred = frozenset().union(*(table.starred for table in tables))
+    figure = _figure(1.6 + 5.6 * len(tables), 1.9 + 0.36 * (len(languages) + 1))
     panels = figure.subplots(1, len(tables), sharex=True, squeeze=False)[0]
     for axes, table in zip(panels, tables, strict=True):
         drawn = _drawn(table)
-        for height, code in enumerate((*table.languages, None)):
+        for height, code in enumerate((*languages, None)):
             _draw_row(axes, table, code, height, drawn)
-        labels = [f"{code}{'*' if code in table.starred else ''}" for code in table.languages]
+        labels = [f"{code}{'*' if code in starred else ''}" for code in languages]
         axes.set_yticks(range(len(labels) + 1), [*labels, "mean"], fontsize=9, color=INK)
         axes.get_yticklabels()[-1].set_fontweight("bold")
         axes.axhline(len(labels) - 0.5, color=FAINT, linewidth=1)
@@ -69,7 +70,7 @@ def _draw_row(axes: Axes, table: Table, code: str | None, height: int, drawn: Ma
         if code is None:
             mean = table.mean(system)
             return None if mean != mean else mean
-        cell = table.cells[code].get(system)
+        cell = table.cells.get(code, {}).get(system)
         return None if cell is None else cell.accuracy
 
     floor, ceiling = value(FLOOR), value(CEILING)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from mtllm_ds.atomic import write_json, write_text
+from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation import pictures
 from mtllm_ds.evaluation.html import render
+from mtllm_ds.evaluation.predictions import Predictions
 from mtllm_ds.evaluation.statistics import Difference
-from mtllm_ds.evaluation.tables import Table, flat_summary
+from mtllm_ds.evaluation.tables import Table, compare, compare_each, competes, flat_summary
 from mtllm_ds.evaluation.verdict import LanguageGate, Rules, Verdict
 
 TITLES = {
@@ -33,6 +35,7 @@ TITLES = {
     "wrong_tag": "control: wrong tag",
     "shuffled_connector": "control: shuffled connector",
     "english_originals": "English originals",
+    "english_originals_tfidf": "TF-IDF on English originals",
 }
 SETTING_TITLES = {"plain": "Plain text", "copy_masked": "Copy-masked text"}
 
@@ -94,6 +97,28 @@ def write_report(report: Report, folder: Path, console: Console | None = None) -
         print_tables(report, console)
 
 
+def compare_systems(
+    predictions: Predictions, tables: Sequence[Table], first: str, second: str, languages: Sequence[str] | None = None
+) -> tuple[Comparison, ...]:
+    """`first` minus `second` in every setting, over the given languages or else those of means that both answered.
+
+    Raises `UserError` if the two have no language in common.
+    """
+    found = []
+    for table in tables:
+        answered = [c for c in table.mean_languages if first in table.cells[c] and second in table.cells[c]]
+        chosen = answered if languages is None else list(languages)
+        if not chosen:
+            known = ", ".join(table.systems)
+            raise UserError(
+                f"{table.setting}: '{first}' and '{second}' share no language; the systems there are {known}"
+            )
+        overall = compare(predictions, first, second, table.setting, chosen)
+        each = compare_each(predictions, first, second, table.setting, chosen)
+        found.append(Comparison(first, second, table.setting, overall, each))
+    return tuple(found)
+
+
 def summarise(report: Report) -> dict[str, float | int | str]:
     """One flat mapping of every figure."""
     summary = flat_summary(report.tables)
@@ -123,13 +148,13 @@ def print_tables(report: Report, console: Console) -> None:
         for code in table.languages:
             row = table.cells[code]
             best = table.best(code)
-            cells = [_text(row[name].accuracy, best) if name in row else "" for name in table.systems]
+            cells = [_text(row[name].accuracy, best, name) if name in row else "" for name in table.systems]
             items = max(cell.num_items for cell in row.values())
             shown.add_row(f"{code}{'*' if code in table.starred else ''}", *cells, str(items))
         shown.add_section()
-        means = [table.mean(name) for name in table.systems]
         best = table.mean(table.best_mean() or "")
-        shown.add_row("[bold]mean[/bold]", *("" if np.isnan(mean) else _text(mean, best) for mean in means), "")
+        means = [_text(table.mean(name), best, name) for name in table.systems]
+        shown.add_row("[bold]mean[/bold]", *means, "")
         console.print(shown)
     if report.verdict is not None:
         console.print(report.verdict.line, highlight=False, markup=False)
@@ -142,8 +167,10 @@ def _caption(table: Table) -> str:
     return "; ".join(parts)
 
 
-def _text(value: float, best: float) -> str:
-    return f"[bold]{value:.3f}[/bold]" if value == best else f"{value:.3f}"
+def _text(value: float, best: float, system: str) -> str:
+    if np.isnan(value):
+        return ""
+    return f"[bold]{value:.3f}[/bold]" if value == best and competes(system) else f"{value:.3f}"
 
 
 def _as_json(table: Table) -> dict:

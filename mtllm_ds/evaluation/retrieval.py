@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from mtllm_ds.data.sources import InputFile, SourceReader
 from mtllm_ds.errors import UserError
@@ -65,6 +67,17 @@ def score_parallel(
     """Scores of two readers on parallel texts; vectors are centred by their own mean over these texts."""
     left, right = _centred(read_foreign(foreign)), _centred(read_english(english))
     return ParallelScores(retrieve(left, right, english), retrieve(right, left, foreign), len(english))
+
+
+def print_scores(scores: ParallelScores, language: str, console: Console | None = None) -> None:
+    """Both directions as a table."""
+    table = Table(title=f"Retrieval of translations among {scores.num_pairs}", title_justify="left")
+    for heading in ("queries", "accuracy", "mean reciprocal rank", "margin"):
+        table.add_column(heading, justify="left" if heading == "queries" else "right")
+    for name, found in ((language, scores.forward), ("English", scores.backward)):
+        figures = (found.accuracy, found.mean_reciprocal_rank, found.margin)
+        table.add_row(name, *(f"{figure:.3f}" for figure in figures))
+    (console or Console()).print(table)
 
 
 def retrieve(queries: np.ndarray, candidates: np.ndarray, texts: Sequence[str], block: int = 1024) -> RetrievalScores:

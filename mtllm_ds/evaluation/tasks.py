@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mtllm_ds.errors import UserError
+from mtllm_ds.evaluation.predictions import TaskFacts
 from mtllm_ds.languages import FLORES_200, check_language, nearest_code
 
 ENGLISH = "eng_Latn"
@@ -129,6 +130,11 @@ class Task(_Section):
     def tag_of(self, language: str) -> str:
         """The tag that the MT encoder reads a language with."""
         return self.tag_proxies.get(language, language)
+
+    @property
+    def facts(self) -> TaskFacts:
+        """What is kept with predictions, so that tables need no task file."""
+        return TaskFacts(self.name, dict(self.tag_proxies), list(self.development_languages))
 
     def source_of(self, split: Split) -> Source:
         """Where a split's items are; raises `UserError` if the task has no such split."""

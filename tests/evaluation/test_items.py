@@ -116,7 +116,7 @@ def test_xnli_groups_by_the_english_premise(tmp_path):
     assert groups[0] == groups[2] != groups[3]
     assert groups == [item.group for item in load_items(task, "test", "eng_Latn")]
     assert len(load_items(task, "valid")) == 6
-    with pytest.raises(UserError, match="data set .* fr, split test"):
+    with pytest.raises(UserError, match=r"data set .* fr, split test"):
         load_items(task, "test", "fra_Latn")
 
 
@@ -156,7 +156,7 @@ def test_belebele_joins_by_link_and_number(tmp_path):
     assert first.group == second.group
     (trained,) = load_items(task, "train")
     assert (trained.label, trained.options) == ("3", ("a", "b", "c", "d"))
-    with pytest.raises(UserError, match="data set .*nowhere all, split train: .*; name a local folder instead"):
+    with pytest.raises(UserError, match=r"data set .*nowhere all, split train: .*; name a local folder instead"):
         load_items(load_task("belebele", FOLDER).located(training_data=str(tmp_path / "nowhere")), "train")
 
 

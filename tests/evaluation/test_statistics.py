@@ -70,7 +70,7 @@ def test_bootstrap_is_exact_where_all_resamples_can_be_listed():
     first, second = np.array([[1.0], [1.0], [1.0], [0.0]]), np.array([[0.0], [0.0], [1.0], [1.0]])
     members = ([1, 1], [0], [-1])
     listed = np.array(
-        [np.mean(sum((members[k] for k in drawn), [])) for drawn in itertools.product(range(3), repeat=3)]
+        [np.mean(np.concatenate([members[k] for k in drawn])) for drawn in itertools.product(range(3), repeat=3)]
     )
     found = st.paired_bootstrap({"deu_Latn": st.PairedScores(groups, first, second)}, 50_000)
     assert (found.low, found.high) == (listed.min(), listed.max())
