@@ -65,7 +65,7 @@ def plot(figures: dict[str, float], path: Path) -> None:
         axis.bar_label(bars, [f"{value:,.3g}" for value in values], padding=3)
         axis.invert_yaxis()
         axis.set_title(title)
-        axis.margins(x=0.15)
+        axis.margins(x=0.2)
         axis.set_xscale("log" if name == "resume_seconds" else "linear")
     figure.savefig(path, dpi=110)
 

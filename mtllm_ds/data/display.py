@@ -1,6 +1,7 @@
 """What a person sees of data preparation: progress bars and tables."""
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -17,10 +18,12 @@ from mtllm_ds.errors import UserError
 LEFT_OUT = ("empty", "duplicate", "excluded")
 
 _STDERR = Console(stderr=True)
+_LOG_SECONDS = 60
+"""Between lines where there is no terminal for a progress bar."""
 
 
 class BuildDisplay:
-    """A progress bar that appears with the first report (only then have the tokenizing processes been forked)."""
+    """A progress bar that appears with the first report, after the tokenizing processes were forked; in a log, a line a minute."""
 
     def __init__(self) -> None:
         columns = (
@@ -32,6 +35,7 @@ class BuildDisplay:
         self._progress = Progress(*columns, console=_STDERR, disable=not _STDERR.is_terminal)
         self._task = self._progress.add_task("tokenizing", total=None)
         self._started = False
+        self._logged = time.monotonic()
 
     def __enter__(self) -> "BuildDisplay":
         return self
@@ -44,12 +48,12 @@ class BuildDisplay:
         if not self._started:
             self._progress.start()
             self._started = True
-        self._progress.update(
-            self._task,
-            total=progress.bytes_total,
-            completed=progress.bytes_read,
-            description=f"{progress.samples:,} samples, {progress.tokens / 1e6:,.1f}M tokens, {progress.shards} shards",
-        )
+        done = f"{progress.samples:,} samples, {progress.tokens / 1e6:,.1f}M tokens, {progress.shards} shards"
+        self._progress.update(self._task, total=progress.bytes_total, completed=progress.bytes_read, description=done)
+        if not _STDERR.is_terminal and time.monotonic() - self._logged > _LOG_SECONDS:
+            self._logged = time.monotonic()
+            share = progress.bytes_read / max(1, progress.bytes_total)
+            print(f"{share:.0%} of the input read: {done}", file=sys.stderr, flush=True)
 
 
 def verify_with_progress(manifest: Manifest) -> None:
