@@ -9,8 +9,10 @@ import json
 import re
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import triton
 from mtllm_kernels.linear_kl import device, device_fused, device_split
@@ -30,9 +32,9 @@ class Build:
     """One kernel in one configuration: argument types by name, constants, warps and stages."""
 
     name: str
-    kernel: object
-    types: dict[str, str]
-    constants: dict[str, object]
+    kernel: Any
+    types: Mapping[str, str]
+    constants: Mapping[str, object]
     num_warps: int
     num_stages: int
     uses_tensor_cores: bool = False
@@ -195,8 +197,8 @@ def main() -> None:
         writer = csv.DictWriter(file, heading)
         writer.writeheader()
         writer.writerows(rows)
-    figures = ("registers", "spilled_bytes", "shared_bytes", "wgmma")
-    summary = {f"{row['target']}/{row['kernel']}/{key}": row[key] for row in rows for key in figures}
+    kept = ("registers", "spilled_bytes", "shared_bytes", "wgmma")
+    summary = {f"{row['target']}/{row['kernel']}/{key}": row[key] for row in rows for key in kept}
     (arguments.output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     (arguments.output / "provenance.json").write_text(json.dumps(provenance("compiler"), indent=1) + "\n")
 

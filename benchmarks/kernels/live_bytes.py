@@ -1,6 +1,8 @@
 """Memory of a computation on the CPU, counted rather than read off the process."""
 
 import weakref
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from mtllm_kernels.linear_kl.function import solve_linear_kl
@@ -8,7 +10,7 @@ from mtllm_kernels.topk_kl.function import solve_topk_kl
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-OPAQUE = {
+OPAQUE: dict[Any, Callable[..., Any]] = {
     torch.ops.mtllm_kernels.linear_kl.default: solve_linear_kl,
     torch.ops.mtllm_kernels.topk_kl.default: solve_topk_kl,
 }

@@ -4,6 +4,8 @@ python -m benchmarks.kernels.speed [--device cpu|cuda] [--output FOLDER]
 """
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,9 +23,12 @@ LARGEST_EAGER_BYTES = 100e9  # 24 bytes a logit or so
 
 def inputs(num_rows: int, vocabulary: int, width: int, device: str, dtype: torch.dtype) -> Inputs:
     generator = torch.Generator(device).manual_seed(0)
-    draw = {"generator": generator, "device": device}
-    weight = (torch.randn(vocabulary, width, **draw) * 2 * width**-0.5).to(dtype)
-    student, noise = torch.randn(num_rows, width, **draw), torch.randn(num_rows, width, **draw)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, device=device)
+
+    weight = (normal(vocabulary, width) * 2 * width**-0.5).to(dtype)
+    student, noise = normal(num_rows, width), normal(num_rows, width)
     return Inputs(student.to(dtype), (student + 0.2 * noise).to(dtype), weight)
 
 
@@ -32,12 +37,12 @@ def measure(size: tuple[int, int, int], dtype: torch.dtype, device: str, rounds:
     num_rows, vocabulary, width = size
     x = inputs(*size, device, dtype)
     floor = Products(x, GPU_FLOOR_ROWS if device == "cuda" else None)
-    functions = {FLOOR: floor}
+    functions: dict[str, Callable[[], object]] = {FLOOR: floor}
     for name, variant in variants(device).items():
         if name.endswith("eager") and device == "cuda" and 24 * num_rows * vocabulary > LARGEST_EAGER_BYTES:
             print(f"left out: {name} at {size} would not fit", flush=True)
             continue
-        functions[name] = lambda variant=variant: gradient(variant, x)
+        functions[name] = partial(gradient, variant, x)
     used = {}
     for name in list(functions):
         try:

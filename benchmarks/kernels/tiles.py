@@ -6,7 +6,10 @@ Each runs inside the whole fused plan, so that what is compared is what a traini
 """
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -34,11 +37,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for size in SIZES:
         x = inputs(*size, "cuda", torch.bfloat16)
-        functions = {FLOOR: Products(x, GPU_FLOOR_ROWS), "split": lambda x=x: gradient(ours("triton-split"), x)}
-        functions |= {str(tile): lambda tile=tile, x=x: with_tile(tile, x) for tile in TILES}
+        functions: dict[str, Callable[[], object]] = {FLOOR: Products(x, GPU_FLOOR_ROWS)}
+        functions["split"] = partial(gradient, ours("triton-split"), x)
+        functions |= {str(tile): partial(with_tile, tile, x) for tile in TILES}
         times = interleaved(functions, 11, "cuda")
         for name, seconds in times.items():
             ratio = seconds.median / times[FLOOR].median

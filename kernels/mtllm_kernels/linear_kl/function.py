@@ -221,7 +221,7 @@ def _setup_context(ctx, inputs, output) -> None:
 
 @once_differentiable
 def _backward(ctx, grad_loss, *_):
-    gradients = [None] * NUM_ARGUMENTS
+    gradients: list[Tensor | None] = [None] * NUM_ARGUMENTS
     if grad_loss is None:
         return tuple(gradients)
     grad_hidden, grad_weight, grad_bias, *inputs = ctx.saved_tensors
@@ -230,13 +230,12 @@ def _backward(ctx, grad_loss, *_):
     if ctx.runs_again:
         *tensors, row_weight, labels = inputs
         settings = (*ctx.settings[:-4], False, False, ctx.wanted.weight, ctx.wanted.bias)
-        _, _, gradients[1], again = linear_kl(*tensors, row_weight * grad_loss, labels, *settings)
-        gradients[4] = again if ctx.wanted.bias else None
+        _, _, grad_weight, grad_bias = linear_kl(*tensors, row_weight * grad_loss, labels, *settings)
+        gradients[1] = grad_weight if ctx.wanted.weight else None
+        gradients[4] = grad_bias if ctx.wanted.bias else None
     else:
         gradients[1] = scaled(grad_weight, grad_loss) if ctx.wanted.weight else None
         gradients[4] = scaled(grad_bias, grad_loss) if ctx.wanted.bias else None
-    if not ctx.wanted.weight:
-        gradients[1] = None
     return tuple(gradients)
 
 

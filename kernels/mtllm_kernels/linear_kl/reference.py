@@ -53,7 +53,7 @@ def loss_rows(problem: Problem) -> Tensor:
         z_t = logits(p.teacher_hidden.masked_fill(gone, 0.0), p.teacher_weight, p.teacher_bias, p.softcap)
     log_p_s, log_p_t = (z_s / p.temperature).log_softmax(-1), (z_t / p.temperature).log_softmax(-1)
     rows = p.divergence_scale * divergence_rows(log_p_s, log_p_t, p.divergence, p.beta)
-    if not p.has_labels:
+    if p.labels is None or p.label_weight == 0:
         return rows
     cross_entropy = F.cross_entropy(z_s, p.labels, ignore_index=IGNORED_LABEL, reduction="none")
     return (1 - p.label_weight) * rows + p.label_weight * cross_entropy
