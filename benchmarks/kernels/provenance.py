@@ -22,6 +22,13 @@ def device_name() -> str:
     return platform.processor()
 
 
+def _command() -> str:
+    """As one would type it from the repository's root."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = f"python -m {spec.name}" if spec else Path(sys.argv[0]).name
+    return " ".join((program, *sys.argv[1:]))
+
+
 def provenance(device: str | None = None) -> dict[str, object]:
     """All of it as strings and numbers, for a JSON file beside the figures."""
     versions = {}
@@ -37,6 +44,6 @@ def provenance(device: str | None = None) -> dict[str, object]:
         "python": platform.python_version(),
         "versions": versions,
         "commit": commit or "unknown",
-        "command": " ".join(sys.argv),
+        "command": _command(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
