@@ -162,12 +162,13 @@ def test_no_rows() -> None:
 
 
 def test_memory_does_not_grow_with_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside the gradient itself, the scratch alone: here 3 * 32 rows of the vocabulary."""
+    """Beside the gradient itself, the scratch alone: here 2 * 32 rows, and a block of as many, of the vocabulary."""
     monkeypatch.setattr(chunked, "CPU_SCRATCH_BYTES", 0)
     vocabulary, width = 4096, 16
     peaks = []
     for num_rows in (32, 256):
         t = make(num_rows, vocabulary, width)
+        chunked.release_scratch()
         gc.collect()
         with LiveBytes() as counted:
             gradients(t, backend="chunked")
@@ -175,6 +176,14 @@ def test_memory_does_not_grow_with_the_rows(monkeypatch: pytest.MonkeyPatch) -> 
     scratch, small = 3 * 32 * vocabulary * 4, 40 * 256 * width * 4
     assert peaks[0] >= scratch
     assert max(peaks) <= scratch + small
+
+
+def test_scratch_made_in_inference_mode_serves_training() -> None:
+    chunked.release_scratch()
+    t = make(9, 67, 8)
+    with torch.inference_mode():
+        fused_linear_kl(*t.arguments())
+    gradients(t, backend="chunked")
 
 
 def test_importing_needs_neither_triton_nor_a_driver() -> None:

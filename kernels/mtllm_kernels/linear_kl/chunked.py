@@ -12,6 +12,8 @@ every summand is of second order in x, so a rounding error common to a row cance
 float32 (float64 for float64 inputs). Row weights multiply the (rows, D) product, never q, so float16 cannot underflow.
 """
 
+import threading
+
 import torch
 from torch import Tensor
 
@@ -21,9 +23,34 @@ from mtllm_kernels.products import GradientSum, Result, Wanted, balanced_rows, p
 LOWEST_LOGIT = -1e30  # stands for -inf: differences stay finite, exp gives exactly 0
 INFINITE_LOSS = 1e20  # a divergence beyond this met a column at -inf on one side only
 LARGEST_EXPONENT = 60.0  # x beyond this leaves nothing of p_s
-CPU_SCRATCH_BYTES = 2**27
+CPU_SCRATCH_BYTES = 2**28
 CPU_BLOCK_BYTES = 2**21  # of a block's logits, so that its passes stay in a core's cache
 GPU_SCRATCH_BYTES = 3 * 2**30
+
+
+class _KeptScratch(threading.local):
+    """A thread's CPU scratch, kept between calls: touching fresh pages costs as much time as the softmaxes."""
+
+    storage: Tensor | None = None
+
+
+_kept = _KeptScratch()
+
+
+def release_scratch() -> None:
+    """Frees what this thread keeps between calls on the CPU (at most CPU_SCRATCH_BYTES and one block)."""
+    _kept.storage = None
+
+
+def scratch_for(like: Tensor, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+    """(rows, columns) of unspecified values on the device of `like`."""
+    if like.device.type != "cpu":
+        return like.new_empty(rows, columns, dtype=dtype)
+    num_bytes = rows * columns * dtype.itemsize
+    if _kept.storage is None or _kept.storage.numel() < num_bytes:
+        with torch.inference_mode(False):  # else it could not be written to outside of it
+            _kept.storage = torch.empty(num_bytes, dtype=torch.uint8)
+    return _kept.storage[:num_bytes].view(dtype).view(rows, columns)
 
 
 def chunk_rows(problem: Problem) -> int:
@@ -51,7 +78,7 @@ def solve(problem: Problem, wanted: Wanted, rows_per_chunk: int | None = None) -
     loss_rows = p.student_hidden.new_empty(num_rows, dtype=p.accumulator)
     gradients = GradientSum(p.student_hidden, p.student_weight, p.student_bias, p.row_weight, wanted)
     block = block_rows(p, rows_per_chunk)
-    scratch = p.student_hidden.new_empty(2 * rows_per_chunk + block, vocabulary, dtype=p.accumulator)
+    scratch = scratch_for(p.student_hidden, 2 * rows_per_chunk + block, vocabulary, p.accumulator)
     for start in range(0, num_rows, rows_per_chunk):
         rows = slice(start, min(start + rows_per_chunk, num_rows))
         loss, q = _loss_and_q(p, rows, scratch, block, wanted.any)

@@ -10,7 +10,13 @@ its log-sum-exp is exact, never 1 - sum. The gradient with respect to a logit af
 import torch
 from torch import Tensor
 
-from mtllm_kernels.linear_kl.chunked import CPU_SCRATCH_BYTES, GPU_SCRATCH_BYTES, LOWEST_LOGIT, add_gradient
+from mtllm_kernels.linear_kl.chunked import (
+    CPU_SCRATCH_BYTES,
+    GPU_SCRATCH_BYTES,
+    LOWEST_LOGIT,
+    add_gradient,
+    scratch_for,
+)
 from mtllm_kernels.products import GradientSum, Result, Wanted, balanced_rows, project
 from mtllm_kernels.topk_kl.problem import TopkProblem
 from mtllm_kernels.topk_kl.reference import tail_log_mass
@@ -31,7 +37,7 @@ def solve(problem: TopkProblem, wanted: Wanted, rows_per_chunk: int | None = Non
     rows_per_chunk = rows_per_chunk or chunk_rows(p)
     loss_rows = p.student_hidden.new_empty(num_rows, dtype=p.accumulator)
     gradients = GradientSum(p.student_hidden, p.student_weight, None, p.row_weight, wanted)
-    scratch = p.student_hidden.new_empty(rows_per_chunk, vocabulary, dtype=p.accumulator)
+    scratch = scratch_for(p.student_hidden, rows_per_chunk, vocabulary, p.accumulator)
     for start in range(0, num_rows, rows_per_chunk):
         rows = slice(start, min(start + rows_per_chunk, num_rows))
         z = scratch[: rows.stop - rows.start]
