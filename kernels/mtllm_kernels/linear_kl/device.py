@@ -75,12 +75,13 @@ def solve(problem: Problem, wanted: Wanted, plan: Plan, rows_per_chunk: int | No
     rows_per_chunk = rows_per_chunk or chunk_rows(p.student_hidden, head.shape[0], plan.scratch_bytes(head.dtype))
     loss_rows = torch.empty(num_rows, dtype=torch.float32, device=head.device)
     gradients = GradientSum(p.student_hidden, head, p.student_bias, p.row_weight, wanted)
-    for start in range(0, num_rows, rows_per_chunk):
-        rows = slice(start, min(start + rows_per_chunk, num_rows))
-        loss_rows[rows], q = plan.chunk(p, rows, wanted.any)
-        if q is not None:
-            gradients.add(rows, q, q_scale(head))
-        del q  # before the next chunk's scratch is made
+    with torch.cuda.device_of(head):
+        for start in range(0, num_rows, rows_per_chunk):
+            rows = slice(start, min(start + rows_per_chunk, num_rows))
+            loss_rows[rows], q = plan.chunk(p, rows, wanted.any)
+            if q is not None:
+                gradients.add(rows, q, q_scale(head))
+            del q  # before the next chunk's scratch is made
     return gradients.result(loss_rows)
 
 
@@ -116,65 +117,92 @@ def _split_chunk(p: Problem, rows: slice, wants_q: bool) -> tuple[Tensor, Tensor
     return statistics_and_gradient(p, rows, student, teacher, q, q_scale(p.student_weight)), q
 
 
+@dataclass(frozen=True)
+class _FusedScratch:
+    """What the fused plan's kernels hand to each other for one chunk; see device_fused.py for E, D and statistics."""
+
+    e: Tensor  # (rows, V), row-padded
+    d: Tensor  # (rows, V), row-padded
+    statistics: Tensor  # (5, rows, parts)
+    means: Tensor  # (rows,)
+    row_weight: Tensor  # (rows,)
+    tile: Tile
+
+    @property
+    def part_width(self) -> int:
+        return self.tile.columns // PARTS.value
+
+
 def _fused_chunk(p: Problem, rows: slice, wants_q: bool) -> tuple[Tensor, Tensor | None]:
     num_rows, vocabulary, device = rows.stop - rows.start, p.student_weight.shape[0], p.student_hidden.device
     packed = p.student_hidden.dtype != torch.float32
     tile = LOW_PRECISION_TILE if packed else FLOAT32_TILE
     tile = INTERPRETED_TILE if interpreting() else tile
-    width = tile.columns // PARTS.value
     num_parts = triton.cdiv(vocabulary, tile.columns) * PARTS.value
-    scratch_dtype = torch.bfloat16 if packed else torch.float32
-    e, d = (padded(num_rows, vocabulary, scratch_dtype, device) for _ in range(2))
+    e, d = (padded(num_rows, vocabulary, torch.bfloat16 if packed else torch.float32, device) for _ in range(2))
     statistics = torch.empty(5, num_rows, num_parts, dtype=torch.float32, device=device)
     means = torch.empty(num_rows, dtype=torch.float32, device=device)
-    row_weight, keeps_student = p.row_weight[rows], p.divergence == "reverse_kl"
-    matrices = [
-        _row_major(x) for x in (p.student_hidden[rows], p.student_weight, p.teacher_hidden[rows], p.teacher_weight)
-    ]
+    scratch = _FusedScratch(e, d, statistics, means, p.row_weight[rows], tile)
+    _multiply(p, rows, scratch, packed)
+    q = e.view(p.student_weight.dtype)
+    loss = _losses_and_gradient(p, scratch, q, wants_q)
+    return loss, q if wants_q else None
+
+
+def _multiply(p: Problem, rows: slice, scratch: _FusedScratch, packed: bool) -> None:
+    """Both products into E, D and the parts' factors."""
+    tile, keeps_student = scratch.tile, p.divergence == "reverse_kl"
+    (num_rows, vocabulary), num_parts = scratch.e.shape, scratch.statistics.shape[2]
+    operands = (p.student_hidden[rows], p.student_weight, p.teacher_hidden[rows], p.teacher_weight)
+    matrices = [_row_major(x) for x in operands]
     blocks = [(tile.rows, tile.inner), (tile.columns, tile.inner)] * 2
-    described = _has_tensor_copies(device) and all(_describable(x) for x in matrices)
-    operands = [_descriptor(x, b) if described else x for x, b in zip(matrices, blocks, strict=True)]
+    described = _has_tensor_copies(scratch.e.device) and all(_describable(x) for x in matrices)
+    arguments = [_descriptor(x, b) if described else x for x, b in zip(matrices, blocks, strict=True)]
     grid = (triton.cdiv(num_rows, tile.rows) * triton.cdiv(vocabulary, tile.columns),)
     products_kernel[grid](
-        *operands, row_weight, e, d, statistics, num_rows, vocabulary, matrices[0].shape[1], matrices[2].shape[1],
-        *(x.stride(0) for x in matrices), e.stride(0), num_parts, 1 / p.temperature,
+        *arguments, scratch.row_weight, scratch.e, scratch.d, scratch.statistics, num_rows, vocabulary,
+        matrices[0].shape[1], matrices[2].shape[1], *(x.stride(0) for x in matrices), scratch.e.stride(0), num_parts,
+        1 / p.temperature,
         BM=tile.rows, BV=tile.columns, BK=tile.inner, DESCRIPTORS=described, KEEPS_STUDENT=keeps_student,
         PACKED=packed, PRECISION="tf32" if packed else "ieee", INTERPRETED=interpreting(),
         num_warps=tile.num_warps, num_stages=tile.num_stages,
     )  # fmt: skip
     combine_kernel[(num_rows,)](
-        statistics, row_weight, means, num_rows, num_parts, KEEPS_STUDENT=keeps_student, BLOCK=1024, num_warps=4
-    )
-    q = e.view(p.student_weight.dtype) if packed else e
-    num_blocks = triton.cdiv(vocabulary, GRADIENT_BLOCK_COLUMNS)
-    losses = torch.empty(num_rows, num_blocks, dtype=torch.float32, device=device)
-    measured = torch.empty(2, num_rows, num_blocks, dtype=torch.float32, device=device)
+        scratch.statistics, scratch.row_weight, scratch.means, num_rows, num_parts,
+        KEEPS_STUDENT=keeps_student, BLOCK=1024, num_warps=4,
+    )  # fmt: skip
 
-    def gradient(measures: bool, forms: bool) -> None:
+
+def _losses_and_gradient(p: Problem, scratch: _FusedScratch, q: Tensor, wants_q: bool) -> Tensor:
+    """Losses (rows,); the gradient, if wanted, into q, which lies over E."""
+    num_rows, vocabulary = q.shape
+    num_blocks = triton.cdiv(vocabulary, GRADIENT_BLOCK_COLUMNS)
+    losses = torch.empty(num_rows, num_blocks, dtype=torch.float32, device=q.device)
+    measured = torch.empty(2, num_rows, num_blocks, dtype=torch.float32, device=q.device)
+    row_weight, means = scratch.row_weight, scratch.means
+
+    def run(measures: bool, forms: bool) -> None:
         gradient_kernel[(num_rows, num_blocks)](
-            e, d, q, statistics, row_weight, means, losses, measured, num_rows, vocabulary, e.stride(0), num_parts, p.beta,
-            p.divergence_scale, p.divergence_scale / p.temperature * q_scale(p.student_weight),
-            KIND=p.divergence, MEASURES=measures, WANTS_GRADIENT=forms, WIDTH=width,
-            BLOCK_PARTS=GRADIENT_BLOCK_COLUMNS // width, num_warps=4,
+            scratch.e, scratch.d, q, scratch.statistics, row_weight, means, losses, measured, num_rows, vocabulary,
+            scratch.e.stride(0), scratch.statistics.shape[2], p.beta, p.divergence_scale,
+            p.divergence_scale / p.temperature * q_scale(p.student_weight),
+            KIND=p.divergence, MEASURES=measures, WANTS_GRADIENT=forms, WIDTH=scratch.part_width,
+            BLOCK_PARTS=GRADIENT_BLOCK_COLUMNS // scratch.part_width, num_warps=4,
         )  # fmt: skip
 
+    run(measures=True, forms=wants_q and p.divergence != "jsd")
     if p.divergence == "jsd":
-        gradient(measures=True, forms=False)
         torch.div(*measured.sum(2), out=means)
         if wants_q:
-            gradient(measures=False, forms=True)
-    else:
-        gradient(measures=True, forms=wants_q)
+            run(measures=False, forms=True)
     loss = losses.sum(1)
-    if (
-        p.divergence == "reverse_kl"
-    ):  # first order, from float32 alone, once it is large; second order from the scratch below
+    if p.divergence == "reverse_kl":  # where it is large, its first order from float32 alone is the better one
         loss = torch.where((means > FIRST_ORDER_ABOVE) & (row_weight != 0), means * p.divergence_scale, loss)
-    return loss, q if wants_q else None
+    return loss
 
 
 def _row_major(matrix: Tensor) -> Tensor:
-    return matrix if matrix.stride(1) == 1 else matrix.contiguous()
+    return matrix if matrix.stride(1) == 1 and matrix.stride(0) >= matrix.shape[1] else matrix.contiguous()
 
 
 def _has_tensor_copies(device: torch.device) -> bool:

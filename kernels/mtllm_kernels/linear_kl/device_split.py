@@ -140,7 +140,7 @@ def statistics_and_gradient(
         teacher,
         student if p.student_bias is None else p.student_bias.contiguous(),
         student if p.teacher_bias is None else p.teacher_bias.contiguous(),
-        p.labels[rows] if p.has_labels and p.labels is not None else p.row_weight,
+        p.labels[rows].contiguous() if p.has_labels and p.labels is not None else p.row_weight,
         p.row_weight[rows],
         losses,
         target,

@@ -58,12 +58,13 @@ def solve(problem: TopkProblem, wanted: Wanted, rows_per_chunk: int | None = Non
     rows_per_chunk = rows_per_chunk or chunk_rows(p.student_hidden, head.shape[0], 4 + head.dtype.itemsize)
     loss_rows = torch.empty(num_rows, dtype=torch.float32, device=head.device)
     gradients = GradientSum(p.student_hidden, head, None, p.row_weight, wanted)
-    for start in range(0, num_rows, rows_per_chunk):
-        rows = slice(start, min(start + rows_per_chunk, num_rows))
-        loss_rows[rows], q = _loss_and_q(p, rows, wanted.any)
-        if q is not None:
-            gradients.add(rows, q, q_scale(head))
-        del q  # before the next chunk's scratch is made
+    with torch.cuda.device_of(head):
+        for start in range(0, num_rows, rows_per_chunk):
+            rows = slice(start, min(start + rows_per_chunk, num_rows))
+            loss_rows[rows], q = _loss_and_q(p, rows, wanted.any)
+            if q is not None:
+                gradients.add(rows, q, q_scale(head))
+            del q  # before the next chunk's scratch is made
     return gradients.result(loss_rows)
 
 
