@@ -30,7 +30,10 @@ class Apt:
 
     def run(self, *command: str, cwd: Path | None = None) -> str:
         program, *arguments = command
-        done = subprocess.run([program, *self.options, *arguments], cwd=cwd, capture_output=True, text=True)
+        try:
+            done = subprocess.run([program, *self.options, *arguments], cwd=cwd, capture_output=True, text=True)
+        except FileNotFoundError as error:
+            raise UserError(f"{program} is not installed, run this on Debian or in a container of it") from error
         if done.returncode:
             raise UserError(
                 f"apt failed, {' '.join(command)}: {done.stderr.strip()[:200]}, check the network and sources.list"

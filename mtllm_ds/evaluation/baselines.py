@@ -98,7 +98,7 @@ def predict_baseline(
         translated = all(item.original is not None for item in plain)
         for setting in SETTINGS if translated else ("plain",):
             items = in_setting(plain, setting)
-            read = {system: items}
+            read: dict[str, list[Item]] = {system: items}
             if translated and system == "tfidf" and language != ENGLISH:
                 read["english_originals_tfidf"] = [item.original for item in items if item.original is not None]
             for name, texts in read.items():

@@ -1,0 +1,77 @@
+"""Rebuild the task `ddtp_topics` from Debian's translated package descriptions, with apt-get, without touching the system's state.
+
+    python -m benchmarks.quality.fetch_ddtp --out runs/bases/ddtp [--languages deu_Latn fra_Latn ...]
+
+The indices `Packages` and `Translation-LANG` are fetched by apt-get with private lists under FOLDER/apt; a stopped run goes on, and
+what has not changed is not fetched again. `sources.json` records the sha256 of each index and of each file written. A translation
+follows its package's licence: the files are for use here, not for shipping.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.quality.apt import Apt
+from benchmarks.quality.ddtp import TRANSLATIONS, build, descriptions, read_packages, read_pinned
+from mtllm_ds.atomic import sha256_file, write_json, write_text
+from mtllm_ds.command_line import run_and_exit
+from mtllm_ds.errors import UserError
+
+PINNED = Path(__file__).with_name("ddtp_packages.tsv.xz")
+
+
+def indices(lists: Path, ending: str) -> list[Path]:
+    """Index files of one kind; those of the release itself come last, so that they win over its updates."""
+    found = sorted(lists.glob(f"*{ending}"), key=lambda path: ("-security_" not in path.name, path.name))
+    if not found:
+        raise UserError(
+            f"no index {ending} in {lists}: the archive in sources.list has none, name the other languages by --languages"
+        )
+    return found
+
+
+def read(paths: list[Path]) -> list[str]:
+    return [path.read_text(encoding="utf-8") for path in paths]
+
+
+def merged(paths: list[Path]) -> dict[str, str]:
+    """Descriptions of several Translation files by MD5."""
+    return {md5: text for content in read(paths) for md5, text in descriptions(content).items()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--languages", nargs="+", default=list(TRANSLATIONS), choices=list(TRANSLATIONS))
+    options = parser.parse_args()
+    console = Console()
+    apt = Apt(options.out.resolve() / "apt", ("en", *(TRANSLATIONS[code] for code in options.languages)))
+    with console.status("fetching the indices with apt-get"):
+        apt.run("apt-get", "update")
+    lists = apt.folder / "lists"
+    # apt writes the underscore of a code as %5f in a file's name.
+    endings = {code: f"_Translation-{TRANSLATIONS[code].replace('_', '%5f')}" for code in options.languages}
+    with console.status("joining packages, descriptions and translations"):
+        english = indices(lists, "_Translation-en")
+        archives = indices(lists, "_Packages")
+        packages = read_packages(read(archives), merged(english))
+        translated = {code: indices(lists, ending) for code, ending in endings.items()}
+        files = build(packages, {code: merged(paths) for code, paths in translated.items()}, read_pinned(PINNED))
+    written = {}
+    for name, rows in files.items():
+        path = options.out / f"{name}.jsonl"
+        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        written[path.name] = {"items": len(rows), "sha256": sha256_file(path)}
+        console.print(f"{path.name}: {len(rows)} items", highlight=False)
+    fetched = [*archives, *english, *(path for paths in translated.values() for path in paths)]
+    write_json(
+        options.out / "sources.json",
+        {"indices": {path.name: sha256_file(path) for path in sorted(fetched)}, "files": written},
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    run_and_exit(main)
