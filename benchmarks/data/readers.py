@@ -46,7 +46,7 @@ class Ours:
         from mtllm_ds.data.reading import BlockReader
         from mtllm_ds.data.schedule import Order, Schedule, ScheduleSettings
 
-        settings = ScheduleSettings(lanes=WINDOW // 256, samples_per_cell=1)
+        settings = ScheduleSettings(lanes=WINDOW // 256)
         manifest = Manifest.load(folder)
         cursor = None
         if skip:
@@ -65,10 +65,10 @@ class Ours:
         from mtllm_ds.data.manifest import Manifest
         from mtllm_ds.data.schedule import Order, Schedule, ScheduleSettings
 
-        settings = ScheduleSettings(lanes=WINDOW // 256, samples_per_cell=1)
+        settings = ScheduleSettings(lanes=WINDOW // 256)
         manifest = Manifest.load(folder)
         schedule = Schedule(Order(manifest, settings, seed), range(settings.lanes))
-        for _ in range(position // settings.lanes):
+        for _ in range(position // (settings.lanes * settings.samples_per_cell)):
             schedule.next_cells()
         (folder.parent / "cursor.json").write_text(json.dumps(schedule.cursor(manifest.hash)))
 

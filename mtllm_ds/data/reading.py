@@ -42,12 +42,14 @@ class BlockReader:
 
     def samples(self, rows: np.ndarray) -> list[Sample]:
         """The samples of some rows; fewer where blocks are skipped."""
+        blocks = self._manifest.blocks_of_rows(rows)
+        places = (rows - self._manifest.first_row[blocks]).tolist()
+        languages = self._manifest.index.language[blocks].tolist()
         found = []
-        for row, block in zip(rows.tolist(), self._manifest.blocks_of_rows(rows).tolist(), strict=True):
+        for row, block, place, language in zip(rows.tolist(), blocks.tolist(), places, languages, strict=True):
             columns = self._block(block)
             if columns is not None:
-                place = row - int(self._manifest.first_row[block])
-                found.append(Sample(columns, place, int(self._manifest.index.language[block]), row))
+                found.append(Sample(columns, place, language, row))
         return found
 
     def _block(self, block: int) -> Block | None:

@@ -10,12 +10,14 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mtllm_ds.errors import UserError
 
+_SIZES_AT_ONCE = 16
 REMOTE_SCHEMES = ("http", "https", "s3", "hf")
 
 
@@ -140,7 +142,9 @@ class RemoteStorage(Storage):
         return data
 
     def sizes(self, names: Sequence[str]) -> list[int | None]:
-        return [self._size(name) for name in names]
+        self._connect()
+        with ThreadPoolExecutor(_SIZES_AT_ONCE) as threads:
+            return list(threads.map(self._size, names))
 
     def _size(self, name: str) -> int | None:
         def fetch(filesystem: Any, url: str) -> int | None:

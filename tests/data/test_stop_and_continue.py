@@ -76,6 +76,7 @@ def stopped(tmp_path_factory):
     return recipe, overrides, truth
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world_size", [1, 3])
 def test_the_next_fifty_batches_are_the_same(stopped, tmp_path, world_size):
     recipe, overrides, truth = stopped
