@@ -43,9 +43,13 @@ def mt_card(figures: dict, model) -> str:
         f"| {code} | {_chrf(row['chrf'])} | {row['retrieval']:.3f} | {row['offset']:.2f} | {row['n']} |"
         for code, row in figures["languages"].items()
     )
+    stages = {
+        "ranking": "ranking of translations by pooled encoder states",
+        "ranking and translation": "ranking and translation in both directions",
+        "decoder": "translation into English, decoder alone, the encoder as it was",
+    }
     runs = "\n".join(
-        f"- {run['core_seconds']:.0f} seconds of CPU time, {run['steps']} steps, "
-        + ("ranking of translations and seq2seq" if run["translation"] else "ranking of translations")
+        f"- {stages[run['what']]}: {run['core_seconds']:.0f} seconds of CPU time, {run['steps']} steps"
         for run in figures["runs"]
     )
     return f"""# Tiny machine-translation model

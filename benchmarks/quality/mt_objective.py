@@ -131,3 +131,12 @@ def mt_loss(
         loss = loss + translation_weight * (into + 0.25 * out)
         parts |= {"into_english": into.item(), "out_of_english": out.item()}
     return loss, parts
+
+
+def decoder_loss(model, batch: dict) -> tuple[torch.Tensor, dict[str, float]]:
+    """Translation into English with the encoder as it is (no gradient, no dropout), for training the decoder alone."""
+    model.model.encoder.eval()
+    with torch.no_grad():
+        states = model.model.encoder(input_ids=batch["foreign"]["ids"], attention_mask=batch["foreign"]["mask"])[0]
+    loss = translation_loss(model, states, batch["foreign"]["mask"], batch["english"])
+    return loss, {"into_english": loss.item()}

@@ -4,28 +4,34 @@
     python -m benchmarks.quality.train_mt --data FOLDER --out runs/bases/mt2 --start runs/bases/mt --core-minutes 60 --translation 1
 
 The first run ranks translations by pooled encoder states, which makes the encoder useful within minutes; the second goes on
-from it and learns to translate beside. A stopped run continues from its last checkpoint by the same command.
+from it and learns to translate beside (`--decoder-only`: leaves the encoder as it is). A stopped run continues from its last
+checkpoint by the same command.
 """
 
 import argparse
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from transformers import M2M100Config, M2M100ForConditionalGeneration, TrainingArguments, set_seed
 
 from benchmarks.quality.cpu_clock import CpuClock, TimedTrainer, last_checkpoint
 from benchmarks.quality.help_text import ENGLISH, LANGUAGES, HelpText, read_jsonl, read_parallel, split_valid
-from benchmarks.quality.mt_objective import Collate, SimilarLengths, Translations, mt_loss
+from benchmarks.quality.mt_objective import Collate, SimilarLengths, Translations, decoder_loss, mt_loss
 from benchmarks.quality.mt_probe import EncoderProbe
 from benchmarks.quality.text_tokenizers import balanced_lines, load_or_train, train_mt_tokenizer
 
 
 class TranslationTrainer(TimedTrainer):
-    """Hugging Face's trainer with `mt_loss`; evaluation scores the encoder by `probe` instead of a loss."""
+    """Hugging Face's trainer with a loss function `loss_of(model, batch) -> (loss, parts for the log)`.
 
-    def __init__(self, *args, probe: EncoderProbe, offset_weight: float, translation_weight: float, **kwargs):
+    Evaluation scores the encoder by `probe` instead of a loss.
+    """
+
+    def __init__(self, *args, probe: EncoderProbe, loss_of: Callable[..., tuple], **kwargs):
         super().__init__(*args, **kwargs)
-        self.probe, self.offset_weight, self.translation_weight = probe, offset_weight, translation_weight
+        self.probe, self.loss_of = probe, loss_of
 
     def _get_train_sampler(self, train_dataset=None):
         data = self.train_dataset
@@ -35,7 +41,7 @@ class TranslationTrainer(TimedTrainer):
         return SimilarLengths(lengths, self.args.train_batch_size)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        loss, parts = mt_loss(model, inputs, self.offset_weight, self.translation_weight)
+        loss, parts = self.loss_of(model, inputs)
         if self.state.global_step % self.args.logging_steps == 0:
             self.log(parts | {"core_seconds": self.clock.seconds()})
         return (loss, {}) if return_outputs else loss
@@ -92,10 +98,11 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="folder of a finished model to go on from")
     parser.add_argument("--core-minutes", type=float, default=30, help="of CPU time, all cores together")
     parser.add_argument("--translation", type=float, default=0.0, help="weight of the seq2seq loss")
+    parser.add_argument("--decoder-only", action="store_true", help="keep encoder and embeddings as they are")
     parser.add_argument("--offset", type=float, default=0.5, help="weight of the offset loss")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--eval-steps", type=int, default=200)
+    parser.add_argument("--eval-steps", type=int, default=300)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--encoder-layers", type=int, default=3)
     parser.add_argument("--decoder-layers", type=int, default=2)
@@ -113,9 +120,14 @@ def main() -> None:
         model = M2M100ForConditionalGeneration.from_pretrained(args.start, dtype="float32")
     else:
         model = new_model(tokenizer, args.width, args.encoder_layers, args.decoder_layers)
-    if not args.translation:
-        model.model.decoder.layers.requires_grad_(False)
-        model.model.decoder.layer_norm.requires_grad_(False)
+    if args.decoder_only:
+        model.model.encoder.requires_grad_(False)
+        model.model.shared.requires_grad_(False)
+        loss_of = decoder_loss
+    else:
+        model.model.decoder.layers.requires_grad_(bool(args.translation))
+        model.model.decoder.layer_norm.requires_grad_(bool(args.translation))
+        loss_of = partial(mt_loss, offset_weight=args.offset, translation_weight=args.translation)
     topics = {item["text"]: item["label"] for item in read_jsonl(args.data / f"valid_{ENGLISH}.jsonl")}
     resume_from = last_checkpoint(args.out)
     trainer = TranslationTrainer(
@@ -144,15 +156,15 @@ def main() -> None:
         eval_dataset=valid.english,
         clock=CpuClock(args.core_minutes, resume_from),
         probe=EncoderProbe(tokenizer, valid, read_jsonl(args.data / f"train_{ENGLISH}.jsonl"), topics),
-        offset_weight=args.offset,
-        translation_weight=args.translation,
+        loss_of=loss_of,
     )
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     model.requires_grad_(True)
     model.save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
     before = json.loads((args.start / "summary.json").read_text())["runs"] if args.start else []
-    run = {"core_seconds": trainer.clock.seconds(), "steps": trainer.state.global_step, "translation": args.translation}
+    what = "decoder" if args.decoder_only else "ranking and translation" if args.translation else "ranking"
+    run = {"core_seconds": trainer.clock.seconds(), "steps": trainer.state.global_step, "what": what}
     summary = {"runs": [*before, run], "scores": trainer.evaluate()}
     (args.out / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True))
 

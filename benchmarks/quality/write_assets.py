@@ -25,9 +25,12 @@ from mtllm_ds.atomic import write_text as write_file
 
 
 def save_bf16(model, tokenizer, folder: Path) -> None:
-    """Save weights in bf16 and the tokenizer; `is_causal` is a switch of the loading program, not of the file."""
+    """Save weights in bf16 and the tokenizer; dropout off, `is_causal` left to the program that loads it."""
     if hasattr(model.config, "is_causal"):
         del model.config.is_causal
+    model.config.update({name: 0.0 for name in ("dropout", "attention_dropout") if hasattr(model.config, name)})
+    if hasattr(model.config, "use_cache"):
+        model.config.use_cache = True
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -59,7 +62,7 @@ def write_mt(source: Path, data: Path, folder: Path) -> None:
     with new_folder(folder) as fresh:
         save_bf16(model, tokenizer, fresh)
         runs = json.loads((source / "summary.json").read_text())["runs"]
-        translates = any(run["translation"] for run in runs)
+        translates = any(run["what"] != "ranking" for run in runs)
         figures = {"runs": runs, "languages": score_mt(fresh, data, translates)}
         write_json(fresh / "figures.json", figures)
         write_file(fresh / "README.md", cards.mt_card(figures, model))
