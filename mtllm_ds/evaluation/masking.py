@@ -32,6 +32,16 @@ def without_copies(text: str, other: str) -> str:
     return " ".join(token for token in tokens(text) if token not in copied)
 
 
+def masked_translation(translation: str, text: str, original: str) -> str:
+    """A translation of the plain `text`, without the tokens that `text` copies from its English original.
+
+    Masking after translation, for translate-test: the MT model reads whole sentences and still no copy reaches the classifier.
+    (Masking before translation is translating what `copy_masked` leaves.)
+    """
+    copied = set(tokens(text)) & set(tokens(original))
+    return " ".join(token for token in tokens(translation) if token not in copied)
+
+
 def copy_masked(item: Item) -> Item:
     """The item without what it shares with its English original, and the original without what it shares with the item.
 

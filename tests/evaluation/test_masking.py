@@ -4,7 +4,7 @@ import pytest
 
 from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.items import Item
-from mtllm_ds.evaluation.masking import TOKEN, copy_masked, in_setting, tokens, without_copies
+from mtllm_ds.evaluation.masking import TOKEN, copy_masked, in_setting, masked_translation, tokens, without_copies
 
 
 def test_the_expression_is_the_documented_one():
@@ -63,6 +63,12 @@ def test_segments_and_options_are_masked_one_by_one():
     assert masked.segments == ("die", "wo the alps")
     assert masked.options == ("", "die")
     assert masked.original.options == ("in", "")
+
+
+def test_masking_after_translation_drops_what_the_source_copied():
+    """`window` stands in the original too, but the source did not copy it: it is translated, so it stays."""
+    found = masked_translation("Opens the window in GIMP", "Öffnet das Fenster in GIMP", "Opens a window of GIMP")
+    assert found == "opens the window in"
 
 
 def test_mistakes():
