@@ -3,7 +3,7 @@
 BENCH_DATA_TEXT ?= $(error set BENCH_DATA_TEXT to a folder of CODE.tsv.xz: English, a tab, the translation)
 BENCH_DATA_WORK ?= runs/bench_data
 OTHER_READERS = mosaicml-streaming==0.13.0 litdata==0.2.76 Brotli zstd python-snappy cramjam lightning-utilities tifffile \
-	obstore catalogue boto3 s3transfer requests charset-normalizer certifi
+	obstore catalogue boto3==1.43.117 s3transfer==0.19.3 requests charset-normalizer certifi
 
 .PHONY: bench-data
 bench-data: $(VENV)  ## reading speed, size, resume, mixing and padding (BENCH_DATA_TEXT=FOLDER)

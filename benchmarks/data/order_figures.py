@@ -59,23 +59,29 @@ def padding(manifest: Manifest) -> dict[str, float]:
     }
 
 
-def resume_seconds(manifest: Manifest, steps: int) -> dict[str, float]:
-    """From a cursor to the first batch of a new process's stream, index included, after `steps` steps."""
+def resume_seconds(manifest: Manifest, steps: int, far_draws: int) -> dict[str, float]:
+    """From a cursor to the first batch of a new stream, index included: after `steps` steps, and far into a run."""
+    fixed = ScheduleSettings()
+    budgets = ScheduleSettings(encoder_tokens_per_cell=BUDGET, llm_tokens_per_cell=BUDGET)
     figures = {}
-    settings = {
-        "fixed": ScheduleSettings(),
-        "budgets": ScheduleSettings(encoder_tokens_per_cell=BUDGET, llm_tokens_per_cell=BUDGET),
-    }
-    for name, chosen in settings.items():
-        schedule = Schedule(Order(manifest, chosen, 0), range(chosen.lanes))
+    for name, settings in (("fixed", fixed), ("budgets", budgets)):
+        schedule = Schedule(Order(manifest, settings, 0), range(settings.lanes))
         for _ in range(steps):
             schedule.next_cells()
-        cursor = schedule.cursor(manifest.hash)
-        started = time.perf_counter()
-        next(iter(TrainStream(Manifest.load(manifest.storage.root), chosen, cursor=cursor)))
-        figures[f"resume/{name}_seconds"] = time.perf_counter() - started
         figures[f"resume/{name}_epochs"] = float(schedule.samples_of_language.sum() / manifest.num_samples)
+        figures[f"resume/{name}_seconds"] = _seconds_to_first_batch(manifest, settings, schedule.cursor(manifest.hash))
+    far = Schedule(Order(manifest, fixed, 0), range(fixed.lanes))
+    for number, lane in far.lanes.items():
+        far.lanes[number] = type(lane)(far.order, number, draw=far_draws)
+    figures["resume/far_epochs"] = far_draws * fixed.lanes / manifest.num_blocks
+    figures["resume/far_seconds"] = _seconds_to_first_batch(manifest, fixed, far.cursor(manifest.hash))
     return figures
+
+
+def _seconds_to_first_batch(manifest: Manifest, settings: ScheduleSettings, cursor: dict) -> float:
+    started = time.perf_counter()
+    next(iter(TrainStream(Manifest.load(manifest.storage.root), settings, cursor=cursor)))
+    return time.perf_counter() - started
 
 
 def order_figures(manifest: Manifest) -> dict[str, float]:
@@ -87,7 +93,7 @@ def order_figures(manifest: Manifest) -> dict[str, float]:
         f"mixing/{rule}_largest_deviation_draws": largest_deviation(manifest, mixing)
         for rule, mixing in mixings(manifest).items()
     }
-    figures |= padding(manifest) | resume_seconds(manifest, steps=5_000)
+    figures |= padding(manifest) | resume_seconds(manifest, steps=5_000, far_draws=50_000)
     figures |= {
         "size/stored_over_raw_tokens": stored / raw,
         "size/samples": float(manifest.num_samples),

@@ -214,7 +214,7 @@ class Schedule:
     """Cells of some lanes, step by step. With all lanes it can also tell the cursor."""
 
     def __init__(self, order: Order, lanes: Iterable[int], cursor: dict[str, Any] | None = None) -> None:
-        self._order = order
+        self.order = order
         self.step = cursor["step"] if cursor else 0
         if cursor:
             state = cursor["mixing_state"]
@@ -227,25 +227,25 @@ class Schedule:
     @property
     def epochs_of_language(self) -> np.ndarray:
         """(languages,)"""
-        return self.samples_of_language / self._order.epoch_samples
+        return self.samples_of_language / self.order.epoch_samples
 
     def next_cells(self) -> dict[int, np.ndarray]:
         """Rows of the next step's cells by lane; moves on by a step."""
         cells = {lane: position.next_cell() for lane, position in self.lanes.items()}
-        languages = self._order.language_of_rows(np.concatenate(list(cells.values())))
+        languages = self.order.language_of_rows(np.concatenate(list(cells.values())))
         self.samples_of_language += np.bincount(languages, minlength=len(self.samples_of_language))
         self.step += 1
         return cells
 
     def cursor(self, manifest_hash: str) -> dict[str, Any]:
         """Position after the last step, fit for JSON."""
-        assert len(self.lanes) == self._order.settings.lanes, "a cursor needs all lanes"
-        state = self._order.draws.state_before(min(lane.global_draw for lane in self.lanes.values()))
+        assert len(self.lanes) == self.order.settings.lanes, "a cursor needs all lanes"
+        state = self.order.draws.state_before(min(lane.global_draw for lane in self.lanes.values()))
         return {
             "version": CURSOR_VERSION,
             "manifest": manifest_hash,
-            "seed": self._order.seed,
-            "settings": order_settings(self._order.settings),
+            "seed": self.order.seed,
+            "settings": order_settings(self.order.settings),
             "step": self.step,
             "mixing_state": {"cycle": state.cycle, "owed": state.owed.tolist(), "drawn": state.drawn.tolist()},
             "samples_of_language": self.samples_of_language.tolist(),
