@@ -32,7 +32,7 @@ table { border-collapse: collapse; width: 100%; font-size: 13.5px; font-variant-
 th, td { padding: 6px 10px; text-align: right; border-bottom: 1px solid var(--line); }
 th { vertical-align: bottom; font-weight: 600; cursor: pointer; background: white; }
 th:first-child, td:first-child { text-align: left; }
-td.text { text-align: left; } td.best { font-weight: 700; } tr.mean td { border-top: 2px solid var(--ink); font-weight: 600; }
+td.text, th.text { text-align: left; } td.best { font-weight: 700; } tr.mean td { border-top: 2px solid var(--ink); font-weight: 600; }
 tr:last-child td { border-bottom: none; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 18px; margin: 0; } dt { color: var(--soft); } dd { margin: 0; }
 """
@@ -155,17 +155,19 @@ def _comparisons(comparisons: Sequence[Comparison], titles: Mapping[str, str], s
     rows = []
     for entry in comparisons:
         name = f"{titles.get(entry.first, entry.first)} minus {titles.get(entry.second, entry.second)}"
-        setting = settings.get(entry.setting, entry.setting)
-        rows.append(_difference(f"{name}, {setting.lower()}", "all", entry.overall, ""))
+        name = f"{name}, {settings.get(entry.setting, entry.setting).lower()}"
+        rows.append(_difference(name, "all", entry.overall, ""))
         for code, (difference, holm) in entry.languages.items():
-            rows.append(_difference("", code, difference, f"{holm:.4f}"))
-    return _table(["comparison", "language", "points", "95% interval", "p", "p (Holm)", "items", "groups"], rows)
+            rows.append(_difference(name, code, difference, f"{holm:.4f}"))
+    return _table(
+        ["comparison", "language", "points", "95% interval", "p", "p (Holm)", "items", "groups"], rows, text="language"
+    )
 
 
 def _difference(name: str, code: str, found: Difference, holm: str) -> str:
     interval = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"
     return (
-        f"<tr><td>{escape(name)}</td><td>{escape(code)}</td><td>{100 * found.mean:+.1f}</td><td>{interval}</td>"
+        f"<tr><td>{escape(name)}</td><td class=text>{escape(code)}</td><td>{100 * found.mean:+.1f}</td><td>{interval}</td>"
         f"<td>{found.p:.4f}</td><td>{holm}</td><td>{found.num_items}</td><td>{found.num_groups}</td></tr>"
     )
 
@@ -188,11 +190,12 @@ def _gates(report: Report) -> str:
             f"<tr><td>{escape(code)}</td><td>{gate.chrf:.1f}</td><td>{gate.retrieval:.3f}</td><td>{gate.num_items}</td>"
             f"<td class=text>{escape(shown)}</td></tr>"
         )
-    return _table(["language", "chrF into English", "retrieval", "items", "verdict on it"], rows)
+    return _table(["language", "chrF into English", "retrieval", "items", "verdict on it"], rows, text="verdict on it")
 
 
-def _table(headings: Iterable[str], rows: Iterable[str], foot: str = "") -> str:
-    head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
+def _table(headings: Iterable[str], rows: Iterable[str], foot: str = "", text: str = "") -> str:
+    """`text` is the heading of a column that holds words, set to the left."""
+    head = "".join(f"<th{' class=text' if heading == text else ''}>{escape(heading)}</th>" for heading in headings)
     body = "\n".join(rows)
     return f'<div class="card scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody>{foot}</table></div>'
 
