@@ -173,7 +173,9 @@ def build(
 
 def _training(items: list[dict]) -> list[dict]:
     """At most `MAX_TRAIN` items a topic, no text twice."""
-    kept, seen, counts = [], set(), Counter()  # type: ignore[var-annotated]
+    kept: list[dict] = []
+    seen: set[str] = set()
+    counts: Counter[str] = Counter()
     for row in items:
         if row["text"] not in seen and counts[row["label"]] < MAX_TRAIN:
             seen.add(row["text"])

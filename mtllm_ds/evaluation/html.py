@@ -32,7 +32,8 @@ table { border-collapse: collapse; width: 100%; font-size: 13.5px; font-variant-
 th, td { padding: 6px 10px; text-align: right; border-bottom: 1px solid var(--line); }
 th { vertical-align: bottom; font-weight: 600; cursor: pointer; background: white; }
 th:first-child, td:first-child { text-align: left; }
-td.text, th.text { text-align: left; } td.best { font-weight: 700; } tr.mean td { border-top: 2px solid var(--ink); font-weight: 600; }
+td.text, th.text { text-align: left; } td.best { font-weight: 700; }
+tr.mean td { border-top: 2px solid var(--ink); font-weight: 600; }
 tr:last-child td { border-bottom: none; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 18px; margin: 0; } dt { color: var(--soft); } dd { margin: 0; }
 """

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from mtllm_ds.evaluation.items import Item
 from mtllm_ds.evaluation.predictions import TaskFacts, concatenate, predictions_of, read_predictions, write_predictions
-from mtllm_ds.evaluation.report import Cost, Report, compare_systems, write_report
+from mtllm_ds.evaluation.report import Cost, Report, compare_systems, print_tables, write_report
 from mtllm_ds.evaluation.tables import build_tables
 from mtllm_ds.evaluation.verdict import LanguageGate, Verdict
 
@@ -121,8 +121,6 @@ def test_the_page_needs_nothing_from_outside(folder):
 
 def test_terminal_tables(report):
     console = Console(record=True, width=150)
-    from mtllm_ds.evaluation.report import print_tables
-
     print_tables(report, console)
     text = console.export_text()
     assert "tar_Latn*" in text
