@@ -26,6 +26,7 @@ def parse() -> argparse.Namespace:
     add("--language", required=True, help="FLORES-200 code of the foreign side")
     add("--text-field", default="text", help="JSON key, column name, or column number from 1 (default %(default)s)")
     add("--english-field", default="text_en", help="the same of the English side (default %(default)s)")
+    add("--vectors", choices=("mtllm", "encoder"), default="mtllm", help="of the stack, or of its MT encoder alone")
     add("--limit", type=int, help="only the first so many pairs")
     add("--batch-size", type=int, default=32)
     add("--device", default="cpu")
@@ -59,21 +60,23 @@ def main() -> int:
 def run_retrieval(options: argparse.Namespace) -> None:
     from mtllm_ds.atomic import write_json
     from mtllm_ds.evaluation.retrieval import print_scores, read_parallel, score_parallel
+    from mtllm_ds.inference import MTLLM
 
     foreign, english = read_parallel(options.file, options.language, options.text_field, options.english_field)
     foreign, english = foreign[: options.limit], english[: options.limit]
-    from mtllm_ds.inference import MTLLM
-
     model = MTLLM.from_pretrained(options.export, device=options.device)
+    encode = model.encode if options.vectors == "mtllm" else model.encode_with_encoder
     scores = score_parallel(
         foreign,
         english,
-        lambda texts: model.encode(texts, lang=options.language, batch_size=options.batch_size).numpy(),
-        lambda texts: model.encode(texts, lang="eng_Latn", batch_size=options.batch_size).numpy(),
+        lambda texts: encode(texts, lang=options.language, batch_size=options.batch_size).numpy(),
+        lambda texts: encode(texts, lang="eng_Latn", batch_size=options.batch_size).numpy(),
     )
     print_scores(scores, options.language)
     if options.output:
-        write_json(options.output / "summary.json", {"language": options.language, **scores.flat()})
+        write_json(
+            options.output / "summary.json", {"language": options.language, "vectors": options.vectors, **scores.flat()}
+        )
 
 
 def run_baseline(options: argparse.Namespace) -> None:

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mtllm_ds.evaluation.leaks import LeakTest
+
 TOPICS = {
     "admin": "admin embedded kernel otherosfs shells",
     "audio_video": "sound video",
@@ -153,11 +155,13 @@ def build(
             "text": plain_text(package.description),
         }
 
+    # Related by their words alone: boilerplate that holds half of a test item.
+    leaks = LeakTest([plain_text(packages[name].description) for name in pinned if name in packages])
     held_out = [package for package in ordered if package.name in pinned]
     valid = [p for p in held_out if "valid" in pinned[p.name] and groups[p.name] not in test_groups]
     free = [package for package in ordered if groups[package.name] not in test_groups | valid_groups]
     files = {
-        "train_eng_Latn": _training([item(package) for package in free]),
+        "train_eng_Latn": _training([item(package) for package in free], leaks),
         "valid_eng_Latn": [item(package) for package in valid],
         "test_eng_Latn": [item(package) for package in held_out if "eng_Latn" in pinned[package.name]],
     }
@@ -171,13 +175,15 @@ def build(
     return files
 
 
-def _training(items: list[dict]) -> list[dict]:
-    """At most `MAX_TRAIN` items a topic, no text twice."""
+def _training(items: list[dict], leaks: LeakTest) -> list[dict]:
+    """At most `MAX_TRAIN` items a topic, no text twice, none that gives a held-out item away."""
     kept: list[dict] = []
     seen: set[str] = set()
     counts: Counter[str] = Counter()
     for row in items:
-        if row["text"] not in seen and counts[row["label"]] < MAX_TRAIN:
+        if counts[row["label"]] == MAX_TRAIN or row["text"] in seen:
+            continue
+        if leaks.leak_free([row["text"]]):
             seen.add(row["text"])
             counts[row["label"]] += 1
             kept.append(row)

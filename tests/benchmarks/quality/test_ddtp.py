@@ -125,6 +125,16 @@ def test_training_takes_no_text_twice_and_at_most_so_many_a_topic(monkeypatch):
     assert len({row["text"] for row in train}) == 2
 
 
+def test_boilerplate_that_holds_half_of_a_test_item_is_not_trained_on():
+    common = " ".join(f"word{n}" for n in range(20))
+    many = {
+        name: ddtp.Package(name, name, "games", "m", f"{title}\n {text}")
+        for name, title, text in (("test", "A", common), ("near", "B", f"x {common} y z"), ("far", "C", "other words"))
+    }
+    files = ddtp.build(many, {}, {"test": {"eng_Latn"}})
+    assert [row["package"] for row in files["train_eng_Latn"]] == ["far"]
+
+
 def test_the_pinned_packages():
     pinned = ddtp.read_pinned(PINNED)
     sizes = {
