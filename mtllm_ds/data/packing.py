@@ -38,12 +38,12 @@ class PackedRows:
         return flat[self.source]
 
     def sample_means(self, states: torch.Tensor) -> torch.Tensor:
-        """Mean state of each sample: (R, P, D) -> (B, D) in the order of the batch."""
+        """Mean state of each sample in float32: (R, P, D) -> (B, D) in the order of the batch."""
         tokens = self.segment_ids >= 0
         owners = self.segment_ids[tokens]
-        sums = states.new_zeros(len(self.cu_seqlens) - 1, states.shape[-1]).index_add_(0, owners, states[tokens])
-        counts = torch.bincount(owners, minlength=len(sums)).to(states.dtype)
-        return sums / counts[:, None]
+        sums = states.new_zeros(len(self.cu_seqlens) - 1, states.shape[-1], dtype=torch.float32)
+        sums = sums.index_add(0, owners, states[tokens].float())
+        return sums / torch.diff(self.cu_seqlens)[:, None]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedRows":
         """The layout on another device."""
