@@ -53,7 +53,7 @@ def truth(x: Inputs) -> tuple[Tensor, Tensor]:
 
 def measure(num_rows: int, vocabulary: int, width: int, device: str, dtype: torch.dtype = torch.bfloat16) -> list[dict]:
     rows = []
-    candidates = {n: v for n, v in variants(device).items() if "other loss" not in n and "compiled" not in n}
+    candidates = {n: v for n, v in variants(device).items() if not n.endswith(("(other loss)", "chunked compiled"))}
     for kl in KLS:
         x = close_inputs(num_rows, vocabulary, width, kl, device, dtype)
         for divergence in DIVERGENCES:

@@ -13,11 +13,12 @@ from benchmarks.kernels.live_bytes import LiveBytes
 
 @dataclass(frozen=True)
 class Seconds:
-    """Quantiles of the rounds."""
+    """Quantiles of the rounds, and the median of the processor time they took (CPU only; all threads)."""
 
     median: float
     low: float  # 20%
     high: float  # 80%
+    processor: float
 
 
 def interleaved(
@@ -28,7 +29,7 @@ def interleaved(
     for _ in range(warmup):
         for function in functions.values():
             function()
-    times: dict[str, list[float]] = {name: [] for name in functions}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in functions}
     names = list(functions)
     for number in range(rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:  # nobody always follows the same one
@@ -36,26 +37,28 @@ def interleaved(
     return {name: _quantiles(values) for name, values in times.items()}
 
 
-def _quantiles(values: list[float]) -> Seconds:
-    ordered = sorted(values)
+def _quantiles(values: list[tuple[float, float]]) -> Seconds:
+    ordered = sorted(seconds for seconds, _ in values)
     last = len(ordered) - 1
-    return Seconds(statistics.median(ordered), ordered[round(0.2 * last)], ordered[round(0.8 * last)])
+    processor = statistics.median(busy for _, busy in values)
+    return Seconds(statistics.median(ordered), ordered[round(0.2 * last)], ordered[round(0.8 * last)], processor)
 
 
-def _once(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def _once(function: Callable[[], object]) -> tuple[float, float]:
+    """Seconds on the wall and of the processors; others on the machine lengthen the first, hardly the second."""
+    start, busy = time.perf_counter(), time.process_time()
     function()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - busy
 
 
-def _once_on_gpu(function: Callable[[], object]) -> float:
+def _once_on_gpu(function: Callable[[], object]) -> tuple[float, float]:
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     start.record()
     function()
     end.record()
     end.synchronize()
-    return start.elapsed_time(end) / 1000
+    return start.elapsed_time(end) / 1000, 0.0
 
 
 def memory(function: Callable[[], object], device: str) -> dict[str, float]:

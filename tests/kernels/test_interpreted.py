@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 def test_in_the_interpreter(module: str) -> None:
     pytest.importorskip("triton")
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "pytest", "-q", "-W", "ignore", "--timeout", "300", str(HERE / module)]
+    command = [sys.executable, "-m", "pytest", "-W", "ignore", "--timeout", "300", str(HERE / module)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert "passed" in done.stdout

@@ -24,7 +24,7 @@ LOWEST_LOGIT = -1e30  # stands for -inf: differences stay finite, exp gives exac
 INFINITE_LOSS = 1e20  # a divergence beyond this met a column at -inf on one side only
 LARGEST_EXPONENT = 60.0  # x beyond this leaves nothing of p_s
 CPU_SCRATCH_BYTES = 2**28
-CPU_BLOCK_BYTES = 2**21  # of a block's logits, so that its passes stay in a core's cache
+CPU_BLOCK_BYTES = 2**22  # of a block's logits, so that its passes stay in the cache
 GPU_SCRATCH_BYTES = 3 * 2**30
 
 
