@@ -16,8 +16,9 @@ from benchmarks.data.order_figures import order_figures
 from benchmarks.data.parallel_text import prepare_parallel
 from benchmarks.data.readers import READERS
 from benchmarks.kernels.provenance import device_name, provenance
+from mtllm_ds.data.manifest import Manifest
 
-PACKAGES = ("webdataset", "mosaicml-streaming", "litdata", "datasets", "tokenizers", "numpy")
+PACKAGES = ("torch", "webdataset", "mosaicml-streaming", "litdata", "datasets", "tokenizers", "numpy")
 
 
 def main() -> None:
@@ -34,16 +35,28 @@ def main() -> None:
     everything = prepare_parallel(given.text, given.work / "all")
     some = prepare_parallel(given.text, given.work / "some", given.every)
     rows = compare(Path(some.storage.root), given.work / "some", given.rounds)
-    with open(given.output / "readers.csv", "w", newline="") as file:
+    write_results(rows, everything, some, given.output, given.rounds)
+
+
+def write_results(
+    rows: list[dict[str, float | str]], everything: Manifest, some: Manifest, output: Path, rounds: int
+) -> None:
+    """The table of the readers, its picture, and all figures as one flat JSON file."""
+    with open(output / "readers.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
     figures = summarize(rows) | order_figures(everything)
     figures["readers/samples"] = float(some.num_samples)
     origin = provenance(device_name())
-    origin["versions"] = {**origin["versions"], **{p: importlib.metadata.version(p) for p in PACKAGES}}  # type: ignore[dict-item]
-    (given.output / "summary.json").write_text(json.dumps({**origin, **figures}, indent=1) + "\n")
-    plot(figures, given.output / "readers.png")
+    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+    origin |= {
+        "versions": versions,
+        "command": f"python -m benchmarks.data.run --text FOLDER --work FOLDER --rounds {rounds}",
+        "note": "the machine did other work as well: compare figures a CPU second",
+    }
+    (output / "summary.json").write_text(json.dumps({**origin, **figures}, indent=1) + "\n")
+    plot(figures, output / "readers.png")
     for name, value in figures.items():
         print(f"{name:60} {value:,.4g}")
 
