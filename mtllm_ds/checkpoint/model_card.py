@@ -47,7 +47,7 @@ def model_card(settings: Settings, state: CheckpointState) -> str:
         "",
         f"The encoder of `{model.encoder.name}` reads the text in any of its languages; a {model.connector.type} connector"
         f" and LoRA (rank {model.lora.rank}) let `{model.llm.name}` understand it. Trained by `{settings.objective.name}`"
-        f" for {state.step} steps of {settings.data.lanes * settings.data.samples_per_cell} samples.",
+        f" for {state.step} steps.",
         "",
         "```python",
         "from mtllm_ds import MTLLM",

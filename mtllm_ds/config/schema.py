@@ -99,6 +99,23 @@ class ModelSettings(Section):
     """Replace RMSNorm, RoPE and SwiGLU of the LLM by liger-kernel's (needs the extra `gpu` and a GPU)."""
 
 
+class MixingSettings(Section):
+    rule: Literal["proportional", "temperature", "balanced", "unimax", "explicit"] = "proportional"
+    """Share of the draws a language gets: by its samples; by samples to the power 1/temperature; equal shares of a
+    sub-sample; equal shares up to a number of epochs; or by `weights`."""
+    temperature: float | None = Field(default=None, gt=0)
+    samples_per_language: int | None = Field(default=None, gt=0)
+    """`balanced`: samples a language (rounded to whole blocks); the smallest language's where null."""
+    max_epochs: float | None = Field(default=None, gt=0)
+    """`unimax`: most passes over a language."""
+    budget_samples: int | None = Field(default=None, gt=0)
+    """`unimax`: samples of the whole run."""
+    weights: dict[str, float] = {}
+    """`explicit`: language code to weight; a language not named is not drawn."""
+    cycle_draws: int = Field(default=256, gt=0)
+    """Draws (blocks) after which the shares are exact again."""
+
+
 class DataSettings(Section):
     train: str
     """Folder of prepared shards (the one that holds `manifest.json`)."""
@@ -108,14 +125,31 @@ class DataSettings(Section):
     """Only the first samples of the validation set."""
     lanes: int = Field(default=64, gt=0)
     """Independent sequences of draws; fixes the order of the data, so it may not change within a run."""
-    samples_per_cell: int = Field(default=4, gt=0)
-    """Samples a lane emits a step: the global batch is lanes x samples_per_cell."""
+    samples_per_cell: int | None = Field(default=None, gt=0)
+    """Samples a lane emits a step: the global batch is lanes x samples_per_cell. 4 where no token budget is set."""
+    encoder_tokens_per_cell: int | None = Field(default=None, gt=0)
+    """Token budget of a cell on the encoder's side, in place of `samples_per_cell`; samples are then packed."""
+    llm_tokens_per_cell: int | None = Field(default=None, gt=0)
+    """Token budget of a cell on the LLM's side."""
+    queue_size: int = Field(default=128, gt=0)
+    """With token budgets: samples a lane looks ahead to fill a cell."""
+    encoder_buckets: int = Field(default=6, gt=0)
+    """With token budgets: padded encoder inputs a forward; speed only."""
+    one_language_per_cell: bool = False
+    """Never put two languages into one cell."""
+    mixing: MixingSettings = MixingSettings()
     cells_per_forward: int = Field(default=1, gt=0)
     """Whole cells in one forward: speed and memory only, never the mathematics."""
     num_workers: int = Field(default=0, ge=0)
     """Reader processes a rank; 0 reads in the training process."""
     on_error: Literal["fail", "skip"] = "fail"
     """What to do with a damaged block: stop, or drop the whole block and count it."""
+    max_skipped_share: float = Field(default=0.01, ge=0, le=1)
+    """With `on_error: skip`: the run fails once more than this share of all samples was dropped."""
+
+    @property
+    def has_budgets(self) -> bool:
+        return self.llm_tokens_per_cell is not None
 
 
 class ObjectiveSettings(Section):
@@ -163,6 +197,15 @@ class Settings(Section):
             raise ValueError(
                 f"model.attention={self.model.attention} cannot run in training.precision=fp32: "
                 "set training.precision=bf16 or model.attention=sdpa"
+            )
+        data = self.data
+        if (data.encoder_tokens_per_cell is None) != (data.llm_tokens_per_cell is None):
+            raise ValueError(
+                "data.encoder_tokens_per_cell and data.llm_tokens_per_cell belong together: set both, or neither"
+            )
+        if data.has_budgets and data.samples_per_cell is not None:
+            raise ValueError(
+                f"data.samples_per_cell={data.samples_per_cell} has no effect beside token budgets: remove one of the two"
             )
         if self.model.connector.type == "linear" and self.model.connector.hidden_size is not None:
             raise ValueError(

@@ -5,6 +5,8 @@ Shapes: B samples, S_e encoder tokens, S_l LLM tokens, D_e and D_l the widths of
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,11 +14,13 @@ from peft import PeftModel
 from torch import nn
 
 from mtllm_ds.config.schema import Settings
+from mtllm_ds.data.collate import Batch
 from mtllm_ds.models.connector import build_connector
 from mtllm_ds.models.encoders import FrozenEncoder, load_encoder
 from mtllm_ds.models.liger import use_liger_kernels
 from mtllm_ds.models.loading import choose_attention, load_llm
 from mtllm_ds.models.lora import adapters_off, add_lora, lora_layers
+from mtllm_ds.models.packed import run_packed
 
 
 class StackedModel(nn.Module):
@@ -42,17 +46,47 @@ class StackedModel(nn.Module):
     @torch.no_grad()
     def teacher_states(self, llm_ids: torch.Tensor, llm_mask: torch.Tensor) -> torch.Tensor:
         """Final states of the plain LLM (adapters and dropout off): (B, S_l) -> (B, S_l, D_l), no gradients."""
+        with self._as_teacher():
+            return self._run_llm(input_ids=llm_ids, attention_mask=llm_mask)
+
+    def student_vectors(self, batch: Batch) -> torch.Tensor:
+        """Mean-pooled final states of the stack for a batch, packed or padded: (B, D_l) float32, with gradients."""
+        if batch.packed is None:
+            return mean_pool(self.student_states(batch.encoder_ids, batch.encoder_mask), batch.encoder_mask)
+        packed = batch.packed
+        states = [
+            self.encoder(ids, mask).flatten(0, 1)
+            for ids, mask in zip(packed.encoder_buckets, packed.encoder_bucket_masks, strict=True)
+        ]
+        embeddings = self.connector(packed.encoder.gather(torch.cat(states)))
+        return packed.encoder.sample_means(run_packed(self._base, packed.encoder, inputs_embeds=embeddings))
+
+    @torch.no_grad()
+    def teacher_vectors(self, batch: Batch) -> torch.Tensor:
+        """Mean-pooled final states of the plain LLM for a batch, packed or padded: (B, D_l) float32, no gradients."""
+        if batch.packed is None:
+            return mean_pool(self.teacher_states(batch.llm_ids, batch.llm_mask), batch.llm_mask)
+        packed = batch.packed
+        with self._as_teacher():
+            return packed.llm.sample_means(run_packed(self._base, packed.llm, input_ids=packed.llm_ids))
+
+    @property
+    def _base(self) -> Any:
+        return self.llm.base_model.model
+
+    def _run_llm(self, **inputs: torch.Tensor) -> torch.Tensor:
+        return self._base(**inputs).last_hidden_state
+
+    @contextmanager
+    def _as_teacher(self) -> Iterator[None]:
+        """Adapters and dropout off inside."""
         was_training = self.llm.training
         self.llm.eval()
         try:
             with adapters_off(self._lora_layers):
-                return self._run_llm(input_ids=llm_ids, attention_mask=llm_mask)
+                yield
         finally:
             self.llm.train(was_training)
-
-    def _run_llm(self, **inputs: torch.Tensor) -> torch.Tensor:
-        base: Any = self.llm.base_model.model
-        return base(**inputs).last_hidden_state
 
 
 def mean_pool(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from mtllm_ds.data.collate import Batch
-from mtllm_ds.models.stacked import StackedModel, mean_pool
+from mtllm_ds.models.stacked import StackedModel
 from mtllm_ds.objectives.base import Objective, ObjectiveOutput, per_language, plain
 
 
@@ -34,8 +34,8 @@ class PooledAlignment(Objective):
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """Summed row losses of a micro-batch; rows that are not valid weigh nothing."""
-        teacher_BD = mean_pool(self.stack.teacher_states(batch.llm_ids, batch.llm_mask), batch.llm_mask)
-        student_BD = mean_pool(self.stack.student_states(batch.encoder_ids, batch.encoder_mask), batch.encoder_mask)
+        teacher_BD = self.stack.teacher_vectors(batch)
+        student_BD = self.stack.student_vectors(batch)
         valid = batch.valid.to(torch.float32)
         row_loss = (student_BD - teacher_BD).square().mean(-1) * valid
         return ObjectiveOutput(row_loss.sum(), self._sums(row_loss.detach(), teacher_BD, valid, batch.languages))

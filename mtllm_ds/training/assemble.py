@@ -15,6 +15,7 @@ from mtllm_ds.cluster.launch import Cluster, join_cluster, leave_cluster
 from mtllm_ds.cluster.zero import TrainableState, full_numel, partitioned_loading
 from mtllm_ds.config.load import to_yaml
 from mtllm_ds.config.schema import Settings
+from mtllm_ds.data.mixing import Mixing
 from mtllm_ds.data.schedule import ScheduleSettings
 from mtllm_ds.data.stream import EvalStream, TrainStream
 from mtllm_ds.models.connector_start import start_connector
@@ -25,8 +26,10 @@ from mtllm_ds.observe.sinks import JsonlSink, ScreenSink, Sink, TensorBoardSink
 from mtllm_ds.training.engine import Engine
 from mtllm_ds.training.loop import Trainer, checkpoint_root
 from mtllm_ds.training.preemption import EXIT_PREEMPTED, Preemption
-from mtllm_ds.training.preflight import RunPlan, check_run
+from mtllm_ds.training.preflight import RunPlan, check_run, samples_per_cell
 from mtllm_ds.training.resume import checkpoint_to_resume, require_same_run
+
+EVAL_BATCH_SIZE = 16
 
 
 def train(settings: Settings, resume: bool) -> int:
@@ -107,7 +110,15 @@ def schedule_settings(settings: Settings) -> ScheduleSettings:
     """The part of the settings that decides the order of the data."""
     data = settings.data
     return ScheduleSettings(
-        lanes=data.lanes, samples_per_cell=data.samples_per_cell, cells_per_forward=data.cells_per_forward
+        lanes=data.lanes,
+        samples_per_cell=samples_per_cell(settings),
+        cells_per_forward=data.cells_per_forward,
+        encoder_tokens_per_cell=data.encoder_tokens_per_cell,
+        llm_tokens_per_cell=data.llm_tokens_per_cell,
+        encoder_buckets=data.encoder_buckets,
+        queue_size=data.queue_size,
+        one_language_per_cell=data.one_language_per_cell,
+        mixing=Mixing(**data.mixing.model_dump()),
     )
 
 
@@ -120,6 +131,7 @@ def _train_stream(plan: RunPlan, cluster: Cluster, cursor: dict | None) -> Train
         world_size=cluster.world_size,
         num_workers=data.num_workers,
         on_error=data.on_error,
+        max_skipped_share=data.max_skipped_share,
         seed=plan.settings.run.seed,
         cursor=cursor,
     )
@@ -137,7 +149,7 @@ def _validator(
             manifest,
             rank=cluster.rank,
             world_size=cluster.world_size,
-            batch_size=plan.micro_batch_size,
+            batch_size=EVAL_BATCH_SIZE,
             limit=settings.data.validation_samples,
         )
         return evaluate_objective(objective, engine.forward, batches, cluster.device, manifest.languages)
@@ -181,7 +193,7 @@ def _say(console: Console, plan: RunPlan, stack: StackedModel, start_step: int) 
         f"{'resuming at' if start_step else 'starting at'} step {start_step} on {plan.world_size} ranks; "
         f"{trainable:,} parameters train, {frozen:,} are frozen; {settings.training.precision}, "
         f"{'bidirectional' if settings.model.llm.bidirectional else 'causal'} attention by {' and '.join(sorted(attention))}; "
-        f"{plan.train.num_samples:,} samples, {plan.micro_batches_per_step} x {plan.micro_batch_size} a step and rank",
+        f"{plan.train.num_samples:,} samples, {plan.micro_batches_per_step} forwards a step and rank",
         highlight=False,
         soft_wrap=True,
     )

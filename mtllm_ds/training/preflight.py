@@ -15,6 +15,7 @@ from mtllm_ds.data.tokenization import TextTokenizer, TokenizerSpec, load_text_t
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.encoders import encoder_family
 from mtllm_ds.models.loading import load_config, weights_fingerprint
+from mtllm_ds.models.packed import require_packing
 
 Bases = dict[str, dict[str, str | None]]
 
@@ -43,13 +44,15 @@ def check_run(settings: Settings, world_size: int, *, read_all_shards: bool = Fa
     if world_size > data.lanes:
         raise UserError(f"data.lanes={data.lanes}: fewer than the {world_size} ranks; each rank runs at least one lane")
     micro_batches = ceil(ceil(data.lanes / world_size) / data.cells_per_forward)
-    micro_batch_size = data.cells_per_forward * data.samples_per_cell
+    micro_batch_size = data.cells_per_forward * samples_per_cell(settings)
     ds_config = resolve_deepspeed(
         settings, world_size=world_size, micro_batch_size=micro_batch_size, micro_batches_per_step=micro_batches
     )
     encoder_family(settings.model.encoder)
     llm = settings.model.llm
-    load_config(llm.name, llm.revision, llm.trust_remote_code, "model.llm.name")
+    llm_config = load_config(llm.name, llm.revision, llm.trust_remote_code, "model.llm.name")
+    if data.has_budgets:
+        require_packing(llm_config, max(llm.max_length, settings.model.encoder.max_length))
     tokenizers = load_tokenizers(settings)
     manifests = [_check_data(folder, tokenizers, read_all_shards) for folder in (data.train, data.validation) if folder]
     return RunPlan(
@@ -65,12 +68,16 @@ def check_run(settings: Settings, world_size: int, *, read_all_shards: bool = Fa
     )
 
 
+def samples_per_cell(settings: Settings) -> int:
+    """Samples of a cell of fixed count; with token budgets 1, the least that a cell holds."""
+    data = settings.data
+    return 1 if data.has_budgets else data.samples_per_cell or 4
+
+
 def describe_plan(plan: RunPlan) -> str:
     """The plan in words, the resolved DeepSpeed settings last."""
     settings, train = plan.settings, plan.train
     data = settings.data
-    batch = data.lanes * data.samples_per_cell
-    epochs = settings.run.max_steps * batch / train.num_samples
     tokens = {side: int(getattr(train, f"{side}_lengths").sum()) for side in ("encoder", "llm")}
     lines = [
         f"train       {data.train}: {train.num_samples:,} samples of {', '.join(train.languages)}; "
@@ -80,14 +87,29 @@ def describe_plan(plan: RunPlan) -> str:
             f"{side:11} {plan.bases[side]['name']} (template {plan.tokenizers[side].template}), {plan.bases[side]['fingerprint']}"
             for side in ("encoder", "llm")
         ),
-        f"batch       {batch} samples a step = {data.lanes} lanes x {data.samples_per_cell}; on {plan.world_size} ranks "
-        f"{plan.micro_batches_per_step} forwards of {plan.micro_batch_size} samples each",
-        f"steps       {settings.run.max_steps:,}, {epochs:.2f} epochs of the training set",
+        *_batch_lines(plan),
         f"ZeRO        stage {zero_stage(plan.ds_config)}, every 'auto' of {settings.training.deepspeed} resolved:",
         json.dumps(plan.ds_config, indent=2),
         "all checks passed; nothing was trained",
     ]
     return "\n".join(lines)
+
+
+def _batch_lines(plan: RunPlan) -> list[str]:
+    data, train, steps = plan.settings.data, plan.train, plan.settings.run.max_steps
+    forwards = f"on {plan.world_size} ranks {plan.micro_batches_per_step} forwards of {data.cells_per_forward} cells each"
+    if data.has_budgets:
+        budget = data.lanes * (data.llm_tokens_per_cell or 0)
+        epochs = steps * budget / int(train.llm_lengths.sum())
+        return [
+            f"batch       up to {budget:,} LLM tokens a step = {data.lanes} lanes x {data.llm_tokens_per_cell}, packed; {forwards}",
+            f"steps       {steps:,}, at most {epochs:.2f} epochs of the training set",
+        ]
+    batch = data.lanes * samples_per_cell(plan.settings)
+    return [
+        f"batch       {batch} samples a step = {data.lanes} lanes x {samples_per_cell(plan.settings)}; {forwards}",
+        f"steps       {steps:,}, {steps * batch / train.num_samples:.2f} epochs of the training set",
+    ]
 
 
 def load_tokenizers(settings: Settings) -> dict[str, TextTokenizer]:

@@ -20,6 +20,11 @@ FIXED = (
     "model.lora",
     "data.lanes",
     "data.samples_per_cell",
+    "data.encoder_tokens_per_cell",
+    "data.llm_tokens_per_cell",
+    "data.queue_size",
+    "data.one_language_per_cell",
+    "data.mixing",
     "objective",
     "training.precision",
 )

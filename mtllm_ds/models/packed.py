@@ -1,0 +1,57 @@
+"""The LLM on packed rows: several samples in one row, each at positions of its own, none seeing another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig
+
+from mtllm_ds.data.packing import PackedRows, block_diagonal_mask
+from mtllm_ds.errors import UserError
+
+
+def run_packed(model: Any, layout: PackedRows, **inputs: torch.Tensor) -> torch.Tensor:
+    """Final states of `input_ids` (R, P) or `inputs_embeds` (R, P, D) in a packed layout: (R, P, D).
+
+    With flash attention the samples go in end to end as one row of variable lengths; otherwise under an explicit
+    block-diagonal mask.
+    """
+    if model.config._attn_implementation.startswith("flash"):
+        return _run_variable_lengths(model, layout, **inputs)
+    causal = bool(getattr(model.config, "is_causal", True)) and model.config.model_type not in _ENCODERS
+    dtype = next(model.parameters()).dtype
+    mask = block_diagonal_mask(layout.segment_ids, causal=causal, dtype=dtype)
+    return model(**inputs, position_ids=layout.position_ids, attention_mask=mask).last_hidden_state
+
+
+_ENCODERS = ("bert", "roberta", "xlm-roberta")
+
+
+def require_packing(config: PretrainedConfig, max_length: int) -> None:
+    """Refuse a model whose attention an explicit mask would change: one with a window shorter than the samples."""
+    window = getattr(config, "sliding_window", None)
+    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
+    if window is not None and slides and window < max_length:
+        raise UserError(
+            f"data.llm_tokens_per_cell: packing would widen the sliding window ({window}) of this {config.model_type} model; "
+            f"set both max_length to at most {window}, or data.samples_per_cell instead of token budgets"
+        )
+
+
+def _run_variable_lengths(model: Any, layout: PackedRows, **inputs: torch.Tensor) -> torch.Tensor:
+    tokens = layout.segment_ids >= 0
+    ends = layout.cu_seqlens
+    flat = {name: value[tokens].unsqueeze(0) for name, value in inputs.items()}
+    states = model(
+        **flat,
+        position_ids=layout.position_ids[tokens].unsqueeze(0),
+        attention_mask=None,
+        cu_seq_lens_q=ends,
+        cu_seq_lens_k=ends,
+        max_length_q=layout.max_seqlen,
+        max_length_k=layout.max_seqlen,
+    ).last_hidden_state
+    out = states.new_zeros(*layout.segment_ids.shape, states.shape[-1])
+    out[tokens] = states[0]
+    return out

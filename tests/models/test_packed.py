@@ -1,0 +1,79 @@
+"""Packing is layout only: packed and padded batches give the same vectors and gradients, for every family."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mtllm_ds.config.schema import LoraSettings
+from mtllm_ds.data.collate import Batch
+from mtllm_ds.data.packing import pack_batch, pad_rows
+from mtllm_ds.errors import UserError
+from mtllm_ds.models.encoders import FrozenEncoder
+from mtllm_ds.models.lora import add_lora
+from mtllm_ds.models.packed import require_packing
+from mtllm_ds.models.stacked import StackedModel
+from tests.models.test_stacked import FAMILIES, family_model
+
+
+class Table(nn.Module):
+    """A frozen 'encoder' whose states depend on the mask's neighbours as little as an embedding's."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(4)
+        self.weight = nn.Parameter(torch.randn(60, 12, generator=generator), requires_grad=False)
+
+    def forward(self, input_ids, attention_mask):
+        return type("Output", (), {"last_hidden_state": self.weight[input_ids]})
+
+
+def stack(family, bidirectional=True):
+    torch.manual_seed(1)
+    connector = nn.Linear(12, 32)
+    adapted = add_lora(family_model(family, bidirectional), LoraSettings(rank=2, dropout=0.0), seed=0)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(2))
+    return StackedModel(FrozenEncoder(Table(), 12), connector, adapted).eval()
+
+
+def batches():
+    """The same seven samples in three cells, padded and packed."""
+    generator = np.random.default_rng(0)
+    # At most four tokens: within the sliding window of the small Mistral and Gemma 3.
+    rows = [generator.integers(3, 60, length).astype(np.uint16) for length in (4, 1, 3, 2, 4, 3, 2)]
+    encoder_ids, encoder_mask = pad_rows(rows, 1)
+    llm_ids, llm_mask = pad_rows([row[::-1].copy() for row in rows], 0)
+    common = {
+        "encoder_ids": encoder_ids, "encoder_mask": encoder_mask, "llm_ids": llm_ids, "llm_mask": llm_mask,
+        "languages": torch.zeros(7, dtype=torch.int64), "valid": torch.ones(7, dtype=torch.bool), "sample_ids": torch.arange(7),
+    }  # fmt: skip
+    cells = [0, 0, 0, 1, 1, 2, 2]
+    packed = pack_batch(rows, [row[::-1].copy() for row in rows], cells, {"encoder": 1, "llm": 0}, num_buckets=2)
+    return Batch(**common), Batch(**common, packed=packed)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_packed_equals_padded(family, bidirectional):
+    if family == "bert" and not bidirectional:
+        pytest.skip("an encoder has one direction only")
+    model = stack(family, bidirectional)
+    padded, packed = batches()
+    torch.testing.assert_close(model.teacher_vectors(packed), model.teacher_vectors(padded), atol=1e-5, rtol=1e-5)
+    gradients = []
+    for batch in (padded, packed):
+        model.zero_grad()
+        vectors = model.student_vectors(batch)
+        vectors.square().sum().backward()
+        gradients.append([vectors.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(b, a, atol=1e-5 * float(a.abs().max()), rtol=1e-4)
+
+
+def test_a_short_sliding_window_refuses_to_pack():
+    with pytest.raises(UserError, match=r"sliding window \(4\)"):
+        require_packing(FAMILIES["mistral"], max_length=5)
+    require_packing(FAMILIES["mistral"], max_length=4)
+    require_packing(FAMILIES["llama"], max_length=512)
