@@ -61,18 +61,20 @@ def measure(size: tuple[int, int, int], dtype: torch.dtype, device: str, rounds:
             torch.cuda.empty_cache()
     times = interleaved(functions, rounds, device)
     work = 3 * 2.0 * num_rows * vocabulary * width
-    return [{
-        "variant": name, "dtype": str(dtype).removeprefix("torch."), "N": num_rows, "V": vocabulary, "D": width,
-        "seconds": t.median, "seconds_20": t.low, "seconds_80": t.high, "rounds": rounds,
-        "ratio_to_products": t.median / times[FLOOR].median,
-        **({"processor_seconds": t.processor, "processor_ratio": t.processor / times[FLOOR].processor} if device == "cpu" else {}), "tflops_of_three_products": work / t.median / 1e12,
-        **used[name],
-    } for name, t in times.items()]  # fmt: skip
+    rows = []
+    for name, t in times.items():
+        row = {"variant": name, "dtype": str(dtype).removeprefix("torch."), "N": num_rows, "V": vocabulary, "D": width}
+        row |= {"seconds": t.median, "seconds_20": t.low, "seconds_80": t.high, "rounds": rounds}
+        row |= {"ratio_to_products": t.median / times[FLOOR].median, "tflops_of_three_products": work / t.median / 1e12}
+        if device == "cpu":
+            row |= {"processor_seconds": t.processor, "processor_ratio": t.processor / times[FLOOR].processor}
+        rows.append(row | used[name])
+    return rows
 
 
 def table(rows: list[dict]) -> str:
     lines = [
-        f"{'N, V, D, dtype, variant':58}{'ms':>10}{'20%':>10}{'80%':>10}{'x products':>12}{'TFLOP/s':>10}{'peak MB':>10}"
+        f"{'N, V, D, dtype, variant':58}{'ms':>10}{'20%':>10}{'80%':>10}{'x products':>12}{'x CPU s':>9}{'peak MB':>10}"
     ]
     for r in rows:
         name = f"{r['N']}, {r['V']}, {r['D']}, {r['dtype']}, {r['variant']}"
