@@ -60,10 +60,11 @@ def main() -> int:
 def run_retrieval(options: argparse.Namespace) -> None:
     from mtllm_ds.atomic import write_json
     from mtllm_ds.evaluation.retrieval import print_scores, read_parallel, score_parallel
-    from mtllm_ds.inference import MTLLM
 
     foreign, english = read_parallel(options.file, options.language, options.text_field, options.english_field)
     foreign, english = foreign[: options.limit], english[: options.limit]
+    from mtllm_ds.inference import MTLLM  # slow to import: mistakes in the file are told before
+
     model = MTLLM.from_pretrained(options.export, device=options.device)
     encode = model.encode if options.vectors == "mtllm" else model.encode_with_encoder
     scores = score_parallel(
@@ -80,12 +81,14 @@ def run_retrieval(options: argparse.Namespace) -> None:
 
 
 def run_baseline(options: argparse.Namespace) -> None:
-    from mtllm_ds.evaluation.baselines import predict_baseline
     from mtllm_ds.evaluation.predictions import write_predictions
     from mtllm_ds.evaluation.tasks import load_task
 
     task = load_task(options.task, TASKS).located(options.data, options.training_data)
-    predictions = predict_baseline(options.system, task, task.select(options.languages), options.train_items)
+    languages = task.select(options.languages)
+    from mtllm_ds.evaluation.baselines import predict_baseline  # slow to import: mistakes in the task are told before
+
+    predictions = predict_baseline(options.system, task, languages, options.train_items)
     write_predictions(options.output, predictions)
     print(f"{len(predictions)} predictions of {options.system} on {task.name} in {options.output}")
 
