@@ -40,7 +40,7 @@ LOW_PRECISION_TILE = Tile(128, 128, 64, 8, 3)
 FLOAT32_TILE = Tile(32, 64, 16, 4, 2)  # exact products, no tensor cores
 INTERPRETED_TILE = Tile(32, 256, 32, 4, 1)
 GRADIENT_BLOCK_COLUMNS = 2048
-FIRST_ORDER_ABOVE = 0.03  # a reverse KL
+FIRST_ORDER_ABOVE = 0.03  # a forward or reverse KL
 
 Chunk = Callable[[Problem, slice, bool], tuple[Tensor, Tensor | None]]  # -> losses (rows,), q (rows, V)
 
@@ -196,7 +196,7 @@ def _losses_and_gradient(p: Problem, scratch: _FusedScratch, q: Tensor, wants_q:
         if wants_q:
             run(measures=False, forms=True)
     loss = losses.sum(1)
-    if p.divergence == "reverse_kl":  # where it is large, its first order from float32 alone is the better one
+    if p.divergence != "jsd":  # where it is large, its first order from float32 alone is the better one
         loss = torch.where((means > FIRST_ORDER_ABOVE) & (row_weight != 0), means * p.divergence_scale, loss)
     return loss
 

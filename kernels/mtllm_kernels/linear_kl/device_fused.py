@@ -82,7 +82,8 @@ def _finish(difference, exponentials, deltas, statistics, at, inside, part_at, s
     t2 = s2 + d2
     highest_s, highest_t = tl.max(s2, 1), tl.max(t2, 1)
     e_s, e_t = tl.exp2(s2 - highest_s[:, None]), tl.exp2(t2 - highest_t[:, None])
-    total_s, total_t, cross = tl.sum(e_s, 1), tl.sum(e_t, 1), tl.sum(e_s * d2, 1)
+    total_s, total_t = tl.sum(e_s, 1), tl.sum(e_t, 1)
+    cross = tl.sum((e_s if KEEPS_STUDENT else e_t) * d2, 1)
     centre = highest_t - highest_s + _centre(total_s, total_t, cross, highest_t - highest_s, KEEPS_STUDENT)
     tl.store(statistics + part_at, highest_s, mask=row_inside)
     tl.store(statistics + statistic_stride + part_at, total_s, mask=row_inside)
@@ -176,7 +177,7 @@ def combine_kernel(
     """Per row: the first four matrices of statistics (5, rows, parts) become factors of the parts:
 
     p_s of E = 1, p_t of E = -1, what D lacks of log2(p_t / p_s), and of log2 of the ratio of the two exponentials.
-    means (rows,) = -sum p_s x, the reverse KL.
+    means (rows,) = -sum p_s x, the reverse KL, if KEEPS_STUDENT, else sum p_t x, the forward KL: to first order, in float32.
     """
     row = tl.program_id(0).to(tl.int64)
     if tl.load(row_weight + row) == 0.0:
@@ -196,14 +197,21 @@ def combine_kernel(
         part_t = tl.load(statistics + 2 * stride + part, mask=there, other=LOWEST)
         higher_s, higher_t = tl.maximum(highest_s, tl.max(part_s, 0)), tl.maximum(highest_t, tl.max(part_t, 0))
         scale_s, scale_t = tl.exp2(part_s - higher_s), tl.exp2(part_t - higher_t)
-        shrink = tl.exp2(highest_s - higher_s)
-        total_s = total_s * shrink + tl.sum(scale_s * tl.load(statistics + stride + part, mask=there, other=0.0), 0)
-        cross = cross * shrink + tl.sum(scale_s * tl.load(statistics + 4 * stride + part, mask=there, other=0.0), 0)
-        total_t = total_t * tl.exp2(highest_t - higher_t)
-        total_t += tl.sum(scale_t * tl.load(statistics + 3 * stride + part, mask=there, other=0.0), 0)
+        shrink_s, shrink_t = tl.exp2(highest_s - higher_s), tl.exp2(highest_t - higher_t)
+        total_s = total_s * shrink_s + tl.sum(scale_s * tl.load(statistics + stride + part, mask=there, other=0.0), 0)
+        total_t = total_t * shrink_t + tl.sum(
+            scale_t * tl.load(statistics + 3 * stride + part, mask=there, other=0.0), 0
+        )
+        part_cross = tl.load(statistics + 4 * stride + part, mask=there, other=0.0)
+        if KEEPS_STUDENT:
+            cross = cross * shrink_s + tl.sum(scale_s * part_cross, 0)
+        else:
+            cross = cross * shrink_t + tl.sum(scale_t * part_cross, 0)
         highest_s, highest_t = higher_s, higher_t
     of_totals = tl.log2(total_t) - tl.log2(total_s)
-    tl.store(means + row, (highest_t - highest_s + of_totals - cross / total_s) * LN_2)
+    of_logits = highest_t - highest_s + of_totals
+    mean = of_logits - cross / total_s if KEEPS_STUDENT else cross / total_t - of_logits
+    tl.store(means + row, mean * LN_2)
     for start in range(0, num_parts, BLOCK):
         part, there = start + lanes, start + lanes < num_parts
         part_s = tl.load(statistics + part, mask=there, other=LOWEST)
