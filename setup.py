@@ -1,12 +1,14 @@
 """Static metadata only: nothing is probed or compiled at install time."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 setup(
     name="mtllm-ds",
     version="0.1.0",
     description="Stack a machine-translation encoder on an English-centric LLM by distributed self-distillation",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",

@@ -19,4 +19,4 @@ bases: $(VENV)  ## train the tiny MT model and the tiny Llama (HELP_TEXT=FOLDER)
 	$(PY) -m benchmarks.quality.train_llama --data $(HELP_TEXT) --out $(LLAMA) --core-minutes $(LLAMA_MINUTES)
 
 assets: $(VENV)  ## write assets/ from the trained base models, with measured cards
-	$(PY) -m benchmarks.quality.write_assets --data $(HELP_TEXT) --text --mt $(MT) --llama $(LLAMA)/contrast
+	$(PY) -m benchmarks.quality.write_assets --data $(HELP_TEXT) --text --mt $(MT) --llama $(LLAMA)

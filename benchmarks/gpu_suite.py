@@ -35,9 +35,9 @@ def stages(output: Path) -> list[Stage]:
              "--maxfail", "20")  # fmt: skip
     accuracy = ("--device", "cuda", "--rows", "512", "--vocabulary", "128256", "--width", "1024")
     return [
-        Stage("tests", tests, 200),
+        Stage("tests", tests, 180),
         Stage("speed", benchmark("speed", "--device", "cuda"), 200),
-        Stage("accuracy", benchmark("accuracy", *accuracy), 70),
+        Stage("accuracy", benchmark("accuracy", *accuracy), 95),
         Stage("tiles", benchmark("tiles"), 60),
     ]
 

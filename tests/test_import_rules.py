@@ -89,7 +89,9 @@ def test_big_libraries_have_few_doors():
 
 
 def test_files_stay_small():
-    long = [str(path) for path in [*sources(), *(ROOT / "tests").rglob("*.py")] if len(path.read_text().splitlines()) > 400]
+    long = [
+        str(path) for path in [*sources(), *(ROOT / "tests").rglob("*.py")] if len(path.read_text().splitlines()) > 400
+    ]
     assert long == []
 
 

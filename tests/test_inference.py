@@ -65,7 +65,9 @@ def test_order_and_batches_change_nothing(trained):
     model = MTLLM.from_pretrained(export)
     together = model.encode(texts, lang="deu_Latn")
     for number in (0, 7):
-        torch.testing.assert_close(model.encode([texts[number]], lang="deu_Latn")[0], together[number], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            model.encode([texts[number]], lang="deu_Latn")[0], together[number], atol=1e-5, rtol=1e-5
+        )
     assert not torch.allclose(model.encode(texts, lang="eng_Latn"), together, atol=1e-3)
     assert model.encode([], lang="deu_Latn").shape == (0, LLM_WIDTH)
 
@@ -101,7 +103,7 @@ def test_the_export_is_readable_by_others_and_names_licences(trained):
 
 def test_what_does_not_fit_is_refused(trained, tmp_path):
     export, _, _ = trained
-    with pytest.raises(UserError, match="config.json cannot be read"):
+    with pytest.raises(UserError, match=r"config\.json cannot be read"):
         MTLLM.from_pretrained(tmp_path)
     other = save_llama(tmp_path / "other", seed=9)
     with pytest.raises(UserError, match="not the model it was trained on"):

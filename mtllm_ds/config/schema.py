@@ -74,8 +74,10 @@ class ConnectorSettings(Section):
     """Width of the `mlp`'s middle layer; the LLM's width where null."""
     init: Literal["default", "least_squares"] = "default"
     """`least_squares`: closed-form start from encoder states to the LLM's input embeddings of character-aligned tokens."""
+    match_scale: bool = False
+    """Scale and shift the start so that its outputs have the mean and variance of the LLM's input embeddings."""
     init_documents: int = Field(default=1024, gt=0)
-    """Training documents used by `init: least_squares`."""
+    """Training documents that `init: least_squares` and `match_scale` look at."""
     init_ridge: float = Field(default=1e-3, ge=0)
     """Ridge of the least-squares start, relative to the mean variance of the encoder states."""
 
@@ -212,9 +214,10 @@ class Settings(Section):
                 f"model.connector.hidden_size={self.model.connector.hidden_size} has no effect with "
                 "model.connector.type=linear: remove it or set model.connector.type=mlp"
             )
-        if self.model.connector.type == "mlp" and self.model.connector.init == "least_squares":
+        connector = self.model.connector
+        if connector.type == "mlp" and (connector.init == "least_squares" or connector.match_scale):
             raise ValueError(
-                "model.connector.init=least_squares has a closed form only for model.connector.type=linear: "
-                "set one of the two"
+                "model.connector.init=least_squares and model.connector.match_scale=true have a closed form only for "
+                "model.connector.type=linear: set type=linear, or init=default and match_scale=false"
             )
         return self

@@ -129,7 +129,8 @@ def borrowed_head(
     ridge = fit_ridge(readers.encoder(stage1_train, english), target, encoder_valid, target_valid)
     target_mean, student_mean = target.mean(0), readers.mtllm(stage1_train, english).mean(0)
 
-    languages, examples = {}, []
+    languages: dict[str, dict] = {}
+    examples: list[dict] = []
     for code, test in tests.items():
         student, originals = readers.mtllm(test.texts, code), readers.llm(test.english, english)
         cosines = centred_cosines(student, originals, student_mean, target_mean)

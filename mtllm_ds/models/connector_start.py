@@ -1,4 +1,4 @@
-"""Closed-form start of a linear connector: least squares from encoder states to the LLM's own input embeddings.
+"""Start of a linear connector from data: least squares from encoder states to the LLM's own input embeddings, and their scale.
 
 Encoder token i of a text is paired with the mean input embedding of the LLM tokens whose characters it shares. The
 start comes from a later variant of MT-LLM by its authors (not the paper): about 1,024 English documents are enough.
@@ -14,6 +14,7 @@ from torch import nn
 
 from mtllm_ds.cluster.agree import sum_over_ranks
 from mtllm_ds.cluster.zero import gathered
+from mtllm_ds.config.schema import ConnectorSettings
 from mtllm_ds.data.tokenization import SegmentTokens, TextTokenizer
 from mtllm_ds.models.connector import LeastSquares
 from mtllm_ds.models.stacked import StackedModel
@@ -26,10 +27,10 @@ def start_connector(
     texts: Sequence[tuple[str, str]],
     encoder_tokenizer: TextTokenizer,
     llm_tokenizer: TextTokenizer,
-    ridge: float,
+    settings: ConnectorSettings,
     device: torch.device,
 ) -> None:
-    """Overwrite the connector's weights; `texts` are this rank's share of (text, language), sums run over all ranks."""
+    """Set the connector's weights as its settings say; `texts` are this rank's share of (text, language)."""
     connector = stack.connector
     assert isinstance(connector, nn.Linear)
     table = stack.llm.get_input_embeddings()
@@ -42,7 +43,11 @@ def start_connector(
     for tensor in sums.tensors():
         # Collectives want tensors where the backend lives.
         tensor.copy_(sum_over_ranks(tensor.to(device)).cpu())
-    weight, bias = sums.solve(ridge)
+    weight, bias = connector.weight.detach(), connector.bias.detach()
+    if settings.init == "least_squares":
+        weight, bias = sums.solve(settings.init_ridge)
+    if settings.match_scale:
+        weight, bias = sums.match(weight.cpu())
     connector.weight.data.copy_(weight)
     connector.bias.data.copy_(bias)
 

@@ -52,7 +52,9 @@ def load_llm(settings: LLMSettings, attention: str, dtype: torch.dtype) -> PreTr
         )
     is_encoder = config.model_type in _ENCODERS
     if is_encoder and not settings.bidirectional:
-        raise UserError(f"model.llm.bidirectional=false: {settings.name} is a {config.model_type} encoder, always bidirectional")
+        raise UserError(
+            f"model.llm.bidirectional=false: {settings.name} is a {config.model_type} encoder, always bidirectional"
+        )
     extra = {"add_pooling_layer": False} if is_encoder else {}
     model = load_weights(
         AutoModel,

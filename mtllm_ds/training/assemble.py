@@ -76,11 +76,12 @@ def open_run(settings: Settings, cluster: Cluster, resume: bool, console: Consol
 
     with partitioned_loading(plan.ds_config):
         stack = together(lambda: build_stacked(settings, device), device)
-    if settings.model.connector.init == "least_squares" and found is None:
+    connector = settings.model.connector
+    if (connector.init == "least_squares" or connector.match_scale) and found is None:
         stack.to(device)
         start_connector(
             stack, _start_texts(plan, cluster), plan.tokenizers["encoder"], plan.tokenizers["llm"],
-            settings.model.connector.init_ridge, device,
+            connector, device,
         )  # fmt: skip
     if settings.training.activation_checkpointing:
         stack.llm.gradient_checkpointing_enable({"use_reentrant": False})

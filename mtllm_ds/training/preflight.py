@@ -97,7 +97,9 @@ def describe_plan(plan: RunPlan) -> str:
 
 def _batch_lines(plan: RunPlan) -> list[str]:
     data, train, steps = plan.settings.data, plan.train, plan.settings.run.max_steps
-    forwards = f"on {plan.world_size} ranks {plan.micro_batches_per_step} forwards of {data.cells_per_forward} cells each"
+    forwards = (
+        f"on {plan.world_size} ranks {plan.micro_batches_per_step} forwards of {data.cells_per_forward} cells each"
+    )
     if data.has_budgets:
         budget = data.lanes * (data.llm_tokens_per_cell or 0)
         epochs = steps * budget / int(train.llm_lengths.sum())

@@ -5,8 +5,8 @@ import pytest
 from mtllm_ds.cluster.launch import _fill_environment, _first_host
 
 NAMES = (
-    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID", "SLURM_NTASKS",
-    "SLURM_LOCALID", "SLURM_STEP_NODELIST", "SLURM_NODELIST",
+    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+    "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_STEP_NODELIST", "SLURM_NODELIST",
 )  # fmt: skip
 
 
@@ -35,7 +35,9 @@ def test_alone(environment):
 
 
 def test_torchrun(environment):
-    found = environment(RANK="5", WORLD_SIZE="8", LOCAL_RANK="1", LOCAL_WORLD_SIZE="4", MASTER_ADDR="h", MASTER_PORT="1")
+    found = environment(
+        RANK="5", WORLD_SIZE="8", LOCAL_RANK="1", LOCAL_WORLD_SIZE="4", MASTER_ADDR="h", MASTER_PORT="1"
+    )
     assert (found["RANK"], found["WORLD_SIZE"], found["LOCAL_RANK"], found["LOCAL_SIZE"]) == ("5", "8", "1", "4")
     assert (found["MASTER_ADDR"], found["MASTER_PORT"]) == ("h", "1")
 
@@ -52,7 +54,14 @@ def test_a_single_task_under_slurm_runs_alone(environment):
 
 @pytest.mark.parametrize(
     ("nodes", "first"),
-    [("gpu[03-05,09]", "gpu03"), ("a,b", "a"), ("single", "single"), ("n[7,9]", "n7"), ("", "127.0.0.1"), ("x1,y[2-3]", "x1")],
+    [
+        ("gpu[03-05,09]", "gpu03"),
+        ("a,b", "a"),
+        ("single", "single"),
+        ("n[7,9]", "n7"),
+        ("", "127.0.0.1"),
+        ("x1,y[2-3]", "x1"),
+    ],
 )
 def test_first_host_of_a_node_list(nodes, first):
     assert _first_host(nodes) == first

@@ -21,7 +21,9 @@ def recipe(tmp_path):
 
 
 def test_overrides_replace_values_of_the_recipe(recipe):
-    settings = load_settings(recipe, ["optim.learning_rate=1e-4", "run.max_steps=50", "model.lora.target_modules=[q_proj]"])
+    settings = load_settings(
+        recipe, ["optim.learning_rate=1e-4", "run.max_steps=50", "model.lora.target_modules=[q_proj]"]
+    )
     assert settings.optim.learning_rate == 1e-4
     assert settings.run.max_steps == 50
     assert settings.model.lora.target_modules == ["q_proj"]

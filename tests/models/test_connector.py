@@ -32,6 +32,17 @@ def test_ridge_shrinks_and_keeps_the_means():
     torch.testing.assert_close(bias.float(), y.mean(0), atol=1e-5, rtol=1e-5)
 
 
+def test_matched_outputs_have_the_mean_and_variance_of_the_targets():
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(400, 4, generator=generator) + 3, 0.1 * torch.randn(400, 6, generator=generator) - 1
+    sums = LeastSquares(4, 6)
+    sums.add(x, y)
+    weight, bias = sums.match(torch.randn(6, 4, generator=generator))
+    out = x.double() @ weight.T + bias
+    torch.testing.assert_close(out.mean(0), y.double().mean(0), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(out.var(0, correction=0).sum(), y.double().var(0, correction=0).sum(), rtol=1e-5, atol=0)
+
+
 def test_tokens_share_characters():
     # "abcdef": left ab|cd|ef, right abc|def
     shares = overlap_shares(SegmentTokens([1, 2, 3], [2, 4, 6]), SegmentTokens([7, 8], [3, 6]))

@@ -78,5 +78,5 @@ def test_the_fingerprint_tells_weights_apart(tmp_path):
 
 def test_attention_auto_takes_what_is_there():
     assert choose_attention("auto", torch.device("cpu"), torch.float32) == "sdpa"
-    with pytest.raises(UserError, match="model.attention=flash_attention_2"):
+    with pytest.raises(UserError, match=r"model\.attention=flash_attention_2"):
         choose_attention("flash_attention_2", torch.device("cpu"), torch.bfloat16)

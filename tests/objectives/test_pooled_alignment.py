@@ -96,12 +96,16 @@ def test_fvu_is_that_of_its_definition_and_knows_its_teacher():
         data = batch(seed=seed)
         sums = add_sums(sums, objective(data).sums)
         with torch.no_grad():
-            students.append(pool(objective.stack.student_states(data.encoder_ids, data.encoder_mask), data.encoder_mask))
+            students.append(
+                pool(objective.stack.student_states(data.encoder_ids, data.encoder_mask), data.encoder_mask)
+            )
             teachers.append(pool(objective.stack.teacher_states(data.llm_ids, data.llm_mask), data.llm_mask))
     student, teacher = torch.cat(students).double(), torch.cat(teachers).double()
     residual = (student - teacher).square().sum()
     figures = objective.summarize(sums, LANGUAGES)
-    torch.testing.assert_close(figures["fvu"], (residual / (teacher - teacher.mean(0)).square().sum()).item(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        figures["fvu"], (residual / (teacher - teacher.mean(0)).square().sum()).item(), rtol=1e-5, atol=0
+    )
     swapped = (residual / (student - student.mean(0)).square().sum()).item()
     assert abs(figures["fvu"] - swapped) > 1e-3
     torch.testing.assert_close(figures["loss"], (student - teacher).square().mean().item(), rtol=1e-5, atol=0)

@@ -7,7 +7,15 @@ from rich.console import Console
 
 from mtllm_ds.observe.sinks import JsonlSink, ScreenSink, TensorBoardSink, describe
 
-ROW = {"step": 3, "loss": 0.5, "fvu": 0.25, "learning_rate": 1e-4, "grad_norm": 2.0, "tokens_per_second": 1234.5, "seconds": 2.0}
+ROW = {
+    "step": 3,
+    "loss": 0.5,
+    "fvu": 0.25,
+    "learning_rate": 1e-4,
+    "grad_norm": 2.0,
+    "tokens_per_second": 1234.5,
+    "seconds": 2.0,
+}
 
 
 def steps(path):

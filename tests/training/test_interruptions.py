@@ -23,7 +23,12 @@ def recipe(tmp_path_factory):
 
 
 def overrides(recipe, name):
-    return [f"run.output_dir={recipe.parent / name}", f"run.max_steps={STEPS}", "run.save_every=5", "run.validate_every=50"]
+    return [
+        f"run.output_dir={recipe.parent / name}",
+        f"run.max_steps={STEPS}",
+        "run.save_every=5",
+        "run.validate_every=50",
+    ]
 
 
 def start(recipe, name, *more):

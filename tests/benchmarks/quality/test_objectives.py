@@ -116,3 +116,13 @@ def test_windows_begin_at_paragraphs_and_lose_nothing_that_fits():
     pages = [[[1, 5, 6], [1, 7], [1, 8, 9, 10]], [[1] + [4] * 20]]
     windows = llama_objectives.Windows(pages, width=6)
     assert list(windows) == [[1, 5, 6, 1, 7], [1, 8, 9, 10], [1, 4, 4, 4, 4, 4]]
+
+
+def test_decoder_loss_leaves_the_encoder_alone(mt):
+    mt.model.encoder.requires_grad_(False)
+    mt.model.shared.requires_grad_(False)
+    batch = {v: batch_of([[5, 6, 2], [7, 8, 9, 2]], 1) for v in mt_objective.VIEWS}
+    loss, _ = mt_objective.decoder_loss(mt.train(), batch)
+    loss.backward()
+    assert all(p.grad is None for p in mt.model.encoder.parameters())
+    assert mt.model.decoder.layers[0].fc1.weight.grad is not None
