@@ -40,6 +40,7 @@ setup(
     ],
     extras_require={
         "gpu": ["liger-kernel"],
+        "s3": ["s3fs"],
         "bench": ["liger-kernel", "cut-cross-entropy", "sacrebleu", "accelerate", "datasets"],
         "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "types-PyYAML", "pre-commit"],
     },

@@ -124,7 +124,7 @@ class DataSettings(Section):
     validation: str | None = None
     """Folder of prepared shards for validation; without it nothing is validated and the last checkpoint is the best."""
     validation_samples: int | None = Field(default=None, gt=0)
-    """Only the first samples of the validation set."""
+    """That many samples of the validation set at most, spread evenly over it so that no language is left out."""
     lanes: int = Field(default=64, gt=0)
     """Independent sequences of draws; fixes the order of the data, so it may not change within a run."""
     samples_per_cell: int | None = Field(default=None, gt=0)

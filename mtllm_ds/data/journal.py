@@ -11,8 +11,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from mtllm_ds import atomic
 from mtllm_ds.data.blocks import Block, Ragged, concatenate_blocks, decode_block, encode_block
-from mtllm_ds.data.manifest import BlockIndex, ShardEntry, write_atomically
+from mtllm_ds.data.manifest import BlockIndex, ShardEntry
 from mtllm_ds.errors import UserError
 from mtllm_ds.languages import FLORES_200
 
@@ -85,7 +86,7 @@ class Journal:
         parts = {"state": json.dumps(state).encode(), "index": part.encode()}
         parts |= {code: encode_block(concatenate_blocks(rows)) for code, rows in self.pending.items() if rows}
         container = {"name": _as_bytes([name.encode() for name in parts]), "part": _as_bytes(list(parts.values()))}
-        write_atomically(self._folder / f"{shard.name}.journal", encode_block(container))
+        atomic.write_bytes(self._folder / f"{shard.name}.journal", encode_block(container))
         self.shards.append(shard)
         self._parts.append(part)
 

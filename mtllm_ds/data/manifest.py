@@ -6,7 +6,6 @@ of each of its samples, because the order of training is decided from lengths al
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mtllm_ds import atomic
 from mtllm_ds.data.blocks import (
     Block,
     BlockError,
@@ -277,7 +277,7 @@ def write_manifest(
 ) -> None:
     """Write the index, then, last of all, the manifest, each under a temporary name first."""
     index_bytes = index.encode()
-    write_atomically(folder / INDEX_NAME, index_bytes)
+    atomic.write_bytes(folder / INDEX_NAME, index_bytes)
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -288,14 +288,4 @@ def write_manifest(
         "index": {"name": INDEX_NAME, "bytes": len(index_bytes), "sha256": hashlib.sha256(index_bytes).hexdigest()},
         "shards": [asdict(shard) for shard in shards],
     }
-    write_atomically(folder / MANIFEST_NAME, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """All or nothing: readers see the old file or the new one, also after a crash."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    atomic.write_bytes(folder / MANIFEST_NAME, (json.dumps(content, indent=1) + "\n").encode())

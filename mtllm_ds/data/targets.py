@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mtllm_ds import atomic
 from mtllm_ds.data.blocks import (
     Block,
     BlockError,
@@ -30,7 +31,7 @@ from mtllm_ds.data.blocks import (
     ids_dtype,
     num_rows,
 )
-from mtllm_ds.data.manifest import Manifest, write_atomically
+from mtllm_ds.data.manifest import Manifest
 from mtllm_ds.data.shards import ShardWriter
 from mtllm_ds.data.storage import StorageError, check_member_name
 from mtllm_ds.errors import UserError
@@ -133,7 +134,7 @@ class TargetWriter:
         }
         path = self._folder / _TEACHER
         if not path.exists():
-            write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+            atomic.write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
         elif json.loads(path.read_text()) != content:
             raise UserError(f"'{self._folder}' was begun by another teacher or for other shards, choose another name")
 
@@ -162,7 +163,7 @@ class TargetWriter:
             raise UserError(f"{len(missing)} of {self.num_groups} groups are missing in '{self._folder}', run it again")
         parts = [decode_block(self._path(group, ".index").read_bytes()) for group in range(self.num_groups)]
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        write_atomically(self._folder / _INDEX, encode_block(columns, deflate=True))
+        atomic.write_bytes(self._folder / _INDEX, encode_block(columns, deflate=True))
 
     def _path(self, group: int, suffix: str) -> Path:
         return self._folder / f"group-{group:06d}{suffix}"
@@ -203,7 +204,7 @@ class GroupSink:
             "sha256": np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 32),
         }
         # The group counts as done once its index is there: that comes after the shard has its name.
-        write_atomically(self._path.with_suffix(".index"), encode_block(columns))
+        atomic.write_bytes(self._path.with_suffix(".index"), encode_block(columns))
 
 
 class TargetReader:

@@ -30,11 +30,16 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool, settin
 
 def load_weights(model_class: Any, name: str, setting: str, **options: Any) -> PreTrainedModel:
     """`model_class.from_pretrained` that refuses missing or misshapen weights; all parameters come back frozen."""
+    verbosity = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    # It lists the weights that are left out on purpose (a decoder, a head); those that are missing we refuse below.
+    transformers_logging.set_verbosity_error()
     try:
         model, report = model_class.from_pretrained(name, use_safetensors=True, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, HFValidationError) as error:
         raise UserError(f"{setting}={name}: cannot be loaded ({_first_line(error)})") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
     for kind in ("missing_keys", "mismatched_keys", "error_msgs"):
         if report.get(kind):
             raise UserError(
