@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -39,6 +41,8 @@ def join_cluster() -> Cluster:
     if not dist.is_initialized():
         if use_cuda:
             torch.cuda.set_device(local_rank)
+        else:
+            _build_cpu_collectives()
         deepspeed.init_distributed(
             dist_backend="nccl" if use_cuda else "gloo",
             timeout=COLLECTIVE_TIMEOUT,
@@ -53,6 +57,25 @@ def leave_cluster() -> None:
     """Leave the process group, if one was joined."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _build_cpu_collectives() -> None:
+    """Compile DeepSpeed's shared-memory collectives (once a machine), one process at a time.
+
+    torch guards such builds by a file that outlives a killed process: every later start would wait for it for ever.
+    Under a lock that dies with its owner, a file that is already there can only be such a leftover.
+    """
+    from deepspeed.accelerator import get_accelerator
+    from torch.utils.cpp_extension import _get_build_directory
+
+    builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
+    if builder is None or not builder.is_compatible(verbose=False):
+        return
+    folder = Path(_get_build_directory(builder.name, verbose=False))
+    with (folder / "mtllm.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        (folder / "lock").unlink(missing_ok=True)
+        builder.load(verbose=False)
 
 
 def _fill_environment() -> None:
