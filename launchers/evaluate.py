@@ -97,7 +97,8 @@ def run_tables(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from mtllm_ds.evaluation.predictions import read_predictions
-    from mtllm_ds.evaluation.report import Report, compare_systems, write_report
+    from mtllm_ds.evaluation.report import compare_systems, write_report
+    from mtllm_ds.evaluation.report_parts import Report
     from mtllm_ds.evaluation.tables import build_tables
 
     predictions = read_predictions(options.predictions)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mtllm_ds.evaluation.report_parts import Comparison, Report
 from mtllm_ds.evaluation.statistics import Difference
 from mtllm_ds.evaluation.tables import FLOOR, Table, competes
-
-if TYPE_CHECKING:
-    from mtllm_ds.evaluation.report import Comparison, Report
 
 STYLE = """
 :root { --ink: #1f2933; --soft: #616e7c; --line: #e3e7eb; --ground: #f6f7f9; --warm: 217, 84, 30; }

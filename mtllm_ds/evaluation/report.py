@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,8 @@ from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation import pictures
 from mtllm_ds.evaluation.html import render
 from mtllm_ds.evaluation.predictions import Predictions
-from mtllm_ds.evaluation.statistics import Difference
+from mtllm_ds.evaluation.report_parts import Comparison, Report
 from mtllm_ds.evaluation.tables import Table, compare, compare_each, competes, flat_summary
-from mtllm_ds.evaluation.verdict import LanguageGate, Rules, Verdict
 
 TITLES = {
     "majority": "majority class",
@@ -38,43 +37,6 @@ TITLES = {
     "english_originals_tfidf": "TF-IDF on English originals",
 }
 SETTING_TITLES = {"plain": "Plain text", "copy_masked": "Copy-masked text"}
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """`first` minus `second` in one setting: over all its languages jointly, and a language with Holm's p-value."""
-
-    first: str
-    second: str
-    setting: str
-    overall: Difference
-    languages: Mapping[str, tuple[Difference, float]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a system costs."""
-
-    seconds_per_item: float
-    chrf: float | None = None
-    """of the translations it reads, where it reads any"""
-
-
-@dataclass(frozen=True)
-class Report:
-    """All that a report shows; only `tables` is needed."""
-
-    title: str
-    tables: tuple[Table, ...]
-    comparisons: tuple[Comparison, ...] = ()
-    costs: Mapping[str, Cost] = field(default_factory=dict)
-    gates: Mapping[str, LanguageGate] = field(default_factory=dict)
-    rules: Rules = field(default_factory=Rules)
-    verdict: Verdict | None = None
-    facts: Mapping[str, str] = field(default_factory=dict)
-    """settings, versions, seconds: shown as a list"""
-    notes: tuple[str, ...] = ()
-    """paragraphs such as the list of variants that were tried"""
 
 
 def title_of(system: str) -> str:

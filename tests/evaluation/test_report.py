@@ -12,7 +12,8 @@ from rich.console import Console
 
 from mtllm_ds.evaluation.items import Item
 from mtllm_ds.evaluation.predictions import TaskFacts, concatenate, predictions_of, read_predictions, write_predictions
-from mtllm_ds.evaluation.report import Cost, Report, compare_systems, print_tables, write_report
+from mtllm_ds.evaluation.report import compare_systems, print_tables, write_report
+from mtllm_ds.evaluation.report_parts import Cost, Report
 from mtllm_ds.evaluation.tables import build_tables
 from mtllm_ds.evaluation.verdict import LanguageGate, Verdict
 
