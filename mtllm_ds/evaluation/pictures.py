@@ -6,14 +6,16 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from mtllm_ds.evaluation.report_parts import Comparison
 from mtllm_ds.evaluation.tables import CEILING, FLOOR, Table
 
-from matplotlib.artist import Artist
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from mtllm_ds.evaluation.report_parts import Comparison
 
 STYLES = {
     "tfidf": ("#b59f3b", "s"),
