@@ -36,7 +36,9 @@ class RankPool:
         self._processes, self._pipes = [], []
         for rank in range(world_size):
             mine, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, world_size, port, theirs), daemon=True)
+            # Not a daemon: DeepSpeed asks about the CPU in a child process, which a daemon may not have; without the
+            # answer it compiles its collectives with other flags, over and over in turn with ordinary processes.
+            process = context.Process(target=_serve, args=(rank, world_size, port, theirs))
             process.start()
             self._processes.append(process)
             self._pipes.append(mine)
