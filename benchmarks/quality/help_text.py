@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mtllm_ds.errors import UserError
+from mtllm_ds.evaluation.leaks import LeakTest
 
 ENGLISH = "eng_Latn"
 LANGUAGES = ("deu_Latn", "fra_Latn", "jpn_Jpan", "rus_Cyrl", "khm_Khmr", "gaz_Latn")
@@ -50,16 +51,27 @@ class HelpText:
 
 
 def read_parallel(folder: Path, languages: tuple[str, ...] = LANGUAGES) -> HelpText:
-    """All pairs, joined on the English side, without the segments that stand in a test."""
-    forbidden = forbidden_fingerprints(folder)
+    """All pairs, joined on the English side, without what gives away a test item on either side (see `LeakTest`)."""
     joined: dict[str, dict[str, str]] = {}
     for language in languages:
+        pairs = []
         with open_text(folder / f"parallel_{language}.tsv.xz") as lines:
             for line in lines:
                 english, translation = line.rstrip("\n").split("\t")
-                joined.setdefault(english, {})[language] = translation
-    kept = {english: found for english, found in joined.items() if fingerprint(english) not in forbidden}
-    return HelpText(list(kept), list(kept.values()))
+                pairs.append((english, translation))
+        harmless = leak_test(folder, language).leak_free([translation for _, translation in pairs])
+        for english, translation in (pairs[row] for row in harmless):
+            joined.setdefault(english, {})[language] = translation
+    forbidden = forbidden_fingerprints(folder)
+    segments = list(joined)
+    kept = [segments[row] for row in leak_test(folder, ENGLISH).leak_free(segments)]
+    kept = [english for english in kept if fingerprint(english) not in forbidden]
+    return HelpText(kept, [joined[english] for english in kept])
+
+
+def leak_test(folder: Path, language: str) -> LeakTest:
+    """The leak test of one language's test items."""
+    return LeakTest([item["text"] for item in read_jsonl(folder / f"test_{language}.jsonl")])
 
 
 def forbidden_fingerprints(folder: Path) -> set[str]:
@@ -83,6 +95,9 @@ def read_documents(folder: Path) -> tuple[list[dict], list[dict]]:
     forbidden = forbidden_fingerprints(folder)
     held_out = {item["page"] for item in read_jsonl(folder / f"valid_{ENGLISH}.jsonl")}
     pages = read_jsonl(folder / f"documents_{ENGLISH}.jsonl.xz")
+    test = leak_test(folder, ENGLISH)
     for page in pages:
-        page["paragraphs"] = [p for p in page["paragraphs"] if fingerprint(p["text"]) not in forbidden]
+        harmless = test.leak_free([p["text"] for p in page["paragraphs"]])
+        listed = [page["paragraphs"][row] for row in harmless]
+        page["paragraphs"] = [p for p in listed if fingerprint(p["text"]) not in forbidden]
     return [p for p in pages if p["page"] not in held_out], [p for p in pages if p["page"] in held_out]

@@ -51,7 +51,9 @@ def folder(tmp_path):
     for split, text in items.items():
         row = {"id": split, "group": split, "page": f"{split}.html", "label": "Calc", "text": text}
         (tmp_path / f"{split}_eng_Latn.jsonl").write_text(json.dumps(row) + "\n")
-    lines = "".join(f"{text}\t{text} (de)\n" for text in items.values())
+    german = {"id": "test", "group": "test", "label": "Calc", "text": "Wörter im Test", "text_en": items["test"]}
+    (tmp_path / "test_deu_Latn.jsonl").write_text(json.dumps(german) + "\n")
+    lines = "".join(f"{text}\t{text} (de)\n" for text in items.values()) + "Another English side\twörter: im TEST\n"
     (tmp_path / "parallel_deu_Latn.tsv.xz").write_bytes(lzma.compress(lines.encode()))
     pages = [{"page": f"{s}.html", "paragraphs": [{"kind": "p", "text": t}]} for s, t in items.items() if s != "test"]
     pages[0]["paragraphs"].append({"kind": "p", "text": "words of the TEST."})
