@@ -5,6 +5,7 @@ CPU time (of all cores together) rather than time on the wall: a run on a busy m
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from torch.optim.lr_scheduler import LambdaLR
@@ -32,6 +33,19 @@ class CpuClock(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         (folder / "spent.json").write_text(json.dumps({"seconds": self.seconds()}))
+
+
+class Milestones(TrainerCallback):
+    """Saves the model as it is when a share of the budget is spent, as `OUT/at-25` for 0.25: rungs of a quality ladder."""
+
+    def __init__(self, shares: list[float], clock: CpuClock, save: Callable[[Path], None]):
+        self.left, self.clock, self.save = sorted(shares), clock, save
+
+    def on_step_end(self, args, state, control, **kwargs):
+        while self.left and self.clock.fraction() >= self.left[0]:
+            folder = Path(args.output_dir) / f"at-{round(100 * self.left.pop(0))}"
+            if not folder.exists():
+                self.save(folder)
 
 
 class TimedTrainer(Trainer):

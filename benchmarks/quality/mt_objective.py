@@ -111,32 +111,45 @@ def translation_loss(model, states, source_mask, target: dict, label_smoothing: 
     return F.cross_entropy(logits.float(), ids[wanted], label_smoothing=label_smoothing)
 
 
+def encode_views(model, batch: dict) -> dict[str, torch.Tensor]:
+    """Encoder states of both views, (B, S, D) each."""
+    return {v: model.model.encoder(input_ids=batch[v]["ids"], attention_mask=batch[v]["mask"])[0] for v in VIEWS}
+
+
+def a_quarter(rows: torch.Tensor) -> slice:
+    """The rows of a batch that are also translated out of English."""
+    return slice(0, max(1, len(rows) // 4))
+
+
+def both_directions(model, batch: dict, states: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+    """Translation into English on all rows, and out of English (weight 1/4) on a quarter of them."""
+    into = translation_loss(model, states["foreign"], batch["foreign"]["mask"], batch["english"])
+    some = a_quarter(batch["english"]["ids"])
+    target = {name: tensor[some] for name, tensor in batch["foreign"].items()}
+    out = translation_loss(model, states["english"][some], batch["english"]["mask"][some], target)
+    return into + 0.25 * out, {"into_english": into.item(), "out_of_english": out.item()}
+
+
 def mt_loss(
     model, batch: dict, offset_weight: float, translation_weight: float
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Sum of ranking, offset and (if weighted) translation losses, and the parts for the log.
-
-    Translation runs into English on all rows and out of English on a quarter of them.
-    """
-    states = {v: model.model.encoder(input_ids=batch[v]["ids"], attention_mask=batch[v]["mask"])[0] for v in VIEWS}
+    """Sum of ranking, offset and (if weighted) translation losses, and the parts for the log."""
+    states = encode_views(model, batch)
     english, foreign = (mean_pool(states[v], some_tokens(batch[v]["mask"])) for v in VIEWS)
     ranking, offset = ranking_loss(english, foreign), offset_loss(english, foreign)
     loss = ranking + offset_weight * offset
     parts = {"ranking": ranking.item(), "offset": offset.item()}
     if translation_weight:
-        into = translation_loss(model, states["foreign"], batch["foreign"]["mask"], batch["english"])
-        some = slice(0, len(english) // 4)
-        target = {name: tensor[some] for name, tensor in batch["foreign"].items()}
-        out = translation_loss(model, states["english"][some], batch["english"]["mask"][some], target)
-        loss = loss + translation_weight * (into + 0.25 * out)
-        parts |= {"into_english": into.item(), "out_of_english": out.item()}
+        translation, more = both_directions(model, batch, states)
+        loss, parts = loss + translation_weight * translation, parts | more
     return loss, parts
 
 
 def decoder_loss(model, batch: dict) -> tuple[torch.Tensor, dict[str, float]]:
-    """Translation into English with the encoder as it is (no gradient, no dropout), for training the decoder alone."""
+    """Translation with the encoder as it is (no gradient, no dropout), for training the decoder alone."""
     model.model.encoder.eval()
+    some = a_quarter(batch["english"]["ids"])
+    read = batch | {"english": {name: tensor[some] for name, tensor in batch["english"].items()}}
     with torch.no_grad():
-        states = model.model.encoder(input_ids=batch["foreign"]["ids"], attention_mask=batch["foreign"]["mask"])[0]
-    loss = translation_loss(model, states, batch["foreign"]["mask"], batch["english"])
-    return loss, {"into_english": loss.item()}
+        states = encode_views(model, read)
+    return both_directions(model, batch, states)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from transformers import M2M100Config, M2M100ForConditionalGeneration, TrainingArguments, set_seed
 
-from benchmarks.quality.cpu_clock import CpuClock, TimedTrainer, last_checkpoint
+from benchmarks.quality.cpu_clock import CpuClock, Milestones, TimedTrainer, last_checkpoint
 from benchmarks.quality.help_text import ENGLISH, LANGUAGES, HelpText, read_jsonl, read_parallel, split_valid
 from benchmarks.quality.mt_objective import Collate, SimilarLengths, Translations, decoder_loss, mt_loss
 from benchmarks.quality.mt_probe import EncoderProbe
@@ -103,6 +103,9 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--eval-steps", type=int, default=300)
+    parser.add_argument(
+        "--milestones", type=float, nargs="*", default=[], help="shares of the time at which to save too"
+    )
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--encoder-layers", type=int, default=3)
     parser.add_argument("--decoder-layers", type=int, default=2)
@@ -158,10 +161,15 @@ def main() -> None:
         probe=EncoderProbe(tokenizer, valid, read_jsonl(args.data / f"train_{ENGLISH}.jsonl"), topics),
         loss_of=loss_of,
     )
+
+    def save(folder: Path) -> None:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    trainer.add_callback(Milestones(args.milestones, trainer.clock, save))
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     model.requires_grad_(True)
-    model.save_pretrained(args.out)
-    tokenizer.save_pretrained(args.out)
+    save(args.out)
     before = json.loads((args.start / "summary.json").read_text())["runs"] if args.start else []
     what = "decoder" if args.decoder_only else "ranking and translation" if args.translation else "ranking"
     run = {"core_seconds": trainer.clock.seconds(), "steps": trainer.state.global_step, "what": what}
