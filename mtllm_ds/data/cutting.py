@@ -44,23 +44,25 @@ def encode_documents(
     if long_documents == "split" and any(len(segments) > 1 for segments in documents):
         raise UserError("cannot split documents of two segments, use --long-documents truncate")
     sides = (encoder, llm)
-    windows = [tuple(_window(segment, sides) for segment in segments) for segments in documents]
+    shortest = min(side.spec.max_length for side in sides)
+    windows = [tuple(window(segment, shortest) for segment in segments) for segments in documents]
     flat = [segment for segments in windows for segment in segments]
     tokens = [iter(side.tokenize(flat)) for side in sides]
     samples = []
-    for segments, window in zip(documents, windows, strict=True):
+    for segments, part in zip(documents, windows, strict=True):
         read = [[next(side_tokens) for _ in segments] for side_tokens in tokens]
-        samples.append([sample := _fit(sides, window, read, language, full=segments)])
+        samples.append([sample := _fit(sides, part, read, language, full=segments)])
         while long_documents == "split" and sample.is_cut:
             segments = (segments[0][len(sample.segments[0]) :].lstrip(),)
-            window = (_window(segments[0], sides),)
-            read = [side.tokenize(window) for side in sides]
-            samples[-1].append(sample := _fit(sides, window, read, language, full=segments))
+            part = (window(segments[0], shortest),)
+            read = [side.tokenize(part) for side in sides]
+            samples[-1].append(sample := _fit(sides, part, read, language, full=segments))
     return samples
 
 
-def _window(segment: str, sides: Sequence[TextTokenizer]) -> str:
-    return segment[: _CHARACTERS_PER_TOKEN * min(side.spec.max_length for side in sides)]
+def window(segment: str, max_length: int) -> str:
+    """As much of a segment as `max_length` tokens can possibly hold."""
+    return segment[: _CHARACTERS_PER_TOKEN * max_length]
 
 
 def _fit(
@@ -93,14 +95,14 @@ def _limits(side: TextTokenizer, tokens: list[SegmentTokens]) -> list[int | None
     lengths = [len(segment.ids) for segment in tokens]
     if sum(lengths) <= budget:
         return [None] * len(tokens)
-    allowed = _share(budget, lengths)
+    allowed = fair_share(budget, lengths)
     return [
         segment.ends[count - 1] if count < len(segment.ids) else None
         for segment, count in zip(tokens, allowed, strict=True)
     ]
 
 
-def _share(budget: int, lengths: list[int]) -> list[int]:
+def fair_share(budget: int, lengths: list[int]) -> list[int]:
     """Tokens each segment may keep: a common cap, short segments whole."""
     allowed = [0] * len(lengths)
     for position, i in enumerate(sorted(range(len(lengths)), key=lengths.__getitem__)):

@@ -61,10 +61,12 @@ class Template(NamedTuple):
 
 
 class SegmentTokens(NamedTuple):
-    """Ids of one segment without special tokens; `ends[i]` is the character at which token i ends."""
+    """Ids of one segment without special tokens; token i reads the characters `starts[i]` to `ends[i]`."""
 
     ids: list[int]
     ends: list[int]
+    starts: list[int] | None = None
+    """None where the tokenizer tells no offsets; `ends` are then spread evenly"""
 
 
 class TextTokenizer:
@@ -84,6 +86,8 @@ class TextTokenizer:
         self._vocab: dict[str, int] = tokenizer.get_vocab()
         self._special_ids = {token: self._id(token) for part in self.template for token in part if token != TAG}
         self._tag_ids = self._known_tags()
+        self.blank_ids = frozenset(self._vocab[piece] for piece in ("▁", "Ġ") if piece in self._vocab)
+        """Tokens that spell nothing but the blank before a word"""
         self.language_codes: tuple[str, ...] = tuple(sorted(self._tag_ids))
         """FLORES-200 codes this tokenizer has a tag for; empty where the family needs none."""
         self.vocab_size: int = max(len(tokenizer), *(i + 1 for i in self._tag_ids.values()), 1)
@@ -98,7 +102,10 @@ class TextTokenizer:
         """Each text on its own, without special tokens."""
         if self._tokenizer.is_fast:
             encodings = self._tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
-            return [SegmentTokens(encoding.ids, [end for _, end in encoding.offsets]) for encoding in encodings]
+            return [
+                SegmentTokens(e.ids, [end for _, end in e.offsets], [start for start, _ in e.offsets])
+                for e in encodings
+            ]
         return [self._tokenize_without_offsets(text) for text in texts]
 
     def join(self, segment_ids: Sequence[Sequence[int]], language: str | None) -> list[int]:
