@@ -1,8 +1,8 @@
 """Items of tasks to ids: the one place that training, evaluation and inference share, so that they cannot differ.
 
-A text or a pair goes through the tokenizer's template (`[src] A B </s>`, `<bos> A <bos> B`). An item of multiple choice is one text,
-`passage question 1 a1 2 a2 ...`, read jointly; each choice is the span of tokens that read its answer. What is too long loses text of
-its segments, the longest first; choices are never cut.
+A text or a pair goes through the tokenizer's template (`[src] A B </s>`, `<bos> A <bos> B`). An item of multiple choice is
+one text, `passage question 1 a1 2 a2 ...`, read jointly; each choice is the span of tokens that read its answer. What is too
+long loses text of its segments, the longest first; choices are never cut.
 
 Source of the layouts: Schmidt et al., arXiv 2406.12739, and the authors' public code.
 """
@@ -161,7 +161,7 @@ def _overlapping(tokens: SegmentTokens, span: Span) -> Span:
     start, end = span
     ends = np.asarray(tokens.ends, np.int64)
     starts = np.asarray([0, *tokens.ends[:-1]][: len(ends)] if tokens.starts is None else tokens.starts, np.int64)
-    found = np.flatnonzero((starts < end) & (ends > start)) if start < end else []
+    found = np.flatnonzero((starts < end) & (ends > start) & (start < end))
     return (int(found[0]), int(found[-1]) + 1) if len(found) else (0, 0)
 
 
