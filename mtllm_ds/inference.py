@@ -16,7 +16,8 @@ from mtllm_ds.errors import UserError
 from mtllm_ds.models.connector import build_connector
 from mtllm_ds.models.encoders import load_encoder
 from mtllm_ds.models.loading import choose_attention, load_llm, weights_fingerprint
-from mtllm_ds.models.stacked import StackedModel, mean_pool
+from mtllm_ds.models.readers import mean_pool
+from mtllm_ds.models.stacked import StackedModel
 
 
 class MTLLM:
@@ -67,7 +68,7 @@ class MTLLM:
         A text longer than the encoder's limit is cut there. An unknown tag raises `UserError` with the nearest code.
         """
         ids = self._student_ids(texts, lang)
-        return self._batched(ids, self._encoder_tokenizer.pad_id, batch_size, self.stack.student_states)
+        return self._batched(ids, self._encoder_tokenizer.pad_id, batch_size, self.stack.states)
 
     def encode_with_llm(self, texts: Sequence[str], batch_size: int = 32) -> torch.Tensor:
         """Vectors of the plain LLM reading the texts itself (the teacher's view): (n, d) float32 on the CPU."""

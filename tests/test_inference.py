@@ -13,7 +13,7 @@ from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.cluster.zero import gathered
 from mtllm_ds.data.stream import EvalStream
 from mtllm_ds.errors import UserError
-from mtllm_ds.models.stacked import mean_pool
+from mtllm_ds.models.readers import mean_pool
 from mtllm_ds.training.assemble import open_run
 from tests.distributed.ranks import ranks
 from tests.fixtures.models import LLM_WIDTH, save_llama
@@ -28,7 +28,7 @@ def train_and_encode(recipe, overrides):
     vectors = []
     with gathered(stack.parameters()), torch.no_grad():
         for batch in EvalStream(recipe.parent / "validation", batch_size=8):
-            student = stack.student_states(batch.encoder_ids, batch.encoder_mask)
+            student = stack.states(batch.encoder_ids, batch.encoder_mask)
             teacher = stack.teacher_states(batch.llm_ids, batch.llm_mask)
             vectors.append((mean_pool(student, batch.encoder_mask), mean_pool(teacher, batch.llm_mask)))
     for sink in trainer.sinks:

@@ -91,6 +91,9 @@ class LoraSettings(Section):
 
 
 class ModelSettings(Section):
+    reader: Literal["stacked", "llm", "encoder"] = "stacked"
+    """What reads the text and is trained: `stacked`, MT encoder, connector and LLM with LoRA; `llm`, the LLM with LoRA alone;
+    `encoder`, the MT encoder with LoRA alone."""
     encoder: EncoderSettings
     llm: LLMSettings
     connector: ConnectorSettings = ConnectorSettings()

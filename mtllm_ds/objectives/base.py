@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mtllm_ds.data.collate import Batch
-from mtllm_ds.models.stacked import StackedModel
+from mtllm_ds.models.readers import Side
 
 Sums = dict[str, torch.Tensor]
 
@@ -29,7 +29,8 @@ class ObjectiveOutput:
 class Objective(nn.Module, ABC):
     """The one module that the engine wraps: all use of sharded weights happens inside its forward."""
 
-    stack: StackedModel
+    side: Side
+    """Whose ids the student reads."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> ObjectiveOutput:
@@ -54,9 +55,10 @@ def per_language(values: torch.Tensor, languages: torch.Tensor, num_languages: i
     return torch.zeros(num_languages, dtype=values.dtype, device=values.device).index_add_(0, languages, values)
 
 
-def tokens_in(batch: Batch) -> int:
+def tokens_in(batch: Batch, side: Side) -> int:
     """Tokens that the student reads in a batch (valid rows)."""
-    return int(batch.encoder_mask[batch.valid].sum())
+    mask = batch.encoder_mask if side == "encoder" else batch.llm_mask
+    return int(mask[batch.valid].sum())
 
 
 def plain(value: Any) -> float:

@@ -26,6 +26,7 @@ class PooledAlignment(Objective):
     def __init__(self, stack: StackedModel, num_languages: int) -> None:
         super().__init__()
         self.stack = stack
+        self.side = stack.side
         self.num_languages = num_languages
 
     def count(self, batch: Batch) -> int:
@@ -35,7 +36,7 @@ class PooledAlignment(Objective):
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """Summed row losses of a micro-batch; rows that are not valid weigh nothing."""
         teacher_BD = self.stack.teacher_vectors(batch)
-        student_BD = self.stack.student_vectors(batch)
+        student_BD = self.stack.vectors(batch)
         valid = batch.valid.to(torch.float32)
         row_loss = (student_BD - teacher_BD).square().mean(-1) * valid
         return ObjectiveOutput(row_loss.sum(), self._sums(row_loss.detach(), teacher_BD, valid, batch.languages))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -18,9 +17,12 @@ from mtllm_ds.config.schema import Settings
 from mtllm_ds.data.mixing import Mixing
 from mtllm_ds.data.schedule import ScheduleSettings
 from mtllm_ds.data.stream import EvalStream, TrainStream
+from mtllm_ds.models.build import build_reader
 from mtllm_ds.models.connector_start import start_connector
-from mtllm_ds.models.stacked import StackedModel, build_stacked
-from mtllm_ds.objectives.pooled_alignment import PooledAlignment
+from mtllm_ds.models.readers import Reader
+from mtllm_ds.models.stacked import StackedModel
+from mtllm_ds.objectives.base import Objective
+from mtllm_ds.objectives.build import build_objective
 from mtllm_ds.objectives.validation import evaluate_objective
 from mtllm_ds.observe.sinks import JsonlSink, ScreenSink, Sink, TensorBoardSink
 from mtllm_ds.training.engine import Engine
@@ -75,23 +77,18 @@ def open_run(settings: Settings, cluster: Cluster, resume: bool, console: Consol
     assert stream.micro_batches_per_step == plan.micro_batches_per_step
 
     with partitioned_loading(plan.ds_config):
-        stack = together(lambda: build_stacked(settings, device), device)
-    connector = settings.model.connector
-    if (connector.init == "least_squares" or connector.match_scale) and found is None:
-        stack.to(device)
-        start_connector(
-            stack, _start_texts(plan, cluster), plan.tokenizers["encoder"], plan.tokenizers["llm"],
-            connector, device,
-        )  # fmt: skip
+        reader = together(lambda: build_reader(settings, device), device)
+    if found is None:
+        _start_from_data(reader, plan, cluster)
     if settings.training.activation_checkpointing:
-        stack.llm.gradient_checkpointing_enable({"use_reentrant": False})
-    objective = PooledAlignment(stack, num_languages=len(plan.train.languages))
+        reader.adapted.gradient_checkpointing_enable({"use_reentrant": False})
+    objective = build_objective(settings, reader, plan.train.languages)
     engine = Engine(objective.train(), settings, plan.ds_config)
     start_step = 0
     if found is not None:
         restore_checkpoint(found[0], found[1], TrainableState(engine.deepspeed))
         start_step = found[1].step
-    _say(console, plan, stack, start_step)
+    _say(console, plan, reader, start_step)
     return Trainer(
         settings=settings,
         cluster=cluster,
@@ -139,7 +136,7 @@ def _train_stream(plan: RunPlan, cluster: Cluster, cursor: dict | None) -> Train
 
 
 def _validator(
-    plan: RunPlan, cluster: Cluster, engine: Engine, objective: PooledAlignment
+    plan: RunPlan, cluster: Cluster, engine: Engine, objective: Objective
 ) -> Callable[[], dict[str, float]] | None:
     if plan.validation is None:
         return None
@@ -156,6 +153,22 @@ def _validator(
         return evaluate_objective(objective, engine.forward, batches, cluster.device, manifest.languages)
 
     return validate
+
+
+def _start_from_data(reader: Reader, plan: RunPlan, cluster: Cluster) -> None:
+    """The connector's closed-form start, where the settings ask for one."""
+    connector = plan.settings.model.connector
+    if not isinstance(reader, StackedModel) or not (connector.init == "least_squares" or connector.match_scale):
+        return
+    reader.to(cluster.device)
+    start_connector(
+        reader,
+        _start_texts(plan, cluster),
+        plan.tokenizers["encoder"],
+        plan.tokenizers["llm"],
+        connector,
+        cluster.device,
+    )
 
 
 def _start_texts(plan: RunPlan, cluster: Cluster) -> list[tuple[str, str]]:
@@ -184,12 +197,11 @@ def _sinks(settings: Settings, cluster: Cluster, start_step: int, console: Conso
     return [*sinks, ScreenSink(settings.run.max_steps, start_step, console)]
 
 
-def _say(console: Console, plan: RunPlan, stack: StackedModel, start_step: int) -> None:
+def _say(console: Console, plan: RunPlan, reader: Reader, start_step: int) -> None:
     settings = plan.settings
-    trainable = sum(full_numel(p) for p in stack.parameters() if p.requires_grad)
-    frozen = sum(full_numel(p) for p in stack.parameters() if not p.requires_grad)
-    models: tuple[Any, Any] = (stack.encoder.model, stack.llm)
-    attention = {model.config._attn_implementation for model in models}
+    trainable = sum(full_numel(p) for p in reader.parameters() if p.requires_grad)
+    frozen = sum(full_numel(p) for p in reader.parameters() if not p.requires_grad)
+    attention = {model.config._attn_implementation for model in reader.running_models}
     console.print(
         f"{'resuming at' if start_step else 'starting at'} step {start_step} on {plan.world_size} ranks; "
         f"{trainable:,} parameters train, {frozen:,} are frozen; {settings.training.precision}, "

@@ -81,7 +81,7 @@ class Trainer:
             self.engine.step()
             local_loss += output.loss_sum.detach()
             self._sums = add_sums(self._sums, output.sums)
-            self._throughput.add(tokens_in(batch))
+            self._throughput.add(tokens_in(batch, self.objective.side))
         require_sound_step(step + 1, float(local_loss), self.engine.grad_norm(), self.engine.was_step_applied(), device)
 
     def _seed_forward(self, step: int, index: int) -> None:

@@ -7,7 +7,7 @@ from mtllm_ds.cluster.agree import any_says, lowest_rank_where, sum_over_ranks, 
 from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.cluster.zero import MASTER, MOMENTS, TrainableState, full_numel, gathered, partitioned_loading
 from mtllm_ds.errors import UserError
-from mtllm_ds.models.stacked import build_stacked
+from mtllm_ds.models.build import build_reader
 from mtllm_ds.training.engine import Engine
 from mtllm_ds.training.preflight import check_run
 from tests.distributed.ranks import RankError, ranks
@@ -24,7 +24,7 @@ def loaded_shares(recipe):
     cluster, settings = join_cluster(), settings_of(recipe)
     plan = check_run(settings, cluster.world_size)
     with partitioned_loading(plan.ds_config):
-        stack = build_stacked(settings, cluster.device)
+        stack = build_reader(settings, cluster.device)
     frozen = [p for p in stack.parameters() if not p.requires_grad]
     assert all(p.numel() == 0 for p in frozen), "a whole weight stayed on a rank"
     held = sum(p.ds_tensor.numel() for p in frozen)
@@ -53,7 +53,7 @@ def state_out_and_in(recipe, stage):
     from mtllm_ds.objectives.pooled_alignment import PooledAlignment
 
     with partitioned_loading(plan.ds_config):
-        stack = build_stacked(settings, cluster.device)
+        stack = build_reader(settings, cluster.device)
     engine = Engine(PooledAlignment(stack, 1), settings, plan.ds_config)
     trainable = TrainableState(engine.deepspeed)
     assert trainable.num_updates() == 0

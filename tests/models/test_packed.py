@@ -65,7 +65,7 @@ def test_packed_equals_padded(family, bidirectional):
     gradients = []
     for batch in (padded, packed):
         model.zero_grad()
-        vectors = model.student_vectors(batch)
+        vectors = model.vectors(batch)
         vectors.square().sum().backward()
         gradients.append([vectors.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
     for a, b in zip(*gradients, strict=True):

@@ -25,7 +25,8 @@ from mtllm_ds.models.connector import build_connector
 from mtllm_ds.models.encoders import FrozenEncoder, load_encoder
 from mtllm_ds.models.loading import load_llm, set_direction
 from mtllm_ds.models.lora import add_lora, lora_layers
-from mtllm_ds.models.stacked import StackedModel, mean_pool
+from mtllm_ds.models.readers import mean_pool
+from mtllm_ds.models.stacked import StackedModel
 from tests.fixtures.models import LLM_WIDTH, save_bert, save_llama, save_mt_model
 
 COMMON = {
@@ -113,16 +114,14 @@ def test_padding_changes_nothing(family):
     torch.testing.assert_close(stack.teacher_states(ids, mask)[1, :6], alone[0], atol=2e-6, rtol=1e-5)
     refilled = ids.clone()
     refilled[1, 6:] = 7
-    torch.testing.assert_close(
-        mean_pool(stack.student_states(refilled, mask), mask), mean_pool(stack.student_states(ids, mask), mask)
-    )
+    torch.testing.assert_close(mean_pool(stack.states(refilled, mask), mask), mean_pool(stack.states(ids, mask), mask))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_own_embeddings_and_untrained_lora_give_the_teacher_itself(family):
     stack = own_embeddings_stack(family_model(family))
     ids, mask = ids_and_mask()
-    assert torch.equal(stack.student_states(ids, mask), stack.teacher_states(ids, mask))
+    assert torch.equal(stack.states(ids, mask), stack.teacher_states(ids, mask))
 
 
 def test_adapters_are_off_for_the_teacher_only():
@@ -133,7 +132,7 @@ def test_adapters_are_off_for_the_teacher_only():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.3)
     assert torch.equal(stack.teacher_states(ids, mask), teacher)
-    assert not torch.allclose(stack.student_states(ids, mask), teacher)
+    assert not torch.allclose(stack.states(ids, mask), teacher)
     assert all(p.requires_grad for n, p in stack.named_parameters() if "lora_" in n)
     assert not any(layer._disable_adapters for layer in lora_layers(stack))
 
@@ -142,7 +141,7 @@ def test_teacher_has_no_dropout_in_training():
     stack = own_embeddings_stack(family_model("bert")).train()
     ids, mask = ids_and_mask()
     assert torch.equal(stack.teacher_states(ids, mask), stack.teacher_states(ids, mask))
-    assert not torch.equal(stack.student_states(ids, mask), stack.student_states(ids, mask))
+    assert not torch.equal(stack.states(ids, mask), stack.states(ids, mask))
 
 
 def test_pooled_states_equal_float64_transformers(tmp_path):
@@ -164,7 +163,7 @@ def test_pooled_states_equal_float64_transformers(tmp_path):
     truth = torch.stack([out[row, : int(mask[row].sum())].mean(0) for row in range(2)])
     truth.square().sum().backward()
 
-    vectors = mean_pool(stack.student_states(ids, mask), mask)
+    vectors = mean_pool(stack.states(ids, mask), mask)
     vectors.square().sum().backward()
     torch.testing.assert_close(vectors.double(), truth, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(connector.weight.grad.double(), weight.grad, atol=1e-3, rtol=1e-4)

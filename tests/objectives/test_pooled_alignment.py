@@ -66,7 +66,7 @@ def test_loss_and_gradient_equal_float64():
     def pooled(states, mask):
         return torch.stack([row[: int(length)].mean(0) for row, length in zip(states, mask.sum(1), strict=True)])
 
-    student = pooled(stack.student_states(data.encoder_ids, data.encoder_mask), data.encoder_mask)
+    student = pooled(stack.states(data.encoder_ids, data.encoder_mask), data.encoder_mask)
     teacher = pooled(stack.teacher_states(data.llm_ids, data.llm_mask), data.llm_mask)
     truth = nn.functional.mse_loss(student, teacher) * len(data)
     truth.backward()
@@ -96,9 +96,7 @@ def test_fvu_is_that_of_its_definition_and_knows_its_teacher():
         data = batch(seed=seed)
         sums = add_sums(sums, objective(data).sums)
         with torch.no_grad():
-            students.append(
-                pool(objective.stack.student_states(data.encoder_ids, data.encoder_mask), data.encoder_mask)
-            )
+            students.append(pool(objective.stack.states(data.encoder_ids, data.encoder_mask), data.encoder_mask))
             teachers.append(pool(objective.stack.teacher_states(data.llm_ids, data.llm_mask), data.llm_mask))
     student, teacher = torch.cat(students).double(), torch.cat(teachers).double()
     residual = (student - teacher).square().sum()

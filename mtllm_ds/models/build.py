@@ -1,0 +1,75 @@
+"""From settings to a reader: base models loaded and frozen, connector and LoRA on top of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from mtllm_ds.config.schema import ModelSettings, Settings
+from mtllm_ds.models.connector import build_connector
+from mtllm_ds.models.encoders import load_encoder
+from mtllm_ds.models.liger import use_liger_kernels
+from mtllm_ds.models.loading import choose_attention, load_llm
+from mtllm_ds.models.lora import add_lora
+from mtllm_ds.models.readers import EncoderReader, LLMReader, Reader
+from mtllm_ds.models.stacked import StackedModel
+
+
+def build_reader(settings: Settings, device: torch.device) -> Reader:
+    """The reader of a recipe, frozen but for connector and LoRA; call it inside `partitioned_loading`."""
+    return new_reader(settings.model, device, dtype_of(settings), settings.run.seed)
+
+
+def dtype_of(settings: Settings) -> torch.dtype:
+    """Precision of the frozen models and of the forward."""
+    return torch.bfloat16 if settings.training.precision == "bf16" else torch.float32
+
+
+def new_reader(model: ModelSettings, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Reader:
+    """A reader on its base models, connector and LoRA at their start; weights lie on the CPU (or partitioned)."""
+    attention = choose_attention(model.attention, device, dtype)
+    return _BUILDERS[model.reader](model, attention, device, dtype, seed)
+
+
+def _stacked(model: ModelSettings, attention: str, device: torch.device, dtype: torch.dtype, seed: int) -> Reader:
+    encoder = load_encoder(model.encoder, attention, dtype)
+    llm = _llm(model, attention, device, dtype)
+    connector = build_connector(model.connector, encoder.hidden_size, llm.config.hidden_size, seed=seed, dtype=dtype)
+    return StackedModel(encoder, connector, add_lora(llm, model.lora, seed=seed))
+
+
+def _llm_alone(model: ModelSettings, attention: str, device: torch.device, dtype: torch.dtype, seed: int) -> Reader:
+    return LLMReader(add_lora(_llm(model, attention, device, dtype), model.lora, seed=seed))
+
+
+def _encoder_alone(model: ModelSettings, attention: str, device: torch.device, dtype: torch.dtype, seed: int) -> Reader:
+    encoder = load_encoder(model.encoder, attention, dtype).model
+    turn_off_dropout(encoder)
+    return EncoderReader(add_lora(encoder, model.lora, seed=seed))
+
+
+def _llm(model: ModelSettings, attention: str, device: torch.device, dtype: torch.dtype) -> Any:
+    llm = load_llm(model.llm, attention, dtype)
+    if model.liger:
+        use_liger_kernels(llm, device)
+    return llm
+
+
+def turn_off_dropout(model: nn.Module) -> None:
+    """Set every dropout and layerdrop probability of a base model to zero (layerdrop would desynchronise ranks)."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("dropout", "attention_dropout", "activation_dropout", "layerdrop"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
+_BUILDERS: dict[str, Callable[[ModelSettings, str, torch.device, torch.dtype, int], Reader]] = {
+    "stacked": _stacked,
+    "llm": _llm_alone,
+    "encoder": _encoder_alone,
+}
