@@ -1,0 +1,1 @@
+"""What models write for models: translations, teacher targets."""

@@ -1,0 +1,121 @@
+"""Translations equal transformers' own generation sentence by sentence; what is on disk is not made again; ranks agree."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, M2M100ForConditionalGeneration
+
+from mtllm_ds.cluster.launch import join_cluster
+from mtllm_ds.data.tokenization import TokenizerSpec, load_text_tokenizer
+from mtllm_ds.errors import UserError
+from mtllm_ds.transfer_sets.sentences import cut_in_two
+from mtllm_ds.transfer_sets.text_cache import TextCache
+from mtllm_ds.transfer_sets.translation import Decoding, Translator
+from tests.distributed.ranks import ranks
+from tests.fixtures.models import save_llama, save_mt_model
+from tests.fixtures.tokenizers import TEXT
+
+GERMAN = [TEXT[3] + " " + TEXT[4], "", TEXT[4], "Kurz."]
+
+
+@pytest.fixture(scope="module")
+def mt(tmp_path_factory) -> Path:
+    """Larger weights than the usual ones, so that translations differ from sentence to sentence."""
+    folder = save_mt_model(tmp_path_factory.mktemp("mt"))
+    model = M2M100ForConditionalGeneration.from_pretrained(folder)
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            parameter.data.normal_(std=0.5)
+    model.save_pretrained(folder)
+    return folder
+
+
+def plainly(folder: Path, sentence: str, source: str, target: str, num_beams: int) -> str:
+    """One sentence by transformers alone."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, src_lang=source)
+    model = M2M100ForConditionalGeneration.from_pretrained(folder).eval()
+    batch = tokenizer([sentence], return_tensors="pt")
+    ids = model.generate(
+        **batch,
+        forced_bos_token_id=tokenizer.convert_tokens_to_ids(target),
+        max_new_tokens=int(1.5 * batch["input_ids"].shape[1]) + 10,
+        num_beams=num_beams,
+        do_sample=False,
+    )
+    return tokenizer.batch_decode(ids, skip_special_tokens=True)[0].strip()
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_translations_are_those_of_transformers(mt, num_beams):
+    found = Translator.from_pretrained(str(mt)).translate(
+        GERMAN, "deu_Latn", "eng_Latn", Decoding(num_beams=num_beams), batch_size=3
+    )
+    expected = [plainly(mt, text, "deu_Latn", "eng_Latn", num_beams) for text in (TEXT[3], TEXT[4], "Kurz.")]
+    assert len(set(expected)) == 3
+    assert found == [f"{expected[0]} {expected[1]}", "", expected[1], expected[2]]
+
+
+def test_long_sentences_are_translated_in_parts(mt):
+    translator = Translator.from_pretrained(str(mt))
+    halves = cut_in_two(TEXT[3])
+    tokenizer = load_text_tokenizer(TokenizerSpec(name=str(mt), side="encoder"))
+    longest = max(len(tokenizer([half], "deu_Latn")) for half in halves)
+    found = translator.translate(
+        [TEXT[3], *halves], "deu_Latn", "eng_Latn", Decoding(max_source_tokens=longest), batch_size=2
+    )
+    assert found[0] == f"{found[1]} {found[2]}"
+    assert found[0] != translator.translate([TEXT[3]], "deu_Latn", "eng_Latn")[0]
+
+
+def test_what_is_on_disk_is_not_made_again(mt, tmp_path):
+    made = Translator.from_pretrained(str(mt), cache=tmp_path)
+    seen: list[tuple[int, int]] = []
+    first = made.translate(GERMAN, "deu_Latn", "eng_Latn", progress=lambda *counts: seen.append(counts), batch_size=2)
+    assert seen == [(2, 3), (3, 3)]
+    # A line that a killed process left unfinished is skipped.
+    (cache_file,) = tmp_path.glob("*/*.jsonl")
+    with cache_file.open("a") as stream:
+        stream.write('{"sha256": "ab')
+    tokenizer = load_text_tokenizer(TokenizerSpec(name=str(mt), side="encoder"))
+    without_model = Translator(None, tokenizer, made._fingerprint, tmp_path)
+    assert without_model.translate(GERMAN, "deu_Latn", "eng_Latn") == first
+    for other in (("fra_Latn", "eng_Latn", Decoding()), ("deu_Latn", "eng_Latn", Decoding(num_beams=2))):
+        with pytest.raises(AttributeError):
+            without_model.translate(GERMAN, *other)
+
+
+def test_keys_do_not_share_texts(tmp_path):
+    TextCache(tmp_path, {"model": "a"}).add([("x", "of a")])
+    assert "x" not in TextCache(tmp_path, {"model": "b"})
+    assert TextCache(tmp_path, {"model": "a"})["x"] == "of a"
+
+
+def translate_on_rank(folder: Path, cache: Path, alone: bool = False) -> tuple[list[str], int]:
+    if not alone:
+        join_cluster()
+    seen = [0]
+    translator = Translator.from_pretrained(str(folder), cache=cache)
+    found = translator.translate(
+        [*TEXT[3:5], *TEXT[:3]], "deu_Latn", "eng_Latn", progress=lambda done, _: seen.append(done)
+    )
+    return found, seen[-1]
+
+
+def test_ranks_share_the_work(mt, tmp_path):
+    alone, _ = translate_on_rank(mt, tmp_path / "one", alone=True)
+    (first, first_done), (second, second_done) = ranks(2).run(translate_on_rank, mt, tmp_path / "two")
+    assert first == second == alone
+    assert first_done + second_done == 5
+    assert abs(first_done - second_done) <= 1
+
+
+def test_mistakes_are_told(mt, tmp_path):
+    translator = Translator.from_pretrained(str(mt))
+    with pytest.raises(UserError, match="no tag for language 'jpn_Jpan'"):
+        translator.translate(["x"], "jpn_Jpan", "eng_Latn")
+    with pytest.raises(UserError, match="no tag for language 'jpn_Jpan'"):
+        translator.translate(["x"], "eng_Latn", "jpn_Jpan")
+    with pytest.raises(UserError, match="a llama model"):
+        Translator.from_pretrained(str(save_llama(tmp_path)))
