@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -42,7 +40,7 @@ def join_cluster() -> Cluster:
         if use_cuda:
             torch.cuda.set_device(local_rank)
         else:
-            _build_cpu_collectives()
+            _leave_out_shared_memory_op()
         deepspeed.init_distributed(
             dist_backend="nccl" if use_cuda else "gloo",
             timeout=COLLECTIVE_TIMEOUT,
@@ -53,29 +51,30 @@ def join_cluster() -> Cluster:
     return Cluster(rank=dist.get_rank(), world_size=dist.get_world_size(), local_rank=local_rank, device=device)
 
 
+def join_cluster_if_launched() -> Cluster:
+    """As `join_cluster`; a process that no launcher started is alone and joins nothing."""
+    if "RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        return join_cluster()
+    use_cuda = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+    return Cluster(
+        rank=0, world_size=1, local_rank=0, device=torch.device("cuda", 0) if use_cuda else torch.device("cpu")
+    )
+
+
 def leave_cluster() -> None:
     """Leave the process group, if one was joined."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def _build_cpu_collectives() -> None:
-    """Compile DeepSpeed's shared-memory collectives (once a machine), one process at a time.
+def _leave_out_shared_memory_op() -> None:
+    """Keep DeepSpeed from compiling its shared-memory collective at start: only its inference engine ever calls it.
 
-    torch guards such builds by a file that outlives a killed process: every later start would wait for it for ever.
-    Under a lock that dies with its owner, a file that is already there can only be such a leftover.
+    Without this every first start needs a C++ compiler and half a minute, and a killed one leaves a lock that hangs the next.
     """
-    from deepspeed.accelerator import get_accelerator
-    from torch.utils.cpp_extension import _get_build_directory
+    from deepspeed import ops
 
-    builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
-    if builder is None or not builder.is_compatible(verbose=False):
-        return
-    folder = Path(_get_build_directory(builder.name, verbose=False))
-    with (folder / "mtllm.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        (folder / "lock").unlink(missing_ok=True)
-        builder.load(verbose=False)
+    ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def _fill_environment() -> None:

@@ -1,5 +1,9 @@
 """A rank learns its place from whichever launcher started it."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from mtllm_ds.cluster.launch import _fill_environment, _first_host
@@ -19,8 +23,6 @@ def environment(monkeypatch):
         for name, value in values.items():
             monkeypatch.setenv(name, value)
         _fill_environment()
-        import os
-
         found = {name: os.environ.get(name) for name in NAMES}
         for name in NAMES:  # what _fill_environment set itself
             monkeypatch.delenv(name, raising=False)
@@ -65,3 +67,10 @@ def test_a_single_task_under_slurm_runs_alone(environment):
 )
 def test_first_host_of_a_node_list(nodes, first):
     assert _first_host(nodes) == first
+
+
+def test_joining_compiles_nothing(tmp_path):
+    code = "from mtllm_ds.cluster.launch import join_cluster, leave_cluster; join_cluster(); leave_cluster()"
+    environment = os.environ | {"TORCH_EXTENSIONS_DIR": str(tmp_path), "DS_ACCELERATOR": "cpu"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, timeout=300)
+    assert list(tmp_path.iterdir()) == []
