@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -89,7 +90,14 @@ def _fill_environment() -> None:
         env.setdefault(name, alone)
     # DeepSpeed's CPU collectives count the ranks of a node in LOCAL_SIZE; only its own launcher sets it.
     env.setdefault("LOCAL_SIZE", env.get("LOCAL_WORLD_SIZE", env["WORLD_SIZE"]))
-    env.setdefault("MASTER_PORT", "29500")
+    # Alone, any free port will do: two runs on one machine then do not meet. Ranks of SLURM must agree without talking.
+    env.setdefault("MASTER_PORT", _free_port() if env["WORLD_SIZE"] == "1" else "29500")
+
+
+def _free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
 
 
 def _first_host(nodelist: str) -> str:
