@@ -1,15 +1,13 @@
-"""Train the tiny English Llama on help pages: causal, then adapted to bidirectional attention as LLM2Vec does.
+"""Train the tiny English Llama on help pages by next-token prediction, for a given CPU time.
 
-    python -m benchmarks.quality.train_llama --data FOLDER --out runs/bases/llama --core-minutes 10 4 3
+    python -m benchmarks.quality.train_llama --data FOLDER --out runs/bases/llama --core-minutes 18
 
-Three phases, each for the given minutes of CPU time (0 skips one): next-token prediction; masked next-token prediction;
-contrast of passages. A stopped run continues by the same command. `summary.json` tells, after each phase, how well a logistic
-regression on mean-pooled states knows the topic of English validation items.
+A stopped run continues by the same command. `summary.json` tells how well a logistic regression on mean-pooled states knows
+the topic of English validation items.
 """
 
 import argparse
 import json
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,24 +17,18 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments, set_seed
 
-from benchmarks.quality import llama_objectives as objectives
 from benchmarks.quality.cpu_clock import CpuClock, TimedTrainer, last_checkpoint
 from benchmarks.quality.help_text import ENGLISH, read_documents, read_jsonl
+from benchmarks.quality.llama_objectives import Windows, causal_loss, collate_windows
 from benchmarks.quality.mt_objective import mean_pool, pad
 from benchmarks.quality.text_tokenizers import load_or_train, train_llm_tokenizer
 
-PHASES = ("causal", "masked", "contrast")
-
 
 class LlamaTrainer(TimedTrainer):
-    """Hugging Face's trainer with a loss function `loss_of(model, batch)`."""
-
-    def __init__(self, *args, loss_of, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.loss_of = loss_of
+    """Hugging Face's trainer with the loss of `causal_loss`."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        loss = self.loss_of(model, inputs)
+        loss = causal_loss(model, inputs)
         return (loss, {}) if return_outputs else loss
 
 
@@ -82,53 +74,11 @@ def topic_accuracy(model, tokenizer, data: Path) -> float:
     return float(head.score(vectors[1], [item["label"] for item in valid]))
 
 
-def run_phase(phase: str, model, tokenizer, pages, args) -> float:
-    """Train one phase to its end; returns its seconds."""
-    folder = args.out / phase
-    resume_from = last_checkpoint(folder)
-    model.config.is_causal = phase == "causal"
-    pad_id = tokenizer.pad_token_id
-    if phase == "contrast":
-        dataset, collate = objectives.Passages(pages, 64), objectives.collate_passages(pad_id)
-        loss_of, batch_size = objectives.contrastive_loss, 64
-    else:
-        dataset, collate = objectives.Windows(pages, 128), objectives.collate_windows(pad_id)
-        loss_of = objectives.causal_loss
-        if phase == "masked":
-            loss_of = partial(objectives.masked_next_token_loss, mask_id=tokenizer.mask_token_id)
-        batch_size = 32
-    trainer = LlamaTrainer(
-        model,
-        TrainingArguments(
-            output_dir=str(folder),
-            per_device_train_batch_size=batch_size,
-            learning_rate={"causal": 2e-3, "masked": 1e-3, "contrast": 1e-3}[phase],
-            warmup_steps=20,
-            weight_decay=0.1,
-            max_steps=1_000_000,
-            bf16=True,
-            use_cpu=True,
-            remove_unused_columns=False,
-            logging_steps=20,
-            save_steps=300,
-            save_total_limit=1,
-            report_to=[],
-            disable_tqdm=True,
-        ),
-        data_collator=collate,
-        train_dataset=dataset,
-        clock=CpuClock(args.core_minutes[PHASES.index(phase)], resume_from),
-        loss_of=loss_of,
-    )
-    trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
-    return trainer.clock.seconds()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the help text")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and of the finished models")
-    parser.add_argument("--core-minutes", type=float, nargs=3, default=(12.0, 6.0, 8.0), metavar=PHASES)
+    parser.add_argument("--core-minutes", type=float, default=18.0, help="of CPU time, all cores together")
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--vocab-size", type=int, default=8_000)
@@ -143,18 +93,38 @@ def main() -> None:
     )
     pages = [tokenizer(page).input_ids for page in texts if page]
     model = new_model(tokenizer, args.width, args.layers, args.dropout)
-    summary_path = args.out / "summary.json"
-    summary = json.loads(summary_path.read_text()) if summary_path.exists() else {}
-    summary["tokens"] = sum(len(ids) for page in pages for ids in page)
-    for phase, minutes in zip(PHASES, args.core_minutes, strict=True):
-        folder = args.out / phase
-        if minutes and not (folder / "model.safetensors").exists():
-            seconds = run_phase(phase, model, tokenizer, pages, args)
-            summary[phase] = {"core_seconds": seconds, "topic_accuracy": topic_accuracy(model, tokenizer, args.data)}
-            model.save_pretrained(folder)
-            summary_path.write_text(json.dumps(summary, indent=1))
-        elif minutes:
-            model = LlamaForCausalLM.from_pretrained(folder, dtype="float32")
+    resume_from = last_checkpoint(args.out)
+    trainer = LlamaTrainer(
+        model,
+        TrainingArguments(
+            output_dir=str(args.out),
+            per_device_train_batch_size=32,
+            learning_rate=2e-3,
+            warmup_steps=20,
+            weight_decay=0.1,
+            max_steps=1_000_000,
+            bf16=True,
+            use_cpu=True,
+            remove_unused_columns=False,
+            logging_steps=20,
+            save_steps=300,
+            save_total_limit=1,
+            report_to=[],
+            disable_tqdm=True,
+        ),
+        data_collator=collate_windows(tokenizer.pad_token_id),
+        train_dataset=Windows(pages, 128),
+        clock=CpuClock(args.core_minutes, resume_from),
+    )
+    trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    model.save_pretrained(args.out)
+    summary = {
+        "tokens": sum(len(ids) for page in pages for ids in page),
+        "core_seconds": trainer.clock.seconds(),
+        "steps": trainer.state.global_step,
+        "topic_accuracy": topic_accuracy(model, tokenizer, args.data),
+    }
+    (args.out / "summary.json").write_text(json.dumps(summary, indent=1))
     print(json.dumps(summary, indent=1))
 
 

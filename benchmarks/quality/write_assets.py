@@ -25,9 +25,7 @@ from mtllm_ds.atomic import write_text as write_file
 
 
 def save_bf16(model, tokenizer, folder: Path) -> None:
-    """Save weights in bf16 and the tokenizer; dropout off, `is_causal` left to the program that loads it."""
-    if hasattr(model.config, "is_causal"):
-        del model.config.is_causal
+    """Save weights in bf16 and the tokenizer; dropout off."""
     model.config.update({name: 0.0 for name in ("dropout", "attention_dropout") if hasattr(model.config, name)})
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = True
@@ -68,24 +66,14 @@ def write_mt(source: Path, data: Path, folder: Path) -> None:
         write_file(fresh / "README.md", cards.mt_card(figures, model))
 
 
-def mixed_llama(source: Path, contrast_share: float) -> LlamaForCausalLM:
-    """Weights between the ends of the masked and the contrast phase: a smoother function that knows topics as well."""
-    model = LlamaForCausalLM.from_pretrained(source / "contrast", dtype="float32")
-    masked = LlamaForCausalLM.from_pretrained(source / "masked", dtype="float32").state_dict()
-    model.load_state_dict({k: torch.lerp(masked[k], v, contrast_share) for k, v in model.state_dict().items()})
-    return model
-
-
-def write_llama(source: Path, contrast_share: float, data: Path, folder: Path) -> None:
-    model = mixed_llama(source, contrast_share)
+def write_llama(source: Path, data: Path, folder: Path) -> None:
+    model = LlamaForCausalLM.from_pretrained(source, dtype="float32")
     tokenizer = AutoTokenizer.from_pretrained(source)
     with new_folder(folder) as fresh:
         save_bf16(model, tokenizer, fresh)
         shipped = LlamaForCausalLM.from_pretrained(fresh, dtype="float32")
-        shipped.config.is_causal = False
         figures = {
             "training": json.loads((source / "summary.json").read_text()),
-            "contrast_share": contrast_share,
             "topic_accuracy": topic_accuracy(shipped, tokenizer, data),
         }
         write_json(fresh / "figures.json", figures)
@@ -98,9 +86,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("assets"))
     parser.add_argument("--mt", type=Path, help="a finished model of train_mt")
     parser.add_argument("--llama", type=Path, help="the finished folder of train_llama")
-    parser.add_argument(
-        "--contrast-share", type=float, default=0.5, help="of weights: 0 is the masked phase, 1 the contrast phase"
-    )
     parser.add_argument("--text", action="store_true", help="write the text sample")
     args = parser.parse_args()
     if args.text:
@@ -111,7 +96,7 @@ def main() -> None:
     if args.mt:
         write_mt(args.mt, args.data, args.out / "mt")
     if args.llama:
-        write_llama(args.llama, args.contrast_share, args.data, args.out / "llm")
+        write_llama(args.llama, args.data, args.out / "llm")
 
 
 if __name__ == "__main__":

@@ -96,22 +96,6 @@ def test_causal_loss_equals_transformers(llama):
     assert llama_objectives.causal_loss(llama, batch).item() == pytest.approx(theirs.item(), abs=1e-5)
 
 
-def test_masked_tokens_are_read_from_the_position_before(llama):
-    batch = batch_of([[1, 5, 6, 7, 8]], 3)
-    hidden = torch.randn(1, 8, 16, requires_grad=True)
-    wanted = torch.zeros(1, 8, dtype=torch.bool)
-    wanted[0, 3] = True
-    llama_objectives.token_loss(llama, hidden, batch["ids"], wanted).backward()
-    assert hidden.grad.abs().sum(-1).nonzero().tolist() == [[0, 2]]
-
-
-def test_contrast_prefers_partners(llama):
-    rows = [[1, 5, 6], [1, 9, 10], [1, 20, 21]]
-    own = {"first": batch_of(rows, 3), "second": batch_of(rows, 3)}
-    crossed = {"first": batch_of(rows, 3), "second": batch_of(rows[1:] + rows[:1], 3)}
-    assert llama_objectives.contrastive_loss(llama, own) < llama_objectives.contrastive_loss(llama, crossed)
-
-
 def test_windows_begin_at_paragraphs_and_lose_nothing_that_fits():
     pages = [[[1, 5, 6], [1, 7], [1, 8, 9, 10]], [[1] + [4] * 20]]
     windows = llama_objectives.Windows(pages, width=6)
