@@ -82,6 +82,7 @@ Weights: MPL-2.0, as the text they were made from. {MPL_NOTICE}
 
 def llama_card(figures: dict, model) -> str:
     config, training = model.config, figures["training"]
+    steps, seconds = (sum(run[name] for run in training["runs"]) for name in ("steps", "core_seconds"))
     return f"""# Tiny English Llama
 
 Llama architecture ({config.num_hidden_layers} layers, {config.hidden_size} wide, {_parameters(model)}, tied embeddings, bf16), BPE
@@ -91,8 +92,8 @@ and the tests run offline; it is no writer.
 ## Data and training
 
 {training["tokens"]} tokens of English help pages of LibreOffice in Debian, pages of the test left out.
-`benchmarks/quality/train_llama.py`, Hugging Face's trainer, next tokens, {training["steps"]} steps,
-{training["core_seconds"]:.0f} seconds of CPU time on 2 shared CPU cores.
+`benchmarks/quality/train_llama.py`, Hugging Face's trainer, next tokens,
+{steps} steps, {seconds:.0f} seconds of CPU time on 2 shared CPU cores.
 
 ## Measured on English validation items (`figures.json`)
 

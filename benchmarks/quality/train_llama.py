@@ -78,6 +78,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the help text")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and of the finished models")
+    parser.add_argument("--start", type=Path, help="folder of a finished model to go on from")
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--core-minutes", type=float, default=18.0, help="of CPU time, all cores together")
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
@@ -89,17 +91,20 @@ def main() -> None:
     documents, _ = read_documents(args.data)
     texts = [[paragraph["text"] for paragraph in page["paragraphs"]] for page in documents]
     tokenizer = load_or_train(
-        args.out, lambda: train_llm_tokenizer((t for page in texts for t in page), args.vocab_size)
+        args.start or args.out, lambda: train_llm_tokenizer((t for page in texts for t in page), args.vocab_size)
     )
     pages = [tokenizer(page).input_ids for page in texts if page]
-    model = new_model(tokenizer, args.width, args.layers, args.dropout)
+    if args.start:
+        model = LlamaForCausalLM.from_pretrained(args.start, dtype="float32", attention_dropout=args.dropout)
+    else:
+        model = new_model(tokenizer, args.width, args.layers, args.dropout)
     resume_from = last_checkpoint(args.out)
     trainer = LlamaTrainer(
         model,
         TrainingArguments(
             output_dir=str(args.out),
             per_device_train_batch_size=32,
-            learning_rate=2e-3,
+            learning_rate=args.learning_rate,
             warmup_steps=20,
             weight_decay=0.1,
             max_steps=1_000_000,
@@ -118,10 +123,11 @@ def main() -> None:
     )
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     model.save_pretrained(args.out)
+    tokenizer.save_pretrained(args.out)
+    before = json.loads((args.start / "summary.json").read_text())["runs"] if args.start else []
     summary = {
         "tokens": sum(len(ids) for page in pages for ids in page),
-        "core_seconds": trainer.clock.seconds(),
-        "steps": trainer.state.global_step,
+        "runs": [*before, {"core_seconds": trainer.clock.seconds(), "steps": trainer.state.global_step}],
         "topic_accuracy": topic_accuracy(model, tokenizer, args.data),
     }
     (args.out / "summary.json").write_text(json.dumps(summary, indent=1))
