@@ -48,8 +48,10 @@ demo: $(VENV)  ## prepare, train, export and judge a small stacked model on real
 	$(PY) launchers/export.py $(DEMO) $(DEMO)/export
 	$(PY) -m benchmarks.quality.demo --export $(DEMO)/export --output $(DEMO)/report
 
+# Files of tests side by side; each worker has rank processes of its own, one thread each.
+WORKERS ?= 2
 test: $(VENV)  ## every test, on CPU, without network
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)  ## ruff and mypy
 	$(PY) -m ruff check .

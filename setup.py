@@ -41,7 +41,8 @@ setup(
     extras_require={
         "gpu": ["liger-kernel"],
         "s3": ["s3fs"],
+        "sentence-transformers": ["sentence-transformers>=6"],
         "bench": ["liger-kernel", "cut-cross-entropy", "sacrebleu", "accelerate", "datasets"],
-        "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "types-PyYAML", "pre-commit"],
+        "dev": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "pre-commit"],
     },
 )
