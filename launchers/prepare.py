@@ -1,6 +1,8 @@
-"""Prepare data: `shards` turns raw text into a data set for training; `verify`, `stats` and `show` look at one.
+"""Prepare data: `shards` turns raw text into a data set for training, `task` the labelled items of a task; `verify`, `stats` and
+`show` look at one.
 
 python launchers/prepare.py shards --input FILE --language eng_Latn --encoder PATH --llm PATH --output DIR
+python launchers/prepare.py task --task ddtp_topics --split train --encoder PATH --llm PATH --output DIR
 """
 
 from __future__ import annotations
@@ -9,15 +11,19 @@ import argparse
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from mtllm_ds.command_line import quiet_libraries, run_and_exit
 from mtllm_ds.errors import UserError
+
+TASKS = Path(__file__).parent / "tasks"
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Prepare data for training.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_shards(commands)
+    _add_task(commands)
     verify = commands.add_parser("verify", help="read every byte of a data set and check it against its hashes")
     verify.add_argument("folder", help="a finished data set, local or a URL")
     verify.set_defaults(run=run_verify)
@@ -42,13 +48,7 @@ def _add_shards(commands: argparse._SubParsersAction) -> None:
     add("--text-field", default="text", help="JSON key, column name, or column number from 1 of a TSV without header")
     add("--second-text-field", help="second segment of pairs")
     add("--label-field", help="integer label, stored beside the ids")
-    add("--encoder", required=True, help="tokenizer of the MT encoder: folder or hub name")
-    add("--encoder-revision")
-    add("--encoder-family", default="auto", help="template of the encoder's ids: nllb, m2m100, t5, madlad, xlm-r, bert")
-    add("--llm", required=True, help="tokenizer of the LLM: folder or hub name")
-    add("--llm-revision")
-    add("--llm-family", default="auto", help="template of the LLM's ids: decoder, bert, xlm-r")
-    add("--max-length", type=int, default=512, help="most tokens of a sample on either side (default %(default)s)")
+    _add_sides(shards)
     add("--long-documents", choices=("truncate", "split"), default="truncate", help="what becomes of longer texts")
     add("--block-samples", type=int, default=256, help="samples a block (default %(default)s)")
     add("--shard-megabytes", type=int, default=64, help="size at which a shard is closed (default %(default)s)")
@@ -59,6 +59,31 @@ def _add_shards(commands: argparse._SubParsersAction) -> None:
     add("--output", type=Path, required=True, metavar="DIR")
 
 
+def _add_task(commands: argparse._SubParsersAction) -> None:
+    task = commands.add_parser("task", help="tokenize the labelled items of a task into shards")
+    task.set_defaults(run=run_task)
+    add = task.add_argument
+    add("--task", required=True, metavar="NAME|FILE.yaml", help="a task of launchers/tasks, or a file of that form")
+    add("--split", choices=("train", "valid"), required=True)
+    add("--data", metavar="PLACE", help="folder or hub name of the items, in place of the task file's")
+    add("--languages", nargs="+", default=["eng_Latn"], metavar="CODE", help="default: English")
+    add("--train-items", type=int, metavar="N", help="that many items a language at most, drawn at random once")
+    _add_sides(task)
+    add("--block-samples", type=int, default=32, help="samples a block (default %(default)s)")
+    add("--output", type=Path, required=True, metavar="DIR")
+
+
+def _add_sides(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--encoder", required=True, help="tokenizer of the MT encoder: folder or hub name")
+    add("--encoder-revision")
+    add("--encoder-family", default="auto", help="template of the encoder's ids: nllb, m2m100, t5, madlad, xlm-r, bert")
+    add("--llm", required=True, help="tokenizer of the LLM: folder or hub name")
+    add("--llm-revision")
+    add("--llm-family", default="auto", help="template of the LLM's ids: decoder, bert, xlm-r")
+    add("--max-length", type=int, default=512, help="most tokens of a sample on either side (default %(default)s)")
+
+
 def main() -> int:
     options = parse()
     options.run(options)
@@ -66,21 +91,10 @@ def main() -> int:
 
 
 def run_shards(options: argparse.Namespace) -> None:
-    from mtllm_ds.config.names import resolve_model_name
     from mtllm_ds.data.build import ShardSettings, build_shards
     from mtllm_ds.data.display import BuildDisplay, print_summary
-    from mtllm_ds.data.tokenization import TokenizerSpec
 
-    sides = {
-        side: TokenizerSpec(
-            name=resolve_model_name(getattr(options, side)),
-            revision=getattr(options, f"{side}_revision"),
-            family=getattr(options, f"{side}_family"),
-            side=side,  # type: ignore[arg-type]
-            max_length=options.max_length,
-        )
-        for side in ("encoder", "llm")
-    }
+    sides = _sides(options)
     settings = ShardSettings(
         inputs=tuple(_input_file(options, given) for given in options.input),
         encoder=sides["encoder"],
@@ -94,6 +108,47 @@ def run_shards(options: argparse.Namespace) -> None:
     with BuildDisplay() as display:
         manifest = build_shards(settings, options.output, options.num_workers, display.report)
     print_summary(manifest)
+
+
+def run_task(options: argparse.Namespace) -> None:
+    from mtllm_ds.data.display import BuildDisplay, print_summary
+    from mtllm_ds.data.manifest import TaskEntry
+    from mtllm_ds.data.task_shards import TaskRow, TaskShardSettings, build_task_shards
+    from mtllm_ds.evaluation.items import load_items
+    from mtllm_ds.evaluation.tasks import load_task
+
+    if options.train_items is not None and options.train_items < 1:
+        raise UserError(f"--train-items {options.train_items}: give at least 1, or leave it out for all")
+    task = load_task(options.task, TASKS)
+    place = {"training_data" if task.training_source else "data": options.data}
+    task = task.located(**place) if options.data else task
+    rows = [
+        TaskRow(item.segments, item.options, task.labels.index(item.label), task.tag_of(language))
+        for language in task.select(options.languages)
+        for item in load_items(task, options.split, language, limit=options.train_items)
+    ]
+    entry = TaskEntry(task.name, task.type, task.labels)
+    settings = TaskShardSettings(task=entry, **_sides(options), block_samples=options.block_samples)
+    with BuildDisplay() as display:
+        manifest = build_task_shards(rows, settings, options.output, display.report)
+    print_summary(manifest)
+
+
+def _sides(options: argparse.Namespace) -> dict[str, Any]:
+    """What both sides' tokenizers are, by side."""
+    from mtllm_ds.config.names import resolve_model_name
+    from mtllm_ds.data.tokenization import TokenizerSpec
+
+    return {
+        side: TokenizerSpec(
+            name=resolve_model_name(getattr(options, side)),
+            revision=getattr(options, f"{side}_revision"),
+            family=getattr(options, f"{side}_family"),
+            side=side,
+            max_length=options.max_length,
+        )
+        for side in ("encoder", "llm")
+    }
 
 
 def _input_file(options: argparse.Namespace, given: str):

@@ -31,7 +31,14 @@ from mtllm_ds.data.blocks import (
 from mtllm_ds.data.cutting import LongDocuments, encode_documents
 from mtllm_ds.data.filters import DocumentFilter, read_exclusions
 from mtllm_ds.data.journal import Journal, WrittenBlock
-from mtllm_ds.data.manifest import MANIFEST_NAME, Manifest, ShardEntry, TokenizerEntry, write_manifest
+from mtllm_ds.data.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    ShardEntry,
+    TaskEntry,
+    TokenizerEntry,
+    write_manifest,
+)
 from mtllm_ds.data.shards import ShardWriter
 from mtllm_ds.data.sources import Document, InputFile, SourceReader
 from mtllm_ds.data.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
@@ -92,8 +99,8 @@ class _Task:
 
 
 @dataclass
-class _Result:
-    """Tokenized samples of a task, and what there is to count about them."""
+class Result:
+    """Tokenized samples of one language, and what there is to count about them."""
 
     language: str
     samples: Block
@@ -123,30 +130,51 @@ def build_shards(
     exclusions = read_exclusions(settings.exclusion_list) if settings.exclusion_list else frozenset()
     settings_hash = _settings_hash(settings, readers, encoder, llm, exclusions)
     if (output / MANIFEST_NAME).exists():
-        return _finished(output, settings_hash)
-    output.mkdir(parents=True, exist_ok=True)
-    with Journal(output, settings_hash) as journal:
-        progress = Progress(sum(reader.bytes_total for reader in readers))
-        tasks = _tasks(readers, DocumentFilter(settings.deduplicate, exclusions))
-        results = _tokenized(settings, tasks, encoder, llm, num_workers, journal, progress)
-        _write_shards(settings, output, journal, results, progress, report)
-        languages = [code for code in FLORES_200 if journal.statistics.get(code, Counter())["samples"]]
-        if not languages:
-            paths = ", ".join(source.path for source in settings.inputs)
-            raise UserError(
-                f"the inputs hold no text that may enter ({paths}), check the fields and the exclusion list"
-            )
-        write_manifest(
-            output,
-            languages=languages,
-            shards=journal.shards,
-            tokenizers={"encoder": TokenizerEntry.of(encoder), "llm": TokenizerEntry.of(llm)},
-            statistics={code: dict(sorted(counts.items())) for code, counts in sorted(journal.statistics.items())},
-            index=journal.index(languages),
-            settings_hash=settings_hash,
-        )
-        journal.remove()
+        return finished(output, settings_hash)
+    progress = Progress(sum(reader.bytes_total for reader in readers))
+    tasks = _tasks(readers, DocumentFilter(settings.deduplicate, exclusions))
+    build = Build(output, settings_hash, encoder, llm, settings.block_samples, settings.shard_bytes, progress, report)
+    written = build.write(lambda journal: _tokenized(settings, tasks, encoder, llm, num_workers, journal, progress))
+    if not written:
+        paths = ", ".join(source.path for source in settings.inputs)
+        raise UserError(f"the inputs hold no text that may enter ({paths}), check the fields and the exclusion list")
     return Manifest.load(output)
+
+
+@dataclass(frozen=True)
+class Build:
+    """A data set that is being written; what it is made of does not matter here."""
+
+    output: Path
+    settings_hash: str
+    encoder: TextTokenizer
+    llm: TextTokenizer
+    block_samples: int
+    shard_bytes: int
+    progress: Progress
+    report: Callable[[Progress], None]
+    task: TaskEntry | None = None
+
+    def write(self, results: Callable[[Journal], Iterator[Result]]) -> bool:
+        """Write what `results` yields after what the journal covers, the manifest last; False (and none) if there is no sample."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        with Journal(self.output, self.settings_hash) as journal:
+            _write_shards(self, journal, results(journal))
+            languages = [code for code in FLORES_200 if journal.statistics.get(code, Counter())["samples"]]
+            if not languages:
+                return False
+            write_manifest(
+                self.output,
+                languages=languages,
+                shards=journal.shards,
+                tokenizers={"encoder": TokenizerEntry.of(self.encoder), "llm": TokenizerEntry.of(self.llm)},
+                statistics={code: dict(sorted(counts.items())) for code, counts in sorted(journal.statistics.items())},
+                index=journal.index(languages),
+                settings_hash=self.settings_hash,
+                task=self.task,
+            )
+            journal.remove()
+        return True
 
 
 def _settings_hash(
@@ -164,7 +192,8 @@ def _settings_hash(
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
-def _finished(output: Path, settings_hash: str) -> Manifest:
+def finished(output: Path, settings_hash: str) -> Manifest:
+    """The data set that is already there; raises `UserError` if it was made of something else."""
     manifest = Manifest.load(output)
     if manifest.settings_hash != settings_hash:
         raise UserError(
@@ -199,7 +228,7 @@ def _tasks(readers: Sequence[SourceReader], document_filter: DocumentFilter) -> 
         yield _Task(language, waiting[language], left_out.get(language, Counter()), bytes_before)
 
 
-def _tokenize(encoder: TextTokenizer, llm: TextTokenizer, settings: ShardSettings, task: _Task) -> _Result:
+def _tokenize(encoder: TextTokenizer, llm: TextTokenizer, settings: ShardSettings, task: _Task) -> Result:
     texts = [document.segments for document in task.documents]
     samples = encode_documents(encoder, llm, texts, task.language, settings.long_documents)
     flat = [(document, sample) for document, pieces in zip(task.documents, samples, strict=True) for sample in pieces]
@@ -216,7 +245,7 @@ def _tokenize(encoder: TextTokenizer, llm: TextTokenizer, settings: ShardSetting
         encoder_tokens=len(encoder_ids.values),
         llm_tokens=len(llm_ids.values),
     )
-    return _Result(task.language, columns, statistics + task.left_out)
+    return Result(task.language, columns, statistics + task.left_out)
 
 
 def _tokenized(
@@ -227,7 +256,7 @@ def _tokenized(
     num_workers: int,
     journal: Journal,
     progress: Progress,
-) -> Iterator[_Result]:
+) -> Iterator[Result]:
     """Results of all tasks that the journal does not cover, in order."""
     num_workers = num_workers or os.cpu_count() or 1
     tasks = islice(tasks, journal.tasks_done, None)
@@ -274,7 +303,7 @@ def _start_worker(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _tokenize_in_worker(task: _Task) -> _Result:
+def _tokenize_in_worker(task: _Task) -> Result:
     assert _worker_state is not None
     encoder, llm, settings = _worker_state
     return _tokenize(encoder, llm, settings, task)
@@ -298,35 +327,32 @@ class _OpenShard:
 
 
 def _write_shards(
-    settings: ShardSettings,
-    output: Path,
+    build: Build,
     journal: Journal,
-    results: Iterator[_Result],
-    progress: Progress,
-    report: Callable[[Progress], None],
+    results: Iterator[Result],
 ) -> None:
     """Cut the samples of each language into blocks of equal size and write them; only a language's last may be smaller."""
-    shard: _OpenShard | None = None
+    progress, shard = build.progress, None
     try:
         for result in results:
             journal.tasks_done += 1
             journal.statistics.setdefault(result.language, Counter()).update(result.statistics)
             full, journal.pending[result.language] = _cut_blocks(
-                [*journal.pending.get(result.language, ()), result.samples], settings.block_samples
+                [*journal.pending.get(result.language, ()), result.samples], build.block_samples
             )
             for samples in full:
-                shard = shard or _OpenShard(output, len(journal.shards))
+                shard = shard or _OpenShard(build.output, len(journal.shards))
                 shard.write(result.language, samples)
-            if shard is not None and shard.writer.bytes_written >= settings.shard_bytes:
+            if shard is not None and shard.writer.bytes_written >= build.shard_bytes:
                 journal.add_shard(*shard.close())
                 shard = None
             progress.samples += result.statistics["samples"]
             progress.tokens += result.statistics["encoder_tokens"] + result.statistics["llm_tokens"]
             progress.shards = len(journal.shards)
-            report(progress)
+            build.report(progress)
         for language in sorted(journal.pending):
             if rest := journal.pending[language]:
-                shard = shard or _OpenShard(output, len(journal.shards))
+                shard = shard or _OpenShard(build.output, len(journal.shards))
                 shard.write(language, concatenate_blocks(rest))
         journal.pending.clear()
         if shard is not None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -71,6 +71,16 @@ class TokenizerEntry:
             tokenizer.pad_id,
             spec.max_length,
         )
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """The task that the samples are labelled for."""
+
+    name: str
+    type: Literal["classification", "pair_classification", "multiple_choice"]
+    labels: tuple[str, ...]
+    """Column `label` holds positions in it; of multiple choice, where these are the options' numbers, the right option from 0"""
 
 
 @dataclass(frozen=True)
@@ -144,6 +154,8 @@ class Manifest:
     """by language: documents, samples, cut, empty, ..., text_bytes, encoder_tokens, llm_tokens"""
     index: BlockIndex
     settings_hash: str
+    task: TaskEntry | None = None
+    """None: the samples are plain text"""
 
     @classmethod
     def load(cls, location: str | Path, remote: RemoteSettings | None = None) -> "Manifest":
@@ -181,6 +193,7 @@ class Manifest:
                 statistics=content["statistics"],
                 index=BlockIndex.decode(index_bytes),
                 settings_hash=content["settings_hash"],
+                task=_task_entry(content.get("task")),
             )
         except StorageError as error:
             raise UserError(f"the data set at '{root}' is not whole ({error}); copy or prepare it anew") from error
@@ -265,6 +278,10 @@ class Manifest:
                 )
 
 
+def _task_entry(content: dict[str, Any] | None) -> TaskEntry | None:
+    return TaskEntry(content["name"], content["type"], tuple(content["labels"])) if content else None
+
+
 def write_manifest(
     folder: Path,
     *,
@@ -274,6 +291,7 @@ def write_manifest(
     statistics: dict[str, dict[str, int]],
     index: BlockIndex,
     settings_hash: str,
+    task: TaskEntry | None = None,
 ) -> None:
     """Write the index, then, last of all, the manifest, each under a temporary name first."""
     index_bytes = index.encode()
@@ -281,6 +299,7 @@ def write_manifest(
     content = {
         "format": FORMAT,
         "version": VERSION,
+        **({"task": asdict(task)} if task else {}),
         "languages": list(languages),
         "tokenizers": {side: asdict(entry) for side, entry in tokenizers.items()},
         "statistics": statistics,
