@@ -1,24 +1,19 @@
-"""Baselines that train no network: the majority class, TF-IDF, and the ridge from the MT encoder into the teacher's space."""
+"""Baselines that need no model: the majority class and TF-IDF."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from mtllm_ds.evaluation.borrowed_head import Ridge, fit_ridge
 from mtllm_ds.evaluation.items import Item, load_items
 from mtllm_ds.evaluation.masking import SETTINGS, in_setting
 from mtllm_ds.evaluation.predictions import Predictions, concatenate, predictions_of
 from mtllm_ds.evaluation.tasks import ENGLISH, Task
-
-Head = Callable[[np.ndarray], np.ndarray]
-"""(n, d) vectors of the teacher's space -> (n, classes) scores, such as the classification head of the tuned LLM."""
 
 
 def joined_text(item: Item) -> str:
@@ -47,39 +42,6 @@ class TfidfBaseline:
         """Predicted labels and their probabilities."""
         probabilities = self._head.predict_proba(self._vectorizer.transform([joined_text(item) for item in items]))
         return [str(label) for label in self._head.classes_[probabilities.argmax(1)]], probabilities.max(1).tolist()
-
-
-@dataclass(frozen=True)
-class RidgeBaseline:
-    """Mean states of the MT encoder, mapped in closed form to the teacher's vectors, read by the teacher's head.
-
-    If it ties with the stacked model, stacking is unproven.
-    """
-
-    ridge: Ridge
-    head: Head
-    classes: tuple[str, ...]
-
-    @classmethod
-    def fit(
-        cls,
-        encoder: np.ndarray,
-        teacher: np.ndarray,
-        encoder_valid: np.ndarray,
-        teacher_valid: np.ndarray,
-        head: Head,
-        classes: Sequence[str],
-    ) -> RidgeBaseline:
-        """Fit on English text that both models read: (n, e) encoder means, (n, d) teacher vectors.
-
-        The strength of the ridge is the one with the lowest FVU on the validation part.
-        """
-        return cls(fit_ridge(encoder, teacher, encoder_valid, teacher_valid), head, tuple(classes))
-
-    def __call__(self, encoder: np.ndarray) -> tuple[list[str], list[float]]:
-        """(n, e) encoder means of any language -> predicted labels and their scores."""
-        scores = self.head(self.ridge(encoder))
-        return [self.classes[best] for best in scores.argmax(1)], scores.max(1).tolist()
 
 
 def predict_baseline(

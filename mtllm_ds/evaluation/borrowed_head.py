@@ -15,8 +15,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from mtllm_ds.evaluation.ridge import fit_ridge, fvu
+
 STRENGTHS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-RIDGES = tuple(10.0**k for k in range(-10, 4))
 
 Reader = Callable[[Sequence[str], str], np.ndarray]
 """(texts, FLORES code) -> (n, width) mean-pooled vectors."""
@@ -38,39 +39,6 @@ class LabelledTexts:
     texts: Sequence[str]
     labels: Sequence[str]
     english: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Ridge:
-    """Closed-form linear map with offset: `(x - x_mean) @ weight + y_mean`."""
-
-    x_mean: np.ndarray
-    y_mean: np.ndarray
-    weight: np.ndarray
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        return (x - self.x_mean) @ self.weight + self.y_mean
-
-
-def fvu(predicted: np.ndarray, target: np.ndarray) -> float:
-    """Fraction of the target's variance unexplained: sum |p - t|^2 / sum |t - mean(t)|^2."""
-    return float(np.square(predicted - target).sum() / np.square(target - target.mean(0)).sum())
-
-
-def fit_ridge(x: np.ndarray, y: np.ndarray, x_valid: np.ndarray, y_valid: np.ndarray) -> Ridge:
-    """Ridge regression from `x` (n, e) to `y` (n, d); its strength is the one with the lowest FVU on the validation part.
-
-    Strengths are relative to the mean eigenvalue of the covariance of `x`, so the grid fits any scale.
-    """
-    x_mean, y_mean = x.mean(0, dtype=np.float64), y.mean(0, dtype=np.float64)
-    x_centred, y_centred = x - x_mean, y - y_mean
-    eigenvalues, basis = np.linalg.eigh(x_centred.T @ x_centred / len(x))
-    rotated = basis.T @ (x_centred.T @ y_centred) / len(x)
-    candidates = []
-    for strength in RIDGES:
-        shrunk = eigenvalues.clip(min=0)[:, None] + strength * eigenvalues.mean()
-        candidates.append(Ridge(x_mean, y_mean, basis @ (rotated / shrunk)))
-    return min(candidates, key=lambda ridge: fvu(ridge(x_valid), y_valid))
 
 
 def fit_head(vectors: np.ndarray, labels: Sequence[str], valid: np.ndarray, valid_labels: Sequence[str]) -> Pipeline:

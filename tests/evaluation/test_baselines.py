@@ -1,9 +1,8 @@
 """Baselines on text whose answers are known."""
 
-import numpy as np
 import pytest
 
-from mtllm_ds.evaluation.baselines import RidgeBaseline, TfidfBaseline, majority, predict_baseline
+from mtllm_ds.evaluation.baselines import TfidfBaseline, majority, predict_baseline
 from mtllm_ds.evaluation.items import Item, load_items
 from mtllm_ds.evaluation.tables import build_tables
 from tests.evaluation.test_tasks import FOLDER, load_task
@@ -26,18 +25,6 @@ def test_tfidf_reads_characters_of_every_segment():
     answers, scores = baseline([item(0, "?", "now", "lions!"), item(1, "?", "ironworks", "x"), item(2, "?", "")])
     assert answers[:2] == ["animal", "metal"]
     assert all(0.5 <= score <= 1 for score in scores)
-
-
-def test_ridge_reads_a_linear_encoder_as_the_teacher_does():
-    rng = np.random.default_rng(0)
-    teacher, mixing = rng.normal(size=(300, 6)), rng.normal(size=(6, 8))
-    encoder = teacher @ mixing + 3.0
-    baseline = RidgeBaseline.fit(
-        encoder[:200], teacher[:200], encoder[200:], teacher[200:], head=lambda x: x[:, :3], classes=("a", "b", "c")
-    )
-    answers, scores = baseline(encoder[200:])
-    assert answers == ["abc"[best] for best in teacher[200:, :3].argmax(1)]
-    assert scores == pytest.approx(teacher[200:, :3].max(1), abs=1e-3)
 
 
 def test_baselines_on_the_sample_that_ships():
