@@ -31,12 +31,14 @@ def main() -> int:
         print(to_yaml(settings), end="")
         return 0
     if options.dry_run:
+        from mtllm_ds.config.seeds import seed_runs
         from mtllm_ds.training.preflight import check_run, describe_plan
 
         world_size = options.world_size or int(os.environ.get("WORLD_SIZE", "1"))
-        print(describe_plan(check_run(settings, world_size, read_all_shards=True)))
+        for run in seed_runs(settings):
+            print(describe_plan(check_run(run, world_size, read_all_shards=True)))
         return 0
-    from mtllm_ds.training.assemble import train
+    from mtllm_ds.training.runs import train
 
     return train(settings, resume=options.resume)
 

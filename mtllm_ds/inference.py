@@ -3,35 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Protocol
 
 import torch
-from peft import PeftModel
 
-from mtllm_ds.checkpoint.export import Export, read_export
-from mtllm_ds.config.schema import EncoderSettings, LLMSettings
+from mtllm_ds.checkpoint.export import read_export
+from mtllm_ds.data.manifest import TaskEntry
+from mtllm_ds.data.task_encoding import EncodedItem, encode_item
 from mtllm_ds.data.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
-from mtllm_ds.models.connector import build_connector
-from mtllm_ds.models.encoders import load_encoder
-from mtllm_ds.models.loading import choose_attention, load_llm, weights_fingerprint
-from mtllm_ds.models.readers import mean_pool
+from mtllm_ds.languages import check_language
+from mtllm_ds.models.build import load_reader, located
+from mtllm_ds.models.heads import TaskHead, head_from, task_scores
+from mtllm_ds.models.readers import Reader, mean_pool, span_means
 from mtllm_ds.models.stacked import StackedModel
+
+Languages = str | Sequence[str]
+States = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class AnyItem(Protocol):
+    """What `MTLLM.predict` asks of an item."""
+
+    @property
+    def segments(self) -> tuple[str, ...]:
+        """The text; or premise and hypothesis; or passage and question."""
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Multiple choice only."""
+
+
+@dataclass(frozen=True)
+class PlainItem:
+    """Text, or texts that belong together, and the options of a multiple choice."""
+
+    segments: tuple[str, ...]
+    options: tuple[str, ...] = ()
 
 
 class MTLLM:
-    """A stacked model that reads any language of its MT encoder.
+    """A trained model; stacked, it reads any language of its MT encoder.
 
     >>> model = MTLLM.from_pretrained("runs/demo/export")
     >>> vectors = model.encode(["Guten Morgen"], lang="deu_Latn")   # float32, (1, d)
+
+    Attributes:
+        reader: the module that reads ids
+        task: what its head answers; None without a head
     """
 
-    def __init__(self, stack: StackedModel, encoder: TextTokenizer, llm: TextTokenizer, device: torch.device) -> None:
-        self.stack = stack.eval().requires_grad_(False).to(device)
+    def __init__(
+        self,
+        reader: Reader,
+        tokenizers: dict[str, TextTokenizer],
+        device: torch.device,
+        task: TaskEntry | None = None,
+        head: TaskHead | None = None,
+    ) -> None:
+        self.reader = reader
+        self.task = task
         self.device = device
-        self._encoder_tokenizer = encoder
-        self._llm_tokenizer = llm
+        self._tokenizers = tokenizers
+        self._head = head
 
     @classmethod
     def from_pretrained(
@@ -49,106 +85,170 @@ class MTLLM:
         """
         export = read_export(Path(folder))
         place = torch.device(device)
-        attention = choose_attention("auto", place, dtype)
-        encoder_settings = EncoderSettings(**_located(export, "encoder", encoder))
-        llm_settings = LLMSettings(**_located(export, "llm", llm), bidirectional=export.bidirectional)
-        frozen_encoder = load_encoder(encoder_settings, attention, dtype)
-        base = load_llm(llm_settings, attention, dtype)
-        connector = build_connector(
-            export.connector, frozen_encoder.hidden_size, base.config.hidden_size, seed=0, dtype=dtype
-        )
-        connector.load_state_dict(export.connector_weights())
-        adapted = PeftModel.from_pretrained(base, str(export.adapter_folder), autocast_adapter_dtype=False)
-        stack = StackedModel(frozen_encoder, connector.to(dtype), adapted.to(dtype))
-        return cls(stack, _tokenizer(export, "encoder"), _tokenizer(export, "llm"), place)
+        trained = export.trained()
+        places = {side: name for side, name in (("encoder", encoder), ("llm", llm)) if name is not None}
+        model = located(trained.model, trained.bases, f"export {folder}", places)
+        reader = load_reader(model, trained.weights, place, dtype)
+        tokenizers = {
+            side: load_text_tokenizer(
+                TokenizerSpec(
+                    name=str(export.tokenizer_folder(side)), side=side, max_length=getattr(model, side).max_length
+                )
+            )
+            for side in model.sides
+        }
+        head = None
+        if trained.head is not None:
+            head = head_from(trained.head, reader.hidden_size, f"export {folder}").to(place)
+        return cls(reader, tokenizers, place, trained.task, head)
 
-    def encode(self, texts: Sequence[str], lang: str, batch_size: int = 32) -> torch.Tensor:
-        """Vectors of texts in one language (FLORES-200 code): (n, d) float32 on the CPU.
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """FLORES-200 codes that its tokenizer has a tag for; empty where none is needed."""
+        return self._tokenizer.language_codes
 
-        A text longer than the encoder's limit is cut there. An unknown tag raises `UserError` with the nearest code.
+    def ids(self, segments: Sequence[str], lang: str) -> list[int]:
+        """Ids of one text (or of segments that belong together), special tokens included, cut to the model's limit."""
+        return self._encoded(PlainItem(tuple(segments)), lang).ids
+
+    def encode(self, texts: Sequence[str], lang: Languages, batch_size: int = 32) -> torch.Tensor:
+        """Vectors of texts in one language (FLORES-200 code), or one a text: (n, d) float32 on the CPU.
+
+        A text longer than the model's limit is cut there. An unknown tag raises `UserError` with the nearest code. A model
+        whose LLM reads alone takes no notice of the language.
         """
-        ids = self._student_ids(texts, lang)
-        return self._batched(ids, self._encoder_tokenizer.pad_id, batch_size, self.stack.states)
+        items = [PlainItem((text,)) for text in _checked(texts)]
+        encoded = [self._encoded(item, code) for item, code in zip(items, _one_each(lang, items), strict=True)]
+        return self._pooled(encoded, self._tokenizer, batch_size, self.reader.states, self.reader.hidden_size)
 
     def encode_with_llm(self, texts: Sequence[str], batch_size: int = 32) -> torch.Tensor:
-        """Vectors of the plain LLM reading the texts itself (the teacher's view): (n, d) float32 on the CPU."""
-        limit = self._llm_tokenizer.spec.max_length
-        ids = [_cut(self._llm_tokenizer([text], None), limit, self._llm_tokenizer) for text in _checked(texts)]
-        return self._batched(ids, self._llm_tokenizer.pad_id, batch_size, self.stack.teacher_states)
+        """Vectors of the plain LLM of a stack reading the texts itself (the teacher's view): (n, d) float32 on the CPU."""
+        stack, tokenizer = self._stack, self._tokenizers["llm"]
+        encoded = [encode_item(tokenizer, (text,), (), None, tokenizer.spec.max_length) for text in _checked(texts)]
+        return self._pooled(encoded, tokenizer, batch_size, stack.teacher_states, stack.hidden_size)
 
-    def encode_with_encoder(self, texts: Sequence[str], lang: str, batch_size: int = 32) -> torch.Tensor:
-        """Mean states of the MT encoder alone: (n, d_encoder) float32 on the CPU."""
-        ids = self._student_ids(texts, lang)
-        return self._batched(ids, self._encoder_tokenizer.pad_id, batch_size, self.stack.encoder)
+    def encode_with_encoder(self, texts: Sequence[str], lang: Languages, batch_size: int = 32) -> torch.Tensor:
+        """Mean states of a stack's MT encoder alone: (n, d_encoder) float32 on the CPU."""
+        stack = self._stack
+        items = [PlainItem((text,)) for text in _checked(texts)]
+        encoded = [self._encoded(item, code) for item, code in zip(items, _one_each(lang, items), strict=True)]
+        return self._pooled(encoded, self._tokenizer, batch_size, stack.encoder, stack.encoder.hidden_size)
 
-    def _student_ids(self, texts: Sequence[str], lang: str) -> list[list[int]]:
-        limit = self._encoder_tokenizer.spec.max_length
-        return [_cut(self._encoder_tokenizer([text], lang), limit, self._encoder_tokenizer) for text in _checked(texts)]
+    def predict(self, items: Sequence[AnyItem], lang: Languages, batch_size: int = 32) -> list[torch.Tensor]:
+        """Scores of each item's answers, float32 on the CPU: (K,) in the order of `task.labels`, or one an option.
+
+        `lang` is one code or one an item. Raises `UserError` without a head, or for items that do not fit its task.
+        """
+        if self.task is None or self._head is None:
+            raise UserError("this model has no head: export a run of objective.name=task_tuning or task_distillation")
+        for number, item in enumerate(items):
+            _check_item(item, self.task, number)
+        encoded = [self._encoded(item, code) for item, code in zip(items, _one_each(lang, items), strict=True)]
+        found: dict[int, torch.Tensor] = {}
+        for rows, states, mask in self._run(
+            [one.ids for one in encoded], self._tokenizer, batch_size, self.reader.states
+        ):
+            spans = [encoded[row].choice_spans for row in rows]
+            found |= dict(zip(rows, self._scores(states, mask, spans), strict=True))
+        return [found[row] for row in range(len(encoded))]
+
+    def classify(self, texts: Sequence[str | tuple[str, str]], lang: Languages, batch_size: int = 32) -> list[str]:
+        """The label of each text, or of each pair (premise, hypothesis)."""
+        if self.task is not None and self.task.type == "multiple_choice":
+            raise UserError(f"the task '{self.task.name}' is a multiple choice: use MTLLM.choose")
+        items = [PlainItem((text,) if isinstance(text, str) else tuple(text)) for text in _checked(texts)]
+        scores = self.predict(items, lang, batch_size)
+        return [self.task.labels[int(row.argmax())] for row in scores] if self.task is not None else []
+
+    def choose(self, question: str, options: Sequence[str], lang: str, passage: str | None = None) -> int:
+        """Place of the option that answers a question (on a passage), from 0."""
+        segments = (question,) if passage is None else (passage, question)
+        (scores,) = self.predict([PlainItem(segments, tuple(options))], lang)
+        return int(scores.argmax())
+
+    @property
+    def _tokenizer(self) -> TextTokenizer:
+        return self._tokenizers[self.reader.side]
+
+    @property
+    def _stack(self) -> StackedModel:
+        if not isinstance(self.reader, StackedModel):
+            raise UserError(f"this model is a {type(self.reader).__name__}, not a stack: use MTLLM.encode")
+        return self.reader
+
+    def _encoded(self, item: AnyItem, lang: str) -> EncodedItem:
+        code = check_language(lang)
+        tokenizer = self._tokenizer
+        encoded = encode_item(tokenizer, item.segments, item.options, code, tokenizer.spec.max_length)
+        centring = self.reader.centring if isinstance(self.reader, StackedModel) else None
+        if centring is not None and encoded.ids[0] not in centring.tag_ids:
+            raise UserError(f"this model centres by language and has no mean of '{code}'; train it with text in it")
+        return encoded
+
+    def _scores(
+        self, states: torch.Tensor, mask: torch.Tensor, spans: list[list[tuple[int, int]]]
+    ) -> list[torch.Tensor]:
+        assert self._head is not None
+        if not spans[0]:
+            return list(task_scores(self._head, mean_pool(states, mask), None).cpu())
+        width = max(map(len, spans))
+        padded = torch.tensor([[*row, *[(0, 0)] * (width - len(row))] for row in spans], device=self.device)
+        scores = task_scores(self._head, span_means(states, padded), padded[..., 1] > padded[..., 0])
+        return [row[: len(own)] for row, own in zip(scores.cpu(), spans, strict=True)]
+
+    def _pooled(
+        self, encoded: list[EncodedItem], tokenizer: TextTokenizer, batch_size: int, states: States, hidden_size: int
+    ) -> torch.Tensor:
+        pooled = torch.empty(len(encoded), hidden_size)
+        for rows, found, mask in self._run([one.ids for one in encoded], tokenizer, batch_size, states):
+            pooled[rows] = mean_pool(found, mask).cpu()
+        return pooled
 
     @torch.no_grad()
-    def _batched(
-        self,
-        ids: list[list[int]],
-        pad_id: int,
-        batch_size: int,
-        states: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    ) -> torch.Tensor:
-        pooled: dict[int, torch.Tensor] = {}
-        for rows in _by_length(ids, batch_size):
-            width = max(len(ids[row]) for row in rows)
-            tokens = torch.full((len(rows), width), pad_id)
+    def _run(
+        self, ids: list[list[int]], tokenizer: TextTokenizer, batch_size: int, states: States
+    ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+        """Row numbers, states (b, S, d) and mask (b, S) of batches of similar length.
+
+        That pads less, and the longest first shows a lack of memory at once.
+        """
+        order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            width = len(ids[rows[0]])
+            tokens = torch.full((len(rows), width), tokenizer.pad_id)
             mask = torch.zeros(len(rows), width, dtype=torch.int64)
             for position, row in enumerate(rows):
                 tokens[position, : len(ids[row])] = torch.tensor(ids[row])
                 mask[position, : len(ids[row])] = 1
             tokens, mask = tokens.to(self.device), mask.to(self.device)
-            for row, vector in zip(rows, mean_pool(states(tokens, mask), mask).cpu(), strict=True):
-                pooled[row] = vector
-        if not pooled:
-            return torch.empty(0, self.stack.hidden_size)
-        return torch.stack([pooled[row] for row in range(len(ids))])
+            yield rows, states(tokens, mask), mask
 
 
-def _located(export: Export, side: str, replacement: str | None) -> dict[str, Any]:
-    """Settings of one base model, at its old or its new place, checked to be the same model."""
-    base = dict(export.bases[side])
-    trained_on = base.pop("fingerprint")
-    if replacement is not None:
-        base |= {"name": replacement, "revision": None}
-    name, revision = str(base["name"]), base["revision"]
-    if name.startswith((".", "/")) and not Path(name).is_dir():
-        raise UserError(
-            f"export {export.folder}: its {side} was at {name}, which is gone; pass {side}=<folder or hub name>"
-        )
-    found = weights_fingerprint(name, revision)
-    if found.split(":")[0] == str(trained_on).split(":")[0] and found != trained_on:
-        raise UserError(
-            f"export {export.folder}: {side} {name} is not the model it was trained on ({found} instead of {trained_on})"
-        )
-    return base
-
-
-def _tokenizer(export: Export, side: Literal["encoder", "llm"]) -> TextTokenizer:
-    spec = TokenizerSpec(name=str(export.tokenizer_folder(side)), side=side, max_length=export.max_length(side))
-    return load_text_tokenizer(spec)
-
-
-def _checked(texts: Sequence[str]) -> Sequence[str]:
+def _checked(texts: Sequence) -> Sequence:
     if isinstance(texts, str):
         raise UserError(f"expected a list of texts, got one string ({texts[:30]!r}): put it in a list")
     return texts
 
 
-def _cut(ids: list[int], limit: int, tokenizer: TextTokenizer) -> list[int]:
-    """At most `limit` ids; what the template puts last (</s>) stays last."""
-    if len(ids) <= limit:
-        return ids
-    tail = len(tokenizer.template.suffix)
-    return ids[: limit - tail] + (ids[-tail:] if tail else [])
+def _one_each(lang: Languages, items: Sequence[object]) -> Sequence[str]:
+    """A code an item."""
+    if isinstance(lang, str):
+        return [lang] * len(items)
+    if len(lang) != len(items):
+        raise UserError(f"{len(lang)} languages for {len(items)} texts: give one, or one a text")
+    return lang
 
 
-def _by_length(ids: list[list[int]], batch_size: int) -> Iterator[list[int]]:
-    """Row numbers in batches of similar length: less padding, and the longest first shows a lack of memory at once."""
-    order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+def _check_item(item: AnyItem, task: TaskEntry, number: int) -> None:
+    where = f"item {number} of the task '{task.name}'"
+    if task.type == "multiple_choice":
+        if not 2 <= len(item.options) <= len(task.labels):
+            raise UserError(f"{where}: {len(item.options)} options, a multiple choice has 2 to {len(task.labels)}")
+    elif item.options:
+        raise UserError(
+            f"{where}: it has options, but this {task.type.replace('_', ' ')} has none; use predict without"
+        )
+    expected = {"classification": 1, "pair_classification": 2}.get(task.type, len(item.segments))
+    if len(item.segments) != expected:
+        raise UserError(f"{where}: {len(item.segments)} segments, a {task.type.replace('_', ' ')} has {expected}")

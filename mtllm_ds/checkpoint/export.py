@@ -1,18 +1,21 @@
 """An export: what a user needs to run the model, copied by name from a checkpoint.
 
-config.json                 format, base models, connector, where it comes from
-connector.safetensors       weights of the connector (fp32)
+config.json                 format, reader, task, base models, connector, where it comes from
+connector.safetensors       weights of the connector (fp32); stacked models only
+centring.safetensors        means by language, where the connector centres
+head.safetensors            weights of the task head (fp32), where there is one
 adapter/                    LoRA in PEFT's own format
-tokenizers/{encoder,llm}/   both tokenizers
+tokenizers/{encoder,llm}/   tokenizers of the sides that the reader needs
 README.md                   model card with the base models' licences
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,66 +23,100 @@ from safetensors.torch import load_file, save_file
 
 import mtllm_ds
 from mtllm_ds import atomic
+from mtllm_ds.checkpoint.adapters import read_adapter, write_adapter
+from mtllm_ds.checkpoint.model import Trained, task_entry, trained_from_run
 from mtllm_ds.checkpoint.model_card import model_card
-from mtllm_ds.checkpoint.retention import folder_to_use
-from mtllm_ds.checkpoint.store import CheckpointState, load_trainable, read_state
-from mtllm_ds.config.load import parse_settings
-from mtllm_ds.config.schema import ConnectorSettings, Settings
+from mtllm_ds.config.schema import ConnectorSettings, EncoderSettings, LLMSettings, ModelSettings
+from mtllm_ds.data.manifest import TaskEntry
 from mtllm_ds.errors import UserError
 
-FORMAT = 1
-_CONNECTOR = "stack.connector."
-_LLM = "stack.llm."
+FORMAT = 2
+_READABLE = (1, 2)
+_PARTS = ("connector", "centring", "head")
 
 
 @dataclass(frozen=True)
 class Export:
-    """An export folder that was read and found whole."""
+    """An export folder whose description was read."""
 
     folder: Path
-    bases: dict[str, dict[str, Any]]
-    connector: ConnectorSettings
-    bidirectional: bool
+    config: dict[str, Any]
 
     @property
-    def adapter_folder(self) -> Path:
-        return self.folder / "adapter"
+    def reader(self) -> str:
+        """`stacked`, `llm` or `encoder`."""
+        return str(self.config.get("reader", "stacked"))
+
+    @property
+    def task(self) -> TaskEntry | None:
+        """What its head answers; None without a head."""
+        return task_entry(self.config.get("task"))
+
+    @property
+    def objective(self) -> str | None:
+        """Name of the objective that it was trained by."""
+        return self.config.get("objective")
+
+    @property
+    def bases(self) -> dict[str, dict[str, Any]]:
+        """By side: name, revision, limits and fingerprint of the base models."""
+        return self.config["bases"]
 
     def tokenizer_folder(self, side: str) -> Path:
         return self.folder / "tokenizers" / side
 
-    def max_length(self, side: str) -> int:
-        return int(self.bases[side]["max_length"])
+    def trained(self) -> Trained:
+        """The model with its weights; `UserError` if a file cannot be read."""
+        bases = {side: {k: v for k, v in base.items() if k != "fingerprint"} for side, base in self.bases.items()}
+        side = "encoder" if self.reader == "encoder" else "llm"
+        weights, lora = read_adapter(self.folder / "adapter", side)
+        parts = {part: self._part(part) for part in _PARTS}
+        for part in ("connector", "centring"):
+            weights |= {f"{part}.{name}": tensor for name, tensor in parts[part].items()}
+        return Trained(
+            place=self.folder,
+            model=ModelSettings(
+                reader=self.reader,  # type: ignore[arg-type]
+                encoder=EncoderSettings(**bases["encoder"]),
+                llm=LLMSettings(**bases["llm"], bidirectional=self.config["bidirectional"]),
+                connector=ConnectorSettings(**self.config["connector"]),
+                lora=lora,
+            ),
+            bases=self.bases,
+            weights=weights,
+            head=parts["head"] or None,
+            task=self.task,
+            objective=str(self.objective),
+            step=self.config["step"],
+            metrics=self.config["metrics"],
+        )
 
-    def connector_weights(self) -> dict[str, torch.Tensor]:
-        """fp32 weights of the connector, under its own names."""
+    def _part(self, part: str) -> dict[str, torch.Tensor]:
+        path = self.folder / f"{part}.safetensors"
+        expected = {"connector": self.reader == "stacked", "head": self.task is not None, "centring": False}[part]
+        if not expected and not path.exists():
+            return {}
         try:
-            return load_file(self.folder / "connector.safetensors")
+            return load_file(path)
         except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"export {self.folder}: connector.safetensors cannot be read ({error}); export it again"
-            ) from error
+            raise UserError(f"export {self.folder}: {path.name} cannot be read ({error}); export it again") from error
 
 
-def export_run(run: Path, output: Path, step: int | None = None) -> CheckpointState:
-    """Write the export of a run's best checkpoint (or that of `step`); returns the checkpoint's state."""
-    root = run / "checkpoints"
-    folder = folder_to_use(root) if step is None else root / f"step_{step:08d}"
-    if folder is None or not folder.is_dir():
-        raise UserError(f"run {run}: no checkpoint{'' if step is None else f' of step {step}'} in {root}")
-    state = read_state(folder)
-    settings = parse_settings(state.settings, where=f"checkpoint {folder}")
-    tensors = load_trainable(folder)
+def export_run(run: Path, output: Path, step: int | None = None) -> Trained:
+    """Write the export of a run's best checkpoint (or that of `step`); returns what was exported."""
+    trained = trained_from_run(run, step)
     if output.exists() and not (output / "config.json").is_file():
         raise UserError(f"output {output}: exists and is not an export; choose another folder")
     with atomic.new_folder(output) as temporary:
-        connector = {n.removeprefix(_CONNECTOR): t for n, t in tensors.items() if n.startswith(_CONNECTOR)}
-        save_file(connector, temporary / "connector.safetensors")
-        _write_adapter(temporary / "adapter", tensors, settings, state)
-        _write_tokenizers(temporary / "tokenizers", state)
-        atomic.write_json(temporary / "config.json", _config(settings, state))
-        atomic.write_text(temporary / "README.md", model_card(settings, state))
-    return state
+        _write_parts(temporary, trained)
+        adapted = trained.bases[trained.adapted_side]
+        write_adapter(
+            temporary / "adapter", trained.weights, trained.model.lora, str(adapted["name"]), adapted["revision"]
+        )
+        _write_tokenizers(temporary / "tokenizers", trained)
+        atomic.write_json(temporary / "config.json", _config(trained))
+        atomic.write_text(temporary / "README.md", model_card(trained))
+    return trained
 
 
 def read_export(folder: Path) -> Export:
@@ -90,71 +127,52 @@ def read_export(folder: Path) -> Export:
         raise UserError(
             f"export {folder}: config.json cannot be read ({error}); name a folder written by export.py"
         ) from error
-    if config.get("format") != FORMAT:
+    if config.get("format") not in _READABLE:
         raise UserError(
             f"export {folder}: format {config.get('format')} (written by mtllm-ds {config.get('mtllm_ds')}), this is "
-            f"mtllm-ds {mtllm_ds.__version__} and reads format {FORMAT}; install the version that wrote it"
+            f"mtllm-ds {mtllm_ds.__version__} and reads up to format {FORMAT}; install the version that wrote it"
         )
-    return Export(
-        folder=folder,
-        bases=config["bases"],
-        connector=ConnectorSettings(**config["connector"]),
-        bidirectional=config["bidirectional"],
-    )
+    return Export(folder, config)
 
 
-def _config(settings: Settings, state: CheckpointState) -> dict[str, Any]:
-    model = settings.model
-    bases: dict[str, dict[str, Any]] = {}
-    sides: tuple[tuple[Literal["encoder", "llm"], Any], ...] = (("encoder", model.encoder), ("llm", model.llm))
-    for side, chosen in sides:
-        bases[side] = {
-            "name": state.bases[side]["name"],
+def _write_parts(folder: Path, trained: Trained) -> None:
+    tensors: Mapping[str, torch.Tensor] = trained.weights | {f"head.{n}": t for n, t in (trained.head or {}).items()}
+    for part in _PARTS:
+        own = {name.removeprefix(f"{part}."): t for name, t in tensors.items() if name.startswith(f"{part}.")}
+        if own:
+            save_file(own, folder / f"{part}.safetensors")
+
+
+def _config(trained: Trained) -> dict[str, Any]:
+    model = trained.model
+    bases = {
+        side: {
+            "name": trained.bases[side]["name"],
             "revision": chosen.revision,
             "max_length": chosen.max_length,
             "trust_remote_code": chosen.trust_remote_code,
-            "fingerprint": state.bases[side]["fingerprint"],
+            "fingerprint": trained.bases[side]["fingerprint"],
         }
+        for side, chosen in (("encoder", model.encoder), ("llm", model.llm))
+    }
     return {
         "format": FORMAT,
         "mtllm_ds": mtllm_ds.__version__,
-        "objective": settings.objective.name,
+        "reader": model.reader,
+        "objective": trained.objective,
+        "task": trained.task and asdict(trained.task),
         "bases": bases,
         "connector": model.connector.model_dump(mode="json"),
         "bidirectional": model.llm.bidirectional,
-        "step": state.step,
-        "metrics": state.metrics,
+        "step": trained.step,
+        "metrics": trained.metrics,
     }
 
 
-def _write_adapter(folder: Path, tensors: dict[str, torch.Tensor], settings: Settings, state: CheckpointState) -> None:
-    from peft import LoraConfig
-
-    folder.mkdir()
-    # PEFT's own files name no adapter: `...lora_A.default.weight` -> `...lora_A.weight`.
-    weights = {
-        name.removeprefix(_LLM).replace(".default.", "."): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(_LLM)
-    }
-    assert all(tensor.numel() for tensor in weights.values()), "empty adapter"
-    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    layers = sorted({name.split(".lora_")[0].rsplit(".", 1)[-1] for name in weights})
-    LoraConfig(
-        r=settings.model.lora.rank,
-        lora_alpha=settings.model.lora.alpha,
-        lora_dropout=settings.model.lora.dropout,
-        target_modules=layers,
-        bias="none",
-        inference_mode=True,
-        base_model_name_or_path=state.bases["llm"]["name"],
-        revision=settings.model.llm.revision,
-    ).save_pretrained(str(folder))
-
-
-def _write_tokenizers(folder: Path, state: CheckpointState) -> None:
+def _write_tokenizers(folder: Path, trained: Trained) -> None:
     from transformers import AutoTokenizer
 
-    for side, base in state.bases.items():
+    for side in trained.model.sides:
+        base = trained.bases[side]
         tokenizer = AutoTokenizer.from_pretrained(base["name"], revision=base["revision"])
         tokenizer.save_pretrained(str(folder / side))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from mtllm_ds.checkpoint.store import CheckpointState
-from mtllm_ds.config.schema import Settings
+from mtllm_ds.checkpoint.model import Trained
+from mtllm_ds.data.manifest import TaskEntry
 
 # Base models whose licence is known without asking a hub; by the start of the name's last part.
 _KNOWN = {
@@ -35,36 +35,71 @@ def base_licence(name: str) -> str:
     return "not stated: see the model's own page"
 
 
-def model_card(settings: Settings, state: CheckpointState) -> str:
+def model_card(trained: Trained) -> str:
     """README.md of an export."""
-    model = settings.model
+    model, task = trained.model, trained.task
     lines = [
         "---",
         "library_name: mtllm-ds",
         "tags: [multilingual, sentence-embedding, self-distillation]",
         "---",
-        "# Stacked multilingual model",
+        f"# {_TITLES[model.reader]}",
         "",
-        f"The encoder of `{model.encoder.name}` reads the text in any of its languages; a {model.connector.type} connector"
-        f" and LoRA (rank {model.lora.rank}) let `{model.llm.name}` understand it. Trained by `{settings.objective.name}`"
-        f" for {state.step} steps.",
+        f"{_reader_line(trained)} Trained by `{trained.objective}` for {trained.step} steps.",
         "",
+        *([_task_line(task), ""] if task else []),
         "```python",
         "from mtllm_ds import MTLLM",
         'model = MTLLM.from_pretrained("path/of/this/folder")',
-        'vectors = model.encode(["Guten Morgen"], lang="deu_Latn")',
+        _use_line(task),
         "```",
         "",
         "## Figures of the checkpoint",
         "",
-        *([f"- {name}: {value:.6g}" for name, value in state.metrics.items()] or ["- not validated"]),
+        *([f"- {name}: {value:.6g}" for name, value in trained.metrics.items()] or ["- not validated"]),
         "",
         "## Licences",
         "",
-        "This folder holds only the connector and the adapter. To run it you need both base models, whose licences bind you:",
+        "This folder holds only what was trained. To run it you need its base models, whose licences bind you:",
         "",
-        f"- encoder `{model.encoder.name}`: {base_licence(model.encoder.name)}",
-        f"- LLM `{model.llm.name}`: {base_licence(model.llm.name)}",
+        *(
+            f"- {_SIDES[side]} `{getattr(model, side).name}`: {base_licence(getattr(model, side).name)}"
+            for side in model.sides
+        ),
         "",
     ]
     return "\n".join(lines)
+
+
+_TITLES = {
+    "stacked": "Stacked multilingual model",
+    "llm": "LLM with LoRA",
+    "encoder": "Machine-translation encoder with LoRA",
+}
+_SIDES = {"encoder": "encoder", "llm": "LLM"}
+
+
+def _reader_line(trained: Trained) -> str:
+    model, rank = trained.model, trained.model.lora.rank
+    if model.reader == "stacked":
+        return (
+            f"The encoder of `{model.encoder.name}` reads the text in any of its languages; a {model.connector.type} connector"
+            f" and LoRA (rank {rank}) let `{model.llm.name}` understand it."
+        )
+    return f"`{getattr(model, model.reader).name}` reads the text, adapted by LoRA (rank {rank})."
+
+
+def _task_line(task: TaskEntry) -> str:
+    kind = task.type.replace("_", " ")
+    if task.type == "multiple_choice":
+        return f"Its head answers the task `{task.name}` ({kind})."
+    return f"Its head answers the task `{task.name}` ({kind}): {', '.join(task.labels)}."
+
+
+def _use_line(task: TaskEntry | None) -> str:
+    if task is None:
+        return 'vectors = model.encode(["Guten Morgen"], lang="deu_Latn")'
+    if task.type == "multiple_choice":
+        return 'number = model.choose("Wer?", ["er", "sie"], lang="deu_Latn", passage="Sie war es.")'
+    texts = '[("Es regnet.", "Es ist nass.")]' if task.type == "pair_classification" else '["Guten Morgen"]'
+    return f'labels = model.classify({texts}, lang="deu_Latn")'

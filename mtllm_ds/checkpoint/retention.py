@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from mtllm_ds import atomic
@@ -22,16 +22,17 @@ def best_step(root: Path) -> int | None:
     return step if step in checkpoint_folders(root) else None
 
 
-def best_value(root: Path) -> float:
-    """Validation loss of the best checkpoint; infinity where there is none yet."""
+def is_better(root: Path, figure: str, figures: Mapping[str, float]) -> bool:
+    """Whether validation figures beat those of the best checkpoint: a lower loss, or a higher figure of any other name."""
     if best_step(root) is None:
-        return math.inf
-    return float(json.loads((root / BEST).read_text(encoding="utf-8"))["value"])
+        return True
+    value, best = figures[figure], float(json.loads((root / BEST).read_text(encoding="utf-8"))["value"])
+    return value < best if figure == "eval_loss" else value > best
 
 
-def note_best(root: Path, step: int, value: float) -> None:
-    """Record that the checkpoint of `step` is the best so far; called by the main rank."""
-    atomic.write_json(root / BEST, {"step": step, "value": value})
+def note_best(root: Path, step: int, figure: str, value: float) -> None:
+    """Record that the checkpoint of `step` is the best so far by a figure; called by the main rank."""
+    atomic.write_json(root / BEST, {"step": step, "figure": figure, "value": value})
 
 
 def drop_old(root: Path, keep: int) -> None:

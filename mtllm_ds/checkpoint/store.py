@@ -4,7 +4,8 @@ A checkpoint is a folder `step_00000050/` that appears whole (written beside, th
 
     trainable.safetensors   fp32 master of every trainable parameter, under its own name
     moments.safetensors     Adam's `exp_avg/<name>` and `exp_avg_sq/<name>`
-    state.json              format, step, data cursor, settings, versions, base models, sha256 of the two files and of itself
+    kept.safetensors        what is frozen and in no base model (a frozen connector, head or first LoRA); left out if empty
+    state.json              format, step, data cursor, settings, versions, base models, sha256 of the files and of itself
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from mtllm_ds.errors import UserError
 FORMAT = 1
 TRAINABLE = "trainable.safetensors"
 OPTIMIZER = "moments.safetensors"
+KEPT = "kept.safetensors"
 STATE = "state.json"
 _FOLDER = re.compile(r"step_(\d{8})$")
 
@@ -49,6 +51,8 @@ class CheckpointState:
     """Name, revision and fingerprint of the frozen base models."""
     metrics: dict[str, float]
     """The newest validation figures."""
+    task: dict[str, Any] | None = None
+    """Name, type and labels of the task, where the run has a head."""
 
 
 def checkpoint_folders(root: Path) -> dict[int, Path]:
@@ -57,8 +61,10 @@ def checkpoint_folders(root: Path) -> dict[int, Path]:
     return {step: found[step] for step in sorted(found) if (found[step] / STATE).is_file()}
 
 
-def save_checkpoint(root: Path, state: CheckpointState, trainable: TrainableState, is_main: bool) -> Path:
-    """Write one checkpoint; called by all ranks, written by the main one."""
+def save_checkpoint(
+    root: Path, state: CheckpointState, trainable: TrainableState, kept: dict[str, torch.Tensor], is_main: bool
+) -> Path:
+    """Write one checkpoint; called by all ranks, written by the main one. `kept` are the frozen tensors of no base model."""
     folder = root / f"step_{state.step:08d}"
     masters: dict[str, torch.Tensor] = {}
     moments: dict[str, torch.Tensor] = {}
@@ -69,7 +75,7 @@ def save_checkpoint(root: Path, state: CheckpointState, trainable: TrainableStat
             masters[name] = full[MASTER]
             moments.update({f"{key}/{name}": full[key] for key in MOMENTS})
     device = next(iter(trainable.parameters.values())).device
-    together(lambda: _write(folder, state, masters, moments) if is_main else None, device)
+    together(lambda: _write(folder, state, masters, moments, kept) if is_main else None, device)
     return folder
 
 
@@ -92,12 +98,17 @@ def read_state(folder: Path) -> CheckpointState:
             raise _damaged(folder, name, "missing")
         if atomic.sha256_file(folder / name) != digest:
             raise _damaged(folder, name, "its bytes are not those that were written")
-    return CheckpointState(**{name: content[name] for name in CheckpointState.__dataclass_fields__})
+    return CheckpointState(**{name: content[name] for name in CheckpointState.__dataclass_fields__ if name in content})
 
 
 def load_trainable(folder: Path) -> dict[str, torch.Tensor]:
     """fp32 tensors of all trainable parameters, by name."""
     return _load(folder, TRAINABLE)
+
+
+def load_kept(folder: Path) -> dict[str, torch.Tensor]:
+    """The frozen tensors of no base model, by name; empty where there are none."""
+    return _load(folder, KEPT) if (folder / KEPT).is_file() else {}
 
 
 def restore_checkpoint(folder: Path, state: CheckpointState, trainable: TrainableState) -> None:
@@ -113,13 +124,18 @@ def restore_checkpoint(folder: Path, state: CheckpointState, trainable: Trainabl
 
 
 def _write(
-    folder: Path, state: CheckpointState, masters: dict[str, torch.Tensor], moments: dict[str, torch.Tensor]
+    folder: Path,
+    state: CheckpointState,
+    masters: dict[str, torch.Tensor],
+    moments: dict[str, torch.Tensor],
+    kept: dict[str, torch.Tensor],
 ) -> None:
+    contents = {TRAINABLE: masters, OPTIMIZER: moments, **({KEPT: kept} if kept else {})}
     try:
         with atomic.new_folder(folder) as temporary:
-            save_file(masters, temporary / TRAINABLE)
-            save_file(moments, temporary / OPTIMIZER)
-            files = {name: atomic.sha256_file(temporary / name) for name in (TRAINABLE, OPTIMIZER)}
+            for name, tensors in contents.items():
+                save_file(tensors, temporary / name)
+            files = {name: atomic.sha256_file(temporary / name) for name in contents}
             content = {"format": FORMAT, **vars(state), "versions": _versions(), "files": files}
             atomic.write_json(temporary / STATE, {**content, "sha256": _digest(content)})
     except (OSError, SafetensorError) as error:

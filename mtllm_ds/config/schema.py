@@ -22,7 +22,9 @@ class RunSettings(Section):
     output_dir: str
     """Folder of the run: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `tensorboard/`."""
     seed: int = Field(default=0, ge=0)
-    """Seeds the order of the data, the connector, LoRA and dropout."""
+    """Seeds the order of the data, the connector, LoRA, the head and dropout."""
+    seeds: tuple[int, ...] | None = None
+    """Run once a seed, each in `output_dir/seed-N`. `{seed}` in `model.start`, `objective.teacher` and `data.targets` becomes N."""
     max_steps: int = Field(gt=0)
     """Optimizer steps of the whole run."""
     log_every: int = Field(default=10, gt=0)
@@ -80,6 +82,15 @@ class ConnectorSettings(Section):
     """Training documents that `init: least_squares` and `match_scale` look at."""
     init_ridge: float = Field(default=1e-3, ge=0)
     """Ridge of the least-squares start, relative to the mean variance of the encoder states."""
+    trainable: bool | None = None
+    """Train the connector; null trains it in stage 1 (`pooled_alignment`) and keeps it frozen in the task objectives."""
+    centring: Literal["none", "language"] = "none"
+    """`language`: what enters the connector has its language's mean replaced by that of English. Needs language tags."""
+    centring_text: str | None = None
+    """Where the means come from: a folder of shards of monolingual text in all languages, English among them, or a JSON file of
+    code to mean encoder state; null takes those of `model.start`."""
+    centring_documents: int = Field(default=8192, gt=0)
+    """Samples of a folder `centring_text` that are read, spread evenly over it."""
 
 
 class LoraSettings(Section):
@@ -98,10 +109,19 @@ class ModelSettings(Section):
     llm: LLMSettings
     connector: ConnectorSettings = ConnectorSettings()
     lora: LoraSettings = LoraSettings()
+    start: str | None = None
+    """Run or export whose connector and LoRA are the start; null starts afresh (stage 1 skipped)."""
+    merge_start_lora: bool = False
+    """The start's LoRA becomes a frozen part of the LLM and a fresh one trains; otherwise the start's own goes on."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_4"] = "auto"
     """`auto` takes flash attention where it is installed and fits the device and dtype, SDPA otherwise, and says which."""
     liger: bool = False
     """Replace RMSNorm, RoPE and SwiGLU of the LLM by liger-kernel's (needs the extra `gpu` and a GPU)."""
+
+    @property
+    def sides(self) -> tuple[Literal["encoder", "llm"], ...]:
+        """The base models whose weights the reader needs."""
+        return ("encoder", "llm") if self.reader == "stacked" else (self.reader,)
 
 
 class MixingSettings(Section):
@@ -151,6 +171,8 @@ class DataSettings(Section):
     """What to do with a damaged block: stop, or drop the whole block and count it."""
     max_skipped_share: float = Field(default=0.01, ge=0, le=1)
     """With `on_error: skip`: the run fails once more than this share of all samples was dropped."""
+    targets: str | None = None
+    """Name of the teacher's target set in the training and validation shards (`prepare.py teacher-targets`)."""
 
     @property
     def has_budgets(self) -> bool:
@@ -158,8 +180,15 @@ class DataSettings(Section):
 
 
 class ObjectiveSettings(Section):
-    name: Literal["pooled_alignment"] = "pooled_alignment"
-    """`pooled_alignment`: stage 1 of MT-LLM, mean-squared error between mean-pooled final states."""
+    name: Literal["pooled_alignment", "task_tuning", "task_distillation"] = "pooled_alignment"
+    """`pooled_alignment`: stage 1 of MT-LLM, mean-squared error between mean-pooled final states. `task_tuning`: cross-entropy of a
+    head on labelled shards. `task_distillation`: stage 2, the stack matches a task-tuned teacher's cached vectors."""
+    teacher: str | None = None
+    """`task_distillation`: run or export of the teacher; its head is copied and stays frozen."""
+    match: Literal["vectors", "logits"] = "vectors"
+    """`task_distillation`: mean-squared error between pooled (or choice) vectors, or the KL divergence of the head's answers."""
+    select_by: Literal["loss", "accuracy"] | None = None
+    """Which validation figure picks the best checkpoint; null takes accuracy for `task_tuning` and loss otherwise."""
 
 
 class OptimSettings(Section):
@@ -195,32 +224,21 @@ class Settings(Section):
     optim: OptimSettings = OptimSettings()
     training: TrainingSettings = TrainingSettings()
 
+    @property
+    def connector_trains(self) -> bool:
+        """Whether the connector is trained, its default resolved."""
+        chosen = self.model.connector.trainable
+        return self.objective.name == "pooled_alignment" if chosen is None else chosen
+
+    @property
+    def selects_by(self) -> Literal["loss", "accuracy"]:
+        """The validation figure that picks the best checkpoint, its default resolved."""
+        return self.objective.select_by or ("accuracy" if self.objective.name == "task_tuning" else "loss")
+
     @model_validator(mode="after")
     def _combinations(self) -> Settings:
-        flash = self.model.attention.startswith("flash")
-        if flash and self.training.precision == "fp32":
-            raise ValueError(
-                f"model.attention={self.model.attention} cannot run in training.precision=fp32: "
-                "set training.precision=bf16 or model.attention=sdpa"
-            )
-        data = self.data
-        if (data.encoder_tokens_per_cell is None) != (data.llm_tokens_per_cell is None):
-            raise ValueError(
-                "data.encoder_tokens_per_cell and data.llm_tokens_per_cell belong together: set both, or neither"
-            )
-        if data.has_budgets and data.samples_per_cell is not None:
-            raise ValueError(
-                f"data.samples_per_cell={data.samples_per_cell} has no effect beside token budgets: remove one of the two"
-            )
-        if self.model.connector.type == "linear" and self.model.connector.hidden_size is not None:
-            raise ValueError(
-                f"model.connector.hidden_size={self.model.connector.hidden_size} has no effect with "
-                "model.connector.type=linear: remove it or set model.connector.type=mlp"
-            )
-        connector = self.model.connector
-        if connector.type == "mlp" and (connector.init == "least_squares" or connector.match_scale):
-            raise ValueError(
-                "model.connector.init=least_squares and model.connector.match_scale=true have a closed form only for "
-                "model.connector.type=linear: set type=linear, or init=default and match_scale=false"
-            )
+        from mtllm_ds.config.combinations import mistakes  # it reads this module's types
+
+        for mistake in mistakes(self):
+            raise ValueError(mistake)
         return self

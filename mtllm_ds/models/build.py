@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from mtllm_ds.config.names import resolve_model_name
 from mtllm_ds.config.schema import ModelSettings, Settings
+from mtllm_ds.errors import UserError
 from mtllm_ds.models.connector import build_connector
 from mtllm_ds.models.encoders import load_encoder
 from mtllm_ds.models.liger import use_liger_kernels
-from mtllm_ds.models.loading import choose_attention, load_llm
+from mtllm_ds.models.loading import choose_attention, load_llm, weights_fingerprint
 from mtllm_ds.models.lora import add_lora
+from mtllm_ds.models.own_weights import put_weights
 from mtllm_ds.models.readers import EncoderReader, LLMReader, Reader
 from mtllm_ds.models.stacked import StackedModel
 
@@ -32,6 +36,37 @@ def new_reader(model: ModelSettings, device: torch.device, dtype: torch.dtype, s
     """A reader on its base models, connector and LoRA at their start; weights lie on the CPU (or partitioned)."""
     attention = choose_attention(model.attention, device, dtype)
     return _BUILDERS[model.reader](model, attention, device, dtype, seed)
+
+
+def load_reader(
+    model: ModelSettings, weights: Mapping[str, torch.Tensor], device: torch.device, dtype: torch.dtype
+) -> Reader:
+    """A trained reader, frozen, in evaluation mode and on `device`; `weights` are those of `checkpoint.model.Trained`."""
+    reader = new_reader(model, device, dtype)
+    put_weights(reader, weights)
+    return reader.to(device).eval().requires_grad_(False)
+
+
+def located(
+    model: ModelSettings, bases: Mapping[str, Mapping[str, Any]], where: str, places: Mapping[str, str]
+) -> ModelSettings:
+    """The settings with base models at their old or (`places`, by side) their new place, checked to be the same models."""
+    update = {}
+    for side in model.sides:
+        settings = getattr(model, side)
+        if side in places:
+            settings = settings.model_copy(update={"name": resolve_model_name(places[side]), "revision": None})
+        if settings.name.startswith((".", "/")) and not Path(settings.name).is_dir():
+            raise UserError(
+                f"{where}: its {side} was at {settings.name}, which is gone; pass {side}=<folder or hub name>"
+            )
+        found, trained_on = weights_fingerprint(settings.name, settings.revision), str(bases[side]["fingerprint"])
+        if found.split(":")[0] == trained_on.split(":")[0] and found != trained_on:
+            raise UserError(
+                f"{where}: {side} {settings.name} is not the model it was trained on ({found} instead of {trained_on})"
+            )
+        update[side] = settings
+    return model.model_copy(update=update)
 
 
 def _stacked(model: ModelSettings, attention: str, device: torch.device, dtype: torch.dtype, seed: int) -> Reader:

@@ -55,14 +55,14 @@ class Reader(nn.Module, ABC):
         ids, mask = self.ids_and_mask(batch)
         return mean_pool(self.states(ids, mask), mask)
 
-    def choice_vectors(self, batch: Batch) -> torch.Tensor:
-        """Mean final states over each choice's tokens: (B, C, D) float32; zeros where a row has fewer choices."""
+    def choice_vectors(self, batch: Batch, spans: torch.Tensor) -> torch.Tensor:
+        """Mean final states over each span (B, C, 2) of token positions: (B, C, D) float32; zeros for an empty span."""
         ids, mask = self.ids_and_mask(batch)
         if batch.packed is None:
             states = self.states(ids, mask)
         else:
             states = unpack(self._layout(batch.packed), self.packed_states(batch.packed), ids.shape[1])
-        return span_means(states, batch.extras[f"{self.side}_choice_spans"])
+        return span_means(states, spans)
 
     def ids_and_mask(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """The padded ids that this reader reads, (B, S) int64, and their mask."""

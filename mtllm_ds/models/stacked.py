@@ -15,6 +15,7 @@ from torch import nn
 
 from mtllm_ds.data.collate import Batch
 from mtllm_ds.data.packing import PackedBatch
+from mtllm_ds.models.centring import LanguageCentring
 from mtllm_ds.models.encoders import FrozenEncoder
 from mtllm_ds.models.lora import adapters_off, lora_layers
 from mtllm_ds.models.packed import run_packed
@@ -31,6 +32,7 @@ class StackedModel(Reader):
         self.encoder = encoder
         self.connector = connector
         self.llm = llm
+        self.centring: LanguageCentring | None = None
         self._lora_layers = lora_layers(llm)
 
     @property
@@ -43,17 +45,22 @@ class StackedModel(Reader):
 
     def states(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Final states of the stack: (B, S_e) ids and mask -> (B, S_e, D_l), with gradients."""
-        embeddings = self.connector(self.encoder(ids, mask))
+        embeddings = self.connector(self._encoded(ids, mask))
         return base_of(self.llm)(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
 
     def packed_states(self, packed: PackedBatch) -> torch.Tensor:
         """Final states of the stack for packed samples: (R, P, D_l), with gradients."""
         states = [
-            self.encoder(ids, mask).flatten(0, 1)
+            self._encoded(ids, mask).flatten(0, 1)
             for ids, mask in zip(packed.encoder_buckets, packed.encoder_bucket_masks, strict=True)
         ]
         embeddings = self.connector(packed.encoder.gather(torch.cat(states)))
         return run_packed(base_of(self.llm), packed.encoder, inputs_embeds=embeddings)
+
+    def _encoded(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """What enters the connector: (B, S_e, D_e)."""
+        states = self.encoder(ids, mask)
+        return states if self.centring is None else self.centring(states, ids)
 
     @torch.no_grad()
     def teacher_states(self, llm_ids: torch.Tensor, llm_mask: torch.Tensor) -> torch.Tensor:

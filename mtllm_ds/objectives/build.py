@@ -2,23 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 
+from mtllm_ds.checkpoint.trained import Trained
 from mtllm_ds.config.schema import Settings
+from mtllm_ds.data.manifest import TaskEntry
+from mtllm_ds.models.build import dtype_of
+from mtllm_ds.models.heads import head_from, new_head
 from mtllm_ds.models.readers import Reader
 from mtllm_ds.models.stacked import StackedModel
 from mtllm_ds.objectives.base import Objective
 from mtllm_ds.objectives.pooled_alignment import PooledAlignment
+from mtllm_ds.objectives.task_distillation import TaskDistillation
+from mtllm_ds.objectives.task_tuning import TaskTuning
 
 
-def build_objective(settings: Settings, reader: Reader, languages: Sequence[str]) -> Objective:
-    """The objective of a recipe around its reader; `languages` are those of the training set, in its order."""
-    return _BUILDERS[settings.objective.name](settings, reader, languages)
+@dataclass(frozen=True)
+class Parts:
+    """What an objective is made of."""
+
+    settings: Settings
+    reader: Reader
+    num_languages: int
+    """Languages of the training or of the validation set, whichever has more."""
+    task: TaskEntry | None
+    teacher: Trained | None
 
 
-def _pooled_alignment(settings: Settings, reader: Reader, languages: Sequence[str]) -> Objective:
-    assert isinstance(reader, StackedModel)
-    return PooledAlignment(reader, num_languages=len(languages))
+def build_objective(parts: Parts) -> Objective:
+    """The objective of a recipe around its reader."""
+    return _BUILDERS[parts.settings.objective.name](parts)
 
 
-_BUILDERS: dict[str, Callable[[Settings, Reader, Sequence[str]], Objective]] = {"pooled_alignment": _pooled_alignment}
+def _pooled_alignment(parts: Parts) -> Objective:
+    assert isinstance(parts.reader, StackedModel)
+    return PooledAlignment(parts.reader, parts.num_languages)
+
+
+def _task_tuning(parts: Parts) -> Objective:
+    assert parts.task is not None
+    settings, reader = parts.settings, parts.reader
+    head = new_head(reader.hidden_size, parts.task, seed=settings.run.seed, dtype=dtype_of(settings))
+    return TaskTuning(reader, head, parts.task, parts.num_languages)
+
+
+def _task_distillation(parts: Parts) -> Objective:
+    settings, teacher = parts.settings, parts.teacher
+    assert teacher is not None
+    assert teacher.head is not None
+    assert teacher.task is not None
+    head = head_from(teacher.head, parts.reader.hidden_size, f"objective.teacher={settings.objective.teacher}")
+    head = head.to(dtype_of(settings))
+    return TaskDistillation(parts.reader, head, teacher.task, parts.num_languages, settings.objective.match)
+
+
+_BUILDERS: dict[str, Callable[[Parts], Objective]] = {
+    "pooled_alignment": _pooled_alignment,
+    "task_tuning": _task_tuning,
+    "task_distillation": _task_distillation,
+}

@@ -8,21 +8,21 @@ from pathlib import Path
 from rich.console import Console
 
 from mtllm_ds import atomic
-from mtllm_ds.checkpoint.store import restore_checkpoint
+from mtllm_ds.checkpoint.store import load_kept, restore_checkpoint
 from mtllm_ds.cluster.agree import together, wait_for_all
-from mtllm_ds.cluster.launch import Cluster, join_cluster, leave_cluster
+from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.cluster.zero import TrainableState, full_numel, partitioned_loading
 from mtllm_ds.config.load import to_yaml
 from mtllm_ds.config.schema import Settings
+from mtllm_ds.data.manifest import Manifest
 from mtllm_ds.data.mixing import Mixing
 from mtllm_ds.data.schedule import ScheduleSettings
 from mtllm_ds.data.stream import EvalStream, TrainStream
+from mtllm_ds.data.targets import TargetReader
 from mtllm_ds.models.build import build_reader
-from mtllm_ds.models.connector_start import start_connector
 from mtllm_ds.models.readers import Reader
-from mtllm_ds.models.stacked import StackedModel
 from mtllm_ds.objectives.base import Objective
-from mtllm_ds.objectives.build import build_objective
+from mtllm_ds.objectives.build import Parts, build_objective
 from mtllm_ds.objectives.validation import evaluate_objective
 from mtllm_ds.observe.sinks import JsonlSink, ScreenSink, Sink, TensorBoardSink
 from mtllm_ds.training.engine import Engine
@@ -30,16 +30,9 @@ from mtllm_ds.training.loop import Trainer, checkpoint_root
 from mtllm_ds.training.preemption import EXIT_PREEMPTED, Preemption
 from mtllm_ds.training.preflight import RunPlan, check_run, samples_per_cell
 from mtllm_ds.training.resume import checkpoint_to_resume, require_same_run
+from mtllm_ds.training.students import kept_tensors, start_reader
 
 EVAL_BATCH_SIZE = 16
-
-
-def train(settings: Settings, resume: bool) -> int:
-    """Join the ranks, run a recipe, leave; returns the exit status of `run_training`."""
-    cluster = join_cluster()
-    status = run_training(settings, cluster, resume)
-    leave_cluster()
-    return status
 
 
 def run_training(settings: Settings, cluster: Cluster, resume: bool) -> int:
@@ -78,11 +71,12 @@ def open_run(settings: Settings, cluster: Cluster, resume: bool, console: Consol
 
     with partitioned_loading(plan.ds_config):
         reader = together(lambda: build_reader(settings, device), device)
-    if found is None:
-        _start_from_data(reader, plan, cluster)
+    kept = together(lambda: load_kept(found[0]), device) if found is not None else None
+    start_reader(reader, plan, cluster, kept)
     if settings.training.activation_checkpointing:
         reader.adapted.gradient_checkpointing_enable({"use_reentrant": False})
-    objective = build_objective(settings, reader, plan.train.languages)
+    objective = together(lambda: _objective(plan, reader), device)
+    kept = kept_tensors(objective, plan, kept)
     engine = Engine(objective.train(), settings, plan.ds_config)
     start_step = 0
     if found is not None:
@@ -98,6 +92,8 @@ def open_run(settings: Settings, cluster: Cluster, resume: bool, console: Consol
         validate=_validator(plan, cluster, engine, objective),
         languages=plan.train.languages,
         bases=plan.bases,
+        task=plan.task,
+        kept=kept,
         sinks=_sinks(settings, cluster, start_step, console),
         preemption=Preemption(),
         start_step=start_step,
@@ -132,7 +128,22 @@ def _train_stream(plan: RunPlan, cluster: Cluster, cursor: dict | None) -> Train
         max_skipped_share=data.max_skipped_share,
         seed=plan.settings.run.seed,
         cursor=cursor,
+        targets=_targets(plan, plan.train),
     )
+
+
+def _objective(plan: RunPlan, reader: Reader) -> Objective:
+    num_languages = max(len(m.languages) for m in (plan.train, plan.validation) if m is not None)
+    return build_objective(Parts(plan.settings, reader, num_languages, plan.task, plan.teacher))
+
+
+def _targets(plan: RunPlan, manifest: Manifest) -> list[TargetReader]:
+    """The teacher's cached vectors that come along with a data set's batches, checked to be this teacher's."""
+    if plan.settings.data.targets is None:
+        return []
+    assert plan.teacher is not None
+    teacher = plan.teacher.as_teacher(plan.tokenizers[plan.teacher.reading_side].fingerprint)
+    return [TargetReader(manifest, plan.settings.data.targets, teacher)]
 
 
 def _validator(
@@ -141,6 +152,7 @@ def _validator(
     if plan.validation is None:
         return None
     manifest, settings = plan.validation, plan.settings
+    targets = together(lambda: _targets(plan, manifest), cluster.device)
 
     def validate() -> dict[str, float]:
         batches = EvalStream(
@@ -149,41 +161,11 @@ def _validator(
             world_size=cluster.world_size,
             batch_size=EVAL_BATCH_SIZE,
             limit=settings.data.validation_samples,
+            targets=targets,
         )
         return evaluate_objective(objective, engine.forward, batches, cluster.device, manifest.languages)
 
     return validate
-
-
-def _start_from_data(reader: Reader, plan: RunPlan, cluster: Cluster) -> None:
-    """The connector's closed-form start, where the settings ask for one."""
-    connector = plan.settings.model.connector
-    if not isinstance(reader, StackedModel) or not (connector.init == "least_squares" or connector.match_scale):
-        return
-    reader.to(cluster.device)
-    start_connector(
-        reader,
-        _start_texts(plan, cluster),
-        plan.tokenizers["encoder"],
-        plan.tokenizers["llm"],
-        connector,
-        cluster.device,
-    )
-
-
-def _start_texts(plan: RunPlan, cluster: Cluster) -> list[tuple[str, str]]:
-    """This rank's share of the texts for the connector's closed-form start, with their languages."""
-    batches = EvalStream(
-        plan.train, rank=cluster.rank, world_size=cluster.world_size, batch_size=32,
-        limit=plan.settings.model.connector.init_documents,
-    )  # fmt: skip
-    llm = plan.tokenizers["llm"]
-    return [
-        (llm.decode(ids[mask.bool()].tolist()), plan.train.languages[int(language)])
-        for batch in batches
-        for ids, mask, language, valid in zip(batch.llm_ids, batch.llm_mask, batch.languages, batch.valid, strict=True)
-        if valid
-    ]
 
 
 def _sinks(settings: Settings, cluster: Cluster, start_step: int, console: Console) -> list[Sink]:
@@ -199,6 +181,8 @@ def _sinks(settings: Settings, cluster: Cluster, start_step: int, console: Conso
 
 def _say(console: Console, plan: RunPlan, reader: Reader, start_step: int) -> None:
     settings = plan.settings
+    for line in plan.warnings:
+        console.print(f"warning: {line}", highlight=False, markup=False, soft_wrap=True)
     trainable = sum(full_numel(p) for p in reader.parameters() if p.requires_grad)
     frozen = sum(full_numel(p) for p in reader.parameters() if not p.requires_grad)
     attention = {model.config._attn_implementation for model in reader.running_models}

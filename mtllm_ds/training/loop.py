@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mtllm_ds.checkpoint.retention import best_value, drop_old, note_best
+from mtllm_ds.checkpoint.retention import drop_old, is_better, note_best
 from mtllm_ds.checkpoint.store import CheckpointState, save_checkpoint
 from mtllm_ds.cluster.agree import any_says, sum_over_ranks, together
 from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.cluster.zero import TrainableState
 from mtllm_ds.config.schema import Settings
+from mtllm_ds.data.manifest import TaskEntry
 from mtllm_ds.data.stream import StepBatches, TrainStream
 from mtllm_ds.objectives.base import Objective, Sums, add_sums, tokens_in
 from mtllm_ds.observe.sinks import Sink
@@ -37,6 +38,8 @@ class Trainer:
     validate: Callable[[], dict[str, float]] | None
     languages: Sequence[str]
     bases: dict[str, dict[str, str | None]]
+    task: TaskEntry | None
+    kept: dict[str, torch.Tensor]
     sinks: list[Sink]
     preemption: Preemption
     start_step: int = 0
@@ -113,9 +116,15 @@ class Trainer:
         self._eval = {f"eval_{name}": value for name, value in self.validate().items()}
         self._throughput.pause(time.perf_counter() - began)
         self._write({"step": done, **self._eval})
-        record = best_value(checkpoint_root(self.settings))
         # All ranks must take the same branch, and only the main one reads the record before it changes.
-        return any_says(self.cluster.is_main and self._eval["eval_loss"] < record, self.cluster.device)
+        return any_says(
+            self.cluster.is_main and is_better(checkpoint_root(self.settings), self._best_figure, self._eval),
+            self.cluster.device,
+        )
+
+    @property
+    def _best_figure(self) -> str:
+        return f"eval_{self.settings.selects_by}"
 
     def _save(self, done: int, cursor: dict[str, Any], is_best: bool) -> None:
         began = time.perf_counter()
@@ -127,12 +136,13 @@ class Trainer:
             settings=self.settings.model_dump(mode="json"),
             bases=self.bases,
             metrics=self._eval,
+            task=None if self.task is None else asdict(self.task),
         )
         root = checkpoint_root(self.settings)
-        save_checkpoint(root, state, trainable, self.cluster.is_main)
+        save_checkpoint(root, state, trainable, self.kept, self.cluster.is_main)
         if self.cluster.is_main:
             if is_best:
-                note_best(root, done, self._eval["eval_loss"])
+                note_best(root, done, self._best_figure, self._eval[self._best_figure])
             drop_old(root, self.settings.run.keep_checkpoints)
         self._throughput.pause(time.perf_counter() - began)
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
+from mtllm_ds.checkpoint.model import Trained
 from mtllm_ds.config.deepspeed import resolve_deepspeed, zero_stage
 from mtllm_ds.config.schema import Settings
-from mtllm_ds.data.manifest import Manifest
+from mtllm_ds.data.manifest import Manifest, TaskEntry
 from mtllm_ds.data.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.encoders import encoder_family
 from mtllm_ds.models.loading import load_config, weights_fingerprint
 from mtllm_ds.models.packed import require_packing
-
-Bases = dict[str, dict[str, str | None]]
+from mtllm_ds.training.trained_parts import Bases, check_centring, read_start, read_teacher, task_of, warnings_of
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,17 @@ class RunPlan:
     micro_batch_size: int
     micro_batches_per_step: int
     ds_config: dict[str, Any]
+    start: Trained | None = None
+    """The model whose connector and LoRA the run starts from."""
+    teacher: Trained | None = None
+    task: TaskEntry | None = None
+    warnings: list[str] = field(default_factory=list)
+    """What is allowed but seldom meant, one line each."""
+
+    @property
+    def teacher_head(self) -> dict[str, Any] | None:
+        """fp32 weights of the teacher's head."""
+        return self.teacher.head if self.teacher is not None else None
 
 
 def check_run(settings: Settings, world_size: int, *, read_all_shards: bool = False) -> RunPlan:
@@ -54,17 +65,23 @@ def check_run(settings: Settings, world_size: int, *, read_all_shards: bool = Fa
     if data.has_budgets:
         require_packing(llm_config, max(llm.max_length, settings.model.encoder.max_length))
     tokenizers = load_tokenizers(settings)
+    check_centring(settings, tokenizers["encoder"])
     manifests = [_check_data(folder, tokenizers, read_all_shards) for folder in (data.train, data.validation) if folder]
+    bases, teacher = _bases(settings), read_teacher(settings)
     return RunPlan(
         settings=settings,
         world_size=world_size,
         train=manifests[0],
         validation=manifests[1] if len(manifests) > 1 else None,
         tokenizers=tokenizers,
-        bases=_bases(settings),
+        bases=bases,
         micro_batch_size=micro_batch_size,
         micro_batches_per_step=micro_batches,
         ds_config=ds_config,
+        start=read_start(settings, bases),
+        teacher=teacher,
+        task=task_of(settings, manifests, teacher),
+        warnings=warnings_of(settings, llm_config),
     )
 
 
@@ -90,6 +107,7 @@ def describe_plan(plan: RunPlan) -> str:
         *_batch_lines(plan),
         f"ZeRO        stage {zero_stage(plan.ds_config)}, every 'auto' of {settings.training.deepspeed} resolved:",
         json.dumps(plan.ds_config, indent=2),
+        *(f"warning     {line}" for line in plan.warnings),
         "all checks passed; nothing was trained",
     ]
     return "\n".join(lines)

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from mtllm_ds.checkpoint.store import CheckpointState, checkpoint_folders, read_state
+from mtllm_ds.config.load import parse_settings
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.errors import UserError
 
 # Changing one of these would continue another run; everything else (machine, logging, length) may change.
 FIXED = (
     "run.seed",
+    "model.reader",
+    "model.start",
+    "model.merge_start_lora",
     "model.encoder.family",
     "model.encoder.max_length",
     "model.llm.bidirectional",
@@ -25,6 +29,7 @@ FIXED = (
     "data.queue_size",
     "data.one_language_per_cell",
     "data.mixing",
+    "data.targets",
     "objective",
     "training.precision",
 )
@@ -52,8 +57,10 @@ def checkpoint_to_resume(root: Path, resume: bool) -> tuple[Path, CheckpointStat
 def require_same_run(settings: Settings, bases: dict[str, dict[str, str | None]], state: CheckpointState) -> None:
     """Refuse to go on with settings or base models that would make it another run."""
     now = settings.model_dump(mode="json")
+    # An older run's settings lack what came later: they mean its defaults.
+    then = parse_settings(state.settings, where="--resume").model_dump(mode="json")
     for key in FIXED:
-        before, after = _at(state.settings, key), _at(now, key)
+        before, after = _at(then, key), _at(now, key)
         if before != after:
             raise UserError(
                 f"--resume: {key}={after!r}, but the run was started with {before!r}; "

@@ -1,0 +1,120 @@
+"""What a run or an export holds of a model, in one shape: settings, weights by the reader's own names, head and task."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mtllm_ds.checkpoint.adapters import one_adapter
+from mtllm_ds.checkpoint.retention import folder_to_use
+from mtllm_ds.checkpoint.store import CheckpointState, load_kept, load_trainable, read_state
+from mtllm_ds.config.load import parse_settings
+from mtllm_ds.config.schema import ModelSettings
+from mtllm_ds.data.manifest import TaskEntry
+from mtllm_ds.data.targets import Teacher
+from mtllm_ds.errors import UserError
+
+_HEAD = "head."
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model without its base models. Only base models of `model.sides` are needed to run it."""
+
+    place: Path
+    """Where it was read."""
+    model: ModelSettings
+    """Base models where they were when it was trained; the rank of its one adapter."""
+    bases: dict[str, dict[str, Any]]
+    """By side: name, revision and fingerprint of the base models."""
+    weights: dict[str, torch.Tensor]
+    """fp32 connector, LoRA and centring under the reader's own names."""
+    head: dict[str, torch.Tensor] | None
+    """fp32 `weight` and `bias` of the task head."""
+    task: TaskEntry | None
+    """What the head answers."""
+    objective: str
+    """Name of the objective it was trained by."""
+    step: int
+    metrics: dict[str, float]
+
+    @property
+    def adapted_side(self) -> str:
+        """The base model that carries LoRA."""
+        return self.model.sides[-1]
+
+    @property
+    def reading_side(self) -> str:
+        """The tokenizer whose ids it reads."""
+        return self.model.sides[0]
+
+    def as_teacher(self, tokenizer_fingerprint: str) -> Teacher:
+        """Who it is as the teacher of a target set; the fingerprint is that of the tokenizer whose ids it reads."""
+        return Teacher(name=self.name, revision=self.fingerprint, tokenizer_fingerprint=tokenizer_fingerprint)
+
+    @property
+    def name(self) -> str:
+        """Name of the adapted base model, without its folder."""
+        return Path(str(self.bases[self.adapted_side]["name"])).name
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over weights, head and labels: the same for a run and its export."""
+        digest = hashlib.sha256(repr(self.task and asdict(self.task)).encode())
+        for name, tensor in sorted({**self.weights, **_prefixed(self.head or {})}.items()):
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return f"sha256:{digest.hexdigest()}"
+
+
+def trained_from_run(run: Path, step: int | None = None) -> Trained:
+    """A run's best checkpoint (or that of `step`); `UserError` where there is none or it is damaged."""
+    root = run / "checkpoints"
+    folder = folder_to_use(root) if step is None else root / f"step_{step:08d}"
+    if folder is None or not folder.is_dir():
+        raise UserError(f"run {run}: no checkpoint{'' if step is None else f' of step {step}'} in {root}")
+    state = read_state(folder)
+    settings = parse_settings(state.settings, where=f"checkpoint {folder}")
+    tensors = {own_name(name): tensor for name, tensor in {**load_kept(folder), **load_trainable(folder)}.items()}
+    head = {name.removeprefix(_HEAD): tensor for name, tensor in tensors.items() if name.startswith(_HEAD)}
+    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(_HEAD)}
+    weights, lora = one_adapter(weights, settings.model.lora)
+    return Trained(
+        place=run,
+        model=_with_bases(settings.model, state).model_copy(update={"lora": lora}),
+        bases=state.bases,
+        weights=weights,
+        head=head or None,
+        task=task_entry(state.task),
+        objective=settings.objective.name,
+        step=state.step,
+        metrics=state.metrics,
+    )
+
+
+def own_name(name: str) -> str:
+    """A checkpoint's name without the objective's own prefix: `reader.` (or `stack.`); the head keeps its `head.`."""
+    return name.removeprefix("stack.").removeprefix("reader.")
+
+
+def task_entry(content: Mapping[str, Any] | None) -> TaskEntry | None:
+    """A task as JSON holds it."""
+    return None if content is None else TaskEntry(content["name"], content["type"], tuple(content["labels"]))
+
+
+def _prefixed(head: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{_HEAD}{name}": tensor for name, tensor in head.items()}
+
+
+def _with_bases(model: ModelSettings, state: CheckpointState) -> ModelSettings:
+    """The settings with the base models' places as the checkpoint remembers them."""
+    named = {
+        side: getattr(model, side).model_copy(update={"name": state.bases[side]["name"]}) for side in ("encoder", "llm")
+    }
+    return model.model_copy(update=named)

@@ -1,0 +1,102 @@
+"""Settings that contradict each other or have no effect: each mistake in one line that says what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mtllm_ds.config.schema import Settings
+
+
+def mistakes(settings: Settings) -> Iterator[str]:
+    """What does not fit together, first things first."""
+    yield from _machine(settings)
+    yield from _data(settings)
+    yield from _connector(settings)
+    yield from _reader(settings)
+    yield from _objective(settings)
+
+
+def _machine(settings: Settings) -> Iterator[str]:
+    if settings.model.attention.startswith("flash") and settings.training.precision == "fp32":
+        yield (
+            f"model.attention={settings.model.attention} cannot run in training.precision=fp32: "
+            "set training.precision=bf16 or model.attention=sdpa"
+        )
+    run = settings.run
+    if run.seeds is not None and (not run.seeds or len(set(run.seeds)) < len(run.seeds) or min(run.seeds) < 0):
+        yield f"run.seeds={list(run.seeds)}: give at least one seed, each once and none negative"
+    if run.seeds is not None and run.seed:
+        yield f"run.seed={run.seed} has no effect beside run.seeds: remove one of the two"
+
+
+def _data(settings: Settings) -> Iterator[str]:
+    data = settings.data
+    if (data.encoder_tokens_per_cell is None) != (data.llm_tokens_per_cell is None):
+        yield "data.encoder_tokens_per_cell and data.llm_tokens_per_cell belong together: set both, or neither"
+    if data.has_budgets and data.samples_per_cell is not None:
+        yield (
+            f"data.samples_per_cell={data.samples_per_cell} has no effect beside token budgets: remove one of the two"
+        )
+
+
+def _connector(settings: Settings) -> Iterator[str]:
+    connector, model = settings.model.connector, settings.model
+    closed_form = connector.init == "least_squares" or connector.match_scale
+    if connector.type == "linear" and connector.hidden_size is not None:
+        yield (
+            f"model.connector.hidden_size={connector.hidden_size} has no effect with "
+            "model.connector.type=linear: remove it or set model.connector.type=mlp"
+        )
+    if connector.type == "mlp" and closed_form:
+        yield (
+            "model.connector.init=least_squares and model.connector.match_scale=true have a closed form only for "
+            "model.connector.type=linear: set type=linear, or init=default and match_scale=false"
+        )
+    if model.start is not None and closed_form:
+        yield (
+            "model.connector.init and model.connector.match_scale have no effect beside model.start, which brings its "
+            "connector: set init=default and match_scale=false, or model.start=null"
+        )
+    if model.start is None and connector.centring == "language" and connector.centring_text is None:
+        yield "model.connector.centring=language: name a folder of shards or a JSON file of means in model.connector.centring_text"
+    if connector.centring == "none" and connector.centring_text is not None:
+        yield (
+            f"model.connector.centring_text={connector.centring_text} has no effect with model.connector.centring=none: "
+            "set centring=language or remove it"
+        )
+
+
+def _reader(settings: Settings) -> Iterator[str]:
+    model, connector = settings.model, settings.model.connector
+    if model.start is None and model.merge_start_lora:
+        yield "model.merge_start_lora=true has no effect without model.start: name the run or export to start from"
+    if model.reader == "stacked":
+        return
+    if connector != type(connector)():
+        yield f"model.connector has no effect with model.reader={model.reader}: leave its settings at their defaults"
+    if model.reader == "encoder" and model.liger:
+        yield "model.liger=true has no effect with model.reader=encoder: set it to false"
+    if settings.objective.name != "task_tuning":
+        yield (
+            f"objective.name={settings.objective.name} trains the stack: set model.reader=stacked, "
+            "or objective.name=task_tuning"
+        )
+
+
+def _objective(settings: Settings) -> Iterator[str]:
+    objective, targets = settings.objective, settings.data.targets
+    if objective.name == "task_distillation":
+        if objective.teacher is None:
+            yield "objective.name=task_distillation: name the teacher's run or export in objective.teacher"
+        if targets is None:
+            yield "objective.name=task_distillation: name the teacher's target set in data.targets (prepare.py teacher-targets)"
+    else:
+        for name, value in (("objective.teacher", objective.teacher), ("data.targets", targets)):
+            if value is not None:
+                yield f"{name}={value} has no effect with objective.name={objective.name}: remove it"
+        if objective.match != "vectors":
+            yield f"objective.match={objective.match} has no effect with objective.name={objective.name}: remove it"
+    if objective.name == "pooled_alignment" and objective.select_by == "accuracy":
+        yield "objective.select_by=accuracy: objective.name=pooled_alignment has no labels, set select_by=loss"

@@ -1,0 +1,24 @@
+"""One command, several seeds: the settings of each seed's own run."""
+
+from __future__ import annotations
+
+from mtllm_ds.config.load import parse_settings
+from mtllm_ds.config.schema import Settings
+
+_PLACEHOLDER = "{seed}"
+
+
+def seed_runs(settings: Settings) -> list[Settings]:
+    """Settings of each run that `run.seeds` asks for (one without it), `{seed}` in names replaced."""
+    if settings.run.seeds is None:
+        return [_with_seed(settings, settings.run.seed, settings.run.output_dir)]
+    return [_with_seed(settings, seed, f"{settings.run.output_dir}/seed-{seed}") for seed in settings.run.seeds]
+
+
+def _with_seed(settings: Settings, seed: int, output_dir: str) -> Settings:
+    values = settings.model_dump(mode="json")
+    values["run"] |= {"seed": seed, "seeds": None, "output_dir": output_dir}
+    for section, name in (("model", "start"), ("objective", "teacher"), ("data", "targets")):
+        if values[section][name] is not None:
+            values[section][name] = values[section][name].replace(_PLACEHOLDER, str(seed))
+    return parse_settings(values, where=f"seed {seed}")

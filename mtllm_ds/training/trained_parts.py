@@ -1,0 +1,121 @@
+"""What a run takes over from earlier ones, checked before any weight is loaded: its start, its teacher, its task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import PretrainedConfig
+
+from mtllm_ds.checkpoint.trained import Trained, read_trained
+from mtllm_ds.config.schema import Settings
+from mtllm_ds.data.manifest import Manifest, TaskEntry
+from mtllm_ds.data.tokenization import TextTokenizer
+from mtllm_ds.errors import UserError
+
+Bases = dict[str, dict[str, str | None]]
+
+_ENCODERS = ("bert", "roberta", "xlm-roberta")
+
+
+def read_start(settings: Settings, bases: Bases) -> Trained | None:
+    """The model that the run starts from, if any; `UserError` where it is not one of the same shape and base models."""
+    model = settings.model
+    if model.start is None:
+        return None
+    start = read_trained(model.start, "model.start")
+    where = f"model.start={model.start}"
+    if start.model.reader != model.reader:
+        raise UserError(f"{where}: it is a model with reader={start.model.reader}; set model.reader to that")
+    for side in model.sides:
+        if start.bases[side]["fingerprint"] != bases[side]["fingerprint"]:
+            raise UserError(
+                f"{where}: it was trained on another {side} ({start.bases[side]['name']}); set model.{side}.name to that"
+            )
+    if model.reader == "stacked":
+        for name in ("type", "hidden_size"):
+            theirs = getattr(start.model.connector, name)
+            if theirs != getattr(model.connector, name):
+                raise UserError(f"{where}: its connector has {name}={theirs}; set model.connector.{name} to that")
+    for name in ("rank", "alpha"):
+        theirs = getattr(start.model.lora, name)
+        if not model.merge_start_lora and theirs != getattr(model.lora, name):
+            raise UserError(
+                f"{where}: its LoRA has {name}={theirs}; set model.lora.{name} to that, or model.merge_start_lora=true"
+            )
+    wants_means = model.connector.centring == "language" and model.connector.centring_text is None
+    if wants_means and "centring.means" not in start.weights:
+        raise UserError(f"{where}: it has no means by language; name their text in model.connector.centring_text")
+    return start
+
+
+def read_teacher(settings: Settings) -> Trained | None:
+    """The teacher of a task distillation; `UserError` where it has no head."""
+    place = settings.objective.teacher
+    if place is None:
+        return None
+    teacher = read_trained(place, "objective.teacher")
+    if teacher.head is None or teacher.task is None:
+        raise UserError(f"objective.teacher={place}: it has no head; name a run of objective.name=task_tuning")
+    return teacher
+
+
+def task_of(settings: Settings, manifests: list[Manifest], teacher: Trained | None) -> TaskEntry | None:
+    """The task of a run's shards, None in stage 1; `UserError` where shards, or shards and teacher, have different ones."""
+    if settings.objective.name == "pooled_alignment":
+        return None
+    expected = teacher.task if teacher is not None else manifests[0].task
+    if expected is None:
+        raise UserError(
+            f"data.train={settings.data.train}: its shards belong to no task; make them with prepare.py task"
+        )
+    for name, manifest in zip(("data.train", "data.validation"), manifests, strict=False):
+        found = manifest.task
+        # Stage 2 needs no labels: shards of plain text serve where the task asks for no choices.
+        if found is None and teacher is not None and expected.type != "multiple_choice":
+            continue
+        if found is None or (found.type, found.labels) != (expected.type, expected.labels):
+            raise UserError(
+                f"{name}={getattr(settings.data, name.split('.')[1])}: {_named(found)}, expected {_named(expected)} "
+                f"as {'the teacher has it' if teacher else 'the training shards have it'}"
+            )
+    if settings.selects_by == "accuracy" and len(manifests) > 1 and manifests[1].task is None:
+        raise UserError("objective.select_by=accuracy: data.validation has no labels; make it with prepare.py task")
+    return expected
+
+
+def check_centring(settings: Settings, encoder: TextTokenizer) -> None:
+    """Centring needs tags and, where it names one, a place that exists."""
+    connector = settings.model.connector
+    if connector.centring == "none":
+        return
+    if not encoder.language_codes:
+        raise UserError(
+            f"model.connector.centring=language: {settings.model.encoder.name} has no language tags; set centring=none"
+        )
+    if connector.centring_text is not None and not Path(connector.centring_text).exists():
+        raise UserError(
+            f"model.connector.centring_text={connector.centring_text}: neither a folder of shards nor a JSON file"
+        )
+
+
+def warnings_of(settings: Settings, llm_config: PretrainedConfig) -> list[str]:
+    """What is allowed but seldom meant, one line each."""
+    model = settings.model
+    found = []
+    is_causal = llm_config.model_type not in _ENCODERS and getattr(llm_config, "is_causal", True) is not False
+    if "llm" in model.sides and model.llm.bidirectional and is_causal:
+        found.append(
+            f"model.llm.bidirectional=true: {model.llm.name} is a causal LLM that was never adapted to it (its config.json says "
+            "no is_causal=false); adapt it first (llm2vec_adapt.yaml), or set bidirectional=false"
+        )
+    untrained = not settings.connector_trains and model.start is None and model.connector.init == "default"
+    if model.reader == "stacked" and untrained:
+        found.append(
+            "model.start=null with a frozen connector: the LLM reads through a random projection that never learns; "
+            "name a stage-1 run in model.start, or set model.connector.trainable=true"
+        )
+    return found
+
+
+def _named(task: TaskEntry | None) -> str:
+    return "no task" if task is None else f"the {task.type} '{task.name}' ({', '.join(task.labels)})"
