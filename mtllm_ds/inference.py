@@ -107,6 +107,11 @@ class MTLLM:
         """FLORES-200 codes that its tokenizer has a tag for; empty where none is needed."""
         return self._tokenizer.language_codes
 
+    @property
+    def pad_id(self) -> int:
+        """What fills up the ids of shorter texts in a batch, where the mask is 0."""
+        return self._tokenizer.pad_id
+
     def ids(self, segments: Sequence[str], lang: str) -> list[int]:
         """Ids of one text (or of segments that belong together), special tokens included, cut to the model's limit."""
         return self._encoded(PlainItem(tuple(segments)), lang).ids
