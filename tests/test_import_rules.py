@@ -12,7 +12,7 @@ FLOORS = {
     "mtllm_ds.models": 2, "mtllm_ds.checkpoint": 2,
     "mtllm_ds.objectives": 3, "mtllm_ds.transfer_sets": 3,
     "mtllm_ds.training": 4, "mtllm_ds.evaluation": 4, "mtllm_ds.inference": 4, "mtllm_ds.planner": 4,
-    "launchers": 5, "benchmarks": 5,
+    "launchers": 5, "benchmarks": 5, "mtllm_ds.adapters": 5,
 }  # fmt: skip
 
 DOORS = {
