@@ -1,8 +1,9 @@
-"""Prepare data: `shards` turns raw text into a data set for training, `task` the labelled items of a task; `verify`, `stats` and
-`show` look at one.
+"""Prepare data: `shards` turns raw text into a data set for training, `task` the labelled items of a task; `teacher-targets` adds
+what a teacher makes of each sample; `verify`, `stats` and `show` look at one.
 
 python launchers/prepare.py shards --input FILE --language eng_Latn --encoder PATH --llm PATH --output DIR
 python launchers/prepare.py task --task ddtp_topics --split train --encoder PATH --llm PATH --output DIR
+deepspeed launchers/prepare.py teacher-targets --teacher RUN --data DIR --name teacher
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ def parse() -> argparse.Namespace:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_shards(commands)
     _add_task(commands)
+    _add_teacher_targets(commands)
     verify = commands.add_parser("verify", help="read every byte of a data set and check it against its hashes")
     verify.add_argument("folder", help="a finished data set, local or a URL")
     verify.set_defaults(run=run_verify)
@@ -35,6 +37,7 @@ def parse() -> argparse.Namespace:
     show.add_argument("--block", type=int, default=0)
     show.add_argument("--samples", type=int, default=3)
     show.set_defaults(run=run_show)
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # appended by the deepspeed launcher
     return parser.parse_args()
 
 
@@ -71,6 +74,26 @@ def _add_task(commands: argparse._SubParsersAction) -> None:
     _add_sides(task)
     add("--block-samples", type=int, default=32, help="samples a block (default %(default)s)")
     add("--output", type=Path, required=True, metavar="DIR")
+
+
+def _add_teacher_targets(commands: argparse._SubParsersAction) -> None:
+    targets = commands.add_parser(
+        "teacher-targets", help="cache a teacher's vectors beside the shards, on any number of ranks"
+    )
+    targets.set_defaults(run=run_teacher_targets)
+    add = targets.add_argument
+    add(
+        "--teacher",
+        required=True,
+        metavar="RUN|EXPORT|LLM",
+        help="a trained model, or a plain LLM's folder or hub name",
+    )
+    add("--data", required=True, nargs="+", metavar="DIR", help="prepared shards, local")
+    add("--name", required=True, help="name of the target set, for data.targets")
+    add("--batch-size", type=int, default=32, help="samples a forward (default %(default)s)")
+    add("--precision", choices=("fp32", "bf16"), help="of the forward (default: bf16 on a GPU, else fp32)")
+    add("--store", choices=("float32", "float16"), default="float32", help="of the vectors (default %(default)s)")
+    add("--causal", action="store_true", help="a plain LLM attends as it was trained, and not in both directions")
 
 
 def _add_sides(parser: argparse.ArgumentParser) -> None:
@@ -132,6 +155,38 @@ def run_task(options: argparse.Namespace) -> None:
     with BuildDisplay() as display:
         manifest = build_task_shards(rows, settings, options.output, display.report)
     print_summary(manifest)
+
+
+def run_teacher_targets(options: argparse.Namespace) -> None:
+    import torch
+
+    from mtllm_ds.cluster.agree import together
+    from mtllm_ds.cluster.launch import join_cluster_if_launched, leave_cluster
+    from mtllm_ds.data.display import TargetDisplay
+    from mtllm_ds.data.manifest import Manifest
+    from mtllm_ds.transfer_sets.teacher_targets import TeacherModel, load_teacher, write_targets
+
+    if options.batch_size < 1:
+        raise UserError(f"--batch-size {options.batch_size}: give at least 1")
+    cluster = join_cluster_if_launched()
+    precision = options.precision or ("bf16" if cluster.device.type == "cuda" else "fp32")
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    for folder in options.data:
+
+        def load(folder: str = folder) -> tuple[Manifest, TeacherModel]:
+            manifest = Manifest.load(folder)
+            direction = {"bidirectional": not options.causal}
+            return manifest, load_teacher(options.teacher, manifest, cluster.device, dtype, **direction)
+
+        manifest, teacher = together(load, cluster.device)
+        with TargetDisplay(folder, quiet=not cluster.is_main) as display:
+            write_targets(
+                manifest, options.name, teacher, cluster,
+                batch_size=options.batch_size, stored_dtype=options.store, advance=display.advance,
+            )  # fmt: skip
+        if cluster.is_main:
+            print(f"{folder}: targets '{options.name}' of {manifest.num_samples} samples by {teacher.identity.name}")
+    leave_cluster()
 
 
 def _sides(options: argparse.Namespace) -> dict[str, Any]:

@@ -93,7 +93,8 @@ def _objective(settings: Settings) -> Iterator[str]:
         if targets is None:
             yield "objective.name=task_distillation: name the teacher's target set in data.targets (prepare.py teacher-targets)"
     else:
-        for name, value in (("objective.teacher", objective.teacher), ("data.targets", targets)):
+        unread = targets if objective.name == "task_tuning" else None
+        for name, value in (("objective.teacher", objective.teacher), ("data.targets", unread)):
             if value is not None:
                 yield f"{name}={value} has no effect with objective.name={objective.name}: remove it"
         if objective.match != "vectors":

@@ -172,7 +172,8 @@ class DataSettings(Section):
     max_skipped_share: float = Field(default=0.01, ge=0, le=1)
     """With `on_error: skip`: the run fails once more than this share of all samples was dropped."""
     targets: str | None = None
-    """Name of the teacher's target set in the training and validation shards (`prepare.py teacher-targets`)."""
+    """Name of the teacher's target set in the training and validation shards (`prepare.py teacher-targets`). `pooled_alignment`
+    can do without: its teacher then runs beside the student."""
 
     @property
     def has_budgets(self) -> bool:

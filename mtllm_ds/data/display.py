@@ -56,6 +56,30 @@ class BuildDisplay:
             print(f"{share:.0%} of the input read: {done}", file=sys.stderr, flush=True)
 
 
+class TargetDisplay:
+    """A progress bar over this rank's samples; in a log, a line a minute. Shows nothing if `quiet`."""
+
+    def __init__(self, folder: str, quiet: bool) -> None:
+        columns = (TextColumn(f"targets of {folder}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._quiet = quiet
+        self._progress = Progress(*columns, console=_STDERR, disable=quiet or not _STDERR.is_terminal)
+        self._task = self._progress.add_task("", total=None)
+        self._logged = time.monotonic()
+
+    def __enter__(self) -> "TargetDisplay":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def advance(self, done: int, total: int) -> None:
+        self._progress.update(self._task, total=total, completed=done)
+        if not self._quiet and not _STDERR.is_terminal and time.monotonic() - self._logged > _LOG_SECONDS:
+            self._logged = time.monotonic()
+            print(f"{done} of {total} samples of this rank", file=sys.stderr, flush=True)
+
+
 def verify_with_progress(manifest: Manifest) -> None:
     """`verify_shards` behind a progress bar."""
     columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TextColumn("blocks"), TimeRemainingColumn())

@@ -11,7 +11,7 @@ be stopped and gone on with by any number of ranks. The teacher's forward is not
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -78,11 +78,20 @@ def pooled_columns(vectors: torch.Tensor, dtype: str = "float32") -> Block:
     Raises:
         UserError: a vector is not finite in `dtype`.
     """
+    return {"teacher_pooled": _stored(vectors, dtype)}
+
+
+def choice_columns(vectors: Sequence[torch.Tensor], dtype: str = "float32") -> Block:
+    """Columns of the choices' vectors: a (C_i, D) tensor a row -> `teacher_pooled`, ragged (C_i, D). Errors as above."""
+    return {"teacher_pooled": Ragged.from_rows([_stored(own, dtype) for own in vectors], dtype)}
+
+
+def _stored(vectors: torch.Tensor, dtype: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         stored = vectors.float().cpu().numpy().astype(dtype)
     if not np.isfinite(stored).all():
         raise UserError(f"a teacher's vector is not finite as {dtype}, store float32 or mend the teacher")
-    return {"teacher_pooled": stored}
+    return stored
 
 
 def top_k_columns(samples: list[TopK], vocab_size: int) -> Block:

@@ -37,7 +37,7 @@ def build_objective(parts: Parts) -> Objective:
 
 def _pooled_alignment(parts: Parts) -> Objective:
     assert isinstance(parts.reader, StackedModel)
-    return PooledAlignment(parts.reader, parts.num_languages)
+    return PooledAlignment(parts.reader, parts.num_languages, cached_teacher=parts.settings.data.targets is not None)
 
 
 def _task_tuning(parts: Parts) -> Objective:

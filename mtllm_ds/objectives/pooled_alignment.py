@@ -19,13 +19,17 @@ from mtllm_ds.data.collate import Batch
 from mtllm_ds.models.stacked import StackedModel
 from mtllm_ds.objectives.base import Objective, ObjectiveOutput, per_language, plain
 
+TARGETS = "teacher_pooled"
+
 
 class PooledAlignment(Objective):
     """Mean-squared error between the pooled states of student and teacher."""
 
-    def __init__(self, stack: StackedModel, num_languages: int) -> None:
+    def __init__(self, stack: StackedModel, num_languages: int, *, cached_teacher: bool = False) -> None:
         super().__init__()
         self.stack = stack
+        self.cached_teacher = cached_teacher
+        """The teacher's vectors come with the batch (`Batch.extras["teacher_pooled"]`): it need not run"""
         self.side = stack.side
         self.num_languages = num_languages
 
@@ -35,11 +39,19 @@ class PooledAlignment(Objective):
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """Summed row losses of a micro-batch; rows that are not valid weigh nothing."""
-        teacher_BD = self.stack.teacher_vectors(batch)
+        teacher_BD = self._teacher_vectors(batch)
         student_BD = self.stack.vectors(batch)
         valid = batch.valid.to(torch.float32)
         row_loss = (student_BD - teacher_BD).square().mean(-1) * valid
         return ObjectiveOutput(row_loss.sum(), self._sums(row_loss.detach(), teacher_BD, valid, batch.languages))
+
+    def _teacher_vectors(self, batch: Batch) -> torch.Tensor:
+        """(B, D) float32"""
+        if not self.cached_teacher:
+            return self.stack.teacher_vectors(batch)
+        if not batch.valid.any():
+            return torch.zeros(len(batch), self.stack.hidden_size, device=batch.valid.device)
+        return batch.extras[TARGETS].float()
 
     def _sums(
         self, row_loss: torch.Tensor, teacher_BD: torch.Tensor, valid: torch.Tensor, languages: torch.Tensor

@@ -31,6 +31,7 @@ from mtllm_ds.training.preemption import EXIT_PREEMPTED, Preemption
 from mtllm_ds.training.preflight import RunPlan, check_run, samples_per_cell
 from mtllm_ds.training.resume import checkpoint_to_resume, require_same_run
 from mtllm_ds.training.students import kept_tensors, start_reader
+from mtllm_ds.transfer_sets.teacher_targets import plain_teacher
 
 EVAL_BATCH_SIZE = 16
 
@@ -141,8 +142,10 @@ def _targets(plan: RunPlan, manifest: Manifest) -> list[TargetReader]:
     """The teacher's cached vectors that come along with a data set's batches, checked to be this teacher's."""
     if plan.settings.data.targets is None:
         return []
-    assert plan.teacher is not None
-    teacher = plan.teacher.as_teacher(plan.tokenizers[plan.teacher.reading_side].fingerprint)
+    if plan.teacher is None:  # stage 1: the plain LLM
+        teacher = plain_teacher(plan.settings.model.llm, plan.tokenizers["llm"].fingerprint)
+    else:
+        teacher = plan.teacher.as_teacher(plan.tokenizers[plan.teacher.reading_side].fingerprint)
     return [TargetReader(manifest, plan.settings.data.targets, teacher)]
 
 
