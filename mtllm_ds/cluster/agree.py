@@ -52,10 +52,22 @@ def together(work: Callable[[], Result], device: torch.device) -> Result:
     raise PeerFailedError(UserError.exit_status)
 
 
+def from_main(work: Callable[[], Result], device: torch.device) -> Result:
+    """`work()` of rank 0 (something small that pickles), told to all ranks; or a stop of all ranks, as in `together`."""
+    told = [together(lambda: work() if _is_main() else None, device)]
+    if world_size() > 1:
+        dist.broadcast_object_list(told, src=0, device=device)
+    return told[0]  # type: ignore[return-value]
+
+
 def wait_for_all() -> None:
     """Barrier."""
     if dist.is_initialized() and world_size() > 1:
         dist.barrier()
+
+
+def _is_main() -> bool:
+    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def world_size() -> int:

@@ -52,6 +52,9 @@ class Answerer:
         self._tolerance = tolerance
         self._name = name
         self.batch_size = batch_size
+        """As asked for: what ranks deal by."""
+        self.items_at_once = batch_size
+        """What has fitted into this rank's memory so far."""
 
     def __call__(self, items: Sequence[Item], tag: str) -> list[Answer]:
         """Answers to items of one language, which the model reads with `tag`.
@@ -60,6 +63,7 @@ class Answerer:
         """
         answers = []
         for item, logits in zip(items, self._logits(items, tag), strict=True):
+            assert not item.options or len(logits) == len(item.options), "a score an option"
             if not np.isfinite(logits).all():
                 raise UserError(f"item {item.id}, read as {tag}: its logits are not finite; try --dtype float32")
             if self._ties(logits) and len(items) > 1:
@@ -70,7 +74,7 @@ class Answerer:
     def _logits(self, items: Sequence[Item], tag: str) -> list[np.ndarray]:
         found: list[np.ndarray] = []
         while len(found) < len(items):
-            batch = items[len(found) : len(found) + self.batch_size]
+            batch = items[len(found) : len(found) + self.items_at_once]
             logits = self._unless_memory_runs_out(batch, tag)
             if logits is None:
                 self._halve(batch, tag)
@@ -94,8 +98,8 @@ class Answerer:
                 f"out of memory{self._name} with item {batch[0].id} alone, read as {tag}: use a smaller max_length, "
                 "--dtype bfloat16, or a device with more memory"
             )
-        self.batch_size = len(batch) // 2
-        note = f"note: out of memory{self._name} with {len(batch)} items at once, going on with {self.batch_size}"
+        self.items_at_once = len(batch) // 2
+        note = f"note: out of memory{self._name} with {len(batch)} items at once, going on with {self.items_at_once}"
         print(note, file=sys.stderr, flush=True)
 
     def _ties(self, logits: np.ndarray) -> bool:

@@ -71,7 +71,7 @@ def test_out_of_memory_halves_the_batch_with_one_note(capsys):
     model = GreedyForMemory(limit=10)
     answerer = Answerer(model, 16, name=" on rank 1")
     assert [answer.choice for answer in answerer(ITEMS, "deu_Latn")] == choices(ByteClassifier(), 1)
-    assert answerer.batch_size == 8
+    assert (answerer.batch_size, answerer.items_at_once) == (16, 8)
     notes = capsys.readouterr().err.splitlines()
     assert notes == ["note: out of memory on rank 1 with 16 items at once, going on with 8"]
     assert max(model.batch_sizes) == 8
