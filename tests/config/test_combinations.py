@@ -1,0 +1,68 @@
+"""Settings that contradict each other or have no effect are told in one line each; seeds become runs of their own."""
+
+import pytest
+
+from mtllm_ds.config import load_settings
+from mtllm_ds.config.seeds import seed_runs
+from mtllm_ds.errors import UserError
+
+BASE = "run: {output_dir: out, max_steps: 2}\nmodel: {encoder: {name: mt}, llm: {name: llm}}\ndata: {train: data}\n"
+STAGE2 = ["objective.name=task_distillation", "objective.teacher=t", "data.targets=x"]
+TUNING = ["objective.name=task_tuning"]
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(BASE)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["objective.name=task_distillation"], "objective.teacher"),
+        ([*STAGE2[:2]], "data.targets"),
+        ([*TUNING, "objective.teacher=t"], "objective.teacher=t has no effect"),
+        ([*TUNING, "data.targets=x"], "data.targets=x has no effect"),
+        ([*TUNING, "objective.match=logits"], "objective.match=logits has no effect"),
+        (["objective.select_by=accuracy"], "no labels"),
+        (["model.reader=llm"], "set model.reader=stacked"),
+        ([*STAGE2, "model.reader=encoder"], "set model.reader=stacked"),
+        ([*TUNING, "model.reader=llm", "model.connector.type=mlp"], "model.connector has no effect"),
+        ([*TUNING, "model.reader=encoder", "model.liger=true"], "model.liger=true has no effect"),
+        (["model.merge_start_lora=true"], "no effect without model.start"),
+        (["model.start=a", "model.connector.match_scale=true"], "no effect beside model.start"),
+        (["model.connector.centring=language"], "centring_text"),
+        (["model.connector.centring_text=a"], "has no effect with model.connector.centring=none"),
+        (["run.seeds=[1,1]"], "each once"),
+        (["run.seeds=[]"], "at least one seed"),
+        (["run.seeds=[1,2]", "run.seed=4"], "no effect beside run.seeds"),
+    ],
+)
+def test_each_mistake_is_told(recipe, overrides, message):
+    with pytest.raises(UserError) as caught:
+        load_settings(recipe, overrides)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_defaults_follow_the_objective(recipe):
+    stage1, tuning, stage2 = (load_settings(recipe, given) for given in ([], TUNING, STAGE2))
+    assert [s.connector_trains for s in (stage1, tuning, stage2)] == [True, False, False]
+    assert [s.selects_by for s in (stage1, tuning, stage2)] == ["loss", "accuracy", "loss"]
+    assert load_settings(recipe, [*STAGE2, "model.connector.trainable=true"]).connector_trains
+
+
+def test_a_run_a_seed(recipe):
+    overrides = [*STAGE2, "run.seeds=[0,2]", "model.start=runs/one/seed-{seed}", "objective.teacher=t/seed-{seed}"]
+    runs = seed_runs(load_settings(recipe, overrides))
+    assert [(r.run.seed, r.run.output_dir, r.run.seeds) for r in runs] == [
+        (0, "out/seed-0", None),
+        (2, "out/seed-2", None),
+    ]
+    assert [(r.model.start, r.objective.teacher) for r in runs] == [
+        ("runs/one/seed-0", "t/seed-0"),
+        ("runs/one/seed-2", "t/seed-2"),
+    ]
+    assert [r.run.output_dir for r in seed_runs(load_settings(recipe))] == ["out"]
