@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,19 +10,12 @@ from rich.console import Console
 
 from mtllm_ds.evaluation.items import Item
 from mtllm_ds.evaluation.predictions import TaskFacts, concatenate, predictions_of, read_predictions, write_predictions
-from mtllm_ds.evaluation.report import compare_systems, print_tables, write_report
+from mtllm_ds.evaluation.report import SETTING_TITLES, TITLES, compare_systems, print_tables, write_report
 from mtllm_ds.evaluation.report_parts import Cost, Report
 from mtllm_ds.evaluation.tables import build_tables
 from mtllm_ds.evaluation.verdict import LanguageGate, Verdict
+from tests.fixtures.browser import CHROMIUM, FETCHED, probe_page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    f"--{flag}"
-    for flag in (
-        "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
-        "disable-component-update", "disable-sync",
-    )
-]  # fmt: skip
 SKILL = {"llm_direct": 0.3, "ridge": 0.5, "translate_test": 0.55, "mtllm_stage2": 0.65, "english_originals": 0.8}
 
 
@@ -138,27 +129,49 @@ def test_a_report_of_one_system_and_nothing_else(predictions, tmp_path):
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: apt-get install chromium)")
 def test_chromium_shows_it(folder, tmp_path):
-    """The page is opened with a probe appended that writes into its title what the browser made of it."""
-    probe = (
-        "<script>addEventListener('load', () => { document.querySelectorAll('th')[1].click();"
-        "const column = [...document.querySelector('tbody').rows].map(r => parseFloat(r.cells[1].textContent));"
-        "const sorted = column.every((v, i) => i === 0 || column[i - 1] <= v);"
-        "const shown = [...document.images].every(i => i.complete && i.naturalWidth > 500);"
-        "document.title = JSON.stringify({images: document.images.length, shown, sorted,"
-        "rows: document.querySelectorAll('tr').length, wide: document.documentElement.scrollWidth <= innerWidth,"
-        "fetched: performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length}); })</script>"
+    page = folder / "report.html"
+    seen = probe_page(
+        page,
+        "document.querySelectorAll('th')[1].click();"
+        "const column = [...document.querySelector('tbody').rows].map(r => parseFloat(r.cells[1].textContent))",
+        "{images: document.images.length, shown: [...document.images].every(i => i.complete && i.naturalWidth > 500),"
+        "sorted: column.every((v, i) => i === 0 || column[i - 1] <= v), rows: document.querySelectorAll('tr').length,"
+        f"wide: document.documentElement.scrollWidth <= innerWidth, fetched: {FETCHED}}}",
+        tmp_path,
     )
-    page = tmp_path / "page.html"
-    text = (folder / "report.html").read_text()
-    page.write_text(text.replace("</body>", f"{probe}</body>"))
-    done = subprocess.run(
-        [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1280,1000", "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    title = re.search(r"<title>(.*?)</title>", done.stdout)
-    assert title, done.stdout[:500]
-    seen = json.loads(title[1].replace("&amp;", "&").replace("&quot;", '"'))
     assert seen == {
-        "images": 2, "shown": True, "sorted": True, "rows": Page(text).num_rows, "wide": True, "fetched": 0,
+        "images": 2, "shown": True, "sorted": True, "rows": Page(page.read_text()).num_rows, "wide": True, "fetched": 0,
     }  # fmt: skip
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: apt-get install chromium)")
+def test_what_chromium_shows_is_what_the_tables_say(folder, tmp_path):
+    """Every number that a reader sees, against the accuracies in tables.json."""
+    shown = probe_page(
+        folder / "report.html",
+        "const near = heading => { let e = heading; while (!e.querySelector('table') && e.tagName !== 'TABLE') "
+        "e = e.nextElementSibling; return e.tagName === 'TABLE' ? e : e.querySelector('table'); };"
+        "const read = table => [...table.rows].map(r => [...r.cells].map(c => c.textContent))",
+        "Object.fromEntries([...document.querySelectorAll('h2')].filter(h => h.textContent.endsWith(' text'))"
+        ".map(h => [h.textContent, read(near(h))]))",
+        tmp_path,
+    )
+    tables = json.loads((folder / "tables.json").read_text())
+    assert list(shown) == [SETTING_TITLES[setting] for setting in tables]
+    for setting, table in tables.items():
+        heading, *rows, mean = shown[SETTING_TITLES[setting]]
+        assert heading == ["language", *(TITLES[name] for name in table["systems"]), "n"]
+        expected = [
+            [
+                code + "*" * (code in table["starred"]),
+                *(f"{row[name]['accuracy']:.3f}" for name in table["systems"]),
+                "60",
+            ]
+            for code, row in table["languages"].items()
+        ]
+        assert rows == expected
+        means = [
+            np.mean([table["languages"][code][name]["accuracy"] for code in table["mean_languages"]])
+            for name in table["systems"]
+        ]
+        assert mean == ["mean of 2", *(f"{value:.3f}" for value in means), ""]
