@@ -70,6 +70,10 @@ class Predictions:
             keep &= getattr(self, name) == value
         return self._rows(keep)
 
+    def of_languages(self, languages: Sequence[str]) -> Predictions:
+        """The rows of some languages."""
+        return self._rows(np.isin(self.language, list(languages)))
+
     def _rows(self, chosen: np.ndarray) -> Predictions:
         return Predictions(self.facts, **{name: getattr(self, name)[chosen] for name in SCHEMA.names})
 

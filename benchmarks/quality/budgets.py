@@ -1,0 +1,61 @@
+"""How much of everything a run of the quality benchmark does. The protocol is the same in all budgets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Sizes of a run."""
+
+    name: str
+    seeds: tuple[int, ...] = (0, 1, 2)
+    learning_rates: tuple[float, ...] = (5e-4, 1.5e-3, 4e-3)
+    """The same for every system; chosen on English validation with seed 0."""
+    stage1_steps: int
+    task_steps: int
+    """Of every system that learns the task: teacher, MT encoder, direct, stage 2, translate-train, round trips."""
+    pilot_share: float
+    """The runs that choose a learning rate are this much shorter."""
+    lanes: int = 16
+    tokens_per_cell: int = 128
+    """A step holds up to lanes x tokens_per_cell tokens of whole samples, packed."""
+    max_length: int = 96
+    train_items: int | None = None
+    stage1_texts: int | None = None
+    test_items: int | None = None
+    valid_pairs: int | None = None
+    """Validation pairs a language that the gates are measured on."""
+    ridge_texts: int = 6000
+    """Stage-1 texts that the ridge is fitted on, beside the task's training items."""
+    beams: int = 4
+    variants: tuple[str, ...] = ()
+    """Ablations, on development languages with seed 0; see `variants.py`."""
+    num_jobs: int = 2
+    core_seconds_per_kilotoken: float = 0.25
+    """Training time, for the plan only."""
+
+
+CPU = Budget(
+    name="cpu",
+    stage1_steps=300,
+    task_steps=160,
+    pilot_share=0.35,
+    variants=(
+        "no_stage1", "half_stage1", "default_start", "mlp", "centring", "unfrozen", "merged", "logits",
+    ),
+)  # fmt: skip
+"""Two quiet cores, about 100 minutes, small base models."""
+GPU = replace(
+    CPU, name="gpu", stage1_steps=3000, task_steps=600, pilot_share=1.0, lanes=64, tokens_per_cell=256, num_jobs=4,
+    max_length=128, core_seconds_per_kilotoken=0.005,
+)  # fmt: skip
+"""One GPU, in parts (`--minutes 9`)."""
+SMOKE = replace(
+    CPU, name="smoke", seeds=(0, 1), learning_rates=(5e-4, 1.5e-3), stage1_steps=4, task_steps=4, pilot_share=0.5,
+    lanes=4, tokens_per_cell=96, train_items=40, stage1_texts=120, test_items=8, valid_pairs=8, ridge_texts=100, beams=2,
+    variants=("no_stage1", "centring"),
+)  # fmt: skip
+"""Every kind of step on a handful of items: shows that the mechanics work, and nothing else."""
+BUDGETS = {budget.name: budget for budget in (CPU, GPU, SMOKE)}

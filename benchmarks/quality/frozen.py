@@ -1,0 +1,53 @@
+"""The frozen manifest: sha256 of every file that the benchmark trains, validates and tests on, as they were when it was set up.
+
+python -m benchmarks.quality.frozen --data FOLDER     # rewrites the manifest; a change is a new benchmark
+"""
+
+import argparse
+import hashlib
+import json
+import lzma
+from pathlib import Path
+
+from benchmarks.quality.help_text import ENGLISH
+from mtllm_ds.atomic import write_json
+from mtllm_ds.errors import UserError
+
+MANIFEST = Path(__file__).with_name("frozen_help_text.json")
+
+
+def content_digest(path: Path) -> str:
+    """sha256 of a file's content; of an .xz file what is packed in it, so that another compressor changes nothing."""
+    data = path.read_bytes()
+    return hashlib.sha256(lzma.decompress(data) if path.suffix == ".xz" else data).hexdigest()
+
+
+def files_of(folder: Path, languages: list[str]) -> dict[str, str]:
+    """Digests of the files of some languages, by name."""
+    names = [f"{split}_{ENGLISH}.jsonl" for split in ("train", "valid", "test")]
+    names += [f"documents_{ENGLISH}.jsonl.xz"]
+    names += [name for code in languages for name in (f"test_{code}.jsonl", f"parallel_{code}.tsv.xz")]
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise UserError(
+            f"no help text, {folder / missing[0]} does not exist, make it with `make help-text` or name HELP_TEXT"
+        )
+    return {name: content_digest(folder / name) for name in names}
+
+
+def changed_files(folder: Path, languages: list[str], manifest: Path = MANIFEST) -> list[str]:
+    """Names of files that are not the frozen ones."""
+    frozen = json.loads(manifest.read_text(encoding="utf-8"))
+    return [name for name, digest in files_of(folder, languages).items() if frozen.get(name) != digest]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the help text")
+    options = parser.parse_args()
+    known = sorted(path.stem.removeprefix("test_") for path in options.data.glob("test_*.jsonl"))
+    write_json(MANIFEST, files_of(options.data, [code for code in known if code != ENGLISH]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""The quality benchmark: from base models to `report.html` with one verdict line.
+
+    python -m benchmarks.quality.quality --budget cpu --data FOLDER --mt assets/mt
+    python -m benchmarks.quality.quality --budget cpu --data FOLDER --mt assets/mt --dry-run     # the plan with seconds
+
+Every step is a command that a user could type; it has a folder below --output with its log, and is skipped when it is done, so
+a killed run goes on by the same command. `--minutes` ends early, between two steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from benchmarks.quality.backbone_plan import BACKBONES, BackbonePlan
+from benchmarks.quality.budgets import BUDGETS
+from benchmarks.quality.plan import Plan
+from benchmarks.quality.quality_data import TASK, known_languages
+from benchmarks.quality.steps import Steps, describe
+from benchmarks.quality.variants import PLAIN, VARIANTS
+from mtllm_ds.command_line import quiet_libraries, run_and_exit
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--budget", choices=list(BUDGETS), default="cpu")
+    add("--data", type=Path, required=True, help="folder of the help text (make help-text)")
+    add("--mt", default="assets/mt", help="MT model (default %(default)s)")
+    add(
+        "--mt-ladder",
+        nargs="*",
+        default=[],
+        metavar="FOLDER",
+        help="earlier checkpoints of the MT model, the earliest first",
+    )
+    add("--backbones", nargs="+", choices=list(BACKBONES), default=["minilm"], help="the first is the headline")
+    add("--headline", choices=list(VARIANTS), default=PLAIN, help="variant that is run with all seeds on all languages")
+    add("--output", type=Path, help="folder of the steps (default runs/quality/BUDGET)")
+    add(
+        "--results",
+        type=Path,
+        help="folder of the reports (default benchmarks/results/quality/BUDGET; smoke: OUTPUT/report)",
+    )
+    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--precision", choices=("fp32", "bf16"), default="fp32", help="of training")
+    add("--jobs", type=int, help="steps at a time (default: the budget's)")
+    add("--minutes", type=float, default=float("inf"), help="begin no new step after so many")
+    add("--any-data", action="store_true", help="go on where the data is not the frozen one; the report says so")
+    add("--dry-run", action="store_true", help="print the plan and exit")
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = parse()
+    console = Console()
+    budget = BUDGETS[options.budget]
+    task = yaml.safe_load(TASK.read_text(encoding="utf-8"))
+    languages = known_languages(options.mt, task["languages"])
+    root = options.output or Path("runs/quality") / budget.name
+    plan = Plan(
+        root=root, budget=budget, help_text=options.data, mt=options.mt, languages=languages,
+        development=[code for code in task["development_languages"] if code in languages], headline=options.headline,
+        device=options.device, precision=options.precision, any_data=options.any_data,
+    )  # fmt: skip
+    plan.add_shared()
+    for backbone in options.backbones:
+        is_headline = backbone == options.backbones[0]
+        variants = [name for name in (PLAIN, *budget.variants) if name != options.headline]
+        BackbonePlan(plan, backbone).build(variants if is_headline else [], options.mt_ladder if is_headline else [])
+    num_jobs = options.jobs or budget.num_jobs
+    threads = max(1, (os.cpu_count() or 1) // num_jobs)
+    environment = {"OMP_NUM_THREADS": str(threads), "DS_ACCELERATOR": options.device, "TOKENIZERS_PARALLELISM": "false"}
+    steps = Steps(root, num_jobs, environment, console)
+    if options.dry_run:
+        console.print(describe(plan.steps, steps.is_done, num_jobs), highlight=False, markup=False)
+        return 0
+    if not steps.run(plan.steps, 60 * options.minutes):
+        console.print("the time is up, start again to go on", highlight=False)
+        return 0
+    from benchmarks.quality.quality_report import write_quality_report
+
+    default = root / "report" if budget.name == "smoke" else Path("benchmarks/results/quality") / budget.name
+    for backbone in options.backbones:
+        folder = (options.results or default) / backbone
+        verdict = write_quality_report(plan, backbone, options.mt_ladder, folder, console)
+        console.print(f"{backbone}: {verdict.line}\nreport: {folder / 'report.html'}", highlight=False, markup=False)
+    return 0
+
+
+if __name__ == "__main__":
+    quiet_libraries()
+    run_and_exit(main)

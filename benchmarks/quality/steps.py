@@ -1,0 +1,164 @@
+"""Steps of a long run: each has a folder, leaves `done.json` there, and is skipped once that is there; a killed run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from mtllm_ds.atomic import write_json
+from mtllm_ds.errors import UserError
+
+Command = list[str]
+DONE, LOG = "done.json", "log.txt"
+
+
+@dataclass(frozen=True)
+class Step:
+    """Commands that run one after the other; what they write belongs below the step's folder."""
+
+    name: str
+    """Folder below the run's root, such as `minilm/teacher/seed-0`."""
+    commands: Sequence[Command] | Callable[[], Sequence[Command]]
+    """A function is asked when the step starts: what it gives may depend on what earlier steps found."""
+    needs: tuple[str, ...] = ()
+    """Names of the steps that must be done before."""
+    seconds: float = 0.0
+    """Estimate on one quiet core, for the plan."""
+
+
+class Steps:
+    """Runs steps below `root`, `num_jobs` at a time, as soon as what they need is there."""
+
+    def __init__(self, root: Path, num_jobs: int, environment: dict[str, str], console: Console) -> None:
+        self.root = root
+        self._num_jobs = num_jobs
+        self._environment = environment
+        self._console = console
+        self._running: set[subprocess.Popen] = set()
+        self._lock = threading.Lock()
+        self._stopping = False
+
+    def is_done(self, step: Step) -> bool:
+        """Has it run to its end?"""
+        return (self.root / step.name / DONE).is_file()
+
+    def run(self, steps: Sequence[Step], deadline_seconds: float = float("inf")) -> bool:
+        """Run what is not done; False where the deadline came first (steps under way are finished, no new one begins).
+
+        Raises `UserError` when a step fails: the others under way are finished first, so that they need not run again.
+        """
+        _check(steps)
+        done = {step.name for step in steps if self.is_done(step)}
+        todo = [step for step in steps if step.name not in done]
+        self._console.print(f"{len(done)} of {len(steps)} steps are done", highlight=False)
+        began = time.monotonic()
+        under_way: dict[Future[float], Step] = {}
+        failure: UserError | None = None
+        old = signal.signal(signal.SIGTERM, self._stop)
+        try:
+            with ThreadPoolExecutor(self._num_jobs) as pool:
+                while todo or under_way:
+                    late = time.monotonic() - began > deadline_seconds or failure is not None
+                    ready = [] if late else [step for step in todo if done.issuperset(step.needs)]
+                    for step in ready[: self._num_jobs - len(under_way)]:
+                        under_way[pool.submit(self._take, step)] = step
+                        todo.remove(step)
+                    if not under_way:
+                        break
+                    for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                        step = under_way.pop(future)
+                        try:
+                            seconds = future.result()
+                        except UserError as error:
+                            failure = failure or error
+                            continue
+                        done.add(step.name)
+                        line = f"[{len(done)}/{len(steps)}] {step.name}: {seconds:.0f} s"
+                        self._console.print(line, highlight=False, markup=False)
+        except KeyboardInterrupt:
+            self._stop()
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, old)
+        if failure is not None:
+            raise failure
+        return not todo
+
+    def _take(self, step: Step) -> float:
+        folder = self.root / step.name
+        folder.mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
+        commands = step.commands() if callable(step.commands) else step.commands
+        with (folder / LOG).open("a", encoding="utf-8") as log:
+            for command in commands:
+                log.write(f"$ {' '.join(command)}\n")
+                log.flush()
+                self._call(step, command, log)
+        seconds = time.monotonic() - began
+        write_json(folder / DONE, {"seconds": round(seconds, 1), "commands": commands})
+        return seconds
+
+    def _call(self, step: Step, command: Command, log) -> None:
+        with self._lock:
+            if self._stopping:
+                raise UserError(f"{step.name}: stopped, start again to go on")
+            process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | self._environment,
+                start_new_session=True,
+            )
+            self._running.add(process)
+        status = process.wait()
+        self._running.discard(process)
+        if status:
+            path = self.root / step.name / LOG
+            lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+            raise UserError(f"step {step.name} failed (status {status}): {lines[-1][:300]}; see {path}")
+
+    def _stop(self, *_: object) -> None:
+        """End what runs: each process group of ours gets SIGTERM, and saves what it can."""
+        with self._lock:
+            self._stopping = True
+            for process in self._running:
+                os.killpg(process.pid, signal.SIGTERM)
+
+
+def describe(steps: Sequence[Step], done: Callable[[Step], bool], num_jobs: int) -> str:
+    """The plan as text: a line a step with its estimate, and the sum."""
+    lines = [f"{'done' if done(step) else f'{step.seconds:6.0f} s':>8}  {step.name}" for step in steps]
+    left = sum(step.seconds for step in steps if not done(step))
+    return "\n".join(
+        [*lines, f"{len(steps)} steps, about {left / num_jobs / 60:.0f} minutes left with {num_jobs} at a time"]
+    )
+
+
+def clear(root: Path, step: Step) -> None:
+    """Forget a step, so that it runs again."""
+    shutil.rmtree(root / step.name, ignore_errors=True)
+
+
+def seconds_of(root: Path, name: str) -> float:
+    """What a step that is done has taken."""
+    return float(json.loads((root / name / DONE).read_text())["seconds"])
+
+
+def _check(steps: Sequence[Step]) -> None:
+    names = [step.name for step in steps]
+    assert len(set(names)) == len(names), "two steps share a name"
+    known: set[str] = set()
+    for step in steps:
+        assert known.issuperset(step.needs), f"{step.name} needs {set(step.needs) - known}, which come later or never"
+        known.add(step.name)

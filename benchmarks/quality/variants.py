@@ -1,0 +1,56 @@
+"""Variants of the method that are compared on the development languages: what each changes in the recipes of both stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Settings that differ from the plain method, `section.key` -> value."""
+
+    what: str
+    stage1: dict[str, Any] | None = field(default_factory=dict)
+    """Changes of stage 1; empty: the plain stage 1 is shared; None: there is no stage 1."""
+    stage2: dict[str, Any] = field(default_factory=dict)
+    stage1_share: float = 1.0
+    """Of the budget's steps of stage 1."""
+
+    @property
+    def has_own_stage1(self) -> bool:
+        return bool(self.stage1) or self.stage1_share != 1.0
+
+
+PLAIN = "plain"
+CENTRING_TEXT = "{centring_text}"
+VARIANTS = {
+    PLAIN: Variant("linear connector, least-squares start, stage 1, frozen connector in stage 2"),
+    "no_stage1": Variant(
+        "stage 1 skipped; the connector, started by least squares, trains in stage 2",
+        None,
+        {
+            "model.connector.trainable": True,
+            "model.connector.init": "least_squares",
+            "model.connector.match_scale": True,
+        },
+    ),
+    "half_stage1": Variant("half the steps of stage 1", stage1_share=0.5),
+    "default_start": Variant(
+        "connector started at random", {"model.connector.init": "default", "model.connector.match_scale": False}
+    ),
+    "mlp": Variant(
+        "connector with a hidden layer, started at random",
+        {"model.connector.type": "mlp", "model.connector.init": "default", "model.connector.match_scale": False},
+    ),
+    "centring": Variant(  # English, the only language of training, stays as it is: stage 1 is the plain one
+        "each language's mean encoder state replaced by that of English (means of monolingual training text)",
+        {},
+        {"model.connector.centring": "language", "model.connector.centring_text": CENTRING_TEXT},
+    ),
+    "unfrozen": Variant("the connector trains in stage 2 too", {}, {"model.connector.trainable": True}),
+    "merged": Variant("stage-1 LoRA merged, a fresh one in stage 2", {}, {"model.merge_start_lora": True}),
+    "logits": Variant(
+        "stage 2 matches the teacher's answers (KL) instead of its vectors", {}, {"objective.match": "logits"}
+    ),
+}
