@@ -105,6 +105,11 @@ def _add_sides(parser: argparse.ArgumentParser) -> None:
     add("--llm-revision")
     add("--llm-family", default="auto", help="template of the LLM's ids: decoder, bert, xlm-r")
     add("--max-length", type=int, default=512, help="most tokens of a sample on either side (default %(default)s)")
+    add(
+        "--token-pairs",
+        action="store_true",
+        help="store which words are one token on both sides (objective.token_weight)",
+    )
 
 
 def main() -> int:
@@ -127,6 +132,7 @@ def run_shards(options: argparse.Namespace) -> None:
         shard_bytes=options.shard_megabytes << 20,
         deduplicate=options.deduplicate,
         exclusion_list=options.exclude,
+        token_pairs=options.token_pairs,
     )
     with BuildDisplay() as display:
         manifest = build_shards(settings, options.output, options.num_workers, display.report)
@@ -151,7 +157,9 @@ def run_task(options: argparse.Namespace) -> None:
         for item in load_items(task, options.split, language, limit=options.train_items)
     ]
     entry = TaskEntry(task.name, task.type, task.labels)
-    settings = TaskShardSettings(task=entry, **_sides(options), block_samples=options.block_samples)
+    settings = TaskShardSettings(
+        task=entry, **_sides(options), block_samples=options.block_samples, token_pairs=options.token_pairs
+    )
     with BuildDisplay() as display:
         manifest = build_task_shards(rows, settings, options.output, display.report)
     print_summary(manifest)

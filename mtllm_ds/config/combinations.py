@@ -101,3 +101,19 @@ def _objective(settings: Settings) -> Iterator[str]:
             yield f"objective.match={objective.match} has no effect with objective.name={objective.name}: remove it"
     if objective.name == "pooled_alignment" and objective.select_by == "accuracy":
         yield "objective.select_by=accuracy: objective.name=pooled_alignment has no labels, set select_by=loss"
+    yield from _weights(settings)
+
+
+def _weights(settings: Settings) -> Iterator[str]:
+    objective = settings.objective
+    if objective.name != "pooled_alignment":
+        for name, default in (("sequence_weight", 1.0), ("token_weight", 0.0)):
+            if getattr(objective, name) != default:
+                yield f"objective.{name} has no effect with objective.name={objective.name}: remove it"
+    elif objective.token_weight and settings.data.targets is not None:
+        yield (
+            "objective.token_weight needs the teacher's states, and data.targets holds its pooled vectors only: "
+            "remove one of the two"
+        )
+    elif not objective.token_weight + objective.sequence_weight:
+        yield "objective.sequence_weight and objective.token_weight are both 0: set one of them"

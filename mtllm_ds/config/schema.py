@@ -188,6 +188,11 @@ class ObjectiveSettings(Section):
     """`task_distillation`: run or export of the teacher; its head is copied and stays frozen."""
     match: Literal["vectors", "logits"] = "vectors"
     """`task_distillation`: mean-squared error between pooled (or choice) vectors, or the KL divergence of the head's answers."""
+    sequence_weight: float = Field(default=1.0, ge=0)
+    """`pooled_alignment`: weight of the error between mean-pooled states."""
+    token_weight: float = Field(default=0.0, ge=0)
+    """`pooled_alignment`: weight of the error between the states of words that are one token on both sides (a later variant by
+    the authors: 0.667, with sequence_weight 0.333). Needs shards made with `--token-pairs`."""
     select_by: Literal["loss", "accuracy"] | None = None
     """Which validation figure picks the best checkpoint; null takes accuracy for `task_tuning` and loss otherwise."""
 

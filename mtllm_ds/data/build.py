@@ -41,6 +41,8 @@ from mtllm_ds.data.manifest import (
 )
 from mtllm_ds.data.shards import ShardWriter
 from mtllm_ds.data.sources import Document, InputFile, SourceReader
+from mtllm_ds.data.token_pairs import COLUMN as TOKEN_PAIRS
+from mtllm_ds.data.token_pairs import token_pairs_column
 from mtllm_ds.data.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
 from mtllm_ds.languages import FLORES_200
@@ -67,6 +69,8 @@ class ShardSettings:
     """Leave out documents that repeat an earlier one exactly."""
     exclusion_list: str | None = None
     """File of hashes (`filters.py`) of texts that must not enter, such as test sets."""
+    token_pairs: bool = False
+    """Store which words are one token on both sides (`token_pairs.py`)."""
 
     def __post_init__(self) -> None:
         if not self.inputs:
@@ -189,6 +193,8 @@ def _settings_hash(
         "fingerprints": [encoder.fingerprint, llm.fingerprint],
         "exclusions": hashlib.sha256(b"".join(sorted(exclusions))).hexdigest(),
     }
+    if not settings.token_pairs:
+        del decisive["token_pairs"]  # older data sets know nothing of it
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
@@ -237,6 +243,8 @@ def _tokenize(encoder: TextTokenizer, llm: TextTokenizer, settings: ShardSetting
     columns: Block = {"encoder_ids": encoder_ids, "llm_ids": llm_ids}
     if settings.inputs[0].label_field is not None:
         columns["labels"] = np.array([document.label for document, _ in flat], np.int32)
+    if settings.token_pairs:
+        columns[TOKEN_PAIRS] = token_pairs_column((encoder, llm), [sample.segments for _, sample in flat])
     statistics = Counter(
         documents=len(task.documents) + task.left_out.total(),
         samples=len(flat),

@@ -9,10 +9,13 @@ import torch
 
 from mtllm_ds.data.blocks import Block, Ragged
 from mtllm_ds.data.packing import PackedBatch, pack_batch, pad_rows
+from mtllm_ds.data.token_pairs import COLUMN as TOKEN_PAIRS
 
 _CORE_COLUMNS = ("encoder_ids", "llm_ids")
 IGNORED_LABEL = -100
-"""Fills ragged integer extras, as the field's losses expect; other ragged extras are filled with 0."""
+"""Fills ragged integer extras of one number a position, as the field's losses expect; other ragged extras are filled with 0."""
+NO_PAIR = -1
+"""Fills `token_pairs`, where 0 is a position."""
 
 
 class Sample(NamedTuple):
@@ -101,6 +104,6 @@ def _extra(name: str, samples: Sequence[Sample]) -> torch.Tensor:
     rows = [np.asarray(sample.block[name][sample.row]) for sample in samples]
     if isinstance(samples[0].block[name], Ragged):
         is_labels = rows[0].dtype.kind in "ui" and rows[0].ndim == 1
-        return pad_rows(rows, IGNORED_LABEL if is_labels else 0)[0]
+        return pad_rows(rows, IGNORED_LABEL if is_labels else NO_PAIR if name == TOKEN_PAIRS else 0)[0]
     stacked = np.stack(rows)
     return torch.from_numpy(stacked.astype(np.int64) if stacked.dtype.kind in "ui" else stacked)

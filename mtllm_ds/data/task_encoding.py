@@ -38,6 +38,8 @@ class FittedItem:
     segments: tuple[str, ...]
     """What was left of the segments: the same text on every side"""
     is_cut: bool
+    texts: tuple[str, ...]
+    """What the tokenizers read: the segments, or with choices the one text"""
 
 
 def encode_item(
@@ -83,7 +85,7 @@ def fit_item(
         # A cut inside a word may change the word's last tokens: read again.
         kept = tuple(segment[:length] for segment, length in zip(kept, keep, strict=True))
     sides = [_encoded(tokenizer, layout, tokens, language) for tokenizer, tokens in zip(tokenizers, read, strict=True)]
-    return FittedItem(sides, kept, kept != full)
+    return FittedItem(sides, kept, kept != full, layout.texts)
 
 
 class _Layout:

@@ -22,6 +22,8 @@ from mtllm_ds.data.build import TASK_DOCUMENTS, Build, Progress, Result, finishe
 from mtllm_ds.data.journal import Journal
 from mtllm_ds.data.manifest import MANIFEST_NAME, Manifest, TaskEntry
 from mtllm_ds.data.task_encoding import FittedItem, fit_item
+from mtllm_ds.data.token_pairs import COLUMN as TOKEN_PAIRS
+from mtllm_ds.data.token_pairs import token_pairs_column
 from mtllm_ds.data.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
 
@@ -50,6 +52,8 @@ class TaskShardSettings:
     block_samples: int = 32
     """Small blocks: training draws whole blocks, and a task has few items."""
     shard_bytes: int = 64 << 20
+    token_pairs: bool = False
+    """Store which words are one token on both sides (`token_pairs.py`)."""
 
 
 def build_task_shards(
@@ -115,10 +119,12 @@ def _tokenized(
     for number, part in enumerate(parts):
         progress.bytes_read += len(part)
         if number >= journal.tasks_done:
-            yield _tokenize(part, settings.task, encoder, llm)
+            yield _tokenize(part, settings, encoder, llm)
 
 
-def _tokenize(rows: Sequence[TaskRow], task: TaskEntry, encoder: TextTokenizer, llm: TextTokenizer) -> Result:
+def _tokenize(
+    rows: Sequence[TaskRow], settings: TaskShardSettings, encoder: TextTokenizer, llm: TextTokenizer
+) -> Result:
     sides = (encoder, llm)
     lengths = [side.spec.max_length for side in sides]
     kept = [row for row in rows if any(segment.strip() for segment in row.segments)]
@@ -128,9 +134,11 @@ def _tokenize(rows: Sequence[TaskRow], task: TaskEntry, encoder: TextTokenizer, 
         for i, side in enumerate(sides)
     }
     columns["label"] = np.array([row.label for row in kept], np.int64)
-    if task.type == "multiple_choice":
+    if settings.task.type == "multiple_choice":
         for i, name in enumerate(CHOICE_SPANS.values()):
             columns[name] = _spans(items, i)
+    if settings.token_pairs:
+        columns[TOKEN_PAIRS] = token_pairs_column(sides, [item.texts for item in items])
     texts = [text for row, item in zip(kept, items, strict=True) for text in (*item.segments, *row.options)]
     statistics = Counter(
         documents=len(rows),

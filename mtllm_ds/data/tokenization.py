@@ -88,11 +88,17 @@ class TextTokenizer:
         self._tag_ids = self._known_tags()
         self.blank_ids = frozenset(self._vocab[piece] for piece in ("▁", "Ġ") if piece in self._vocab)
         """Tokens that spell nothing but the blank before a word"""
+        self.unknown_id: int | None = tokenizer.unk_token_id
         self.language_codes: tuple[str, ...] = tuple(sorted(self._tag_ids))
         """FLORES-200 codes this tokenizer has a tag for; empty where the family needs none."""
         self.vocab_size: int = max(len(tokenizer), *(i + 1 for i in self._tag_ids.values()), 1)
         """No id is as large."""
         self.fingerprint = _fingerprint(tokenizer, family, self.template, self._special_ids)
+
+    @property
+    def has_offsets(self) -> bool:
+        """Whether it tells which characters a token reads."""
+        return bool(self._tokenizer.is_fast)
 
     def __call__(self, segments: Sequence[str], language: str | None) -> list[int]:
         """Ids of one sample, special tokens included, never truncated."""

@@ -57,12 +57,14 @@ class Reader(nn.Module, ABC):
 
     def choice_vectors(self, batch: Batch, spans: torch.Tensor) -> torch.Tensor:
         """Mean final states over each span (B, C, 2) of token positions: (B, C, D) float32; zeros for an empty span."""
+        return span_means(self.padded_states(batch), spans)
+
+    def padded_states(self, batch: Batch) -> torch.Tensor:
+        """Final states at the places of the padded ids, whether or not the batch is packed: (B, S, D), with gradients."""
         ids, mask = self.ids_and_mask(batch)
         if batch.packed is None:
-            states = self.states(ids, mask)
-        else:
-            states = unpack(self._layout(batch.packed), self.packed_states(batch.packed), ids.shape[1])
-        return span_means(states, spans)
+            return self.states(ids, mask)
+        return unpack(self._layout(batch.packed), self.packed_states(batch.packed), ids.shape[1])
 
     def ids_and_mask(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """The padded ids that this reader reads, (B, S) int64, and their mask."""

@@ -19,7 +19,7 @@ from mtllm_ds.models.centring import LanguageCentring
 from mtllm_ds.models.encoders import FrozenEncoder
 from mtllm_ds.models.lora import adapters_off, lora_layers
 from mtllm_ds.models.packed import run_packed
-from mtllm_ds.models.readers import Reader, base_of, mean_pool
+from mtllm_ds.models.readers import Reader, base_of, mean_pool, unpack
 
 
 class StackedModel(Reader):
@@ -73,9 +73,18 @@ class StackedModel(Reader):
         """Mean-pooled final states of the plain LLM for a batch, packed or padded: (B, D_l) float32, no gradients."""
         if batch.packed is None:
             return mean_pool(self.teacher_states(batch.llm_ids, batch.llm_mask), batch.llm_mask)
-        packed = batch.packed
+        return batch.packed.llm.sample_means(self._packed_teacher_states(batch.packed))
+
+    @torch.no_grad()
+    def padded_teacher_states(self, batch: Batch) -> torch.Tensor:
+        """Final states of the plain LLM at the places of `llm_ids`, packed or padded: (B, S_l, D_l), no gradients."""
+        if batch.packed is None:
+            return self.teacher_states(batch.llm_ids, batch.llm_mask)
+        return unpack(batch.packed.llm, self._packed_teacher_states(batch.packed), batch.llm_ids.shape[1])
+
+    def _packed_teacher_states(self, packed: PackedBatch) -> torch.Tensor:
         with self._as_teacher():
-            return packed.llm.sample_means(run_packed(base_of(self.llm), packed.llm, input_ids=packed.llm_ids))
+            return run_packed(base_of(self.llm), packed.llm, input_ids=packed.llm_ids)
 
     @contextmanager
     def _as_teacher(self) -> Iterator[None]:

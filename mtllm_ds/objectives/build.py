@@ -37,7 +37,14 @@ def build_objective(parts: Parts) -> Objective:
 
 def _pooled_alignment(parts: Parts) -> Objective:
     assert isinstance(parts.reader, StackedModel)
-    return PooledAlignment(parts.reader, parts.num_languages, cached_teacher=parts.settings.data.targets is not None)
+    objective = parts.settings.objective
+    return PooledAlignment(
+        parts.reader,
+        parts.num_languages,
+        cached_teacher=parts.settings.data.targets is not None,
+        sequence_weight=objective.sequence_weight,
+        token_weight=objective.token_weight,
+    )
 
 
 def _task_tuning(parts: Parts) -> Objective:

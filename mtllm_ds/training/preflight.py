@@ -12,6 +12,8 @@ from mtllm_ds.checkpoint.model import Trained
 from mtllm_ds.config.deepspeed import resolve_deepspeed, zero_stage
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.data.manifest import Manifest, TaskEntry
+from mtllm_ds.data.shards import read_block
+from mtllm_ds.data.token_pairs import COLUMN as TOKEN_PAIRS
 from mtllm_ds.data.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.encoders import encoder_family
@@ -67,6 +69,9 @@ def check_run(settings: Settings, world_size: int, *, read_all_shards: bool = Fa
     tokenizers = load_tokenizers(settings)
     check_centring(settings, tokenizers["encoder"])
     manifests = [_check_data(folder, tokenizers, read_all_shards) for folder in (data.train, data.validation) if folder]
+    if settings.objective.token_weight:
+        for manifest in manifests:
+            _require_token_pairs(manifest)
     bases, teacher = _bases(settings), read_teacher(settings)
     return RunPlan(
         settings=settings,
@@ -164,6 +169,14 @@ def _check_data(folder: str, tokenizers: dict[str, TextTokenizer], read_all: boo
 
         verify_shards(manifest)
     return manifest
+
+
+def _require_token_pairs(manifest: Manifest) -> None:
+    if TOKEN_PAIRS not in read_block(manifest, 0):
+        raise UserError(
+            f"objective.token_weight: the shards in '{manifest.storage.root}' have no column {TOKEN_PAIRS}, "
+            "prepare them with --token-pairs"
+        )
 
 
 def _bases(settings: Settings) -> Bases:

@@ -1,10 +1,15 @@
 """Stage 1's loss: exactly zero for the teacher itself, float64 transformers otherwise, FVU from its definition."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 from torch import nn
 
 from mtllm_ds.config.schema import LoraSettings
 from mtllm_ds.data.collate import Batch
+from mtllm_ds.data.packing import pack_batch
+from mtllm_ds.errors import UserError
 from mtllm_ds.models.lora import add_lora
 from mtllm_ds.models.stacked import StackedModel
 from mtllm_ds.objectives.base import add_sums
@@ -75,6 +80,65 @@ def test_loss_and_gradient_equal_float64():
     for name, parameter in double.named_parameters():
         if parameter.requires_grad:
             torch.testing.assert_close(gradients[name], parameter.grad, rtol=2e-3, atol=1e-6)
+
+
+PAIRS = torch.tensor(
+    [[[1, 1], [4, 2], [6, 7]], [[2, 3], [-1, -1], [-1, -1]], [[-1, -1]] * 3, [[0, 5], [7, 0], [-1, -1]]]
+)
+
+
+def test_token_loss_and_gradient_equal_float64():
+    def objective(dtype):
+        stack = trained_stack().to(dtype)
+        return PooledAlignment(stack, len(LANGUAGES), sequence_weight=0.333, token_weight=0.667).eval()
+
+    data = batch()
+    data.extras["token_pairs"] = PAIRS
+    single, double = objective(torch.float32), objective(torch.float64)
+    output = single(data)
+    output.loss_sum.backward()
+    student = double.stack.states(data.encoder_ids, data.encoder_mask)
+    teacher = double.stack.teacher_states(data.llm_ids, data.llm_mask)
+    truth, token_losses = 0.0, []
+    for row in range(4):
+        length = int(data.llm_mask[row].sum())
+        truth = truth + 0.333 * nn.functional.mse_loss(student[row, :length].mean(0), teacher[row, :length].mean(0))
+        pairs = [pair for pair in PAIRS[row].tolist() if pair[0] >= 0]
+        if pairs:
+            errors = [nn.functional.mse_loss(student[row, i], teacher[row, j]) for i, j in pairs]
+            token_losses.append(sum(errors) / len(errors))
+            truth = truth + 0.667 * token_losses[-1]
+    truth.backward()
+    torch.testing.assert_close(output.loss_sum.double(), truth, rtol=1e-5, atol=0)
+    gradients = {n: p.grad for n, p in double.named_parameters() if p.requires_grad}
+    for name, parameter in single.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(parameter.grad.double(), gradients[name], rtol=2e-3, atol=1e-6)
+    figures = single.summarize(output.sums, LANGUAGES)
+    assert figures["token_loss"] == pytest.approx(sum(token_losses).item() / 3, rel=1e-5)
+    assert figures["loss"] == pytest.approx(truth.item() / 4, rel=1e-5)
+    plain = PooledAlignment(trained_stack(), len(LANGUAGES)).eval()
+    assert figures["fvu"] == pytest.approx(plain.summarize(plain(data).sums, LANGUAGES)["fvu"], rel=1e-5)
+
+
+def test_token_loss_of_packed_rows_is_that_of_padded_ones():
+    data = batch()
+    data.extras["token_pairs"] = PAIRS
+    objective = PooledAlignment(trained_stack(), len(LANGUAGES), sequence_weight=0.5, token_weight=2.0).eval()
+    rows = [ids[mask.bool()].numpy() for ids, mask in zip(data.llm_ids, data.llm_mask, strict=True)]
+    packed = replace(data, packed=pack_batch(rows, rows, [0, 0, 1, 1], {"encoder": 0, "llm": 0}, 2))
+    one, other = objective(data), objective(packed)
+    torch.testing.assert_close(other.loss_sum, one.loss_sum, rtol=1e-5, atol=0)
+    torch.testing.assert_close(other.sums["token_loss"], one.sums["token_loss"], rtol=1e-5, atol=0)
+
+
+def test_a_forward_without_samples_or_without_the_column():
+    objective = PooledAlignment(trained_stack(), len(LANGUAGES), token_weight=1.0).eval()
+    empty = objective(batch(valid=torch.zeros(4, dtype=torch.bool)))
+    assert empty.loss_sum.item() == 0.0
+    empty.loss_sum.backward()
+    with pytest.raises(UserError, match="no column token_pairs, prepare them with --token-pairs"):
+        objective(batch())
 
 
 def test_rows_without_weight_change_nothing():
