@@ -20,3 +20,15 @@ bases: $(VENV)  ## train the tiny MT model and the tiny Llama (HELP_TEXT=FOLDER)
 
 assets: $(VENV)  ## write assets/ from the trained base models, with measured cards
 	$(PY) -m benchmarks.quality.write_assets --data $(HELP_TEXT) --text --mt $(MT) --llama $(LLAMA)
+
+# From base models to report.html and a verdict. A killed run goes on; BUDGET=smoke shows in minutes that all steps work.
+BUDGET ?= cpu
+QUALITY_MT ?= assets/mt
+MT_LADDER ?= $(wildcard $(MT)/at-25 $(MT)/at-50)
+QUALITY_DEVICE = $(if $(filter gpu,$(BUDGET)),cuda,cpu)
+QUALITY_PRECISION = $(if $(filter gpu,$(BUDGET)),bf16,$(PRECISION))
+QUALITY_MORE ?=
+
+.PHONY: quality
+quality: $(VENV)  ## the quality benchmark (BUDGET=cpu, gpu or smoke; HELP_TEXT=FOLDER; QUALITY_MORE="--dry-run")
+	$(PY) -m benchmarks.quality.quality --budget $(BUDGET) --data $(HELP_TEXT) --mt $(QUALITY_MT) --mt-ladder $(MT_LADDER) --device $(QUALITY_DEVICE) --precision $(QUALITY_PRECISION) $(QUALITY_MORE)

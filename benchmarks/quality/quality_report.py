@@ -38,9 +38,9 @@ from mtllm_ds.evaluation.verdict import LanguageGate, Rules, Verdict, backbone_r
 
 SYSTEM = "mtllm_stage2"
 LEAKS_OF_BASES = (
-    "Leak test: what gives away a test item is left out of all text that is trained on here. The encoder of the MT model in assets/ "
-    "and the tiny Llama were trained before the test compared 8-grams: of their text, 8 of 26,002 English segments and 3 to 17 "
-    "translations a language shared half of a test item's 8-grams."
+    "Leak test: what gives away a test item is left out of all text that is trained on here. The encoder of the MT model in "
+    "assets/ and the tiny Llama were trained before the test compared 8-grams: of their text, 8 of 26,002 English segments and "
+    "3 to 17 translations a language shared half of a test item's 8-grams."
 )
 TITLE = "Does the stacked model beat translate-test with the same MT model?"
 
@@ -67,11 +67,7 @@ def write_quality_report(plan: Plan, backbone: str, ladder: Sequence[str], folde
         rules=rules,
         verdict=verdict,
         facts=_facts(plan, backbone),
-        notes=(
-            *_notes(plan, readings),
-            *_variants(plan, backbone, folder),
-            *(_ladder(plan, backbone, ladder) if is_headline else ()),
-        ),
+        notes=tuple(notes),
     )
     write_report(report, folder, console)
     return verdict
