@@ -82,7 +82,7 @@ def test_one_rank_two_ranks_and_other_batches(export, task, tmp_path, run, capsy
     shown = capsys.readouterr()
     assert "deu_Latn copy_masked: accuracy" in shown.err
     assert "report: " in shown.out
-    deepspeed = (BIN / "deepspeed", "--num_gpus", 2, "--master_port", 29641)
+    deepspeed = (BIN / "deepspeed", "--num_gpus", 2, "--master_port", 29000 + os.getpid() % 500)
     done = launch(*arguments, "--output", tmp_path / "two", launcher=deepspeed)  # without a command: `model`
     assert done.returncode == 0, done.stdout + done.stderr
     one, two = (read_predictions([tmp_path / name / "predictions.parquet"]) for name in ("one", "two"))
