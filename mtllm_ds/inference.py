@@ -89,7 +89,7 @@ class MTLLM:
         places = {side: name for side, name in (("encoder", encoder), ("llm", llm)) if name is not None}
         model = located(trained.model, trained.bases, f"export {folder}", places)
         reader = load_reader(model, trained.weights, place, dtype)
-        tokenizers = {
+        tokenizers: dict[str, TextTokenizer] = {
             side: load_text_tokenizer(
                 TokenizerSpec(
                     name=str(export.tokenizer_folder(side)), side=side, max_length=getattr(model, side).max_length

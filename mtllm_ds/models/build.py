@@ -51,7 +51,7 @@ def located(
     model: ModelSettings, bases: Mapping[str, Mapping[str, Any]], where: str, places: Mapping[str, str]
 ) -> ModelSettings:
     """The settings with base models at their old or (`places`, by side) their new place, checked to be the same models."""
-    update = {}
+    update: dict[str, Any] = {}
     for side in model.sides:
         settings = getattr(model, side)
         if side in places:

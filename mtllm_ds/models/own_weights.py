@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from peft import LoraConfig
@@ -57,10 +58,11 @@ def add_frozen_adapter(reader: Reader, weights: Mapping[str, torch.Tensor]) -> N
     if not ranks:
         return
     (rank,) = ranks
-    trained = reader.adapted.peft_config["default"]
+    trained: Any = reader.adapted.peft_config["default"]
+    tuner: Any = reader.adapted.base_model
     config = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, target_modules=trained.target_modules, bias="none")
     reader.adapted.add_adapter(START, config, autocast_adapter_dtype=False)
-    reader.adapted.base_model.set_adapter([START, "default"])
+    tuner.set_adapter([START, "default"])
     dtype = next(p.dtype for n, p in reader.named_parameters() if ".lora_A.default." in n)
     for name, parameter in reader.named_parameters():
         if f".{START}." in name:

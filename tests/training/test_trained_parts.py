@@ -1,0 +1,82 @@
+"""What a run takes over is checked before it starts: tasks that differ, starts of another shape, settings seldom meant."""
+
+import json
+
+import pytest
+
+from mtllm_ds.data.manifest import TaskEntry
+from mtllm_ds.errors import UserError
+from mtllm_ds.training.preflight import check_run, describe_plan
+from tests.fixtures.exports import make_export
+from tests.fixtures.runs import build_data, settings_of, write_text
+from tests.fixtures.task_runs import build_task_data, make_task_run, topic_rows
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    return make_task_run(tmp_path_factory.mktemp("parts"))
+
+
+def plan(recipe, **overrides):
+    return check_run(settings_of(recipe, **overrides), 1)
+
+
+def test_bidirectional_attention_of_a_causal_llm_warns(recipe):
+    (warning,) = plan(recipe, model__reader="llm").warnings
+    assert "never adapted" in warning
+    assert "\n" not in warning
+    assert "never adapted" in describe_plan(plan(recipe, model__reader="llm"))
+    assert plan(recipe, model__reader="llm", model__llm__bidirectional="false").warnings == []
+    assert plan(recipe, model__reader="encoder").warnings == []
+    config = recipe.parent / "llm" / "config.json"
+    before = config.read_text()
+    config.write_text(json.dumps({**json.loads(before), "is_causal": False}))
+    try:
+        assert plan(recipe, model__reader="llm").warnings == []
+    finally:
+        config.write_text(before)
+
+
+def test_a_random_frozen_connector_warns(recipe):
+    causal = {"model__llm__bidirectional": "false"}
+    (warning,) = plan(recipe, **causal).warnings
+    assert "random projection" in warning
+    assert plan(recipe, model__connector__trainable="true", **causal).warnings == []
+    assert plan(recipe, model__connector__init="least_squares", **causal).warnings == []
+
+
+def test_shards_without_the_task_are_refused(recipe, tmp_path):
+    folder = recipe.parent
+    plain = build_data(tmp_path / "plain", write_text(tmp_path / "t.jsonl", 20, 0), folder / "mt", folder / "llm")
+    with pytest.raises(UserError, match=r"prepare\.py task"):
+        plan(recipe, data__train=str(plain))
+    with pytest.raises(UserError, match=r"data.validation=.*no task, expected the classification 'topics'"):
+        plan(recipe, data__validation=str(plain))
+    other = build_task_data(
+        tmp_path / "other", topic_rows(9), TaskEntry("x", "classification", ("a", "b", "c")), folder
+    )
+    with pytest.raises(UserError, match=r"the classification 'x' \(a, b, c\)"):
+        plan(recipe, data__validation=str(other))
+
+
+def test_a_start_must_have_the_same_shape(recipe, tmp_path):
+    # The fixtures' models are the same weights wherever they lie.
+    start = str(make_export(tmp_path / "start"))
+    assert plan(recipe, model__start=start).start is not None
+    with pytest.raises(UserError, match="its LoRA has rank=2"):
+        plan(recipe, model__start=start, model__lora__rank=4)
+    assert plan(recipe, model__start=start, model__lora__rank=4, model__merge_start_lora="true").start is not None
+    with pytest.raises(UserError, match="its connector has type=linear"):
+        plan(recipe, model__start=start, model__connector__type="mlp")
+    with pytest.raises(UserError, match="reader=stacked"):
+        plan(recipe, model__start=start, model__reader="llm")
+    with pytest.raises(UserError, match="no means by language"):
+        plan(recipe, model__start=start, model__connector__centring="language")
+    with pytest.raises(UserError, match="centring_text=nowhere"):
+        plan(recipe, model__connector__centring="language", model__connector__centring_text="nowhere")
+
+
+def test_a_teacher_must_have_a_head(recipe, tmp_path):
+    teacher = str(make_export(tmp_path / "teacher"))
+    with pytest.raises(UserError, match="it has no head"):
+        plan(recipe, objective__name="task_distillation", objective__teacher=teacher, data__targets="x")
