@@ -19,9 +19,10 @@ from benchmarks.quality.assets_text import write_text
 from benchmarks.quality.help_text import ENGLISH, LANGUAGES, read_jsonl
 from benchmarks.quality.mt_probe import centred_retrieval, mean_states
 from benchmarks.quality.train_llama import topic_accuracy
-from benchmarks.quality.translate import chrf, translate
 from mtllm_ds.atomic import new_folder, write_json
 from mtllm_ds.atomic import write_text as write_file
+from mtllm_ds.evaluation.translate_test import chrf
+from mtllm_ds.transfer_sets.translation import Translator
 
 
 def save_bf16(model, tokenizer, folder: Path) -> None:
@@ -40,13 +41,14 @@ def score_mt(folder: Path, data: Path, translates: bool) -> dict[str, dict[str, 
     """
     model = M2M100ForConditionalGeneration.from_pretrained(folder, dtype="float32").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    translator = Translator.from_pretrained(str(folder))
     scores = {}
     for code in LANGUAGES:
         items = read_jsonl(data / f"test_{code}.jsonl")
         texts, originals = [item["text"] for item in items], [item["text_en"] for item in items]
         foreign, english = mean_states(model, tokenizer, texts, code), mean_states(model, tokenizer, originals, ENGLISH)
         scores[code] = {
-            "chrf": chrf(translate(model, tokenizer, texts, code, ENGLISH), originals) if translates else None,
+            "chrf": chrf(translator.translate(texts, code, ENGLISH), originals) if translates else None,
             "retrieval": centred_retrieval(foreign, english, foreign.mean(0), english.mean(0)),
             "offset": float(((foreign - english) ** 2).sum(1).mean() / english.var(0).sum()),
             "n": len(items),
