@@ -44,7 +44,7 @@ class MTLLMModule(InputModule):
         self._folder = folder
         self._tokenize(("",), lang)  # an unknown tag is told now
 
-    def preprocess(
+    def preprocess(  # type: ignore[override]  # keywords that are misspelt are refused
         self,
         inputs: Sequence[Any],
         prompt: str | None = None,
@@ -64,7 +64,9 @@ class MTLLMModule(InputModule):
             mask[row, : len(tokens)] = 1
         return {"input_ids": ids, "attention_mask": mask}
 
-    def forward(self, features: dict[str, torch.Tensor], lang: str | None = None) -> dict[str, torch.Tensor]:
+    def forward(  # type: ignore[override]
+        self, features: dict[str, torch.Tensor], lang: str | None = None
+    ) -> dict[str, torch.Tensor]:
         """Adds `token_embeddings` (B, S, D) and `sentence_embedding` (B, D) float32; `lang` was heeded by `preprocess`."""
         states = self.reader.states(features["input_ids"], features["attention_mask"])
         pooled = mean_pool(states, features["attention_mask"])

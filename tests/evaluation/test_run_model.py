@@ -15,8 +15,10 @@ from mtllm_ds.evaluation.masking import in_setting
 from mtllm_ds.evaluation.predictions import read_predictions
 from mtllm_ds.evaluation.run_model import ModelEvaluation, Question, look_at_items
 from mtllm_ds.evaluation.tasks import load_task
+from mtllm_ds.inference import MTLLM
 from tests.distributed.ranks import ranks
 from tests.fixtures.classifiers import ByteClassifier, GreedyForMemory
+from tests.fixtures.exports import make_export
 from tests.fixtures.tasks import LABELS, save_task, text_of
 
 ALONE = Cluster(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
@@ -83,6 +85,23 @@ def test_two_ranks_are_one_rank(thousand, tmp_path):
     tables = [json.loads((place / "tables.json").read_text()) for place in (tmp_path / "two", alone)]
     assert tables[0] == tables[1]
     assert not list((tmp_path / "two").rglob("*.npy"))
+
+
+def evaluate_export_on_rank(path, output, export):
+    evaluate(path, output, MTLLM.from_pretrained(export), 16, join_cluster(), languages=("deu_Latn",), setting="plain")
+
+
+def test_a_real_model_on_two_ranks_is_the_same_on_one(thousand, tmp_path):
+    path, _ = thousand
+    export = make_export(tmp_path, task={"name": "colours", "type": "classification", "labels": LABELS})
+    ranks(2).run(evaluate_export_on_rank, path, tmp_path / "two", export)
+    model = MTLLM.from_pretrained(export)
+    evaluate(path, tmp_path / "one", model, 50, languages=("deu_Latn",), setting="plain")
+    (rows, scores), (expected, expected_scores) = rows_of(tmp_path / "two"), rows_of(tmp_path / "one")
+    assert rows == expected
+    assert len(rows) == 1000
+    assert len({row["prediction"] for row in rows}) > 1
+    np.testing.assert_allclose(scores, expected_scores, atol=1e-5)
 
 
 def test_lack_of_memory_on_one_rank_changes_nothing(thousand, tmp_path):
