@@ -1,0 +1,85 @@
+"""The plan of every budget: steps in order, recipes that the trainer accepts, the protocol's parts all there."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.quality.backbone_plan import LEARNERS, STAGE2, BackbonePlan, best_figure
+from benchmarks.quality.budgets import BUDGETS
+from benchmarks.quality.plan import Plan
+from benchmarks.quality.steps import _check
+from benchmarks.quality.variants import PLAIN, VARIANTS
+from mtllm_ds.config import load_settings
+
+LANGUAGES = ["deu_Latn", "fra_Latn", "jpn_Jpan"]
+
+
+def plan_of(root: Path, budget: str, headline: str = PLAIN) -> Plan:
+    plan = Plan(
+        root=root, budget=BUDGETS[budget], help_text=Path("help"), mt="assets/mt", languages=LANGUAGES,
+        development=["deu_Latn", "jpn_Jpan"], headline=headline,
+    )  # fmt: skip
+    plan.add_shared()
+    return plan
+
+
+@pytest.mark.parametrize("budget", list(BUDGETS))
+def test_every_system_is_trained_and_asked_with_every_seed(tmp_path, budget):
+    plan = plan_of(tmp_path, budget)
+    BackbonePlan(plan, "minilm").build(list(VARIANTS), ["mt-25", "mt-50"])
+    _check(plan.steps)
+    names = {step.name for step in plan.steps}
+    for seed in plan.budget.seeds:
+        assert {f"minilm/{learner.name}/seed-{seed}" for learner in LEARNERS} <= names
+        for system in ("llm_direct", "mt_encoder", "translate_train", "mtllm_direct", "mtllm_stage2", "ridge",
+                       "translate_test_greedy", "translate_test_beam4", "translate_test_tuned"):  # fmt: skip
+            assert f"minilm/eval/{system}-{seed}" in names
+    assert {"minilm/eval/wrong_tag-0", "minilm/eval/shuffled_connector-0", "minilm/ladder/1"} <= names
+    assert {f"minilm/variants/{name}/stage2" for name in VARIANTS} <= names
+
+
+def test_learners_share_learning_rates_and_steps(tmp_path):
+    plan = plan_of(tmp_path, "cpu")
+    backbone = BackbonePlan(plan, "minilm")
+    backbone.build([], [])
+    for learner in LEARNERS:
+            assert list(backbone._pilot_names(learner.name)) == list(plan.budget.learning_rates)
+
+
+@pytest.mark.parametrize("backbone", ["minilm", "llama"])
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_recipes_are_accepted_by_the_trainer(tmp_path, variant, backbone):
+    plan = BackbonePlan(plan_of(tmp_path, "cpu", variant), backbone)
+    if VARIANTS[variant].stage1 is not None:
+        stage1 = load_settings(plan._stage1_recipe(7, 1e-3, 1).write(tmp_path / "stage1"), [])
+        assert (stage1.objective.name, stage1.run.seed, stage1.run.max_steps) == ("pooled_alignment", 1, 7)
+    start = None if VARIANTS[variant].stage1 is None else tmp_path / "export"
+    for learner in LEARNERS:
+        own = start if learner.is_stacked else None
+        settings = load_settings(plan._task_recipe(learner, 7, 2e-3, 2, own).write(tmp_path / learner.name), [])
+        assert settings.model.reader == learner.reader
+        assert settings.objective.name == learner.objective
+        assert settings.selects_by == "accuracy"
+        assert settings.optim.learning_rate == 2e-3
+        if learner is STAGE2:
+            assert settings.data.targets == "teacher-2"
+            assert settings.objective.teacher.endswith("teacher/seed-2/export")
+
+
+def test_the_learning_rate_is_that_of_the_best_pilot(tmp_path):
+    plan = BackbonePlan(plan_of(tmp_path, "smoke"), "minilm")
+    for rate, accuracy in zip(plan.budget.learning_rates, (0.4, 0.5), strict=True):
+        run = tmp_path / "minilm" / "teacher" / f"pilot-{rate:g}" / "run"
+        run.mkdir(parents=True)
+        rows = [
+            f'{{"step": 1, "eval_accuracy": {accuracy}}}',
+            '{"step": 2, "loss": 1.0}',
+            '{"step": 2, "eval_accuracy": 0.1}',
+        ]
+        (run / "metrics.jsonl").write_text("\n".join(rows))
+    assert plan.rate("teacher") == plan.budget.learning_rates[1]
+
+
+def test_stage1_is_judged_by_its_fvu(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "eval_fvu": 0.7}\n{"step": 2, "eval_fvu": 0.4}\n')
+    assert best_figure(tmp_path) == -0.4
