@@ -126,7 +126,8 @@ def _segment_limits(layout: _Layout, tokens: Sequence[SegmentTokens], budget: in
             keep[i] = max(1, min(end - start, keep[i] - 1))
     if room < len(lengths) or keep == whole:
         raise UserError(
-            f"an item leaves no room for its text: its choices take {total - sum(lengths)} of {budget} tokens, raise max_length"
+            f"the item '{layout.texts[0][:40]}' leaves no room for its text: its choices take {total - sum(lengths)} of "
+            f"{budget} tokens, raise max_length"
         )
     return keep
 

@@ -119,7 +119,7 @@ def test_what_is_too_long_loses_its_longest_segment_and_no_choice(tokenizers, na
         assert encoded.ids[len(encoded.ids) - suffix :] == short.ids[len(short.ids) - suffix :]
         lengths = [end - start for start, end in encoded.choice_spans]
         assert lengths == [end - start for start, end in short.choice_spans]
-    with pytest.raises(UserError, match=r"choices take .* raise max_length"):
+    with pytest.raises(UserError, match=r"its choices take .* raise max_length"):
         encode_item(tokenizer, (passage, question), options, language, max_length=len(short.ids) - len(question))
 
 

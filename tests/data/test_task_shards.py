@@ -25,7 +25,7 @@ def choice_rows(count):
     texts = sentences(6 * count, seed=3)
     rows = []
     for i in range(count):
-        passage, question, *options = (text[:60] for text in texts[6 * i : 6 * i + 6])
+        passage, question, *options = (text[: 60 if n < 2 else 12] for n, text in enumerate(texts[6 * i : 6 * i + 6]))
         num = 3 + i % 2
         rows.append(TaskRow((passage, question), (*options[: num - 1], options[0]), i % num, "eng_Latn"))
     return rows
