@@ -111,9 +111,10 @@ class BackbonePlan:
             self.add(f"shards/{name}", commands, [source], 30)
 
     def _recipe(self, shards: str, steps: int, rate: float, seed: int, mt: str | None) -> Recipe:
+        deepspeed = f"ds_configs/{'cpu' if self.plan.device == 'cpu' else 'zero3'}.json"
         return Recipe(
-            self.budget, mt or self.plan.mt, self.llm, self.bidirectional, self.plan.precision, self.folder(f"shards/{shards}"),
-            steps, rate, seed,
+            self.budget, mt or self.plan.mt, self.llm, self.bidirectional, self.plan.precision, deepspeed,
+            self.folder(f"shards/{shards}"), steps, rate, seed,
         )  # fmt: skip
 
     def _stage1_recipe(

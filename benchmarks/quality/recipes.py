@@ -22,6 +22,7 @@ class Recipe:
     llm: str
     bidirectional: bool
     precision: str
+    deepspeed: str
     shards: Path
     steps: int
     learning_rate: float
@@ -73,7 +74,7 @@ class Recipe:
                 "cells_per_forward": budget.lanes,
             },
             "optim": {"learning_rate": self.learning_rate, "schedule": "linear", "warmup_share": 0.05},
-            "training": {"precision": self.precision, "deepspeed": "ds_configs/cpu.json"},
+            "training": {"precision": self.precision, "deepspeed": self.deepspeed},
         }  # fmt: skip
         sections = copy.deepcopy(sections)
         for key, value in self.changes.items():
