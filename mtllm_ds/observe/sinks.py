@@ -96,11 +96,13 @@ def describe(row: Row) -> str:
     shown = {
         "loss": "loss {:.4g}",
         "fvu": "fvu {:.3f}",
+        "accuracy": "accuracy {:.3f}",
         "tokens_per_second": "{:,.0f} tok/s",
         "learning_rate": "lr {:.2e}",
         "grad_norm": "norm {:.3g}",
         "eval_loss": "validation loss {:.4g}",
         "eval_fvu": "validation fvu {:.4f}",
+        "eval_accuracy": "validation accuracy {:.3f}",
     }
     return "  ".join(form.format(row[key]) for key, form in shown.items() if key in row)
 

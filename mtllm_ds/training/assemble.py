@@ -83,7 +83,7 @@ def open_run(settings: Settings, cluster: Cluster, resume: bool, console: Consol
     if found is not None:
         restore_checkpoint(found[0], found[1], TrainableState(engine.deepspeed))
         start_step = found[1].step
-    _say(console, plan, reader, start_step)
+    _say(console, plan, reader, objective, start_step)
     return Trainer(
         settings=settings,
         cluster=cluster,
@@ -182,17 +182,18 @@ def _sinks(settings: Settings, cluster: Cluster, start_step: int, console: Conso
     return [*sinks, ScreenSink(settings.run.max_steps, start_step, console)]
 
 
-def _say(console: Console, plan: RunPlan, reader: Reader, start_step: int) -> None:
+def _say(console: Console, plan: RunPlan, reader: Reader, objective: Objective, start_step: int) -> None:
     settings = plan.settings
     for line in plan.warnings:
         console.print(f"warning: {line}", highlight=False, markup=False, soft_wrap=True)
-    trainable = sum(full_numel(p) for p in reader.parameters() if p.requires_grad)
-    frozen = sum(full_numel(p) for p in reader.parameters() if not p.requires_grad)
+    trainable = sum(full_numel(p) for p in objective.parameters() if p.requires_grad)
+    frozen = sum(full_numel(p) for p in objective.parameters() if not p.requires_grad)
+    bidirectional = settings.model.reader == "encoder" or settings.model.llm.bidirectional
     attention = {model.config._attn_implementation for model in reader.running_models}
     console.print(
         f"{'resuming at' if start_step else 'starting at'} step {start_step} on {plan.world_size} ranks; "
         f"{trainable:,} parameters train, {frozen:,} are frozen; {settings.training.precision}, "
-        f"{'bidirectional' if settings.model.llm.bidirectional else 'causal'} attention by {' and '.join(sorted(attention))}; "
+        f"{'bidirectional' if bidirectional else 'causal'} attention by {' and '.join(sorted(attention))}; "
         f"{plan.train.num_samples:,} samples, {plan.micro_batches_per_step} forwards a step and rank",
         highlight=False,
         soft_wrap=True,
