@@ -87,9 +87,9 @@ class BackbonePlan:
         plan, data = self.plan, self.plan.folder("data")
         common = ["--encoder", plan.mt, "--llm", self.llm, "--max-length", self.budget.max_length]
 
-        def texts(step: str, split: str, inputs: list[str]) -> Command:
+        def texts(step: str, split: str, inputs: list[str], *flags: str) -> Command:
             output = self.folder(f"shards/{step}") / split
-            more = ["--block-samples", 32, "--num-workers", 1, "--output", output]
+            more = ["--block-samples", 32, "--num-workers", 1, "--output", output, *flags]
             return python("launchers/prepare.py", "shards", "--input", *inputs, *common, *more)
 
         def items(name: str, task: Path, split: str, languages: Sequence[str]) -> Command:
@@ -98,7 +98,8 @@ class BackbonePlan:
 
         every = (ENGLISH, *plan.languages)
         stage1 = {split: [f"{ENGLISH}={data / f'stage1_{split}.jsonl'}"] for split in ("train", "valid")}
-        self.add("shards/stage1", [texts("stage1", split, inputs) for split, inputs in stage1.items()], ["data"], 40)
+        commands = [texts("stage1", split, inputs, "--token-pairs") for split, inputs in stage1.items()]
+        self.add("shards/stage1", commands, ["data"], 40)
         monolingual = [f"{code}={data / f'monolingual_{code}.jsonl'}" for code in every]
         self.add("shards/monolingual", [texts("monolingual", "train", monolingual)], ["data"], 30)
         for name, source, languages in (

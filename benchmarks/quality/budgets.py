@@ -43,7 +43,7 @@ CPU = Budget(
     task_steps=160,
     pilot_share=0.35,
     variants=(
-        "no_stage1", "half_stage1", "default_start", "mlp", "centring", "unfrozen", "merged", "logits",
+        "no_stage1", "half_stage1", "default_start", "mlp", "token_loss", "centring", "unfrozen", "merged", "logits",
     ),
 )  # fmt: skip
 """Two quiet cores, about 100 minutes, small base models."""
@@ -55,7 +55,7 @@ GPU = replace(
 SMOKE = replace(
     CPU, name="smoke", seeds=(0, 1), learning_rates=(5e-4, 1.5e-3), stage1_steps=4, task_steps=4, pilot_share=0.5,
     lanes=4, tokens_per_cell=96, train_items=40, stage1_texts=120, test_items=8, valid_pairs=8, ridge_texts=100, beams=2,
-    variants=("no_stage1", "centring"),
+    variants=("no_stage1", "token_loss", "centring"),
 )  # fmt: skip
 """Every kind of step on a handful of items: shows that the mechanics work, and nothing else."""
 BUDGETS = {budget.name: budget for budget in (CPU, GPU, SMOKE)}

@@ -43,6 +43,10 @@ VARIANTS = {
         "connector with a hidden layer, started at random",
         {"model.connector.type": "mlp", "model.connector.init": "default", "model.connector.match_scale": False},
     ),
+    "token_loss": Variant(
+        "stage 1 also matches single words (weights 1/3 sequence, 2/3 token)",
+        {"objective.sequence_weight": 0.333, "objective.token_weight": 0.667},
+    ),
     "centring": Variant(  # English, the only language of training, stays as it is: stage 1 is the plain one
         "each language's mean encoder state replaced by that of English (means of monolingual training text)",
         {},
