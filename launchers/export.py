@@ -1,4 +1,4 @@
-"""Write the export of a run: `python launchers/export.py RUN OUT`."""
+"""Write the export of a run: `python launchers/export.py RUN OUT`; with `--merged` its adapted LLM as a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,21 @@ def main() -> int:
     parser.add_argument("run", type=Path, help="folder of the run (its run.output_dir)")
     parser.add_argument("output", type=Path, help="folder to write; an older export there is replaced")
     parser.add_argument("--step", type=int, help="export this checkpoint instead of the best one")
+    parser.add_argument(
+        "--merged",
+        action="store_true",
+        help="of a run of model.reader=llm: write the LLM with its LoRA merged, for model.llm.name",
+    )
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of --merged weights")
     options = parser.parse_args()
+    if options.merged:
+        import torch
+
+        from mtllm_ds.transfer_sets.merged_llm import write_merged
+
+        merged = write_merged(options.run, options.output, getattr(torch, options.dtype))
+        print(f"merged the LoRA of {merged.name}, step {merged.step}, into {options.output}")
+        return 0
     from mtllm_ds.checkpoint.export import export_run
 
     state = export_run(options.run, options.output, options.step)

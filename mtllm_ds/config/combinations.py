@@ -8,6 +8,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mtllm_ds.config.schema import Settings
 
+_OWNERS = {
+    "sequence_weight": "pooled_alignment",
+    "token_weight": "pooled_alignment",
+    "mask_share": "masked_next_token",
+    "mask_token": "masked_next_token",
+    "temperature": "simcse",
+    "attention_dropout": "simcse",
+}
+"""Settings that one objective alone reads."""
+
 
 def mistakes(settings: Settings) -> Iterator[str]:
     """What does not fit together, first things first."""
@@ -78,7 +88,7 @@ def _reader(settings: Settings) -> Iterator[str]:
         yield f"model.connector has no effect with model.reader={model.reader}: leave its settings at their defaults"
     if model.reader == "encoder" and model.liger:
         yield "model.liger=true has no effect with model.reader=encoder: set it to false"
-    if settings.objective.name != "task_tuning":
+    if settings.objective.name in ("pooled_alignment", "task_distillation"):
         yield (
             f"objective.name={settings.objective.name} trains the stack: set model.reader=stacked, "
             "or objective.name=task_tuning"
@@ -93,27 +103,40 @@ def _objective(settings: Settings) -> Iterator[str]:
         if targets is None:
             yield "objective.name=task_distillation: name the teacher's target set in data.targets (prepare.py teacher-targets)"
     else:
-        unread = targets if objective.name == "task_tuning" else None
+        unread = None if objective.name == "pooled_alignment" else targets
         for name, value in (("objective.teacher", objective.teacher), ("data.targets", unread)):
             if value is not None:
                 yield f"{name}={value} has no effect with objective.name={objective.name}: remove it"
         if objective.match != "vectors":
             yield f"objective.match={objective.match} has no effect with objective.name={objective.name}: remove it"
-    if objective.name == "pooled_alignment" and objective.select_by == "accuracy":
-        yield "objective.select_by=accuracy: objective.name=pooled_alignment has no labels, set select_by=loss"
+    if not objective.name.startswith("task") and objective.select_by == "accuracy":
+        yield f"objective.select_by=accuracy: objective.name={objective.name} has no labels, set select_by=loss"
+    if objective.name in ("masked_next_token", "simcse"):
+        yield from _adaptation(settings)
+    for name, owner in _OWNERS.items():
+        if objective.name != owner and getattr(objective, name) != type(objective).model_fields[name].default:
+            yield f"objective.{name} has no effect with objective.name={objective.name}: remove it"
     yield from _weights(settings)
 
 
 def _weights(settings: Settings) -> Iterator[str]:
     objective = settings.objective
-    if objective.name != "pooled_alignment":
-        for name, default in (("sequence_weight", 1.0), ("token_weight", 0.0)):
-            if getattr(objective, name) != default:
-                yield f"objective.{name} has no effect with objective.name={objective.name}: remove it"
-    elif objective.token_weight and settings.data.targets is not None:
+    if objective.token_weight and settings.data.targets is not None:
         yield (
             "objective.token_weight needs the teacher's states, and data.targets holds its pooled vectors only: "
             "remove one of the two"
         )
     elif not objective.token_weight + objective.sequence_weight:
         yield "objective.sequence_weight and objective.token_weight are both 0: set one of them"
+
+
+def _adaptation(settings: Settings) -> Iterator[str]:
+    name = settings.objective.name
+    if settings.model.reader != "llm":
+        yield f"objective.name={name} adapts the LLM alone: set model.reader=llm"
+    if not settings.model.llm.bidirectional:
+        yield f"objective.name={name} teaches the LLM to look both ways: set model.llm.bidirectional=true"
+    if settings.data.has_budgets:
+        yield f"objective.name={name} packs no samples: set data.samples_per_cell in place of the token budgets"
+    elif name == "simcse" and (settings.data.samples_per_cell or 0) < 2:
+        yield "objective.name=simcse compares the texts of a cell: set data.samples_per_cell to 2 or more"

@@ -181,9 +181,12 @@ class DataSettings(Section):
 
 
 class ObjectiveSettings(Section):
-    name: Literal["pooled_alignment", "task_tuning", "task_distillation"] = "pooled_alignment"
+    name: Literal["pooled_alignment", "task_tuning", "task_distillation", "masked_next_token", "simcse"] = (
+        "pooled_alignment"
+    )
     """`pooled_alignment`: stage 1 of MT-LLM, mean-squared error between mean-pooled final states. `task_tuning`: cross-entropy of a
-    head on labelled shards. `task_distillation`: stage 2, the stack matches a task-tuned teacher's cached vectors."""
+    head on labelled shards. `task_distillation`: stage 2, the stack matches a task-tuned teacher's cached vectors.
+    `masked_next_token`, then `simcse`: a causal LLM learns to look both ways (LLM2Vec)."""
     teacher: str | None = None
     """`task_distillation`: run or export of the teacher; its head is copied and stays frozen."""
     match: Literal["vectors", "logits"] = "vectors"
@@ -193,6 +196,14 @@ class ObjectiveSettings(Section):
     token_weight: float = Field(default=0.0, ge=0)
     """`pooled_alignment`: weight of the error between the states of words that are one token on both sides (a later variant by
     the authors: 0.667, with sequence_weight 0.333). Needs shards made with `--token-pairs`."""
+    mask_share: float = Field(default=0.2, gt=0, lt=1)
+    """`masked_next_token`: share of a text's tokens that is masked."""
+    mask_token: str = "_"
+    """`masked_next_token`: token of the LLM's vocabulary that stands for a masked one."""
+    temperature: float = Field(default=0.05, gt=0)
+    """`simcse`: divides the cosines."""
+    attention_dropout: float = Field(default=0.3, ge=0, lt=1)
+    """`simcse`: dropout of attention weights, which tells a text's two vectors apart."""
     select_by: Literal["loss", "accuracy"] | None = None
     """Which validation figure picks the best checkpoint; null takes accuracy for `task_tuning` and loss otherwise."""
 

@@ -129,6 +129,14 @@ class TextTokenizer:
         """The text of ids, special tokens left out."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
+    def id_of(self, token: str, setting: str) -> int:
+        """Id of a token of the vocabulary; `setting` names what asked for it in the error."""
+        if token not in self._vocab:
+            raise UserError(
+                f"{setting}={token}: the tokenizer '{self.spec.name}' has no such token, name one that it has"
+            )
+        return self._vocab[token]
+
     def check_tag(self, language: str | None) -> str | None:
         """The FLORES-200 code of `language`; raises UserError where this tokenizer needs a tag and has none for it."""
         code = check_language(language) if language is not None else None

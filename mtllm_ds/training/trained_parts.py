@@ -60,8 +60,8 @@ def read_teacher(settings: Settings) -> Trained | None:
 
 
 def task_of(settings: Settings, manifests: list[Manifest], teacher: Trained | None) -> TaskEntry | None:
-    """The task of a run's shards, None in stage 1; `UserError` where shards, or shards and teacher, have different ones."""
-    if settings.objective.name == "pooled_alignment":
+    """The task of a run's shards, None where the objective has none; `UserError` where shards and teacher have different ones."""
+    if settings.objective.name not in ("task_tuning", "task_distillation"):
         return None
     expected = teacher.task if teacher is not None else manifests[0].task
     if expected is None:
@@ -103,7 +103,8 @@ def warnings_of(settings: Settings, llm_config: PretrainedConfig) -> list[str]:
     model = settings.model
     found = []
     is_causal = llm_config.model_type not in _ENCODERS and getattr(llm_config, "is_causal", True) is not False
-    if "llm" in model.sides and model.llm.bidirectional and is_causal:
+    adapts = settings.objective.name in ("masked_next_token", "simcse")
+    if "llm" in model.sides and model.llm.bidirectional and is_causal and not adapts:
         found.append(
             f"model.llm.bidirectional=true: {model.llm.name} is a causal LLM that was never adapted to it (its config.json says "
             "no is_causal=false); adapt it first (llm2vec_adapt.yaml), or set bidirectional=false"

@@ -180,10 +180,14 @@ def _is_trained(place: str) -> bool:
 
 
 def _check_task(trained: Trained, manifest: Manifest, place: str) -> None:
-    if trained.task is not None and trained.task != manifest.task:
-        found = f"labelled for {manifest.task.name}" if manifest.task else "plain text"
+    answers, asked = trained.task, manifest.task
+    # Plain text serves where the task asks for no choices, as stage 2 reads no labels.
+    if answers is None or (asked is None and answers.type != "multiple_choice"):
+        return
+    if asked is None or (asked.type, asked.labels) != (answers.type, answers.labels):
+        found = f"labelled for {asked.name}" if asked else "plain text"
         raise UserError(
-            f"--teacher {place}: it answers {trained.task.name}, but the shards in '{manifest.storage.root}' are {found}; "
+            f"--teacher {place}: it answers {answers.name}, but the shards in '{manifest.storage.root}' are {found}; "
             "give the shards of its task with the same labels"
         )
 

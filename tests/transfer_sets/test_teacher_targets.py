@@ -149,7 +149,7 @@ def test_choices_of_a_task_tuned_llm_equal_float64(base, tmp_path):
             expected = own[start:end].mean(0)
             assert torch.allclose(batch.extras["teacher_pooled"][row, choice].double(), expected, rtol=1e-5, atol=1e-5)
         assert batch.extras["teacher_pooled"][row, len(spans) :].eq(0).all()
-    other = TaskEntry("other", CHOICE.type, CHOICE.labels)
+    other = TaskEntry("other", CHOICE.type, ("1", "2", "3", "4", "5"))
     build_task_shards(short, TaskShardSettings(task=other, **specs), tmp_path / "other")
     with pytest.raises(UserError, match=r"it answers choose, but the shards .* are labelled for other"):
         write(tmp_path / "other", export)

@@ -1,0 +1,77 @@
+"""First step of LLM2Vec: a causal LLM learns to look both ways, by filling in masked tokens.
+
+    loss = -log softmax(head(h[p - 1]))[x[p]], mean over masked positions p
+
+A share of the tokens of each text (never the first) is replaced by a mask token; as the LLM was trained to, it says at position
+p - 1 what stands at p. The head is the LLM's own, frozen; LoRA trains.
+
+Source: BehnamGhader et al., "LLM2Vec", COLM 2024, arXiv 2404.05961. Every chosen token is masked (no 80/10/10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mtllm_ds.data.collate import Batch
+from mtllm_ds.models.readers import LLMReader
+from mtllm_ds.objectives.base import Objective, ObjectiveOutput, plain
+
+
+class MaskedNextToken(Objective):
+    """Cross-entropy at masked positions, told from the position before."""
+
+    def __init__(self, reader: LLMReader, lm_head: nn.Linear, mask_id: int, mask_share: float) -> None:
+        super().__init__()
+        self.reader = reader
+        self.lm_head = lm_head
+        self.mask_id = mask_id
+        self.mask_share = mask_share
+        self.side = reader.side
+
+    def count(self, batch: Batch) -> int:
+        """Number of masked positions: it follows from the lengths alone."""
+        return int(self._num_masked(batch).sum())
+
+    def forward(self, batch: Batch) -> ObjectiveOutput:
+        """Summed cross-entropy of a micro-batch."""
+        ids = batch.llm_ids
+        masked = self._masked(batch)
+        states = self.reader.states(ids.masked_fill(masked, self.mask_id), batch.llm_mask)
+        following = masked[:, 1:]
+        logits = self.lm_head(states[:, :-1][following]).float()
+        wanted = ids[:, 1:][following]
+        loss = functional.cross_entropy(logits, wanted, reduction="sum")
+        sums = {
+            "count": following.double().sum(),
+            "loss": loss.detach().double(),
+            "right": (logits.argmax(-1) == wanted).double().sum(),
+        }
+        return ObjectiveOutput(loss, sums)
+
+    def summarize(self, sums: Mapping[str, torch.Tensor], languages: Sequence[str]) -> dict[str, float]:
+        """`loss` (nats a masked token) and `masked_accuracy`."""
+        count = max(1.0, plain(sums["count"]))
+        return {"loss": plain(sums["loss"]) / count, "masked_accuracy": plain(sums["right"]) / count}
+
+    def _num_masked(self, batch: Batch) -> torch.Tensor:
+        """(B,) tokens to mask of each row, at least one of those with two tokens."""
+        maskable = (batch.llm_mask.sum(1) - 1).clamp(min=0)
+        wanted = (maskable * self.mask_share + 0.5).long().clamp(min=1)
+        return torch.minimum(wanted, maskable) * batch.valid
+
+    def _masked(self, batch: Batch) -> torch.Tensor:
+        """(B, S) bool: which tokens are masked, drawn anew in training, the same each time in validation."""
+        shape = batch.llm_ids.shape
+        if self.training:
+            noise = torch.rand(shape, device=batch.llm_ids.device)
+        else:
+            rows = [torch.Generator().manual_seed(max(0, sample)) for sample in batch.sample_ids.tolist()]
+            noise = torch.stack([torch.rand(shape[1], generator=row) for row in rows]).to(batch.llm_ids.device)
+        noise = noise.masked_fill(batch.llm_mask == 0, -1.0)
+        noise[:, 0] = -1.0
+        rank = noise.argsort(1, descending=True).argsort(1)
+        return rank < self._num_masked(batch)[:, None]

@@ -1,0 +1,71 @@
+"""Second step of LLM2Vec: unsupervised SimCSE makes the mean of the states a good vector of a text.
+
+    loss_i = -log( exp(cos(u_i, v_i) / t) / sum_j exp(cos(u_i, v_j) / t) ),  mean over rows
+
+u and v are the pooled vectors of the same text under two draws of dropout; j runs over the texts of row i's cell, which the recipe
+fixes (`data.samples_per_cell`), so that neither ranks nor `data.cells_per_forward` change the loss.
+
+Source: Gao et al., "SimCSE", EMNLP 2021, arXiv 2104.08821; as LLM2Vec uses it, arXiv 2404.05961.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch.nn import functional
+
+from mtllm_ds.data.collate import Batch
+from mtllm_ds.errors import UserError
+from mtllm_ds.models.readers import Reader
+from mtllm_ds.objectives.base import Objective, ObjectiveOutput, plain
+
+
+class SimCSE(Objective):
+    """Each text finds itself among the texts of its cell."""
+
+    def __init__(self, reader: Reader, samples_per_cell: int, temperature: float, attention_dropout: float) -> None:
+        super().__init__()
+        self.reader = reader
+        self.samples_per_cell = samples_per_cell
+        self.temperature = temperature
+        self.side = reader.side
+        set_attention_dropout(reader, attention_dropout)
+
+    def count(self, batch: Batch) -> int:
+        """Number of valid rows."""
+        return int(batch.valid.sum())
+
+    def forward(self, batch: Batch) -> ObjectiveOutput:
+        """Summed row losses of a micro-batch; rows that are not valid weigh nothing and stand against nobody."""
+        one, other = (functional.normalize(self.reader.vectors(batch), dim=-1) for _ in range(2))
+        cell = torch.arange(len(batch), device=one.device) // self.samples_per_cell
+        rivals = (cell[:, None] == cell[None, :]) & batch.valid[None, :]
+        rivals |= torch.eye(len(batch), dtype=torch.bool, device=one.device)
+        scores = (one @ other.T / self.temperature).masked_fill(~rivals, float("-inf"))
+        row_loss = functional.cross_entropy(scores, torch.arange(len(batch), device=one.device), reduction="none")
+        row_loss = row_loss * batch.valid
+        similarity = (one * other).sum(-1).detach() * batch.valid
+        sums = {
+            "count": batch.valid.double().sum(),
+            "loss": row_loss.detach().double().sum(),
+            "similarity": similarity.double().sum(),
+        }
+        return ObjectiveOutput(row_loss.sum(), sums)
+
+    def summarize(self, sums: Mapping[str, torch.Tensor], languages: Sequence[str]) -> dict[str, float]:
+        """`loss`, and `self_similarity`, the mean cosine of a text's two vectors."""
+        count = max(1.0, plain(sums["count"]))
+        return {"loss": plain(sums["loss"]) / count, "self_similarity": plain(sums["similarity"]) / count}
+
+
+def set_attention_dropout(reader: Reader, probability: float) -> None:
+    """Dropout of the attention weights in training, which LLMs come without; `UserError` where a family has no such place."""
+    found = [m for m in reader.adapted.modules() if isinstance(getattr(m, "attention_dropout", None), float)]
+    if probability and not found:
+        raise UserError(
+            f"objective.attention_dropout={probability}: this {reader.adapted.config.model_type} model has no dropout in its "
+            "attention; set it to 0 and model.lora.dropout higher"
+        )
+    for module in found:
+        setattr(module, "attention_dropout", probability)  # noqa: B010 - typed as a tensor or a module otherwise

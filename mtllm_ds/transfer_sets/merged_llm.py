@@ -1,0 +1,39 @@
+"""An adapted LLM as an ordinary Hugging Face folder: LoRA merged into the weights, tokenizer beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from mtllm_ds import atomic
+from mtllm_ds.checkpoint.trained import Trained, read_trained
+from mtllm_ds.errors import UserError
+from mtllm_ds.models.build import load_reader, located
+
+
+def write_merged(place: str | Path, output: Path, dtype: torch.dtype = torch.float32) -> Trained:
+    """Write the LLM of a run or export of `model.reader=llm`, merged in `dtype`; `model.llm.name` can name the folder.
+
+    Its config says `is_causal: false` where it attends in both directions. Returns what was merged.
+
+    Raises:
+        UserError: it is no such model, or `output` exists.
+    """
+    trained = read_trained(place, "run")
+    if trained.model.reader != "llm":
+        raise UserError(
+            f"run={place}: its reader is {trained.model.reader}; only an LLM (model.reader=llm) can be merged"
+        )
+    if output.exists():
+        raise UserError(f"output {output}: exists; choose another folder")
+    model = located(trained.model, trained.bases, str(place), {})
+    reader: Any = load_reader(model, trained.weights, torch.device("cpu"), torch.float32)
+    merged = reader.llm.merge_and_unload().to(dtype)
+    tokenizer = AutoTokenizer.from_pretrained(model.llm.name, revision=model.llm.revision)
+    with atomic.new_folder(output) as temporary:
+        merged.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+    return trained

@@ -1,0 +1,168 @@
+"""LLM2Vec's two losses against float64, written out position by position."""
+
+import math
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
+
+from mtllm_ds.config.schema import LLMSettings, LoraSettings
+from mtllm_ds.data.collate import Batch
+from mtllm_ds.errors import UserError
+from mtllm_ds.models.lm_head import load_lm_head
+from mtllm_ds.models.loading import load_llm
+from mtllm_ds.models.lora import add_lora
+from mtllm_ds.models.readers import LLMReader
+from mtllm_ds.objectives.masked_next_token import MaskedNextToken
+from mtllm_ds.objectives.simcse import SimCSE
+from tests.fixtures.models import save_bert, save_llama
+
+MASK = 7
+
+
+def batch(lengths=(12, 9, 5, 2, 1), valid=None):
+    ids = torch.randint(10, 400, (len(lengths), max(lengths)), generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+    valid = torch.ones(len(lengths), dtype=torch.bool) if valid is None else valid
+    return Batch(
+        ids, mask, ids.clone(), mask, torch.zeros(len(lengths), dtype=torch.int64), valid, torch.arange(len(lengths))
+    )
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
+def llm(request, tmp_path_factory):
+    folder = save_llama(tmp_path_factory.mktemp("llm"))
+    if request.param:
+        torch.manual_seed(3)
+        config = LlamaConfig.from_pretrained(folder, tie_word_embeddings=True)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def reader_of(folder):
+    settings = LLMSettings(name=str(folder))
+    adapted = add_lora(load_llm(settings, "sdpa", torch.float32), LoraSettings(rank=2, dropout=0.0), seed=0)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
+    return LLMReader(adapted), settings
+
+
+class Eager:
+    """The same weights in float64, LoRA merged, eager attention in both directions, a row at a time."""
+
+    def __init__(self, folder):
+        reader, _ = reader_of(folder)
+        assert isinstance(reader.llm, PeftModel)
+        base = reader.llm.double().merge_and_unload()
+        self.model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager").eval()
+        self.model.model.load_state_dict(base.state_dict())
+        if self.model.config.tie_word_embeddings:
+            self.model.tie_weights()
+
+    def states(self, ids):
+        bidirectional = torch.zeros(1, 1, len(ids), len(ids), dtype=torch.float64)
+        return self.model.model(input_ids=ids[None], attention_mask=bidirectional).last_hidden_state[0]
+
+
+def test_masked_next_token_equals_float64(llm):
+    reader, settings = reader_of(llm)
+    objective = MaskedNextToken(reader, load_lm_head(settings, reader, torch.float32), MASK, 0.3).eval()
+    data, eager = batch(), Eager(llm)
+    output = objective(data)
+    masked = objective._masked(data)
+    assert masked.sum(1).tolist() == [3, 2, 1, 1, 0]  # 0.3 of 11, 8, 4, 1 and 0 tokens; at least one where there is one
+    assert not masked[:, 0].any()
+    assert not (masked & (data.llm_mask == 0)).any()
+    assert objective.count(data) == 7 == output.sums["count"]
+    truth, right = 0.0, 0
+    with torch.no_grad():
+        for row in range(5):
+            length = int(data.llm_mask[row].sum())
+            ids = data.llm_ids[row, :length]
+            states = eager.states(ids.masked_fill(masked[row, :length], MASK))
+            for position in masked[row].nonzero()[:, 0].tolist():
+                log_probs = (eager.model.lm_head.weight @ states[position - 1]).log_softmax(-1)
+                truth -= float(log_probs[ids[position]])
+                right += int(log_probs.argmax() == ids[position])
+    assert output.loss_sum.item() == pytest.approx(truth, rel=1e-5)
+    figures = objective.summarize(output.sums, ("eng_Latn",))
+    assert figures == {"loss": pytest.approx(truth / 7, rel=1e-5), "masked_accuracy": right / 7}
+
+
+def test_masks_follow_the_seed_in_training_and_the_sample_in_validation(llm):
+    reader, settings = reader_of(llm)
+    objective = MaskedNextToken(reader, load_lm_head(settings, reader, torch.float32), MASK, 0.3)
+    data = batch()
+    objective.eval()
+    first = objective._masked(data)
+    alone = Batch(**{n: v[1:2] if isinstance(v, torch.Tensor) else v for n, v in vars(data).items()})
+    assert torch.equal(objective._masked(alone)[0], first[1])
+    objective.train()
+    torch.manual_seed(1)
+    one, other = objective._masked(data), objective._masked(data)
+    assert not torch.equal(one, other)
+    torch.manual_seed(1)
+    assert torch.equal(objective._masked(data), one)
+
+
+def test_rows_without_weight_and_only_lora_learns(llm):
+    reader, settings = reader_of(llm)
+    objective = MaskedNextToken(reader, load_lm_head(settings, reader, torch.float32), MASK, 0.3).eval()
+    part = batch(valid=torch.tensor([True, False, True, False, False]))
+    assert objective.count(part) == 4
+    output = objective(part)
+    whole = objective(batch((12, 9, 5)))
+    assert output.loss_sum.item() < whole.loss_sum.item()
+    output.loss_sum.backward()
+    for name, parameter in objective.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad == (".lora_" in name), name
+
+
+def test_an_llm_without_a_head_is_refused(llm, tmp_path):
+    reader, _ = reader_of(llm)
+    headless = LlamaModel.from_pretrained(llm)
+    headless.config.tie_word_embeddings = False
+    headless.save_pretrained(tmp_path / "headless")
+    with pytest.raises(UserError, match="no language-model head"):
+        load_lm_head(LLMSettings(name=str(tmp_path / "headless")), reader, torch.float32)
+    bert = save_bert(tmp_path / "bert")
+    with pytest.raises(UserError, match="a bert encoder, which looks both ways already"):
+        load_lm_head(LLMSettings(name=str(bert)), reader, torch.float32)
+
+
+def test_simcse_equals_float64(llm):
+    reader, _ = reader_of(llm)
+    valid = torch.tensor([True, True, True, True, False])
+    data, eager = batch((12, 9, 5, 4, 3), valid), Eager(llm)
+    objective = SimCSE(reader, samples_per_cell=2, temperature=0.5, attention_dropout=0.3).eval()
+    output = objective(data)
+    with torch.no_grad():
+        vectors = [
+            eager.states(ids[mask.bool()]).mean(0) for ids, mask in zip(data.llm_ids, data.llm_mask, strict=True)
+        ]
+    cosine = nn.functional.cosine_similarity
+    truth = 0.0
+    for row, rivals in ((0, (0, 1)), (1, (0, 1)), (2, (2, 3)), (3, (2, 3))):
+        scores = [math.exp(cosine(vectors[row], vectors[rival], dim=0).item() / 0.5) for rival in rivals]
+        truth -= math.log(scores[rivals.index(row)] / sum(scores))
+    assert output.loss_sum.item() == pytest.approx(truth, rel=1e-4)
+    assert objective.count(data) == 4
+    figures = objective.summarize(output.sums, ("eng_Latn",))
+    assert figures["self_similarity"] == pytest.approx(1.0, abs=1e-6)
+    # In training the two vectors of a text differ, by dropout alone.
+    objective.train()
+    torch.manual_seed(0)
+    noisy = objective(data)
+    assert objective.summarize(noisy.sums, ())["self_similarity"] < 0.9999
+    noisy.loss_sum.backward()
+    assert all(p.grad.abs().sum() > 0 for n, p in objective.named_parameters() if "lora_B" in n)
+    # Cells in separate forwards give the same.
+    objective.eval()
+    halves = [
+        objective(Batch(**{n: v[part] if isinstance(v, torch.Tensor) else v for n, v in vars(data).items()})).loss_sum
+        for part in (slice(0, 2), slice(2, 4))
+    ]
+    assert sum(half.item() for half in halves) == pytest.approx(output.loss_sum.item(), rel=1e-5)

@@ -1,0 +1,100 @@
+"""LLM2Vec through the loop: the same losses on one and two ranks, and a merged folder that is an ordinary LLM."""
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from mtllm_ds.checkpoint.trained import read_trained
+from mtllm_ds.cluster.launch import join_cluster
+from mtllm_ds.config.schema import LLMSettings
+from mtllm_ds.data.stream import EvalStream
+from mtllm_ds.errors import UserError
+from mtllm_ds.models.build import load_reader
+from mtllm_ds.models.loading import load_llm
+from mtllm_ds.models.readers import mean_pool
+from mtllm_ds.training.runs import run_seeds
+from mtllm_ds.transfer_sets.merged_llm import write_merged
+from tests.distributed.ranks import ranks
+from tests.fixtures.runs import losses_of, make_run, rows_of, settings_of
+
+
+def train(recipe, overrides):
+    """On a rank of a pool."""
+    return run_seeds(settings_of(recipe, **overrides), join_cluster(), False)
+
+
+def run_on(world_size, recipe, name, **overrides):
+    overrides |= {
+        "run__output_dir": str(recipe.parent / name), "model__reader": "llm", "data__cells_per_forward": "1",
+        "run__max_steps": "4", "run__validate_every": "2",
+    }  # fmt: skip
+    assert ranks(world_size).run(train, recipe, overrides) == [0] * world_size
+    return settings_of(recipe, **overrides)
+
+
+MASKED = {"objective__name": "masked_next_token", "objective__mask_token": "e"}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("llm2vec"))
+
+
+@pytest.fixture(scope="module")
+def masked(recipe):
+    return run_on(1, recipe, "masked", **MASKED)
+
+
+@pytest.fixture(scope="module")
+def adapted(recipe, masked):
+    start = {"model__start": masked.run.output_dir, "model__merge_start_lora": "true"}
+    return run_on(1, recipe, "adapted", objective__name="simcse", **start)
+
+
+def test_one_and_two_ranks_mask_alike(recipe, masked):
+    two = run_on(2, recipe, "masked2", **MASKED)
+    assert losses_of(two) == pytest.approx(losses_of(masked), rel=1e-5)
+    for a, b in zip(rows_of(masked), rows_of(two), strict=True):
+        for name in a.keys() & {"eval_loss", "eval_masked_accuracy"}:
+            assert b[name] == pytest.approx(a[name], rel=1e-5)
+    assert len([row for row in rows_of(masked) if "eval_loss" in row]) == 2
+
+
+def test_the_merged_folder_is_the_adapted_llm(recipe, adapted, tmp_path):
+    assert all(0 < loss < 5 for loss in losses_of(adapted).values())
+    folder = tmp_path / "llm"
+    write_merged(adapted.run.output_dir, folder)
+    assert AutoConfig.from_pretrained(folder).is_causal is False
+    trained = read_trained(adapted.run.output_dir)
+    reader = load_reader(trained.model, trained.weights, torch.device("cpu"), torch.float32)
+    merged = load_llm(LLMSettings(name=str(folder)), "sdpa", torch.float32).eval()
+    plain = AutoModel.from_pretrained(recipe.parent / "llm").eval()
+    plain.config.is_causal = False
+    batch = next(iter(EvalStream(str(recipe.parent / "validation"), batch_size=8)))
+    with torch.no_grad():
+        expected = reader.vectors(batch)
+        found, untrained = (
+            mean_pool(model(input_ids=batch.llm_ids, attention_mask=batch.llm_mask).last_hidden_state, batch.llm_mask)
+            for model in (merged, plain)
+        )
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(untrained, expected, rtol=1e-2, atol=1e-2)
+    assert AutoTokenizer.from_pretrained(folder)("the cells")["input_ids"]
+    with pytest.raises(UserError, match="exists; choose another folder"):
+        write_merged(adapted.run.output_dir, folder)
+
+
+def test_settings_that_do_not_fit(recipe):
+    fits = {"objective__name": "simcse", "model__reader": "llm"}
+    assert settings_of(recipe, **fits).objective.temperature == 0.05
+    for change, words in (
+        ({"model__reader": "stacked"}, "adapts the LLM alone: set model.reader=llm"),
+        ({"model__llm__bidirectional": "false"}, "set model.llm.bidirectional=true"),
+        ({"data__samples_per_cell": "1"}, "set data.samples_per_cell to 2 or more"),
+        ({"objective__mask_share": "0.5"}, "objective.mask_share has no effect with objective.name=simcse"),
+        ({"objective__token_weight": "0.5"}, "objective.token_weight has no effect with objective.name=simcse"),
+        ({"objective__select_by": "accuracy"}, "has no labels, set select_by=loss"),
+        ({"data__targets": "t"}, "data.targets=t has no effect with objective.name=simcse"),
+    ):
+        with pytest.raises(UserError, match=words.replace(".", r"\.")):
+            settings_of(recipe, **{**fits, **change})
