@@ -7,9 +7,9 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
-import deepspeed
 import numpy as np
 import torch
 import transformers
@@ -127,7 +127,7 @@ def _facts(plan: Plan, backbone: str) -> dict[str, str]:
         else f"not the frozen ones: {', '.join(data['changed_files'])}",
         "seconds": f"{seconds:.0f} over all steps, {budget.num_jobs} at a time",
         "machine": f"{plan.precision} on {plan.device}, {os.cpu_count()} cores, {platform.machine()}",
-        "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, DeepSpeed {deepspeed.__version__}",
+        "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, DeepSpeed {version('deepspeed')}",
         "commit": commit,
     }
 
