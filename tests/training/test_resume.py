@@ -1,0 +1,51 @@
+"""Which settings may change between a run and its resumption, without running anything."""
+
+from dataclasses import asdict
+
+import pytest
+
+from mtllm_ds.checkpoint.store import CheckpointState
+from mtllm_ds.errors import UserError
+from mtllm_ds.training.resume import require_same_run
+from tests.fixtures.runs import make_run, settings_of
+
+BASES = {"encoder": {"name": "mt", "revision": None, "fingerprint": "a"}}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("resume"))
+
+
+def state_of(settings):
+    return CheckpointState(
+        step=1, num_updates=1, cursor={}, settings=settings.model_dump(mode="json"), bases=BASES, metrics={}
+    )
+
+
+def test_a_run_of_before_a_setting_existed_means_its_default(recipe):
+    settings = settings_of(recipe)
+    state = state_of(settings)
+    for section, names in (
+        ("model", ("reader", "start", "merge_start_lora")),
+        ("objective", ("teacher", "match", "select_by")),
+        ("run", ("seeds",)),
+    ):
+        for name in names:
+            del state.settings[section][name]
+    for name in ("trainable", "centring", "centring_text", "centring_documents"):
+        del state.settings["model"]["connector"][name]
+    require_same_run(settings, BASES, state)
+    with pytest.raises(UserError, match=r"model.connector="):
+        require_same_run(settings_of(recipe, model__connector__trainable="false"), BASES, state)
+
+
+def test_logging_may_change_and_the_method_may_not(recipe):
+    state = state_of(settings_of(recipe))
+    require_same_run(settings_of(recipe, run__log_every=7), BASES, state)
+    with pytest.raises(UserError, match=r"model.start="):
+        require_same_run(settings_of(recipe, model__start="elsewhere"), BASES, state)
+    other = {"encoder": {**BASES["encoder"], "fingerprint": "b"}}
+    with pytest.raises(UserError, match="other weights"):
+        require_same_run(settings_of(recipe), other, state)
+    assert asdict(state)["task"] is None
