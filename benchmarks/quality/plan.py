@@ -31,8 +31,10 @@ class Plan:
     languages: list[str]
     """Of the task, without English."""
     development: list[str]
-    headline: str
-    """Variant that all seeds and languages are run with."""
+    headline: str | None
+    """Variant that all seeds and languages are run with; None takes the one that is best on the development languages."""
+    choice: Path
+    """File that says which one that was."""
     device: str = "cpu"
     precision: str = "fp32"
     any_data: bool = False

@@ -10,8 +10,11 @@ a killed run goes on by the same command. `--minutes` ends early, between two st
 from __future__ import annotations
 
 import argparse
+import json
 import os
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rich.console import Console
@@ -21,8 +24,10 @@ from benchmarks.quality.budgets import BUDGETS
 from benchmarks.quality.plan import Plan
 from benchmarks.quality.quality_data import TASK, known_languages
 from benchmarks.quality.steps import Steps, describe
-from benchmarks.quality.variants import PLAIN, VARIANTS
+from benchmarks.quality.variants import VARIANTS
+from mtllm_ds.atomic import write_json
 from mtllm_ds.command_line import quiet_libraries, run_and_exit
+from mtllm_ds.errors import UserError
 
 
 def parse() -> argparse.Namespace:
@@ -39,7 +44,11 @@ def parse() -> argparse.Namespace:
         help="earlier checkpoints of the MT model, the earliest first",
     )
     add("--backbones", nargs="+", choices=list(BACKBONES), default=["minilm"], help="the first is the headline")
-    add("--headline", choices=list(VARIANTS), default=PLAIN, help="variant that is run with all seeds on all languages")
+    add(
+        "--headline",
+        choices=list(VARIANTS),
+        help="variant that all seeds run (default: the best on development languages)",
+    )
     add("--output", type=Path, help="folder of the steps (default runs/quality/BUDGET)")
     add(
         "--results",
@@ -64,21 +73,26 @@ def main() -> int:
     root = options.output or Path("runs/quality") / budget.name
     plan = Plan(
         root=root, budget=budget, help_text=options.data, mt=options.mt, languages=languages,
-        development=[code for code in task["development_languages"] if code in languages], headline=options.headline,
+        development=[code for code in task["development_languages"] if code in languages],
+        headline=options.headline, choice=root / options.backbones[0] / "choice" / "choice.json",
         device=options.device, precision=options.precision, any_data=options.any_data,
     )  # fmt: skip
     plan.add_shared()
     for backbone in options.backbones:
         is_headline = backbone == options.backbones[0]
-        variants = [name for name in (PLAIN, *budget.variants) if name != options.headline]
-        BackbonePlan(plan, backbone).build(variants if is_headline else [], options.mt_ladder if is_headline else [])
+        BackbonePlan(plan, backbone).build(budget.variants, options.mt_ladder if is_headline else [])
     num_jobs = options.jobs or budget.num_jobs
     threads = max(1, (os.cpu_count() or 1) // num_jobs)
     environment = {"OMP_NUM_THREADS": str(threads), "DS_ACCELERATOR": options.device, "TOKENIZERS_PARALLELISM": "false"}
     steps = Steps(root, num_jobs, environment, console)
+    settings = {
+        "budget": asdict(budget), "mt": options.mt, "mt_ladder": options.mt_ladder, "data": str(options.data),
+        "backbone": options.backbones[0], "headline": options.headline, "precision": options.precision,
+    }  # fmt: skip
     if options.dry_run:
         console.print(describe(plan.steps, steps.is_done, num_jobs), highlight=False, markup=False)
         return 0
+    require_same(root / "settings.json", settings)
     if not steps.run(plan.steps, 60 * options.minutes):
         console.print("the time is up, start again to go on", highlight=False)
         return 0
@@ -90,6 +104,17 @@ def main() -> int:
         verdict = write_quality_report(plan, backbone, options.mt_ladder, folder, console)
         console.print(f"{backbone}: {verdict.line}\nreport: {folder / 'report.html'}", highlight=False, markup=False)
     return 0
+
+
+def require_same(path: Path, settings: dict[str, Any]) -> None:
+    """Refuse to go on with other settings than those of the steps that are done."""
+    wanted = json.loads(json.dumps(settings))
+    if not path.exists():
+        write_json(path, wanted)
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in wanted.items():
+        if kept.get(name) != value:
+            raise UserError(f"{path.parent}: begun with other settings ({name}), name another --output or remove it")
 
 
 if __name__ == "__main__":

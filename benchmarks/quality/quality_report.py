@@ -56,7 +56,7 @@ def write_quality_report(plan: Plan, backbone: str, ladder: Sequence[str], folde
     tables = tuple(build_tables(predictions))
     verdict, comparisons = _judge(predictions, tables, gates, counting, rules)
     notes = [*_notes(plan, readings), *_variants(plan, backbone, folder)]
-    if (plan.folder(backbone) / "variants").is_dir():
+    if (plan.folder(backbone) / "choice").is_dir():
         notes += _ladder(plan, backbone, ladder)
     report = Report(
         title=f"{TITLE} Backbone: {backbone}",
@@ -112,7 +112,7 @@ def _facts(plan: Plan, backbone: str) -> dict[str, str]:
     items, leaking = (data["counts"][name] for name in ("train items", "train items that leak"))
     return {
         "budget": budget.name,
-        "method": VARIANTS[plan.headline].what,
+        "method": f"{steps.headline}: {VARIANTS[steps.headline].what}",
         "seeds": ", ".join(map(str, budget.seeds)),
         "steps": f"stage 1 {budget.stage1_steps}, every tuning {budget.task_steps}",
         "tokens a step": f"at most {budget.lanes * budget.tokens_per_cell}, samples of at most {budget.max_length}",

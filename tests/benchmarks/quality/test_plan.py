@@ -14,10 +14,11 @@ from mtllm_ds.config import load_settings
 LANGUAGES = ["deu_Latn", "fra_Latn", "jpn_Jpan"]
 
 
-def plan_of(root: Path, budget: str, headline: str = PLAIN) -> Plan:
+def plan_of(root: Path, budget: str, headline: str | None = None) -> Plan:
     plan = Plan(
         root=root, budget=BUDGETS[budget], help_text=Path("help"), mt="assets/mt", languages=LANGUAGES,
         development=["deu_Latn", "jpn_Jpan"], headline=headline,
+        choice=root / "minilm" / "choice" / "choice.json",
     )  # fmt: skip
     plan.add_shared()
     return plan
@@ -26,7 +27,7 @@ def plan_of(root: Path, budget: str, headline: str = PLAIN) -> Plan:
 @pytest.mark.parametrize("budget", list(BUDGETS))
 def test_every_system_is_trained_and_asked_with_every_seed(tmp_path, budget):
     plan = plan_of(tmp_path, budget)
-    BackbonePlan(plan, "minilm").build(list(VARIANTS), ["mt-25", "mt-50"])
+    BackbonePlan(plan, "minilm").build([name for name in VARIANTS if name != PLAIN], ["mt-25", "mt-50"])
     _check(plan.steps)
     names = {step.name for step in plan.steps}
     for seed in plan.budget.seeds:
@@ -43,20 +44,22 @@ def test_learners_share_learning_rates_and_steps(tmp_path):
     backbone = BackbonePlan(plan, "minilm")
     backbone.build([], [])
     for learner in LEARNERS:
-            assert list(backbone._pilot_names(learner.name)) == list(plan.budget.learning_rates)
+        assert list(backbone._pilot_names(learner.name)) == list(plan.budget.learning_rates)
 
 
 @pytest.mark.parametrize("backbone", ["minilm", "llama"])
 @pytest.mark.parametrize("variant", list(VARIANTS))
 def test_recipes_are_accepted_by_the_trainer(tmp_path, variant, backbone):
-    plan = BackbonePlan(plan_of(tmp_path, "cpu", variant), backbone)
-    if VARIANTS[variant].stage1 is not None:
-        stage1 = load_settings(plan._stage1_recipe(7, 1e-3, 1).write(tmp_path / "stage1"), [])
+    plan, changed = BackbonePlan(plan_of(tmp_path, "cpu"), backbone), VARIANTS[variant]
+    if changed.stage1 is not None:
+        stage1 = load_settings(plan._stage1_recipe(7, 1e-3, 1, changed).write(tmp_path / "stage1"), [])
         assert (stage1.objective.name, stage1.run.seed, stage1.run.max_steps) == ("pooled_alignment", 1, 7)
-    start = None if VARIANTS[variant].stage1 is None else tmp_path / "export"
+    start = None if changed.stage1 is None else tmp_path / "export"
     for learner in LEARNERS:
         own = start if learner.is_stacked else None
-        settings = load_settings(plan._task_recipe(learner, 7, 2e-3, 2, own).write(tmp_path / learner.name), [])
+        settings = load_settings(
+            plan._task_recipe(learner, 7, 2e-3, 2, own, changed).write(tmp_path / learner.name), []
+        )
         assert settings.model.reader == learner.reader
         assert settings.objective.name == learner.objective
         assert settings.selects_by == "accuracy"

@@ -41,7 +41,7 @@ def save(path: Path, system: str, seed: int, share: float, languages: list[str],
 
 def make_run(root: Path, chrf: float, stage2: float) -> Plan:
     """Everything that a finished run leaves: translate-test gets .5 (greedy), .55 (beam 4), .6 (tuned, masked after)."""
-    plan = Plan(root, SMOKE, Path("help"), "assets/mt", LANGUAGES, ["deu_Latn"], "plain")
+    plan = Plan(root, SMOKE, Path("help"), "assets/mt", LANGUAGES, ["deu_Latn"], "plain", root / "none")
     every = ["eng_Latn", *LANGUAGES]
     counts = {"train items": 40, "train items that leak": 3, "stage1_train": 120}
     data = {"counts": counts, "counts_by_language": dict.fromkeys(LANGUAGES, NUM_ITEMS), "changed_files": []}
