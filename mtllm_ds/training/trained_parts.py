@@ -31,6 +31,9 @@ def read_start(settings: Settings, bases: Bases) -> Trained | None:
             raise UserError(
                 f"{where}: it was trained on another {side} ({start.bases[side]['name']}); set model.{side}.name to that"
             )
+    direction = start.model.llm.bidirectional
+    if "llm" in model.sides and direction != model.llm.bidirectional:
+        raise UserError(f"{where}: it has bidirectional={str(direction).lower()}; set model.llm.bidirectional to that")
     if model.reader == "stacked":
         for name in ("type", "hidden_size"):
             theirs = getattr(start.model.connector, name)

@@ -68,6 +68,8 @@ def test_a_start_must_have_the_same_shape(recipe, tmp_path):
     assert plan(recipe, model__start=start, model__lora__rank=4, model__merge_start_lora="true").start is not None
     with pytest.raises(UserError, match="its connector has type=linear"):
         plan(recipe, model__start=start, model__connector__type="mlp")
+    with pytest.raises(UserError, match="bidirectional=true"):
+        plan(recipe, model__start=start, model__llm__bidirectional="false")
     with pytest.raises(UserError, match="reader=stacked"):
         plan(recipe, model__start=start, model__reader="llm")
     with pytest.raises(UserError, match="no means by language"):
