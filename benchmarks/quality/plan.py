@@ -35,6 +35,9 @@ class Plan:
     """Variant that all seeds and languages are run with; None takes the one that is best on the development languages."""
     choice: Path
     """File that says which one that was."""
+    task_name: str = "lohelp_modules"
+    items: Path | None = None
+    """Folder of the task's items; None: that of the help text."""
     device: str = "cpu"
     precision: str = "fp32"
     any_data: bool = False
@@ -89,7 +92,8 @@ class Plan:
         given = [part for name, value in limits.items() if value is not None for part in (name, value)]
         return python(
             "-m", "benchmarks.quality.quality_data", "--data", self.help_text, "--mt", self.mt, "--output",
-            self.folder("data"), *given, *(["--any-data"] if self.any_data else []),
+            self.folder("data"), "--task", self.task_name, "--items", self.items or self.help_text, *given,
+            *(["--any-data"] if self.any_data else []),
         )  # fmt: skip
 
 

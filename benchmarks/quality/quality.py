@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,15 @@ from rich.console import Console
 from benchmarks.quality.backbone_plan import BACKBONES, BackbonePlan
 from benchmarks.quality.budgets import BUDGETS
 from benchmarks.quality.plan import Plan
-from benchmarks.quality.quality_data import TASK, known_languages
+from benchmarks.quality.quality_data import TASKS, known_languages
 from benchmarks.quality.steps import Steps, describe
 from benchmarks.quality.variants import VARIANTS
 from mtllm_ds.atomic import write_json
 from mtllm_ds.command_line import quiet_libraries, run_and_exit
 from mtllm_ds.errors import UserError
+
+DDTP_ITEMS = 2000
+"""Training items of ddtp_topics in every budget."""
 
 
 def parse() -> argparse.Namespace:
@@ -35,6 +38,8 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--budget", choices=list(BUDGETS), default="cpu")
     add("--data", type=Path, required=True, help="folder of the help text (make help-text)")
+    add("--task", choices=("lohelp_modules", "ddtp_topics"), default="lohelp_modules")
+    add("--items", type=Path, help="folder of the task's items, if not the help text's (ddtp_topics: make ddtp)")
     add("--mt", default="assets/mt", help="MT model (default %(default)s)")
     add(
         "--mt-ladder",
@@ -68,14 +73,17 @@ def main() -> int:
     options = parse()
     console = Console()
     budget = BUDGETS[options.budget]
-    task = yaml.safe_load(TASK.read_text(encoding="utf-8"))
+    if options.task == "ddtp_topics":
+        budget = replace(budget, train_items=min(budget.train_items or DDTP_ITEMS, DDTP_ITEMS))
+    task = yaml.safe_load((TASKS / f"{options.task}.yaml").read_text(encoding="utf-8"))
     languages = known_languages(options.mt, task["languages"])
-    root = options.output or Path("runs/quality") / budget.name
+    place = budget.name if options.task == "lohelp_modules" else f"{budget.name}-{options.task}"
+    root = options.output or Path("runs/quality") / place
     plan = Plan(
         root=root, budget=budget, help_text=options.data, mt=options.mt, languages=languages,
         development=[code for code in task["development_languages"] if code in languages],
         headline=options.headline, choice=root / options.backbones[0] / "choice" / "choice.json",
-        device=options.device, precision=options.precision, any_data=options.any_data,
+        task_name=options.task, items=options.items, device=options.device, precision=options.precision, any_data=options.any_data,
     )  # fmt: skip
     plan.add_shared()
     for backbone in options.backbones:
@@ -87,6 +95,7 @@ def main() -> int:
     steps = Steps(root, num_jobs, environment, console)
     settings = {
         "budget": asdict(budget), "mt": options.mt, "mt_ladder": options.mt_ladder, "data": str(options.data),
+        "task": options.task,
         "backbone": options.backbones[0], "headline": options.headline, "precision": options.precision,
     }  # fmt: skip
     if options.dry_run:
@@ -98,7 +107,7 @@ def main() -> int:
         return 0
     from benchmarks.quality.quality_report import write_quality_report
 
-    default = root / "report" if budget.name == "smoke" else Path("benchmarks/results/quality") / budget.name
+    default = root / "report" if budget.name == "smoke" else Path("benchmarks/results/quality") / place
     for backbone in options.backbones:
         folder = (options.results or default) / backbone
         verdict = write_quality_report(plan, backbone, options.mt_ladder, folder, console)

@@ -22,7 +22,7 @@ from mtllm_ds.command_line import run_and_exit
 from mtllm_ds.data.tokenization import TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
 
-TASK = Path("launchers/tasks/lohelp_modules.yaml")
+TASKS = Path("launchers/tasks")
 MONOLINGUAL = 3000
 """Training texts a language that means are taken over."""
 
@@ -48,6 +48,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder of the help text")
+    add("--task", default="lohelp_modules", help="a task of launchers/tasks whose items are JSON lines")
+    add("--items", type=Path, help="folder of the task's items (default: --data)")
     add("--mt", required=True, help="MT model: its tags decide the languages")
     add("--output", type=Path, required=True)
     add("--train-items", type=int)
@@ -56,7 +58,8 @@ def main() -> int:
     add("--valid-pairs", type=int)
     add("--any-data", action="store_true", help="go on where files are not the frozen ones")
     options = parser.parse_args()
-    task = yaml.safe_load(TASK.read_text(encoding="utf-8"))
+    options.items = options.items or options.data
+    task = yaml.safe_load((TASKS / f"{options.task}.yaml").read_text(encoding="utf-8"))
     languages = known_languages(options.mt, task["languages"])
     changed = changed_files(options.data, languages)
     if changed and not options.any_data:
@@ -71,7 +74,7 @@ def main() -> int:
     found["counts"] = write_texts(options, languages) | write_items(options, languages)
     found["counts_by_language"] = {code: found["counts"][f"test items {code}"] for code in languages}
     write_task(options.output / "task", task, languages)
-    require_no_leak(options.output, options.data)
+    require_no_leak(options.output, options.data, options.items)
     write_json(options.output / "data.json", found)
     return 0
 
@@ -101,14 +104,14 @@ def write_texts(options: argparse.Namespace, languages: list[str]) -> dict[str, 
 def write_items(options: argparse.Namespace, languages: list[str]) -> dict[str, int]:
     """The task's items; training and validation items that give away a test item are left out."""
     counts: dict[str, int] = {}
-    test = leak_test(options.data, ENGLISH)
+    test = leak_test(options.items, ENGLISH)
     for split, limit in (("train", options.train_items), ("valid", options.train_items)):
-        items = read_jsonl(options.data / f"{split}_{ENGLISH}.jsonl")
+        items = read_jsonl(options.items / f"{split}_{ENGLISH}.jsonl")
         harmless = [items[row] for row in test.leak_free([item["text"] for item in items])]
         counts |= {f"{split} items": len(harmless), f"{split} items that leak": len(items) - len(harmless)}
         write_rows(options.output / "task" / f"{split}_{ENGLISH}.jsonl", drawn(harmless, limit))
     for code in (ENGLISH, *languages):
-        items = drawn(read_jsonl(options.data / f"test_{code}.jsonl"), options.test_items)
+        items = drawn(read_jsonl(options.items / f"test_{code}.jsonl"), options.test_items)
         counts[f"test items {code}"] = len(items)
         write_rows(options.output / "task" / f"test_{code}.jsonl", items)
     return counts
@@ -122,15 +125,17 @@ def write_task(folder: Path, task: dict, languages: list[str]) -> None:
     write_text(folder / "task.yaml", yaml.safe_dump(task, sort_keys=False))
 
 
-def require_no_leak(output: Path, data: Path) -> None:
-    """The leak test over what was written: the run stops at the first leak."""
+def require_no_leak(output: Path, *tested: Path) -> None:
+    """The leak test over what was written, against the test items of each folder: the run stops at the first leak."""
     files = {"stage1_train.jsonl": ENGLISH, "stage1_valid.jsonl": ENGLISH}
     files |= {f"task/{split}_{ENGLISH}.jsonl": ENGLISH for split in ("train", "valid")}
     files |= {path.name: path.stem.split("_", 1)[1] for path in output.glob("monolingual_*.jsonl")}
     files |= {path.name: path.stem.split("_", 1)[1] for path in output.glob("valid_*.jsonl")}
+    tests = {(folder, code): leak_test(folder, code) for folder in set(tested) for code in set(files.values())}
     for name, code in files.items():
         texts = [row["text"] for row in read_jsonl(output / name)]
-        leak_test(data, code).require_none(texts, str(output / name))
+        for folder in set(tested):
+            tests[folder, code].require_none(texts, str(output / name))
 
 
 if __name__ == "__main__":
