@@ -9,7 +9,8 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 
 from mtllm_ds.data.manifest import TaskEntry
-from mtllm_ds.models.heads import TaskHead
+from mtllm_ds.errors import UserError
+from mtllm_ds.models.heads import TaskHead, head_from
 from mtllm_ds.objectives.base import add_sums
 from mtllm_ds.objectives.task_distillation import TaskDistillation
 from mtllm_ds.objectives.task_tuning import TaskTuning
@@ -187,6 +188,11 @@ def test_labels_change_nothing_and_head_and_connector_stay_bitwise(match):
     assert losses[-1] < losses[0]
     assert all(torch.equal(p, fixed[n]) for n, p in objective.named_parameters() if n in fixed)
     assert len(fixed) == 4
+
+
+def test_a_head_for_other_vectors_is_refused():
+    with pytest.raises(UserError, match="reads vectors of 16 dimensions, this model gives 32"):
+        head_from(head_of(16, 3).state_dict(), 32, "objective.teacher=t")
 
 
 def test_a_perfect_student_has_no_loss():

@@ -194,7 +194,7 @@ def test_several_seeds_in_one_command(tuning):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"objective__teacher": "TUNED_ENCODER"}, "reads vectors of 16 dimensions"),
+        ({"objective__teacher": "TUNED_ENCODER"}, "not 'mt'"),
         ({"model__start": "TEACHER"}, "reader=llm"),
         ({"model__start": "NOWHERE"}, "neither a run"),
     ],
