@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig
 from torch import nn
 
+from mtllm_ds.errors import UserError
 from mtllm_ds.models.centring import LanguageCentring
 from mtllm_ds.models.readers import Reader
 from mtllm_ds.models.stacked import StackedModel
@@ -37,7 +38,11 @@ def put_weights(reader: Reader, weights: Mapping[str, torch.Tensor]) -> None:
         add_frozen_adapter(reader, weights)
     own = own_tensors(reader)
     for name, value in weights.items():
-        assert name in own, f"{name} is not in this reader"
+        if name not in own or own[name].shape != value.shape:
+            raise UserError(
+                f"model.start: its {name} {tuple(value.shape)} has no place in this model; "
+                "give model.lora.target_modules and model.connector as it was trained with"
+            )
         own[name].data.copy_(value)
 
 

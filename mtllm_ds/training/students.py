@@ -32,7 +32,7 @@ def start_reader(reader: Reader, plan: RunPlan, cluster: Cluster, kept: Mapping[
     if kept is not None:
         put_weights(reader, {own_name(name): t for name, t in kept.items() if not name.startswith(_HEAD)})
     else:
-        put_weights(reader, _start_weights(plan))
+        together(lambda: put_weights(reader, _start_weights(plan)), cluster.device)
         if isinstance(reader, StackedModel):
             _start_connector(reader, plan, cluster)
             _centre(reader, plan, cluster)

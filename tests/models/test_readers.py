@@ -13,6 +13,7 @@ from mtllm_ds.checkpoint.adapters import one_adapter, with_frozen_adapter
 from mtllm_ds.config.schema import LoraSettings
 from mtllm_ds.data.collate import Batch
 from mtllm_ds.data.packing import pack_batch, pad_rows
+from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import turn_off_dropout
 from mtllm_ds.models.centring import LanguageCentring
 from mtllm_ds.models.encoders import FrozenEncoder
@@ -128,6 +129,14 @@ def test_a_frozen_first_adapter_is_the_sum_of_both_and_one_adapter_is_the_same()
     put_weights(single, joined)
     torch.testing.assert_close(single.vectors(padded), both.vectors(padded), atol=2e-5, rtol=1e-4)
     assert not torch.allclose(single.vectors(padded), first.vectors(padded), atol=1e-3)
+
+
+def test_weights_without_a_place_are_refused():
+    reader = reader_of("llm", rank=2)
+    with pytest.raises(UserError, match=r"model\.lora\.target_modules"):
+        put_weights(reader, own_tensors(reader_of("llm", rank=3)))
+    with pytest.raises(UserError, match="has no place"):
+        put_weights(reader, {"connector.weight": torch.zeros(2, 2)})
 
 
 def test_centring_replaces_the_mean_by_that_of_english():
