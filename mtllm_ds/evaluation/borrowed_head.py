@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from mtllm_ds.evaluation.ridge import fit_ridge, fvu
 
-STRENGTHS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+STRENGTHS = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 
 Reader = Callable[[Sequence[str], str], np.ndarray]
 """(texts, FLORES code) -> (n, width) mean-pooled vectors."""
