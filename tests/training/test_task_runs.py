@@ -10,6 +10,10 @@ from safetensors.torch import load_file
 from mtllm_ds.checkpoint.export import export_run
 from mtllm_ds.checkpoint.trained import read_trained
 from mtllm_ds.cluster.launch import join_cluster
+from mtllm_ds.data.manifest import Manifest
+from mtllm_ds.data.stream import EvalStream
+from mtllm_ds.data.targets import TargetReader
+from mtllm_ds.models.build import load_reader
 from mtllm_ds.training.runs import run_seeds
 from tests.distributed.ranks import RankError, ranks
 from tests.fixtures.runs import losses_of, rows_of, settings_of
@@ -95,7 +99,21 @@ def test_multiple_choice_is_tuned_and_distilled_through_spans(tmp_path):
     recipe = make_task_run(tmp_path, CHOICE)
     one = losses_of(run_on(1, recipe, "one", model__reader="llm"))
     assert_same_losses(losses_of(run_on(2, recipe, "two", model__reader="llm")), one)
-    assert one[1] == pytest.approx(0.9, abs=0.6)
+    for name in ("train", "validation"):
+        write_targets(tmp_path / name, tmp_path / "one")
+    stage2 = make_distillation(recipe, tmp_path / "one")
+    distilled = losses_of(run_on(1, stage2, "distilled_one"))
+    assert_same_losses(losses_of(run_on(2, stage2, "distilled_two")), distilled)
+    assert distilled[6] < distilled[1]
+
+
+@torch.no_grad()
+def test_cached_and_live_teacher_agree(distillation, teacher):
+    trained, manifest = read_trained(teacher), Manifest.load(str(distillation.parent / "train"))
+    live = load_reader(trained.model, trained.weights, torch.device("cpu"), torch.float32)
+    for batch in EvalStream(manifest, batch_size=7, targets=[TargetReader(manifest, "teacher")]):
+        cached = batch.extras["teacher_pooled"]
+        torch.testing.assert_close(cached[batch.valid], live.vectors(batch)[batch.valid], atol=1e-5, rtol=1e-5)
 
 
 def test_distillation_is_the_same_on_two_ranks_and_learns(distillation, distilled):
