@@ -15,6 +15,10 @@ def _chrf(value: float | None) -> str:
     return "not trained" if value is None else f"{value:.1f}"
 
 
+def _note(run: dict) -> str:
+    return f" ({run['note']})" if "note" in run else ""
+
+
 def text_card(rows: dict[str, int]) -> str:
     listed = "\n".join(f"| `{name}.jsonl.xz` | {count} |" for name, count in rows.items())
     return f"""# Text sample: LibreOffice help, real human translations
@@ -49,7 +53,7 @@ def mt_card(figures: dict, model) -> str:
         "decoder": "translation in both directions, decoder alone, the encoder as it was",
     }
     runs = "\n".join(
-        f"- {stages[run['what']]}: {run['core_seconds']:.0f} seconds of CPU time, {run['steps']} steps"
+        f"- {stages[run['what']]}: {run['core_seconds']:.0f} seconds of CPU time, {run['steps']} steps{_note(run)}"
         for run in figures["runs"]
     )
     return f"""# Tiny machine-translation model
@@ -93,7 +97,7 @@ and the tests run offline; it is no writer.
 
 {training["tokens"]} tokens of English help pages of LibreOffice in Debian, pages of the test left out.
 `benchmarks/quality/train_llama.py`, Hugging Face's trainer, next tokens,
-{steps} steps, {seconds:.0f} seconds of CPU time on 2 shared CPU cores.
+{steps} steps, {seconds:.0f} seconds of CPU time on 2 shared CPU cores{"".join(map(_note, training["runs"][:1]))}.
 
 ## Measured on English validation items (`figures.json`)
 
