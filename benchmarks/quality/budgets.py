@@ -33,14 +33,14 @@ class Budget:
     variants: tuple[str, ...] = ()
     """Ablations, on development languages with seed 0; see `variants.py`."""
     num_jobs: int = 2
-    core_seconds_per_kilotoken: float = 0.25
+    core_seconds_per_kilotoken: float = 0.7
     """Training time, for the plan only."""
 
 
 CPU = Budget(
     name="cpu",
-    stage1_steps=300,
-    task_steps=160,
+    stage1_steps=240,
+    task_steps=120,
     pilot_share=0.35,
     variants=(
         "no_stage1", "half_stage1", "default_start", "mlp", "token_loss", "centring", "unfrozen", "merged", "logits",

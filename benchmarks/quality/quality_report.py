@@ -37,6 +37,7 @@ from mtllm_ds.evaluation.tables import Table, best_system, build_tables, compare
 from mtllm_ds.evaluation.verdict import LanguageGate, Rules, Verdict, backbone_reason, counting_languages, decide
 
 SYSTEM = "mtllm_stage2"
+RIDGES = ("ridge", "ridge_centred")
 LEAKS_OF_BASES = (
     "Leak test: what gives away a test item is left out of all text that is trained on here. The encoder of the MT model in "
     "assets/ and the tiny Llama were trained before the test compared 8-grams: of their text, 8 of 26,002 English segments and "
@@ -88,8 +89,9 @@ def _judge(
         overall = compare(predictions, SYSTEM, rival, table.setting, shown)
         each = compare_each(predictions, SYSTEM, rival, table.setting, shown)
         found[table.setting] = Comparison(SYSTEM, rival, table.setting, overall, each)
-    ridge = compare(predictions, SYSTEM, "ridge", "copy_masked", shown)
-    each = compare_each(predictions, SYSTEM, "ridge", "copy_masked", shown)
+    rival = best_system(masked, RIDGES, shown)
+    ridge = compare(predictions, SYSTEM, rival, "copy_masked", shown)
+    each = compare_each(predictions, SYSTEM, rival, "copy_masked", shown)
     verdict = decide(
         found["copy_masked"].overall if counting else None,
         found["plain"].overall if counting else None,
@@ -99,7 +101,7 @@ def _judge(
         gap_closed=masked.gap_closed(SYSTEM, shown),
         rules=rules,
     )
-    return verdict, (*found.values(), Comparison(SYSTEM, "ridge", "copy_masked", ridge, each))
+    return verdict, (*found.values(), Comparison(SYSTEM, rival, "copy_masked", ridge, each))
 
 
 def _facts(plan: Plan, backbone: str) -> dict[str, str]:

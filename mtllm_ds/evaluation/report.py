@@ -24,6 +24,7 @@ TITLES = {
     "llm_direct": "LLM reads it itself",
     "mt_encoder": "MT encoder + head",
     "ridge": "ridge from the MT encoder",
+    "ridge_centred": "ridge, centred by language",
     "translate_train": "translate-train",
     "translate_test": "translate-test",
     "translate_test_greedy": "translate-test, greedy",

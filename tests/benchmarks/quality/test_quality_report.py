@@ -12,7 +12,7 @@ from benchmarks.quality.plan import Plan
 from benchmarks.quality.quality_report import write_quality_report
 from mtllm_ds.atomic import write_json
 from mtllm_ds.evaluation.items import Item
-from mtllm_ds.evaluation.predictions import TaskFacts, concatenate, predictions_of, write_predictions
+from mtllm_ds.evaluation.predictions import TaskFacts, concatenate, predictions_of, read_predictions, write_predictions
 
 LANGUAGES = ["deu_Latn", "fra_Latn", "rus_Cyrl"]
 FACTS = TaskFacts("lohelp_modules", {}, ["deu_Latn"])
@@ -64,7 +64,13 @@ def make_run(root: Path, chrf: float, stage2: float) -> Plan:
                 folder / f"{system}-{seed}" / system / "predictions.parquet", concatenate([english, *own])
             )
         save(folder / f"llm_direct-{seed}" / "english_originals", "english_originals", seed, 0.8, LANGUAGES, BOTH)
-        save(folder / f"ridge-{seed}" / "ridge", "ridge", seed, 0.4, every, BOTH)
+        ridges = []
+        for system, share in (("ridge", 0.4), ("ridge_centred", 0.45)):
+            place = folder / f"{system}-{seed}" / "parts"
+            save(place, system, seed, share, LANGUAGES, BOTH)
+            ridges.append(read_predictions([place / "predictions.parquet"]))
+        write_predictions(folder / f"ridge-{seed}" / "ridge" / "predictions.parquet", concatenate(ridges))
+        write_json(folder / f"ridge-{seed}" / "ridge" / "summary.json", {"seconds_per_item/ridge": 0.01})
         for system, readings in (
             ("translate_test_greedy", (0.6, 0.5, 0.4)),
             ("translate_test_beam4", (0.6, 0.4, 0.55)),
@@ -103,6 +109,7 @@ def test_the_verdict_follows_from_the_answers(tmp_path, chrf, stage2, expected):
         assert summary[f"plain/mean/translate_test_{system}"] == pytest.approx(0.6, abs=1e-9)
     # two of three readings were translated: 90 s over 600 items, and .01 s of reading
     assert summary["seconds_per_item/translate_test_greedy"] == pytest.approx(0.16)
+    assert "copy_masked/difference/mtllm_stage2-ridge_centred/mean" in summary
     if chrf > 30:
         assert "over 2 languages" in verdict.line  # deu_Latn is for development
         assert "against translate-test, tuned on round trips" in verdict.line
