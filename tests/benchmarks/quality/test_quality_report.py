@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks.quality.backbone_plan import LEARNERS, BackbonePlan
+from benchmarks.quality.backbone_plan import BackbonePlan
 from benchmarks.quality.budgets import SMOKE
+from benchmarks.quality.learners import LEARNERS
 from benchmarks.quality.plan import Plan
 from benchmarks.quality.quality_report import write_quality_report
 from mtllm_ds.atomic import write_json
