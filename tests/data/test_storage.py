@@ -88,6 +88,7 @@ def test_a_bad_connection_changes_nothing(dataset, tmp_path, num_workers):
         assert manifest.hash == dataset.hash
         assert rows(manifest, num_workers) == rows(dataset)
         assert {fault for _, fault in answers} == set(FAULTS)
+        assert rows(manifest) == rows(dataset)  # fetches what a reader process was stopped in
         before = len(answers)
         assert rows(manifest) == rows(dataset)
         assert len(answers) == before, "checked ranges come from the cache"
