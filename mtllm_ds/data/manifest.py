@@ -266,7 +266,11 @@ class Manifest:
         for listed in ("name", "sha256"):
             if len({getattr(shard, listed) for shard in self.shards}) != len(self.shards):
                 raise UserError(f"a shard stands twice in the manifest of '{self.storage.root}'; prepare it anew")
-        for shard, size in zip(self.shards, self.storage.sizes([shard.name for shard in self.shards]), strict=True):
+        try:
+            sizes = self.storage.sizes([shard.name for shard in self.shards])
+        except StorageError as error:
+            raise UserError(f"data set '{self.storage.root}': {error}") from error
+        for shard, size in zip(self.shards, sizes, strict=True):
             if size is None:
                 raise UserError(
                     f"the shard '{shard.name}' is missing in '{self.storage.root}'; copy or prepare it anew"

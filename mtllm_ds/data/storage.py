@@ -150,8 +150,10 @@ class RemoteStorage(Storage):
         def fetch(filesystem: Any, url: str) -> int | None:
             try:
                 return filesystem.size(url)
-            except FileNotFoundError:
-                return None
+            except FileNotFoundError as error:
+                if _is_missing(error):
+                    return None
+                raise
 
         return self._try(name, fetch)
 
@@ -163,18 +165,22 @@ class RemoteStorage(Storage):
             try:
                 return fetch(self._connect(), url)
             except FileNotFoundError as error:
-                raise StorageError(f"there is no '{url}'") from error
+                if _is_missing(error):
+                    raise StorageError(f"there is no '{url}'") from error
+                self._give_up(url, attempt, error)
             except ImportError as error:
                 raise UserError(f"'{self.root}' cannot be read without a further package: {error}") from error
             except Exception as error:  # fsspec lets each protocol's own exceptions through
-                if attempt == self._settings.attempts:
-                    reason = str(error) or type(error).__name__
-                    raise StorageError(
-                        f"cannot read '{url}' after {attempt} attempts: {reason.splitlines()[0]}"
-                    ) from error
+                self._give_up(url, attempt, error)
             time.sleep(wait * random.uniform(0.5, 1.5))
             wait *= 2
         raise AssertionError("unreachable")
+
+    def _give_up(self, url: str, attempt: int, error: Exception) -> None:
+        """Raise if that was the last attempt."""
+        if attempt == self._settings.attempts:
+            reason = str(error.__cause__ or error) or type(error).__name__
+            raise StorageError(f"cannot read '{url}' after {attempt} attempts: {reason.splitlines()[0]}") from error
 
     def _connect(self) -> Any:
         """The filesystem, one a process: fsspec's connections do not survive a fork."""
@@ -191,6 +197,12 @@ class RemoteStorage(Storage):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_filesystem": None}
+
+
+def _is_missing(error: FileNotFoundError) -> bool:
+    """Whether the file is not there. fsspec also says so of a file whose size it could not ask for, whatever went wrong."""
+    cause = error.__cause__
+    return cause is None or isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in (404, 410)
 
 
 class RangeCache:
