@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from mtllm_ds.config.schema import LoraSettings
+from mtllm_ds.config.sections import LoraSettings
 from mtllm_ds.errors import UserError
 
 _FROZEN = ".start."

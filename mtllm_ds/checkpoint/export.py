@@ -26,7 +26,7 @@ from mtllm_ds import atomic
 from mtllm_ds.checkpoint.adapters import read_adapter, write_adapter
 from mtllm_ds.checkpoint.model import Trained, task_entry, trained_from_run
 from mtllm_ds.checkpoint.model_card import model_card
-from mtllm_ds.config.schema import ConnectorSettings, EncoderSettings, LLMSettings, ModelSettings
+from mtllm_ds.config.sections import ConnectorSettings, EncoderSettings, LLMSettings, ModelSettings
 from mtllm_ds.data.manifest import TaskEntry
 from mtllm_ds.errors import UserError
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from mtllm_ds.config.schema import Settings
+from mtllm_ds.config.sections import Sections
 
 _OWNERS = {
     "sequence_weight": "pooled_alignment",
@@ -19,7 +17,7 @@ _OWNERS = {
 """Settings that one objective alone reads."""
 
 
-def mistakes(settings: Settings) -> Iterator[str]:
+def mistakes(settings: Sections) -> Iterator[str]:
     """What does not fit together, first things first."""
     yield from _machine(settings)
     yield from _data(settings)
@@ -28,7 +26,7 @@ def mistakes(settings: Settings) -> Iterator[str]:
     yield from _objective(settings)
 
 
-def _machine(settings: Settings) -> Iterator[str]:
+def _machine(settings: Sections) -> Iterator[str]:
     if settings.model.attention.startswith("flash") and settings.training.precision == "fp32":
         yield (
             f"model.attention={settings.model.attention} cannot run in training.precision=fp32: "
@@ -41,7 +39,7 @@ def _machine(settings: Settings) -> Iterator[str]:
         yield f"run.seed={run.seed} has no effect beside run.seeds: remove one of the two"
 
 
-def _data(settings: Settings) -> Iterator[str]:
+def _data(settings: Sections) -> Iterator[str]:
     data = settings.data
     if (data.encoder_tokens_per_cell is None) != (data.llm_tokens_per_cell is None):
         yield "data.encoder_tokens_per_cell and data.llm_tokens_per_cell belong together: set both, or neither"
@@ -51,7 +49,7 @@ def _data(settings: Settings) -> Iterator[str]:
         )
 
 
-def _connector(settings: Settings) -> Iterator[str]:
+def _connector(settings: Sections) -> Iterator[str]:
     connector, model = settings.model.connector, settings.model
     closed_form = connector.init == "least_squares" or connector.match_scale
     if connector.type == "linear" and connector.hidden_size is not None:
@@ -78,7 +76,7 @@ def _connector(settings: Settings) -> Iterator[str]:
         )
 
 
-def _reader(settings: Settings) -> Iterator[str]:
+def _reader(settings: Sections) -> Iterator[str]:
     model, connector = settings.model, settings.model.connector
     if model.start is None and model.merge_start_lora:
         yield "model.merge_start_lora=true has no effect without model.start: name the run or export to start from"
@@ -95,7 +93,7 @@ def _reader(settings: Settings) -> Iterator[str]:
         )
 
 
-def _objective(settings: Settings) -> Iterator[str]:
+def _objective(settings: Sections) -> Iterator[str]:
     objective, targets = settings.objective, settings.data.targets
     if objective.name == "task_distillation":
         if objective.teacher is None:
@@ -119,7 +117,7 @@ def _objective(settings: Settings) -> Iterator[str]:
     yield from _weights(settings)
 
 
-def _weights(settings: Settings) -> Iterator[str]:
+def _weights(settings: Sections) -> Iterator[str]:
     objective = settings.objective
     if objective.token_weight and settings.data.targets is not None:
         yield (
@@ -130,7 +128,7 @@ def _weights(settings: Settings) -> Iterator[str]:
         yield "objective.sequence_weight and objective.token_weight are both 0: set one of them"
 
 
-def _adaptation(settings: Settings) -> Iterator[str]:
+def _adaptation(settings: Sections) -> Iterator[str]:
     name = settings.objective.name
     if settings.model.reader != "llm":
         yield f"objective.name={name} adapts the LLM alone: set model.reader=llm"

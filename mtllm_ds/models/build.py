@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from mtllm_ds.config.names import resolve_model_name
-from mtllm_ds.config.schema import ModelSettings, Settings
+from mtllm_ds.config.schema import Settings
+from mtllm_ds.config.sections import ModelSettings
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.connector import build_connector
 from mtllm_ds.models.encoders import load_encoder

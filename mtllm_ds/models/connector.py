@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mtllm_ds.config.schema import ConnectorSettings
+from mtllm_ds.config.sections import ConnectorSettings
 
 
 def build_connector(

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from mtllm_ds.config.schema import EncoderSettings
+from mtllm_ds.config.sections import EncoderSettings
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.loading import load_config, load_weights
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers.utils import cached_file
 
 from mtllm_ds.cluster.zero import gathered
-from mtllm_ds.config.schema import LLMSettings
+from mtllm_ds.config.sections import LLMSettings
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.loading import load_config
 from mtllm_ds.models.readers import LLMReader

@@ -13,7 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from mtllm_ds.config.schema import LLMSettings
+from mtllm_ds.config.sections import LLMSettings
 from mtllm_ds.errors import UserError
 
 # Encoders that may serve as LLM. Their AutoModel adds a pooler that checkpoints often lack and that nothing here uses.

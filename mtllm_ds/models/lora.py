@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from mtllm_ds.config.schema import LoraSettings
+from mtllm_ds.config.sections import LoraSettings
 from mtllm_ds.errors import UserError
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from mtllm_ds.config.deepspeed import zero_stage
-from mtllm_ds.config.schema import OptimSettings, Settings
+from mtllm_ds.config.schema import Settings
+from mtllm_ds.config.sections import OptimSettings
 
 
 class Engine:

@@ -19,7 +19,7 @@ from mtllm_ds.checkpoint.trained import Trained, read_trained
 from mtllm_ds.cluster.agree import together, wait_for_all
 from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.config.names import resolve_model_name
-from mtllm_ds.config.schema import LLMSettings
+from mtllm_ds.config.sections import LLMSettings
 from mtllm_ds.data.collate import Batch, Collator
 from mtllm_ds.data.manifest import Manifest
 from mtllm_ds.data.reading import BlockReader

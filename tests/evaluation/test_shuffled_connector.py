@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mtllm_ds.config.schema import ConnectorSettings
+from mtllm_ds.config.sections import ConnectorSettings
 from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.shuffled_connector import shuffle_connector
 from mtllm_ds.models.connector import build_connector

@@ -5,7 +5,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from mtllm_ds.config.schema import EncoderSettings, LLMSettings
+from mtllm_ds.config.sections import EncoderSettings, LLMSettings
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.encoders import load_encoder
 from mtllm_ds.models.loading import choose_attention, load_llm, weights_fingerprint

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from mtllm_ds.config.schema import LoraSettings
+from mtllm_ds.config.sections import LoraSettings
 from mtllm_ds.data.collate import Batch
 from mtllm_ds.data.packing import pack_batch, pad_rows
 from mtllm_ds.errors import UserError

@@ -10,7 +10,7 @@ from transformers import M2M100Config
 from transformers.models.m2m_100.modeling_m2m_100 import M2M100Encoder
 
 from mtllm_ds.checkpoint.adapters import one_adapter, with_frozen_adapter
-from mtllm_ds.config.schema import LoraSettings
+from mtllm_ds.config.sections import LoraSettings
 from mtllm_ds.data.collate import Batch
 from mtllm_ds.data.packing import pack_batch, pad_rows
 from mtllm_ds.errors import UserError

@@ -19,7 +19,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from mtllm_ds.config.schema import ConnectorSettings, EncoderSettings, LLMSettings, LoraSettings
+from mtllm_ds.config.sections import ConnectorSettings, EncoderSettings, LLMSettings, LoraSettings
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.connector import build_connector
 from mtllm_ds.models.encoders import FrozenEncoder, load_encoder

@@ -8,7 +8,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
-from mtllm_ds.config.schema import LLMSettings, LoraSettings
+from mtllm_ds.config.sections import LLMSettings, LoraSettings
 from mtllm_ds.data.collate import Batch
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.lm_head import load_lm_head

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from mtllm_ds import MTLLM
 from mtllm_ds.checkpoint.export import export_run
 from mtllm_ds.cluster.launch import join_cluster
-from mtllm_ds.config.schema import EncoderSettings
+from mtllm_ds.config.sections import EncoderSettings
 from mtllm_ds.data.build import ShardSettings, build_shards
 from mtllm_ds.data.sources import InputFile
 from mtllm_ds.data.stream import EvalStream

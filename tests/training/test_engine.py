@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from mtllm_ds.config.schema import OptimSettings
+from mtllm_ds.config.sections import OptimSettings
 from mtllm_ds.training.engine import parameter_groups, schedule_scale
 
 

@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaModel
 
 from mtllm_ds.cluster.launch import Cluster
-from mtllm_ds.config.schema import LLMSettings, ModelSettings
+from mtllm_ds.config.sections import LLMSettings, ModelSettings
 from mtllm_ds.data.manifest import Manifest, TaskEntry
 from mtllm_ds.data.shards import read_block
 from mtllm_ds.data.stream import EvalStream

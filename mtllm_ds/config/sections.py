@@ -1,0 +1,255 @@
+"""Every setting of a run, one model a section; the text under a field is its documentation.
+
+All sections refuse unknown keys. Checks that need more than one section stand in `combinations.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from mtllm_ds.config.names import resolve_model_name
+
+ModelName = Annotated[str, AfterValidator(resolve_model_name)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+class RunSettings(Section):
+    output_dir: str
+    """Folder of the run: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `tensorboard/`."""
+    seed: int = Field(default=0, ge=0)
+    """Seeds the order of the data, the connector, LoRA, the head and dropout."""
+    seeds: tuple[int, ...] | None = None
+    """Run once a seed, each in `output_dir/seed-N`. `{seed}` in `model.start`, `objective.teacher` and `data.targets` becomes N."""
+    max_steps: int = Field(gt=0)
+    """Optimizer steps of the whole run."""
+    log_every: int = Field(default=10, gt=0)
+    """Steps between rows of `metrics.jsonl`."""
+    validate_every: int = Field(default=100, gt=0)
+    """Steps between validations (the last step is always validated)."""
+    save_every: int = Field(default=100, gt=0)
+    """Steps between checkpoints (the last step is always saved)."""
+    keep_checkpoints: int = Field(default=2, gt=0)
+    """Newest checkpoints kept; the best by validation is kept beside them."""
+    tensorboard: bool = True
+    """Also write TensorBoard events."""
+
+
+class EncoderSettings(Section):
+    name: ModelName
+    """Hub name, local folder or `package:` folder of the model whose *encoder* reads the text.
+
+    NLLB, M2M100, mT5, umT5, T5 (MADLAD), XLM-R, BERT.
+    """
+    revision: str | None = None
+    """Commit or tag on the hub; pin it for a run that must be repeatable."""
+    family: Literal["auto", "m2m_100", "t5", "mt5", "umt5", "xlm-roberta", "bert"] = "auto"
+    """Adapter to use; `auto` reads the model's config."""
+    max_length: int = Field(default=512, gt=4)
+    """Longest encoder input in tokens, tag and end included."""
+    trust_remote_code: bool = False
+
+
+class LLMSettings(Section):
+    name: ModelName
+    """Hub name, local folder or `package:` folder of the English-centric model.
+
+    Any decoder or encoder that accepts `inputs_embeds`.
+    """
+    revision: str | None = None
+    """Commit or tag on the hub."""
+    bidirectional: bool = True
+    """Attend in both directions (a decoder wants LLM2Vec adaptation first); encoders always do."""
+    max_length: int = Field(default=512, gt=4)
+    """Longest LLM input in tokens, specials included."""
+    trust_remote_code: bool = False
+
+
+class ConnectorSettings(Section):
+    type: Literal["linear", "mlp"] = "linear"
+    """`linear`: one Linear with bias (the paper); `mlp`: Linear, GELU, Linear."""
+    hidden_size: int | None = Field(default=None, gt=0)
+    """Width of the `mlp`'s middle layer; the LLM's width where null."""
+    init: Literal["default", "least_squares"] = "default"
+    """`least_squares`: closed-form start from encoder states to the LLM's input embeddings of character-aligned tokens."""
+    match_scale: bool = False
+    """Scale and shift the start so that its outputs have the mean and variance of the LLM's input embeddings."""
+    init_documents: int = Field(default=1024, gt=0)
+    """Training documents that `init: least_squares` and `match_scale` look at."""
+    init_ridge: float = Field(default=1e-3, ge=0)
+    """Ridge of the least-squares start, relative to the mean variance of the encoder states."""
+    trainable: bool | None = None
+    """Train the connector; null trains it in stage 1 (`pooled_alignment`) and keeps it frozen in the task objectives."""
+    centring: Literal["none", "language"] = "none"
+    """`language`: what enters the connector has its language's mean replaced by that of English. Needs language tags."""
+    centring_text: str | None = None
+    """Where the means come from: a folder of shards of monolingual text in all languages, English among them, or a JSON file of
+    code to mean encoder state; null takes those of `model.start`."""
+    centring_documents: int = Field(default=8192, gt=0)
+    """Samples of a folder `centring_text` that are read, spread evenly over it."""
+
+
+class LoraSettings(Section):
+    rank: int = Field(default=16, gt=0)
+    alpha: int = Field(default=32, gt=0)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    target_modules: str | list[str] = "all-linear"
+    """`all-linear`, or names of Linear layers of the LLM."""
+
+
+class ModelSettings(Section):
+    reader: Literal["stacked", "llm", "encoder"] = "stacked"
+    """What reads the text and is trained: `stacked`, MT encoder, connector and LLM with LoRA; `llm`, the LLM with LoRA alone;
+    `encoder`, the MT encoder with LoRA alone."""
+    encoder: EncoderSettings
+    llm: LLMSettings
+    connector: ConnectorSettings = ConnectorSettings()
+    lora: LoraSettings = LoraSettings()
+    start: str | None = None
+    """Run or export whose connector and LoRA are the start; null starts afresh (stage 1 skipped)."""
+    merge_start_lora: bool = False
+    """The start's LoRA becomes a frozen part of the LLM and a fresh one trains; otherwise the start's own goes on."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_4"] = "auto"
+    """`auto` takes flash attention where it is installed and fits the device and dtype, SDPA otherwise, and says which."""
+    liger: bool = False
+    """Replace RMSNorm, RoPE and SwiGLU of the LLM by liger-kernel's (needs the extra `gpu` and a GPU)."""
+
+    @property
+    def sides(self) -> tuple[Literal["encoder", "llm"], ...]:
+        """The base models whose weights the reader needs."""
+        return ("encoder", "llm") if self.reader == "stacked" else (self.reader,)
+
+
+class MixingSettings(Section):
+    rule: Literal["proportional", "temperature", "balanced", "unimax", "explicit"] = "proportional"
+    """Share of the draws a language gets: by its samples; by samples to the power 1/temperature; equal shares of a
+    sub-sample; equal shares up to a number of epochs; or by `weights`."""
+    temperature: float | None = Field(default=None, gt=0)
+    samples_per_language: int | None = Field(default=None, gt=0)
+    """`balanced`: samples a language (rounded to whole blocks); the smallest language's where null."""
+    max_epochs: float | None = Field(default=None, gt=0)
+    """`unimax`: most passes over a language."""
+    budget_samples: int | None = Field(default=None, gt=0)
+    """`unimax`: samples of the whole run."""
+    weights: dict[str, float] = {}
+    """`explicit`: language code to weight; a language not named is not drawn."""
+    cycle_draws: int = Field(default=256, gt=0)
+    """Draws (blocks) after which the shares are exact again."""
+
+
+class DataSettings(Section):
+    train: str
+    """Folder of prepared shards (the one that holds `manifest.json`)."""
+    validation: str | None = None
+    """Folder of prepared shards for validation; without it nothing is validated and the last checkpoint is the best."""
+    validation_samples: int | None = Field(default=None, gt=0)
+    """That many samples of the validation set at most, spread evenly over it so that no language is left out."""
+    lanes: int = Field(default=64, gt=0)
+    """Independent sequences of draws; fixes the order of the data, so it may not change within a run."""
+    samples_per_cell: int | None = Field(default=None, gt=0)
+    """Samples a lane emits a step: the global batch is lanes x samples_per_cell. 4 where no token budget is set."""
+    encoder_tokens_per_cell: int | None = Field(default=None, gt=0)
+    """Token budget of a cell on the encoder's side, in place of `samples_per_cell`; samples are then packed."""
+    llm_tokens_per_cell: int | None = Field(default=None, gt=0)
+    """Token budget of a cell on the LLM's side."""
+    queue_size: int = Field(default=128, gt=0)
+    """With token budgets: samples a lane looks ahead to fill a cell."""
+    encoder_buckets: int = Field(default=6, gt=0)
+    """With token budgets: padded encoder inputs a forward; speed only."""
+    one_language_per_cell: bool = False
+    """Never put two languages into one cell."""
+    mixing: MixingSettings = MixingSettings()
+    cells_per_forward: int = Field(default=1, gt=0)
+    """Whole cells in one forward: speed and memory only, never the mathematics."""
+    num_workers: int = Field(default=0, ge=0)
+    """Reader processes a rank; 0 reads in the training process."""
+    on_error: Literal["fail", "skip"] = "fail"
+    """What to do with a damaged block: stop, or drop the whole block and count it."""
+    max_skipped_share: float = Field(default=0.01, ge=0, le=1)
+    """With `on_error: skip`: the run fails once more than this share of all samples was dropped."""
+    targets: str | None = None
+    """Name of the teacher's target set in the training and validation shards (`prepare.py teacher-targets`). `pooled_alignment`
+    can do without: its teacher then runs beside the student."""
+
+    @property
+    def has_budgets(self) -> bool:
+        return self.llm_tokens_per_cell is not None
+
+
+class ObjectiveSettings(Section):
+    name: Literal["pooled_alignment", "task_tuning", "task_distillation", "masked_next_token", "simcse"] = (
+        "pooled_alignment"
+    )
+    """`pooled_alignment`: stage 1 of MT-LLM, mean-squared error between mean-pooled final states. `task_tuning`: cross-entropy of a
+    head on labelled shards. `task_distillation`: stage 2, the stack matches a task-tuned teacher's cached vectors.
+    `masked_next_token`, then `simcse`: a causal LLM learns to look both ways (LLM2Vec)."""
+    teacher: str | None = None
+    """`task_distillation`: run or export of the teacher; its head is copied and stays frozen."""
+    match: Literal["vectors", "logits"] = "vectors"
+    """`task_distillation`: mean-squared error between pooled (or choice) vectors, or the KL divergence of the head's answers."""
+    sequence_weight: float = Field(default=1.0, ge=0)
+    """`pooled_alignment`: weight of the error between mean-pooled states."""
+    token_weight: float = Field(default=0.0, ge=0)
+    """`pooled_alignment`: weight of the error between the states of words that are one token on both sides (a later variant by
+    the authors: 0.667, with sequence_weight 0.333). Needs shards made with `--token-pairs`."""
+    mask_share: float = Field(default=0.2, gt=0, lt=1)
+    """`masked_next_token`: share of a text's tokens that is masked."""
+    mask_token: str = "_"
+    """`masked_next_token`: token of the LLM's vocabulary that stands for a masked one."""
+    temperature: float = Field(default=0.05, gt=0)
+    """`simcse`: divides the cosines."""
+    attention_dropout: float = Field(default=0.3, ge=0, lt=1)
+    """`simcse`: dropout of attention weights, which tells a text's two vectors apart."""
+    select_by: Literal["loss", "accuracy"] | None = None
+    """Which validation figure picks the best checkpoint; null takes accuracy for `task_tuning` and loss otherwise."""
+
+
+class OptimSettings(Section):
+    learning_rate: float = Field(default=2e-4, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    """AdamW's decoupled decay; none on biases and norms."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+    warmup_share: float = Field(default=0.01, ge=0, lt=1)
+    """Share of `run.max_steps` over which the rate rises linearly."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """Decay to zero after the warm-up."""
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    """Clip the global gradient norm; 0 turns clipping off."""
+    connector_learning_rate: float | None = Field(default=None, gt=0)
+    """Rate of the connector; `learning_rate` where null."""
+
+
+class TrainingSettings(Section):
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Precision of the frozen models and of the forward; gradients accumulate and are reduced in fp32."""
+    activation_checkpointing: bool = False
+    """Recompute the LLM's layers in backward: less memory, about a third more time."""
+    deepspeed: str = "ds_configs/zero3.json"
+    """DeepSpeed configuration file; its `auto` values are filled from these settings."""
+
+
+class Sections(Section):
+    """All sections of a run, each valid by itself."""
+
+    run: RunSettings
+    model: ModelSettings
+    data: DataSettings
+    objective: ObjectiveSettings = ObjectiveSettings()
+    optim: OptimSettings = OptimSettings()
+    training: TrainingSettings = TrainingSettings()
+
+    @property
+    def connector_trains(self) -> bool:
+        """Whether the connector is trained, its default resolved."""
+        chosen = self.model.connector.trainable
+        return self.objective.name == "pooled_alignment" if chosen is None else chosen
+
+    @property
+    def selects_by(self) -> Literal["loss", "accuracy"]:
+        """The validation figure that picks the best checkpoint, its default resolved."""
+        return self.objective.select_by or ("accuracy" if self.objective.name == "task_tuning" else "loss")
