@@ -11,6 +11,8 @@ from pathlib import Path
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback
 
+from mtllm_ds.errors import UserError
+
 
 class CpuClock(TrainerCallback):
     """Stops the trainer when `core_minutes` are spent over all resumed runs; `spent.json` in each checkpoint keeps count."""
@@ -70,3 +72,16 @@ def last_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that was written to its end (`spent.json` is the last file written), or None."""
     finished = [path.parent for path in folder.glob("checkpoint-*/spent.json")]
     return max(finished, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def earlier_runs(start: Path | None) -> list[dict]:
+    """How the model to go on from was trained: from the summary of a finished run, or from the figures of a shipped asset."""
+    if start is None:
+        return []
+    for name in ("summary.json", "figures.json"):
+        if (start / name).exists():
+            content = json.loads((start / name).read_text())
+            return list(content.get("training", content)["runs"])
+    raise UserError(
+        f"--start {start}: neither summary.json nor figures.json there; name a finished run or a folder of assets/"
+    )

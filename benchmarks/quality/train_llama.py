@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments, set_seed
 
-from benchmarks.quality.cpu_clock import CpuClock, TimedTrainer, last_checkpoint
+from benchmarks.quality.cpu_clock import CpuClock, TimedTrainer, earlier_runs, last_checkpoint
 from benchmarks.quality.help_text import ENGLISH, read_documents, read_jsonl
 from benchmarks.quality.llama_objectives import Windows, causal_loss, collate_windows
 from benchmarks.quality.mt_objective import mean_pool, pad
@@ -124,10 +124,12 @@ def main() -> None:
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     model.save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
-    before = json.loads((args.start / "summary.json").read_text())["runs"] if args.start else []
     summary = {
         "tokens": sum(len(ids) for page in pages for ids in page),
-        "runs": [*before, {"core_seconds": trainer.clock.seconds(), "steps": trainer.state.global_step}],
+        "runs": [
+            *earlier_runs(args.start),
+            {"core_seconds": trainer.clock.seconds(), "steps": trainer.state.global_step},
+        ],
         "topic_accuracy": topic_accuracy(model, tokenizer, args.data),
     }
     (args.out / "summary.json").write_text(json.dumps(summary, indent=1))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from transformers import M2M100Config, M2M100ForConditionalGeneration, TrainingArguments, set_seed
 
-from benchmarks.quality.cpu_clock import CpuClock, Milestones, TimedTrainer, last_checkpoint
+from benchmarks.quality.cpu_clock import CpuClock, Milestones, TimedTrainer, earlier_runs, last_checkpoint
 from benchmarks.quality.help_text import ENGLISH, LANGUAGES, HelpText, read_jsonl, read_parallel, split_valid
 from benchmarks.quality.mt_objective import Collate, SimilarLengths, Translations, decoder_loss, mt_loss
 from benchmarks.quality.mt_probe import EncoderProbe
@@ -170,10 +170,9 @@ def main() -> None:
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     model.requires_grad_(True)
     save(args.out)
-    before = json.loads((args.start / "summary.json").read_text())["runs"] if args.start else []
     what = "decoder" if args.decoder_only else "ranking and translation" if args.translation else "ranking"
     run = {"core_seconds": trainer.clock.seconds(), "steps": trainer.state.global_step, "what": what}
-    summary = {"runs": [*before, run], "scores": trainer.evaluate()}
+    summary = {"runs": [*earlier_runs(args.start), run], "scores": trainer.evaluate()}
     (args.out / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True))
 
 
