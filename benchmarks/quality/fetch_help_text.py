@@ -19,6 +19,7 @@ from pathlib import Path
 from benchmarks.quality.apt import Apt
 from benchmarks.quality.help_text import ENGLISH, LANGUAGES, fingerprint, read_jsonl
 from mtllm_ds.atomic import write_json, write_text
+from mtllm_ds.command_line import run_and_exit
 
 PACKAGES = {
     ENGLISH: "en-us", "deu_Latn": "de", "fra_Latn": "fr", "jpn_Jpan": "ja", "rus_Cyrl": "ru", "khm_Khmr": "km", "gaz_Latn": "om",
@@ -109,7 +110,7 @@ def write_items(out: Path, languages: list[str], translations: dict[str, dict[st
         write_text(out / f"test_{code}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
@@ -139,7 +140,8 @@ def main() -> None:
         rows.append(json.dumps({"page": page, "paragraphs": paragraphs}, ensure_ascii=False) + "\n")
     write_xz(args.out / f"documents_{ENGLISH}.jsonl.xz", "".join(rows))
     write_items(args.out, args.languages, translations)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_and_exit(main)

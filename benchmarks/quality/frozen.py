@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.quality.help_text import ENGLISH
 from mtllm_ds.atomic import write_json
+from mtllm_ds.command_line import run_and_exit
 from mtllm_ds.errors import UserError
 
 MANIFEST = Path(__file__).with_name("frozen_help_text.json")
@@ -41,13 +42,14 @@ def changed_files(folder: Path, languages: list[str], manifest: Path = MANIFEST)
     return [name for name, digest in files_of(folder, languages).items() if frozen.get(name) != digest]
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the help text")
     options = parser.parse_args()
     known = sorted(path.stem.removeprefix("test_") for path in options.data.glob("test_*.jsonl"))
     write_json(MANIFEST, files_of(options.data, [code for code in known if code != ENGLISH]))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_and_exit(main)

@@ -22,6 +22,7 @@ from benchmarks.quality.help_text import ENGLISH, read_documents, read_jsonl
 from benchmarks.quality.llama_objectives import Windows, causal_loss, collate_windows
 from benchmarks.quality.mt_objective import mean_pool, pad
 from benchmarks.quality.text_tokenizers import load_or_train, train_llm_tokenizer
+from mtllm_ds.command_line import run_and_exit
 
 
 class LlamaTrainer(TimedTrainer):
@@ -74,7 +75,7 @@ def topic_accuracy(model, tokenizer, data: Path) -> float:
     return float(head.score(vectors[1], [item["label"] for item in valid]))
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the help text")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and of the finished models")
@@ -134,7 +135,8 @@ def main() -> None:
     }
     (args.out / "summary.json").write_text(json.dumps(summary, indent=1))
     print(json.dumps(summary, indent=1))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_and_exit(main)

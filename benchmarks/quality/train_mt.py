@@ -21,6 +21,7 @@ from benchmarks.quality.help_text import ENGLISH, LANGUAGES, HelpText, read_json
 from benchmarks.quality.mt_objective import Collate, SimilarLengths, Translations, decoder_loss, mt_loss
 from benchmarks.quality.mt_probe import EncoderProbe
 from benchmarks.quality.text_tokenizers import balanced_lines, load_or_train, train_mt_tokenizer
+from mtllm_ds.command_line import run_and_exit
 
 
 class TranslationTrainer(TimedTrainer):
@@ -91,7 +92,7 @@ def tokenize(tokenizer, text: HelpText, max_length: int) -> Translations:
     return Translations(ids(text.english, ENGLISH), translations)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the help text")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and of the finished model")
@@ -174,7 +175,8 @@ def main() -> None:
     run = {"core_seconds": trainer.clock.seconds(), "steps": trainer.state.global_step, "what": what}
     summary = {"runs": [*earlier_runs(args.start), run], "scores": trainer.evaluate()}
     (args.out / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run_and_exit(main)
