@@ -5,8 +5,8 @@ MT = runs/bases/mt
 LLAMA = runs/bases/llama
 # Minutes of CPU time (all cores together): ranking of translations; translation by the decoder alone; the Llama.
 RANKING_MINUTES ?= 60
-TRANSLATION_MINUTES ?= 60
-LLAMA_MINUTES ?= 18
+TRANSLATION_MINUTES ?= 120
+LLAMA_MINUTES ?= 38
 
 .PHONY: help-text bases assets
 help-text: $(VENV)  ## rebuild the help text from Debian's packages (apt-get, private state)
@@ -30,5 +30,5 @@ QUALITY_PRECISION = $(if $(filter gpu,$(BUDGET)),bf16,$(PRECISION))
 QUALITY_MORE ?=
 
 .PHONY: quality
-quality: $(VENV)  ## the quality benchmark (BUDGET=cpu, gpu or smoke; HELP_TEXT=FOLDER; QUALITY_MORE="--dry-run")
+quality: $(VENV)  ## the quality benchmark (BUDGET=cpu, gpu, short or smoke; HELP_TEXT=FOLDER; QUALITY_MORE="--dry-run")
 	$(PY) -m benchmarks.quality.quality --budget $(BUDGET) --data $(HELP_TEXT) --mt $(QUALITY_MT) --mt-ladder $(MT_LADDER) --device $(QUALITY_DEVICE) --precision $(QUALITY_PRECISION) $(QUALITY_MORE)

@@ -52,10 +52,14 @@ GPU = replace(
     max_length=128, core_seconds_per_kilotoken=0.005,
 )  # fmt: skip
 """One GPU, in parts (`--minutes 9`)."""
+SHORT = replace(
+    CPU, name="short", seeds=(0,), stage1_steps=150, task_steps=80, variants=("centring", "unfrozen"),
+)  # fmt: skip
+"""Two quiet cores, about half an hour: one seed, so a first look and no test of the claim."""
 SMOKE = replace(
     CPU, name="smoke", seeds=(0, 1), learning_rates=(5e-4, 1.5e-3), stage1_steps=4, task_steps=4, pilot_share=0.5,
     lanes=4, tokens_per_cell=96, train_items=40, stage1_texts=120, test_items=8, valid_pairs=8, ridge_texts=100, beams=2,
     variants=("no_stage1", "token_loss", "centring"),
 )  # fmt: skip
 """Every kind of step on a handful of items: shows that the mechanics work, and nothing else."""
-BUDGETS = {budget.name: budget for budget in (CPU, GPU, SMOKE)}
+BUDGETS = {budget.name: budget for budget in (CPU, GPU, SHORT, SMOKE)}

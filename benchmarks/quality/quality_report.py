@@ -16,6 +16,7 @@ import transformers
 from rich.console import Console
 
 from benchmarks.quality.backbone_plan import BackbonePlan
+from benchmarks.quality.budgets import CPU
 from benchmarks.quality.collect import (
     TRANSLATE_TEST,
     Readings,
@@ -56,7 +57,7 @@ def write_quality_report(plan: Plan, backbone: str, ladder: Sequence[str], folde
     counting = counting_languages(gates, rules)
     predictions, readings = collect(plan, backbone, counting)
     tables = tuple(build_tables(predictions))
-    verdict, comparisons = _judge(predictions, tables, gates, counting, rules)
+    verdict, comparisons = _judge(predictions, tables, gates, counting, rules, len(plan.budget.seeds))
     notes = [*_notes(plan, readings), *_variants(plan, backbone, folder)]
     if (plan.folder(backbone) / "choice").is_dir():
         notes += _ladder(plan, backbone, ladder)
@@ -76,12 +77,19 @@ def write_quality_report(plan: Plan, backbone: str, ladder: Sequence[str], folde
 
 
 def _judge(
-    predictions: Predictions, tables: Sequence[Table], gates: dict[str, LanguageGate], counting: list[str], rules: Rules
+    predictions: Predictions,
+    tables: Sequence[Table],
+    gates: dict[str, LanguageGate],
+    counting: list[str],
+    rules: Rules,
+    num_seeds: int,
 ) -> tuple[Verdict, tuple[Comparison, ...]]:
     """The primary test and the plain one against the best translate-test of each setting, and the verdict."""
     plain, masked = (next(table for table in tables if table.setting == name) for name in ("plain", "copy_masked"))
     english = plain.cells[ENGLISH]
     failure = backbone_reason(english["llm_direct"].accuracy, english["tfidf"].accuracy, rules)
+    if num_seeds < len(CPU.seeds):
+        failure = f"{num_seeds} seed{'s' * (num_seeds > 1)} of the {len(CPU.seeds)} that the protocol asks for"
     shown = counting or list(plain.mean_languages)  # nothing is claimed of languages that do not count
     rivals = {table.setting: best_system(table, list(TRANSLATE_TEST), shown) for table in (plain, masked)}
     found = {}

@@ -1,13 +1,14 @@
 """The report of a run whose answers are known: which reading of translate-test counts, who wins, and the verdict line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from benchmarks.quality.backbone_plan import BackbonePlan
-from benchmarks.quality.budgets import SMOKE
+from benchmarks.quality.budgets import SMOKE, Budget
 from benchmarks.quality.learners import LEARNERS
 from benchmarks.quality.plan import Plan
 from benchmarks.quality.quality_report import write_quality_report
@@ -18,6 +19,7 @@ from mtllm_ds.evaluation.predictions import TaskFacts, concatenate, predictions_
 LANGUAGES = ["deu_Latn", "fra_Latn", "rus_Cyrl"]
 FACTS = TaskFacts("lohelp_modules", {}, ["deu_Latn"])
 NUM_ITEMS = 300
+WHOLE = replace(SMOKE, seeds=(0, 1, 2))
 BOTH = ("plain", "copy_masked")
 
 
@@ -40,9 +42,9 @@ def save(path: Path, system: str, seed: int, share: float, languages: list[str],
     write_json(path / "summary.json", {f"seconds_per_item/{system}": 0.01})
 
 
-def make_run(root: Path, chrf: float, stage2: float) -> Plan:
+def make_run(root: Path, chrf: float, stage2: float, budget: Budget = WHOLE) -> Plan:
     """Everything that a finished run leaves: translate-test gets .5 (greedy), .55 (beam 4), .6 (tuned, masked after)."""
-    plan = Plan(root, SMOKE, Path("help"), "assets/mt", LANGUAGES, ["deu_Latn"], "plain", root / "none")
+    plan = Plan(root, budget, Path("help"), "assets/mt", LANGUAGES, ["deu_Latn"], "plain", root / "none")
     every = ["eng_Latn", *LANGUAGES]
     counts = {"train items": 40, "train items that leak": 3, "stage1_train": 120}
     data = {"counts": counts, "counts_by_language": dict.fromkeys(LANGUAGES, NUM_ITEMS), "changed_files": []}
@@ -54,7 +56,7 @@ def make_run(root: Path, chrf: float, stage2: float) -> Plan:
         save(root / "baseline" / system, system, 0, share, every, BOTH)
     folder = root / "minilm" / "eval"
     shares = {"llm_direct": 0.7, "mt_encoder": 0.5, "translate_train": 0.5, "mtllm_direct": 0.5, "mtllm_stage2": stage2}
-    for seed in SMOKE.seeds:
+    for seed in budget.seeds:
         for system, share in shares.items():
             # The tuned LLM reads English well and all else badly.
             save(folder / f"{system}-{seed}" / system, system, seed, share, ["eng_Latn"], BOTH)
@@ -117,3 +119,9 @@ def test_the_verdict_follows_from_the_answers(tmp_path, chrf, stage2, expected):
     page = (tmp_path / "report" / "report.html").read_text()
     assert "masked after translation 0.600" in page
     assert "A smoke run" in page
+
+
+def test_fewer_seeds_than_the_protocol_asks_for_claim_nothing(tmp_path):
+    plan = make_run(tmp_path / "run", 45.0, 0.75, SMOKE)
+    verdict = write_quality_report(plan, "minilm", [], tmp_path / "report", Console(quiet=True))
+    assert verdict.line == "gate failed: 2 seeds of the 3 that the protocol asks for; nothing is claimed"
