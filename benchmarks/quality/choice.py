@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.quality.collect import FILE, mean_accuracy
+from benchmarks.quality.variants import PLAIN
 from mtllm_ds.atomic import write_json
 from mtllm_ds.command_line import run_and_exit
 from mtllm_ds.evaluation.predictions import read_predictions
@@ -24,8 +25,8 @@ def main() -> int:
     for path in sorted(options.folder.glob(f"variants/*/stage2/variant_*/{FILE}")):
         masked = read_predictions([path]).where(setting="copy_masked")
         found[path.parent.name.removeprefix("variant_")] = mean_accuracy(masked, options.languages)
-    # Of equals the first by name.
-    chosen = min(found, key=lambda name: (-found[name], name))
+    # Of equals the plain method, else the first by name.
+    chosen = min(found, key=lambda name: (-found[name], name != PLAIN, name))
     write_json(options.output, {"chosen": chosen, "copy_masked_accuracy": found})
     print(f"chosen: {chosen}, {found[chosen]:.3f}")
     return 0
