@@ -1,5 +1,6 @@
 """Remote reads against a real server that drops connections, fails, and serves wrong bytes at times."""
 
+import shutil
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
@@ -163,8 +164,9 @@ def test_a_size_that_cannot_be_asked_for_is_no_missing_file(dataset, tmp_path):
     nobody_there = open_storage("http://127.0.0.1:1", settings(tmp_path, attempts=2))
     with pytest.raises(UserError, match=r"after 2 attempts"):
         replace(dataset, storage=nobody_there).check_shards()
-    with server(dataset.storage.root) as (url, _):
+    copy = shutil.copytree(dataset.storage.root, tmp_path / "copy")
+    with server(copy) as (url, _):
         manifest = Manifest.load(url, settings(tmp_path))
-        (Path(dataset.storage.root) / manifest.shards[0].name).unlink()
+        (copy / manifest.shards[0].name).unlink()
         with pytest.raises(UserError, match=r"missing"):
             manifest.check_shards()
