@@ -3,7 +3,7 @@ HELP_TEXT ?= runs/bases/help_text
 MT_RANKING = runs/bases/mt_ranking
 MT = runs/bases/mt
 LLAMA = runs/bases/llama
-# Minutes of CPU time (all cores together): ranking of translations; translation by the decoder alone; the Llama.
+# Minutes of CPU time (all cores together): ranking of translations; translation beside it; the Llama.
 RANKING_MINUTES ?= 60
 TRANSLATION_MINUTES ?= 120
 LLAMA_MINUTES ?= 38
@@ -15,7 +15,7 @@ help-text: $(VENV)  ## rebuild the help text from Debian's packages (apt-get, pr
 # The second run of the MT model goes on from the finished first one.
 bases: $(VENV)  ## train the tiny MT model and the tiny Llama (HELP_TEXT=FOLDER)
 	test -f $(MT_RANKING)/summary.json || $(PY) -m benchmarks.quality.train_mt --data $(HELP_TEXT) --out $(MT_RANKING) --core-minutes $(RANKING_MINUTES)
-	test -f $(MT)/summary.json || $(PY) -m benchmarks.quality.train_mt --data $(HELP_TEXT) --out $(MT) --start $(MT_RANKING) --decoder-only --milestones 0.25 0.5 --core-minutes $(TRANSLATION_MINUTES)
+	test -f $(MT)/summary.json || $(PY) -m benchmarks.quality.train_mt --data $(HELP_TEXT) --out $(MT) --start $(MT_RANKING) --translation 1 --learning-rate 1e-3 --batch-size 64 --milestones 0.25 0.5 --core-minutes $(TRANSLATION_MINUTES)
 	test -f $(LLAMA)/summary.json || $(PY) -m benchmarks.quality.train_llama --data $(HELP_TEXT) --out $(LLAMA) --core-minutes $(LLAMA_MINUTES)
 
 assets: $(VENV)  ## write assets/ from the trained base models, with measured cards

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, Sampler
 VIEWS = ("english", "foreign")
 # Logits of the ranking are -SHARPNESS * squared distance: states are layer-normed, so distances are of the order of D.
 SHARPNESS = 0.1
+TRANSLATION_WEIGHTS = {"into_english": 1.0, "out_of_english": 0.25, "english_from_english": 0.5}
 
 
 class Translations(Dataset):
@@ -95,7 +96,7 @@ def offset_loss(u_BD: torch.Tensor, v_BD: torch.Tensor) -> torch.Tensor:
     return (u_BD - v_BD).square().sum(1).mean() / spread
 
 
-def translation_loss(model, states, source_mask, target: dict, label_smoothing: float = 0.1) -> torch.Tensor:
+def translation_loss(model, states, source_mask, target: dict, label_smoothing: float = 0.05) -> torch.Tensor:
     """Label-smoothed cross-entropy of the target `[tag] x </s>`, started by `</s>` as NLLB's decoder is."""
     ids, mask = target["ids"], target["mask"]
     start = torch.full_like(ids[:, :1], model.config.decoder_start_token_id)
@@ -116,18 +117,21 @@ def encode_views(model, batch: dict) -> dict[str, torch.Tensor]:
     return {v: model.model.encoder(input_ids=batch[v]["ids"], attention_mask=batch[v]["mask"])[0] for v in VIEWS}
 
 
-def a_quarter(rows: torch.Tensor) -> slice:
-    """The rows of a batch that are also translated out of English."""
-    return slice(0, max(1, len(rows) // 4))
+def translation_losses(model, batch: dict, states: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Three ways for the decoder to write: into English from all rows, out of English from a quarter of them, English from
+    English (which teaches it to look at its source early) from a half."""
+    count = len(batch["english"]["ids"])
+    quarter, half = (slice(0, max(1, count // share)) for share in (4, 2))
 
+    def write(source: str, target: str, rows: slice) -> torch.Tensor:
+        wanted = {name: tensor[rows] for name, tensor in batch[target].items()}
+        return translation_loss(model, states[source][rows], batch[source]["mask"][rows], wanted)
 
-def both_directions(model, batch: dict, states: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
-    """Translation into English on all rows, and out of English (weight 1/4) on a quarter of them."""
-    into = translation_loss(model, states["foreign"], batch["foreign"]["mask"], batch["english"])
-    some = a_quarter(batch["english"]["ids"])
-    target = {name: tensor[some] for name, tensor in batch["foreign"].items()}
-    out = translation_loss(model, states["english"][some], batch["english"]["mask"][some], target)
-    return into + 0.25 * out, {"into_english": into.item(), "out_of_english": out.item()}
+    return {
+        "into_english": write("foreign", "english", slice(None)),
+        "out_of_english": write("english", "foreign", quarter),
+        "english_from_english": write("english", "english", half),
+    }
 
 
 def mt_loss(
@@ -140,16 +144,7 @@ def mt_loss(
     loss = ranking + offset_weight * offset
     parts = {"ranking": ranking.item(), "offset": offset.item()}
     if translation_weight:
-        translation, more = both_directions(model, batch, states)
-        loss, parts = loss + translation_weight * translation, parts | more
+        losses = translation_losses(model, batch, states)
+        loss = loss + translation_weight * sum(TRANSLATION_WEIGHTS[name] * part for name, part in losses.items())
+        parts |= {name: part.item() for name, part in losses.items()}
     return loss, parts
-
-
-def decoder_loss(model, batch: dict) -> tuple[torch.Tensor, dict[str, float]]:
-    """Translation with the encoder as it is (no gradient, no dropout), for training the decoder alone."""
-    model.model.encoder.eval()
-    some = a_quarter(batch["english"]["ids"])
-    read = batch | {"english": {name: tensor[some] for name, tensor in batch["english"].items()}}
-    with torch.no_grad():
-        states = encode_views(model, read)
-    return both_directions(model, batch, states)

@@ -4,8 +4,7 @@
     python -m benchmarks.quality.train_mt --data FOLDER --out runs/bases/mt2 --start runs/bases/mt --core-minutes 60 --translation 1
 
 The first run ranks translations by pooled encoder states, which makes the encoder useful within minutes; the second goes on
-from it and learns to translate beside (`--decoder-only`: leaves the encoder as it is). A stopped run continues from its last
-checkpoint by the same command.
+from it and learns to translate beside. A stopped run continues from its last checkpoint by the same command.
 """
 
 import argparse
@@ -18,7 +17,7 @@ from transformers import M2M100Config, M2M100ForConditionalGeneration, TrainingA
 
 from benchmarks.quality.cpu_clock import CpuClock, Milestones, TimedTrainer, earlier_runs, last_checkpoint
 from benchmarks.quality.help_text import ENGLISH, LANGUAGES, HelpText, read_jsonl, read_parallel, split_valid
-from benchmarks.quality.mt_objective import Collate, SimilarLengths, Translations, decoder_loss, mt_loss
+from benchmarks.quality.mt_objective import Collate, SimilarLengths, Translations, mt_loss
 from benchmarks.quality.mt_probe import EncoderProbe
 from benchmarks.quality.text_tokenizers import balanced_lines, load_or_train, train_mt_tokenizer
 from mtllm_ds.command_line import run_and_exit
@@ -99,7 +98,6 @@ def main() -> int:
     parser.add_argument("--start", type=Path, help="folder of a finished model to go on from")
     parser.add_argument("--core-minutes", type=float, default=30, help="of CPU time, all cores together")
     parser.add_argument("--translation", type=float, default=0.0, help="weight of the seq2seq loss")
-    parser.add_argument("--decoder-only", action="store_true", help="keep encoder and embeddings as they are")
     parser.add_argument("--offset", type=float, default=0.5, help="weight of the offset loss")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--batch-size", type=int, default=128)
@@ -124,14 +122,9 @@ def main() -> int:
         model = M2M100ForConditionalGeneration.from_pretrained(args.start, dtype="float32")
     else:
         model = new_model(tokenizer, args.width, args.encoder_layers, args.decoder_layers)
-    if args.decoder_only:
-        model.model.encoder.requires_grad_(False)
-        model.model.shared.requires_grad_(False)
-        loss_of = decoder_loss
-    else:
-        model.model.decoder.layers.requires_grad_(bool(args.translation))
-        model.model.decoder.layer_norm.requires_grad_(bool(args.translation))
-        loss_of = partial(mt_loss, offset_weight=args.offset, translation_weight=args.translation)
+    # The embeddings, which the encoder shares, learn in any case.
+    model.model.decoder.layers.requires_grad_(bool(args.translation))
+    model.model.decoder.layer_norm.requires_grad_(bool(args.translation))
     topics = {item["text"]: item["label"] for item in read_jsonl(args.data / f"valid_{ENGLISH}.jsonl")}
     resume_from = last_checkpoint(args.out)
     trainer = TranslationTrainer(
@@ -160,7 +153,7 @@ def main() -> int:
         eval_dataset=valid.english,
         clock=CpuClock(args.core_minutes, resume_from),
         probe=EncoderProbe(tokenizer, valid, read_jsonl(args.data / f"train_{ENGLISH}.jsonl"), topics),
-        loss_of=loss_of,
+        loss_of=partial(mt_loss, offset_weight=args.offset, translation_weight=args.translation),
     )
 
     def save(folder: Path) -> None:
@@ -171,7 +164,7 @@ def main() -> int:
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     model.requires_grad_(True)
     save(args.out)
-    what = "decoder" if args.decoder_only else "ranking and translation" if args.translation else "ranking"
+    what = "ranking and translation" if args.translation else "ranking"
     run = {"core_seconds": trainer.clock.seconds(), "steps": trainer.state.global_step, "what": what}
     summary = {"runs": [*earlier_runs(args.start), run], "scores": trainer.evaluate()}
     (args.out / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True))
