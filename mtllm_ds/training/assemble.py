@@ -30,6 +30,7 @@ from mtllm_ds.training.loop import Trainer, checkpoint_root
 from mtllm_ds.training.preemption import EXIT_PREEMPTED, Preemption
 from mtllm_ds.training.preflight import RunPlan, check_run, samples_per_cell
 from mtllm_ds.training.resume import checkpoint_to_resume, require_same_run
+from mtllm_ds.training.run_lock import hold_folder
 from mtllm_ds.training.students import kept_tensors, start_reader
 from mtllm_ds.transfer_sets.teacher_targets import plain_teacher
 
@@ -64,6 +65,8 @@ def open_run(settings: Settings, cluster: Cluster, resume: bool, console: Consol
     """Build every part of a run and, with `resume`, put it where its newest checkpoint left it."""
     device = cluster.device
     plan = together(lambda: check_run(settings, cluster.world_size), device)
+    folder = Path(settings.run.output_dir)
+    lock = together(lambda: hold_folder(folder) if cluster.is_main else None, device)
     found = together(lambda: checkpoint_to_resume(checkpoint_root(settings), resume), device)
     if found is not None:
         together(lambda: require_same_run(settings, plan.bases, found[1]), device)
@@ -98,6 +101,7 @@ def open_run(settings: Settings, cluster: Cluster, resume: bool, console: Consol
         sinks=_sinks(settings, cluster, start_step, console),
         preemption=Preemption(),
         start_step=start_step,
+        lock=lock,
     )
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -43,6 +43,8 @@ class Trainer:
     sinks: list[Sink]
     preemption: Preemption
     start_step: int = 0
+    lock: IO[str] | None = None
+    """Held by rank 0 while this trainer lives: nobody else trains into the folder."""
 
     def __post_init__(self) -> None:
         self._throughput = Throughput()
