@@ -64,10 +64,13 @@ def _first_mistake(error: ValidationError) -> str:
 
 def _nearest_key(key: str) -> str:
     known = list(valid_keys(Settings))
+    if "." not in key and (section := difflib.get_close_matches(key, Settings.model_fields, n=1)):
+        return section[0]
     last = key.rsplit(".", 1)[-1]
-    # The last name alone decides first: a right key in the wrong section is the commonest slip.
+    # The last name alone decides first: a right key in the wrong section is the commonest slip, then an abbreviation.
     by_name = difflib.get_close_matches(last, {k.rsplit(".", 1)[-1] for k in known}, n=1, cutoff=0.6)
-    pool = [k for k in known if by_name and k.rsplit(".", 1)[-1] == by_name[0]] or known
+    pool = [k for k in known if by_name and k.rsplit(".", 1)[-1] == by_name[0]]
+    pool = pool or [k for k in known if "".join(word[0] for word in k.rsplit(".", 1)[-1].split("_")) == last] or known
     return difflib.get_close_matches(key, pool, n=1, cutoff=0.0)[0]
 
 

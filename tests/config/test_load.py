@@ -40,6 +40,8 @@ def test_printed_settings_are_a_recipe_again(recipe, tmp_path):
     ("override", "parts"),
     [
         ("optim.learningrate=1", ("optim.learningrate", "1", "'optim.learning_rate'")),
+        ("optim.lr=1", ("optim.lr", "'optim.learning_rate'")),
+        ("modle.lora.rank=2", ("modle", "valid key: 'model'")),
         ("learning_rate=1", ("learning_rate", "'optim.learning_rate'")),
         ("model.encoder.max_len=3", ("model.encoder.max_len", "'model.encoder.max_length'")),
         ("optim.learning_rate=fast", ("optim.learning_rate", "'fast'", "number")),
