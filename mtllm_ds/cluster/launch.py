@@ -10,6 +10,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from mtllm_ds.errors import UserError
+
 # Start-up reads weights and saving writes them: both may take longer than a step ever should.
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
@@ -42,12 +44,20 @@ def join_cluster() -> Cluster:
             torch.cuda.set_device(local_rank)
         else:
             _leave_out_shared_memory_op()
-        deepspeed.init_distributed(
-            dist_backend="nccl" if use_cuda else "gloo",
-            timeout=COLLECTIVE_TIMEOUT,
-            verbose=False,
-            auto_mpi_discovery=False,
-        )
+        try:
+            deepspeed.init_distributed(
+                dist_backend="nccl" if use_cuda else "gloo",
+                timeout=COLLECTIVE_TIMEOUT,
+                verbose=False,
+                auto_mpi_discovery=False,
+            )
+        except dist.DistNetworkError as error:
+            if "EADDRINUSE" not in str(error):
+                raise
+            raise UserError(
+                f"port {os.environ['MASTER_PORT']} is in use, perhaps by another run: give the launcher a free one, "
+                "as in deepspeed --master_port 29501"
+            ) from error
     device = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
     return Cluster(rank=dist.get_rank(), world_size=dist.get_world_size(), local_rank=local_rank, device=device)
 

@@ -1,12 +1,14 @@
 """A rank learns its place from whichever launcher started it."""
 
 import os
+import socket
 import subprocess
 import sys
 
 import pytest
 
 from mtllm_ds.cluster.launch import _fill_environment, _first_host
+from mtllm_ds.errors import UserError
 
 NAMES = (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
@@ -76,3 +78,19 @@ def test_joining_compiles_nothing(tmp_path):
     environment = alone | {"TORCH_EXTENSIONS_DIR": str(tmp_path), "DS_ACCELERATOR": "cpu"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, timeout=300)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_port_in_use_is_one_line():
+    code = "from mtllm_ds.cluster.launch import join_cluster; from mtllm_ds.command_line import run_and_exit; run_and_exit(join_cluster)"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        environment = {name: value for name, value in os.environ.items() if name not in NAMES}
+        environment |= {"MASTER_PORT": str(taken.getsockname()[1]), "DS_ACCELERATOR": "cpu"}
+        ended = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300
+        )
+    assert ended.returncode == UserError.exit_status
+    assert "is in use" in ended.stderr
+    assert "--master_port" in ended.stderr
+    assert "Traceback" not in ended.stderr
