@@ -4,7 +4,7 @@
     python -m benchmarks.quality.quality --budget cpu --data FOLDER --mt assets/mt --dry-run     # the plan with seconds
 
 Every step is a command that a user could type; it has a folder below --output with its log, and is skipped when it is done, so
-a killed run goes on by the same command. `--minutes` ends early, between two steps.
+a killed run goes on by the same command. `--minutes` ends early, between two steps; `--only` takes some steps first.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.quality.backbone_plan import BACKBONES, BackbonePlan
 from benchmarks.quality.budgets import BUDGETS
 from benchmarks.quality.plan import Plan
 from benchmarks.quality.quality_data import TASKS, known_languages
-from benchmarks.quality.steps import Steps, describe
+from benchmarks.quality.steps import Steps, chosen_steps, describe
 from benchmarks.quality.variants import VARIANTS
 from mtllm_ds.atomic import write_json
 from mtllm_ds.command_line import quiet_libraries, run_and_exit
@@ -62,6 +62,7 @@ def parse() -> argparse.Namespace:
     )
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="of training")
+    add("--only", nargs="+", default=[], metavar="STEP", help="run only these steps, by name or folder, and what they need")
     add("--jobs", type=int, help="steps at a time (default: the budget's)")
     add("--minutes", type=float, default=float("inf"), help="begin no new step after so many")
     add("--any-data", action="store_true", help="go on where the data is not the frozen one; the report says so")
@@ -98,12 +99,15 @@ def main() -> int:
         "task": options.task,
         "backbone": options.backbones[0], "headline": options.headline, "precision": options.precision,
     }  # fmt: skip
+    chosen = chosen_steps(plan.steps, options.only)
     if options.dry_run:
-        console.print(describe(plan.steps, steps.is_done, num_jobs), highlight=False, markup=False)
+        console.print(describe(chosen, steps.is_done, num_jobs), highlight=False, markup=False)
         return 0
     require_same(root / "settings.json", settings)
-    if not steps.run(plan.steps, 60 * options.minutes):
+    if not steps.run(chosen, 60 * options.minutes):
         console.print("the time is up, start again to go on", highlight=False)
+        return 0
+    if options.only:
         return 0
     from benchmarks.quality.quality_report import write_quality_report
 

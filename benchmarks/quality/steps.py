@@ -136,6 +136,22 @@ class Steps:
                 os.killpg(process.pid, signal.SIGTERM)
 
 
+def chosen_steps(steps: Sequence[Step], names: Sequence[str]) -> list[Step]:
+    """Steps of these names, or below folders of these names, and all that they need, in order; all where none is named."""
+    if not names:
+        return list(steps)
+    wanted: set[str] = set()
+    for name in names:
+        found = {step.name for step in steps if step.name == name or step.name.startswith(f"{name}/")}
+        if not found:
+            raise UserError(f"--only {name}: no step of that name, see --dry-run")
+        wanted |= found
+    for step in reversed(steps):  # what a step needs stands before it
+        if step.name in wanted:
+            wanted.update(step.needs)
+    return [step for step in steps if step.name in wanted]
+
+
 def describe(steps: Sequence[Step], done: Callable[[Step], bool], num_jobs: int) -> str:
     """The plan as text: a line a step with its estimate, and the sum."""
     lines = [f"{'done' if done(step) else f'{step.seconds:6.0f} s':>8}  {step.name}" for step in steps]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks.quality.steps import Step, Steps, describe
+from benchmarks.quality.steps import Step, Steps, chosen_steps, describe
 from mtllm_ds.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -37,6 +37,19 @@ def test_steps_come_after_what_they_need_and_only_once(tmp_path):
     assert steps_in(tmp_path / "run").run(plan)
     assert trace.read_text() == "abABd"
     assert "done  deep/c" in describe(plan, steps_in(tmp_path / "run").is_done, 1)
+
+
+def test_chosen_steps_bring_what_they_need():
+    plan = [Step("a", []), Step("b/x", [], ("a",)), Step("b/y", []), Step("c", [], ("b/x",)), Step("d", [], ("c",))]
+
+    def names(*only: str) -> list[str]:
+        return [step.name for step in chosen_steps(plan, only)]
+
+    assert names() == ["a", "b/x", "b/y", "c", "d"]
+    assert names("c") == ["a", "b/x", "c"]
+    assert names("b") == ["a", "b/x", "b/y"]
+    with pytest.raises(UserError, match="--only e: no step of that name"):
+        names("e")
 
 
 def test_a_failure_is_told_with_its_last_line_and_only_it_runs_again(tmp_path):
