@@ -62,7 +62,13 @@ def parse() -> argparse.Namespace:
     )
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="of training")
-    add("--only", nargs="+", default=[], metavar="STEP", help="run only these steps, by name or folder, and what they need")
+    add(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="STEP",
+        help="run only these steps, by name or folder, and what they need",
+    )
     add("--jobs", type=int, help="steps at a time (default: the budget's)")
     add("--minutes", type=float, default=float("inf"), help="begin no new step after so many")
     add("--any-data", action="store_true", help="go on where the data is not the frozen one; the report says so")

@@ -81,7 +81,11 @@ def test_joining_compiles_nothing(tmp_path):
 
 
 def test_a_port_in_use_is_one_line():
-    code = "from mtllm_ds.cluster.launch import join_cluster; from mtllm_ds.command_line import run_and_exit; run_and_exit(join_cluster)"
+    code = (
+        "from mtllm_ds.cluster.launch import join_cluster\n"
+        "from mtllm_ds.command_line import run_and_exit\n"
+        "run_and_exit(join_cluster)"
+    )
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
