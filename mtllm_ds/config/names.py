@@ -22,3 +22,17 @@ def resolve_model_name(name: str) -> str:
     if not folder.is_dir():
         raise UserError(f"the Python package '{package}' has no folder '{inside}'")
     return str(folder)
+
+
+def is_missing_folder(name: str) -> bool:
+    """Is it the path of a folder that is not there? `owner/model` is one only where a folder `owner` is at hand.
+
+    To be asked before the hub is: for a misspelt folder it would be asked again and again.
+    """
+    if name.startswith(PACKAGE) or Path(name).is_dir():
+        return False
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or ("/" in name and Path(name).parts[0] in _here())
+
+
+def _here() -> set[str]:
+    return {path.name for path in Path().iterdir() if path.is_dir()}

@@ -8,10 +8,9 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from mtllm_ds.config.names import resolve_model_name
+from mtllm_ds.config.names import is_missing_folder, resolve_model_name
 from mtllm_ds.errors import UserError
 from mtllm_ds.languages import ALIASES, FLORES_200, check_language, nearest_code
 
@@ -188,7 +187,7 @@ def load_text_tokenizer(spec: TokenizerSpec) -> TextTokenizer:
     from transformers import AutoTokenizer  # seconds to import: only where it is used
 
     name = resolve_model_name(spec.name)
-    if name.startswith((".", "/")) and not Path(name).is_dir():
+    if is_missing_folder(name):
         raise UserError(f"no tokenizer at '{spec.name}': the folder does not exist; give a folder or a hub name")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=spec.revision)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from mtllm_ds.config.names import resolve_model_name
+from mtllm_ds.config.names import is_missing_folder, resolve_model_name
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.config.sections import ModelSettings
 from mtllm_ds.errors import UserError
@@ -57,7 +56,7 @@ def located(
         settings = getattr(model, side)
         if side in places:
             settings = settings.model_copy(update={"name": resolve_model_name(places[side]), "revision": None})
-        if settings.name.startswith((".", "/")) and not Path(settings.name).is_dir():
+        if is_missing_folder(settings.name):
             raise UserError(
                 f"{where}: its {side} was at {settings.name}, which is gone; pass {side}=<folder or hub name>"
             )

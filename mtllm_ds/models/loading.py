@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import HFValidationError
+from torch import nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from mtllm_ds.config.names import is_missing_folder
 from mtllm_ds.config.sections import LLMSettings
 from mtllm_ds.errors import UserError
 
@@ -22,6 +24,8 @@ _ENCODERS = ("bert", "roberta", "xlm-roberta")
 
 def load_config(name: str, revision: str | None, trust_remote_code: bool, setting: str) -> PretrainedConfig:
     """Config of a hub name or local folder; `setting` names the key of the recipe in the error."""
+    if is_missing_folder(name):
+        raise UserError(f"{setting}={name}: the folder does not exist; give a folder or a hub name")
     try:
         return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, HFValidationError) as error:
@@ -73,7 +77,17 @@ def load_llm(settings: LLMSettings, attention: str, dtype: torch.dtype) -> PreTr
     )
     model.config.use_cache = False
     set_direction(model, settings.bidirectional)
+    switch_off_dropout(model)
     return model
+
+
+def switch_off_dropout(model: PreTrainedModel) -> None:
+    """A frozen model's own dropout would only be noise between student and teacher; LoRA has its own, SimCSE sets one."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010 - typed as a tensor or a module otherwise
 
 
 def set_direction(model: PreTrainedModel, bidirectional: bool) -> None:

@@ -55,6 +55,16 @@ def test_an_encoder_decoder_is_no_llm(tmp_path):
         load_llm(LLMSettings(name=str(save_mt_model(tmp_path))), "sdpa", torch.float32)
 
 
+def test_a_frozen_llm_has_no_dropout_of_its_own(tmp_path):
+    torch.manual_seed(0)
+    theirs = transformers.BertModel(transformers.BertConfig(**BERT_SIZES)).eval()
+    theirs.save_pretrained(tmp_path)
+    ours = load_llm(LLMSettings(name=str(tmp_path), bidirectional=True), "sdpa", torch.float32).train()
+    ids = torch.randint(4, 100, (2, 7))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids).last_hidden_state, theirs(ids).last_hidden_state)
+
+
 def test_missing_weights_are_named(tmp_path):
     save_llama(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
