@@ -33,23 +33,21 @@ class Budget:
     variants: tuple[str, ...] = ()
     """Ablations, on development languages with seed 0; see `variants.py`."""
     num_jobs: int = 2
-    core_seconds_per_kilotoken: float = 0.7
+    core_seconds_per_kilotoken: float = 0.4
     """Training time, for the plan only."""
 
 
 CPU = Budget(
     name="cpu",
-    stage1_steps=240,
+    stage1_steps=320,
     task_steps=120,
-    pilot_share=0.35,
-    variants=(
-        "no_stage1", "half_stage1", "default_start", "mlp", "token_loss", "centring", "unfrozen", "merged", "logits",
-    ),
+    pilot_share=0.3,
+    variants=("no_stage1", "half_stage1", "default_start", "mlp", "token_loss", "centring", "unfrozen", "logits"),
 )  # fmt: skip
 """Two quiet cores, about 100 minutes, small base models."""
 GPU = replace(
     CPU, name="gpu", stage1_steps=3000, task_steps=600, pilot_share=1.0, lanes=64, tokens_per_cell=256, num_jobs=4,
-    max_length=128, core_seconds_per_kilotoken=0.005,
+    max_length=128, core_seconds_per_kilotoken=0.005, variants=(*CPU.variants, "merged"),
 )  # fmt: skip
 """One GPU, in parts (`--minutes 9`)."""
 SHORT = replace(

@@ -23,6 +23,7 @@ class Recipe:
     bidirectional: bool
     precision: str
     deepspeed: str
+    attention: str
     shards: Path
     steps: int
     learning_rate: float
@@ -65,6 +66,7 @@ class Recipe:
             },
             "model": {
                 "encoder": {"name": self.mt, "max_length": budget.max_length},
+                "attention": self.attention,
                 "llm": {"name": self.llm, "bidirectional": self.bidirectional, "max_length": budget.max_length},
                 "lora": {"rank": 16, "alpha": 32, "dropout": 0.0},
             },
