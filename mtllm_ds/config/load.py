@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,23 @@ def load_settings(recipe: str | Path, overrides: Sequence[str] = ()) -> Settings
         raise UserError(f"recipe {path}: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"recipe {path}: expected sections such as run: and model:, found {type(values).__name__}")
-    return parse_settings({str(key): value for key, value in values.items()}, where=f"recipe {path}")
+
+    def origin(key: str) -> str:
+        return next(
+            (f"override {o}" for o in overrides if f"{o.partition('=')[0]}.".startswith(f"{key}.")), f"recipe {path}"
+        )
+
+    return parse_settings({str(key): value for key, value in values.items()}, origin)
 
 
-def parse_settings(values: dict[str, Any], where: str) -> Settings:
-    """Validate plain values; `where` names their origin in the error."""
+def parse_settings(values: dict[str, Any], where: str | Callable[[str], str]) -> Settings:
+    """Validate plain values; `where` names their origin in the error, by key if it is a function."""
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{where}: {_first_mistake(error)}") from error
+        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        place = where if isinstance(where, str) else where(key)
+        raise UserError(f"{place}: {_first_mistake(error)}") from error
 
 
 def to_yaml(settings: Settings) -> str:

@@ -125,10 +125,15 @@ class SourceReader:
         return Document(tuple(text.strip() for text in texts), code, label, compared)
 
     def _lines(self) -> Iterator[tuple[str, str]]:
-        stream = io.TextIOWrapper(_decompress(self._raw, Path(self.source.path).suffix), encoding="utf-8", newline="\n")
-        for number, line in enumerate(stream, start=1):
+        stream = io.BufferedReader(_decompress(self._raw, Path(self.source.path).suffix))
+        for number, raw in enumerate(stream, start=1):
+            place = f"{self.source.path}, line {number}"
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(f"{place}: not UTF-8 ({error.reason}), convert the file, as by iconv") from error
             if line.strip():
-                yield f"{self.source.path}, line {number}", line.rstrip("\r\n")
+                yield place, line.rstrip("\r\n")
 
     def _json_rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for place, line in self._lines():
@@ -151,7 +156,9 @@ class SourceReader:
                 row = {str(i): cell for i, cell in enumerate(cells, start=1)}
             elif names is None:
                 names = cells
-                self._require(place, dict.fromkeys(names))
+                self._require(
+                    place, dict.fromkeys(names), "; where this line is no header, give columns by number from 1"
+                )
                 continue
             else:
                 row = dict(zip(names, cells, strict=False))
@@ -173,10 +180,11 @@ class SourceReader:
                 number += 1
                 yield f"{self.source.path}, row {number}", row
 
-    def _require(self, place: str, row: dict[str, Any]) -> None:
+    def _require(self, place: str, row: dict[str, Any], hint: str = "") -> None:
         for field in self.source.fields:
             if field not in row:
-                raise UserError(f"{place}: no field '{field}', there are {', '.join(map(repr, row))}")
+                there = ", ".join(repr(name if len(name) < 40 else f"{name[:36]}...") for name in row)
+                raise UserError(f"{place}: no field '{field}', there are {there}{hint}")
 
 
 def _decompress(raw: IO[bytes] | None, suffix: str) -> Any:

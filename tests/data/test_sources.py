@@ -61,6 +61,7 @@ def test_pairs_and_one_language_for_all(tmp_path):
         ("a.jsonl", '{"body": "x"}\n', {}, "line 1: no field 'text', there are 'body'"),
         ("a.jsonl", '{"text": 3}\n', {}, "the text is not a string but int"),
         ("a.tsv", "x\n", {"text_field": "2"}, "line 1: no field '2'"),
+        ("a.tsv", "some words\n", {}, "line 1: no field 'text', there are 'some words'; .* columns by number"),
         ("a.csv", "x\n", {}, "cannot tell the format"),
         (
             "a.jsonl",
@@ -91,3 +92,12 @@ def test_the_language_must_be_given_exactly_once():
         InputFile(path="x", language="ell_Latn")
     with pytest.raises(UserError, match="not clear"):
         InputFile(path="x")
+
+
+def test_another_encoding_is_told_with_its_line(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_bytes("\ufefffirst\nGrüße\n".encode("utf-8") + "Grüße\n".encode("latin-1"))
+    documents = iter(SourceReader(InputFile(path=str(path), language="deu_Latn", text_field="1")))
+    assert [next(documents).segments for _ in range(2)] == [("first",), ("Grüße",)]
+    with pytest.raises(UserError, match=r"line 3: not UTF-8 .*, convert the file"):
+        next(documents)
