@@ -55,6 +55,8 @@ ALIASES: dict[str, str] = dict(
 """Other spellings that mean exactly one FLORES-200 code: ISO 639-1, macrolanguages, and the tag NLLB uses for Santali."""
 
 _KNOWN = frozenset(FLORES_200)
+_NEAR = 5
+"""Farther codes are no slip of the pen: one letter of the language and the script may differ."""
 
 
 def check_language(code: str) -> str:
@@ -67,9 +69,9 @@ def check_language(code: str) -> str:
         return code
     if code in ALIASES:
         return ALIASES[code]
-    raise UserError(
-        f"unknown language tag '{code}', not one of the FLORES-200 codes; did you mean '{nearest_code(code)}'?"
-    )
+    nearest = nearest_code(code)
+    hint = f"did you mean '{nearest}'?" if _code_distance(code, nearest) <= _NEAR else "they look like 'deu_Latn'"
+    raise UserError(f"unknown language tag '{code}', not one of the FLORES-200 codes; {hint}")
 
 
 def nearest_code(code: str, known: Iterable[str] = FLORES_200) -> str:

@@ -38,5 +38,10 @@ def test_an_unknown_code_names_the_nearest(wrong, right):
         check_language(wrong)
 
 
+def test_what_is_no_code_at_all_names_no_language():
+    with pytest.raises(UserError, match="they look like 'deu_Latn'"):
+        check_language("german")
+
+
 def test_nearest_among_the_tags_a_tokenizer_knows():
     assert nearest_code("fra_Arab", ["deu_Latn", "fra_Latn"]) == "fra_Latn"

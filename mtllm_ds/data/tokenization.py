@@ -143,10 +143,13 @@ class TextTokenizer:
             return code
         if code is None:
             raise UserError(f"the tokenizer '{self.spec.name}' needs a language tag, give one such as 'eng_Latn'")
-        nearest = nearest_code(code, self.language_codes) if self._tag_ids else "none"
-        raise UserError(
-            f"the tokenizer '{self.spec.name}' has no tag for language '{code}'; the nearest it knows is '{nearest}'"
+        known = self.language_codes
+        hint = (
+            f"it knows {', '.join(known) or 'none'}"
+            if len(known) < 20
+            else f"the nearest it knows is '{nearest_code(code, known)}'"
         )
+        raise UserError(f"the tokenizer '{self.spec.name}' has no tag for language '{code}'; {hint}")
 
     def _specials(self, tokens: tuple[str, ...], language: str | None) -> list[int]:
         return [

@@ -111,7 +111,7 @@ def test_text_that_spells_a_special_token_stays_text(nllb, llama):
 def test_a_wrong_tag_raises_and_names_the_nearest(nllb):
     with pytest.raises(UserError, match="khm_Khmr"):
         nllb(["x"], "khm_Latn")
-    with pytest.raises(UserError, match="no tag for language 'fur_Latn'; the nearest it knows is 'fra_Latn'"):
+    with pytest.raises(UserError, match=r"no tag for language 'fur_Latn'; it knows .*fra_Latn"):
         nllb(["x"], "fur_Latn")
     with pytest.raises(UserError, match="needs a language tag"):
         nllb(["x"], None)
