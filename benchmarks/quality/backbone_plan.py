@@ -113,8 +113,9 @@ class BackbonePlan:
             self.add(f"shards/{name}", commands, [source], 30)
 
     def _recipe(self, shards: str, steps: int, rate: float, seed: int, mt: str | None) -> Recipe:
-        # On CPU, the backward of PyTorch's fused attention takes several times as long as plain products for texts this short.
-        deepspeed, attention = {"cpu": ("cpu", "eager"), "cuda": ("zero3", "auto")}[self.plan.device]
+        # One rank has nothing to shard. On CPU, the backward of PyTorch's fused attention takes several times as long as plain
+        # products for texts this short.
+        deepspeed, attention = {"cpu": ("zero2", "eager"), "cuda": ("zero3", "auto")}[self.plan.device]
         return Recipe(
             self.budget, mt or self.plan.mt, self.llm, self.bidirectional, self.plan.precision,
             f"ds_configs/{deepspeed}.json", attention, self.folder(f"shards/{shards}"), steps, rate, seed,
