@@ -48,6 +48,11 @@ def parse() -> argparse.Namespace:
     )
     add("--batch-size", type=int, default=64, help="sentences at once (default %(default)s)")
     add("--items", type=int, help="draw that many items a split and language")
+    add(
+        "--items-per-language",
+        type=int,
+        help="train: so many of them into each language, others for each (default: all)",
+    )
     add("--data", help="folder or hub name, if not where the task says")
     add(
         "--cache", type=Path, default=Path("runs/translations"), help="translations are kept here (default %(default)s)"
@@ -105,13 +110,18 @@ def _test(options: argparse.Namespace, task: Task, languages: Sequence[str], tra
 def _train(options: argparse.Namespace, task: Task, languages: Sequence[str], translate: Direction) -> Folders:
     """English training items, and the same in each language; validation stays English."""
     from mtllm_ds.evaluation.tasks import ENGLISH
-    from mtllm_ds.evaluation.translate_test import translated
+    from mtllm_ds.evaluation.translate_test import some_of, translated
 
     found = _english(options, task)
     training = found["train", ENGLISH]
     return {
         options.output: found
-        | {("train", code): translated(training, translate(ENGLISH, task.tag_of(code))) for code in languages}
+        | {
+            ("train", code): translated(
+                some_of(training, options.items_per_language, code), translate(ENGLISH, task.tag_of(code))
+            )
+            for code in languages
+        }
     }
 
 

@@ -25,6 +25,8 @@ class Budget:
     train_items: int | None = None
     stage1_texts: int | None = None
     test_items: int | None = None
+    translated_items: int | None = None
+    """Training items that translate-train has in each language; None: all."""
     valid_pairs: int | None = None
     """Validation pairs a language that the gates are measured on."""
     ridge_texts: int = 6000
@@ -39,15 +41,17 @@ class Budget:
 
 CPU = Budget(
     name="cpu",
-    stage1_steps=320,
+    stage1_steps=200,
     task_steps=120,
     pilot_share=0.3,
-    variants=("no_stage1", "half_stage1", "default_start", "mlp", "token_loss", "centring", "unfrozen", "logits"),
+    translated_items=900,
+    variants=("no_stage1", "half_stage1", "default_start", "mlp", "token_loss", "centring", "unfrozen"),
 )  # fmt: skip
 """Two quiet cores, about 100 minutes, small base models."""
 GPU = replace(
     CPU, name="gpu", stage1_steps=3000, task_steps=600, pilot_share=1.0, lanes=64, tokens_per_cell=256, num_jobs=4,
-    max_length=128, core_seconds_per_kilotoken=0.005, variants=(*CPU.variants, "merged"),
+    max_length=128, core_seconds_per_kilotoken=0.005, translated_items=None,
+    variants=(*CPU.variants, "merged", "logits"),
 )  # fmt: skip
 """One GPU, in parts (`--minutes 9`)."""
 SHORT = replace(

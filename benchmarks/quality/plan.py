@@ -61,7 +61,9 @@ class Plan:
         for name, beams in DECODINGS.items():
             more = ["--readings", *READINGS, "--beams", min(beams, self.budget.beams)]
             self.add(f"translate/{name}", [self.translate("test", f"translate/{name}", *more)], ["data"], 120 * beams)
-        self.add("translate/train", [self.translate("train", "translate/train")], ["data"], 400)
+        count = self.budget.translated_items
+        some = [] if count is None else ["--items-per-language", count]
+        self.add("translate/train", [self.translate("train", "translate/train", *some)], ["data"], 200)
         self.add("translate/round_trip", [self.translate("round-trip", "translate/round_trip")], ["data"], 200)
         for system in ("majority", "tfidf"):
             output = self.folder(f"baseline/{system}") / "predictions.parquet"

@@ -130,6 +130,7 @@ def _facts(plan: Plan, backbone: str) -> dict[str, str]:
         "learning rates": f"{tried}; chosen on English validation by runs of {budget.pilot_share:.0%} of the steps",
         "chosen": ", ".join(f"{name} {rate}" for name, rate in rates.items()),
         "training items": f"{items if budget.train_items is None else budget.train_items}; {leaking} left out by the leak test",
+        "translate-train": f"{budget.translated_items or 'all'} of them in each language",
         "stage-1 texts": str(data["counts"]["stage1_train"]),
         "MT model, backbone": f"{plan.mt} and {steps.llm}: fixed, the seeds do not vary them",
         "development languages": ", ".join(plan.development),

@@ -74,6 +74,18 @@ def share_of(item: Item, languages: Sequence[str]) -> str:
     return languages[zlib.crc32(item.id.encode()) % len(languages)]
 
 
+def some_of(items: Sequence[Item], count: int | None, language: str) -> list[Item]:
+    """`count` of the items (None: all), in their order: others for each language, the same ones each time."""
+    if count is None:
+        return list(items)
+
+    def draw(item: Item) -> int:
+        return zlib.crc32(f"{language} {item.id}".encode())
+
+    chosen = {item.id for item in sorted(items, key=draw)[:count]}
+    return [item for item in items if item.id in chosen]
+
+
 def round_trip(
     items: Sequence[Item], languages: Sequence[str], there_and_back: Callable[[str], Translate]
 ) -> list[Item]:

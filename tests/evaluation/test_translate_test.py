@@ -3,7 +3,15 @@
 from mtllm_ds.evaluation.items import Item, load_items
 from mtllm_ds.evaluation.masking import tokens
 from mtllm_ds.evaluation.tasks import load_task
-from mtllm_ds.evaluation.translate_test import chrf, read_in_english, round_trip, share_of, translated, write_task
+from mtllm_ds.evaluation.translate_test import (
+    chrf,
+    read_in_english,
+    round_trip,
+    share_of,
+    some_of,
+    translated,
+    write_task,
+)
 from tests.fixtures.tasks import save_task
 
 
@@ -40,6 +48,16 @@ def test_a_round_trip_goes_through_one_language_each():
     through = [item.segments[0].split()[1] for item in found]
     assert through == [share_of(item, ["deu_Latn", "fra_Latn"]) for item in items]
     assert 10 < through.count("deu_Latn") < 30
+
+
+def test_some_items_differ_by_language_and_keep_their_order():
+    items = [Item(str(number), "g", "x", ("word",)) for number in range(40)]
+    german, french = some_of(items, 10, "deu_Latn"), some_of(items, 10, "fra_Latn")
+    assert [len(german), len(french)] == [10, 10]
+    assert german == [item for item in items if item in german]
+    assert german != french
+    assert german == some_of(items, 10, "deu_Latn")
+    assert some_of(items, None, "deu_Latn") == items
 
 
 def test_a_written_task_is_read_again(tmp_path):
