@@ -97,7 +97,7 @@ def main() -> int:
         is_headline = backbone == options.backbones[0]
         BackbonePlan(plan, backbone).build(budget.variants, options.mt_ladder if is_headline else [])
     num_jobs = options.jobs or budget.num_jobs
-    threads = max(1, (os.cpu_count() or 1) // num_jobs)
+    threads = max(1, len(os.sched_getaffinity(0)) // num_jobs)
     environment = {"OMP_NUM_THREADS": str(threads), "DS_ACCELERATOR": options.device, "TOKENIZERS_PARALLELISM": "false"}
     steps = Steps(root, num_jobs, environment, console)
     settings = {
