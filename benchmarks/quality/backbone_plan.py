@@ -36,8 +36,8 @@ class BackbonePlan:
         self.plan, self.budget, self.name = plan, plan.budget, name
         self.llm, self.bidirectional = BACKBONES[name]
 
-    def build(self, variants: Sequence[str], ladder: Sequence[str]) -> None:
-        """All steps; `variants` beside the plain one, one of which is chosen; `ladder`: earlier checkpoints of the MT model."""
+    def build(self, ladder: Sequence[str]) -> None:
+        """All steps, what the verdict does not need last; `ladder`: earlier checkpoints of the MT model."""
         self._shards()
         self._plain_targets()
         self._pilots("stage1", self._stage1_recipe, [PLAIN_TARGETS])
@@ -51,8 +51,8 @@ class BackbonePlan:
             needs = [f"shards/{learner.shards}", PLAIN_STAGE1, *(["targets/seed-0"] if learner is STAGE2 else [])]
             self._pilots(learner.name, partial(self._plainly, learner), needs)
         if self._chooses:
-            for variant in (PLAIN, *variants):
-                self._variant(variant)
+            for variant in (PLAIN, *self.budget.variants):
+                self._variant(variant, "variants")
             self._choose()
         for seed in self.budget.seeds:
             self._chosen_stage1(seed)
@@ -61,6 +61,9 @@ class BackbonePlan:
         for seed in self.budget.seeds:
             self._evaluate(seed)
         self._controls()
+        if self._chooses:
+            for variant in self.budget.ablations:
+                self._variant(variant, "ablations", optional=True)
         for number, mt in enumerate(ladder):
             self._rung(number, mt)
 
@@ -78,8 +81,10 @@ class BackbonePlan:
     def _after_choice(self) -> list[str]:
         return [] if self.plan.headline else [str(self.plan.choice.parent.relative_to(self.plan.root))]
 
-    def add(self, name: str, commands: Commands, needs: Sequence[str] = (), seconds: float = 15) -> None:
-        self.plan.add(self._full(name), commands, [self._full(need) for need in needs], seconds)
+    def add(
+        self, name: str, commands: Commands, needs: Sequence[str] = (), seconds: float = 15, optional: bool = False
+    ) -> None:
+        self.plan.add(self._full(name), commands, [self._full(need) for need in needs], seconds, optional)
 
     def folder(self, name: str) -> Path:
         return self.plan.folder(self._full(name))
@@ -184,14 +189,15 @@ class BackbonePlan:
         found = {rate: best_figure(self.folder(name) / "run") for rate, name in self._pilot_names(learner).items()}
         return max(found, key=lambda rate: found[rate])
 
-    def _stage1(self, name: str, seed: int, variant: Variant, mt: str | None = None) -> None:
+    def _stage1(self, name: str, seed: int, variant: Variant, optional: bool = False) -> None:
         steps = max(2, round(self.budget.stage1_steps * variant.stage1_share))
 
         def commands() -> list[Command]:
-            recipe = self._stage1_recipe(steps, self.rate("stage1"), seed, variant, mt)
+            recipe = self._stage1_recipe(steps, self.rate("stage1"), seed, variant)
             return [self._train(name, recipe), self._export(name)]
 
-        self.add(name, commands, [*self._pilot_names("stage1").values(), PLAIN_TARGETS], self._seconds(steps))
+        needs = [*self._pilot_names("stage1").values(), PLAIN_TARGETS]
+        self.add(name, commands, needs, self._seconds(steps), optional)
 
     def _chosen_stage1(self, seed: int) -> None:
         """Stage 1 of the chosen variant; that of seed 0 may be there already, and some variant has none."""
@@ -329,14 +335,14 @@ class BackbonePlan:
             command = self._ask(export, f"eval/{control}-0", control, 0, "--control", control)
             self.add(f"eval/{control}-0", [command], ["stage2/seed-0"], 60)
 
-    def _variant(self, name: str) -> None:
+    def _variant(self, name: str, folder: str, optional: bool = False) -> None:
         """One variant with seed 0, judged on the development languages."""
-        variant, step, start = VARIANTS[name], f"variants/{name}/stage2", None
+        variant, step, start = VARIANTS[name], f"{folder}/{name}/stage2", None
         needs = ["shards/task", "shards/monolingual", "targets/seed-0", *self._pilot_names("stage2").values()]
         if variant.stage1 is not None:
-            stage1 = f"variants/{name}/stage1" if variant.has_own_stage1 else PLAIN_STAGE1
+            stage1 = f"{folder}/{name}/stage1" if variant.has_own_stage1 else PLAIN_STAGE1
             if variant.has_own_stage1:
-                self._stage1(stage1, 0, variant)
+                self._stage1(stage1, 0, variant, optional)
             needs.append(stage1)
             start = self.folder(stage1) / "export"
         languages = (ENGLISH, *self.plan.development)
@@ -346,7 +352,7 @@ class BackbonePlan:
             ask = self._ask(self.folder(step) / "export", step, f"variant_{name}", 0, languages=languages)
             return [self._train(step, recipe), self._export(step), ask]
 
-        self.add(step, commands, needs, self._seconds(self.budget.task_steps) + 40)
+        self.add(step, commands, needs, self._seconds(self.budget.task_steps) + 40, optional)
 
     def _rung(self, number: int, mt: str) -> None:
         """The MT ladder: stack and translate-test on an earlier checkpoint of the MT model, development languages, seed 0."""
@@ -359,7 +365,7 @@ class BackbonePlan:
             recipe = self._stage1_recipe(steps, self.rate("stage1"), 0, variant, mt)
             return [] if variant.stage1 is None else [self._train(stage1, recipe), self._export(stage1)]
 
-        self.add(stage1, first, ["stage1/seed-0"], self._seconds(self.budget.stage1_steps))
+        self.add(stage1, first, ["stage1/seed-0"], self._seconds(self.budget.stage1_steps), optional=True)
 
         def commands() -> list[Command]:
             variant = VARIANTS[self.headline]
@@ -376,7 +382,7 @@ class BackbonePlan:
             ]
 
         needs = [stage1, "shards/monolingual", "targets/seed-0", *self._pilot_names("stage2").values()]
-        self.add(step, commands, needs, self._seconds(self.budget.task_steps) + 250)
+        self.add(step, commands, needs, self._seconds(self.budget.task_steps) + 250, optional=True)
 
 
 def best_figure(run: Path) -> float:

@@ -115,7 +115,7 @@ def _seconds(folder: Path, system: str) -> float:
 def variants_of(plan: Plan, backbone: str) -> Predictions | None:
     """Answers of the variants on the development languages (seed 0), and those of the run's own stage 2 and direct tuning."""
     folder = plan.folder(backbone)
-    files = sorted(folder.glob(f"variants/*/stage2/variant_*/{FILE}"))
+    files = sorted(folder.glob(f"*/*/stage2/variant_*/{FILE}"))
     if not files:
         return None
     own = [folder / "eval" / f"{system}-0" / system / FILE for system in ("mtllm_stage2", "mtllm_direct", "llm_direct")]
@@ -133,10 +133,10 @@ class Rung:
     translate_test: float
 
 
-def ladder_of(plan: Plan, backbone: str, ladder: Sequence[str]) -> list[Rung]:
-    """The MT ladder, the run's own MT model last; greedy translate-test, seed 0."""
+def ladder_of(plan: Plan, backbone: str, ladder: Mapping[int, str]) -> list[Rung]:
+    """The MT ladder (number of a rung -> its MT model), the run's own MT model last; greedy translate-test, seed 0."""
     rungs = []
-    for number, mt in enumerate(ladder):
+    for number, mt in ladder.items():
         folder = plan.folder(f"{backbone}/ladder/{number}")
         parts: dict[str, Predictions] = {
             r: read_predictions([folder / r / "translate_test_greedy" / FILE]) for r in READINGS

@@ -43,8 +43,10 @@ class Plan:
     any_data: bool = False
     steps: list[Step] = field(default_factory=list)
 
-    def add(self, name: str, commands: Commands, needs: Sequence[str] = (), seconds: float = 15) -> None:
-        self.steps.append(Step(name, commands, tuple(needs), seconds))
+    def add(
+        self, name: str, commands: Commands, needs: Sequence[str] = (), seconds: float = 15, optional: bool = False
+    ) -> None:
+        self.steps.append(Step(name, commands, tuple(needs), seconds, optional))
 
     def folder(self, step: str) -> Path:
         """Folder of a step."""

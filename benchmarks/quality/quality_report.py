@@ -48,8 +48,15 @@ LEAKS_OF_BASES = (
 TITLE = "Does the stacked model beat translate-test with the same MT model?"
 
 
-def write_quality_report(plan: Plan, backbone: str, ladder: Sequence[str], folder: Path, console: Console) -> Verdict:
-    """Write `report.html`, `summary.json`, tables and pictures of one backbone into `folder`, variants into `folder/variants`."""
+def write_quality_report(
+    plan: Plan, backbone: str, ladder: Sequence[str], left: Sequence[str], folder: Path, console: Console
+) -> Verdict:
+    """Write `report.html`, `summary.json`, tables and pictures of one backbone into `folder`, variants into `folder/variants`.
+
+    Args:
+        ladder: earlier checkpoints of the MT model
+        left: optional steps that were not run
+    """
     rules = Rules()
     gates = gates_of(
         plan, json.loads((plan.folder("data") / "data.json").read_text(encoding="utf-8"))["counts_by_language"]
@@ -60,7 +67,9 @@ def write_quality_report(plan: Plan, backbone: str, ladder: Sequence[str], folde
     verdict, comparisons = _judge(predictions, tables, gates, counting, rules, len(plan.budget.seeds))
     notes = [*_notes(plan, readings), *_variants(plan, backbone, folder)]
     if (plan.folder(backbone) / "choice").is_dir():
-        notes += _ladder(plan, backbone, ladder)
+        notes += _ladder(plan, backbone, ladder, left)
+    if left:
+        notes.append(f"Not run yet: {', '.join(left)}.")
     report = Report(
         title=f"{TITLE} Backbone: {backbone}",
         tables=tables,
@@ -177,8 +186,9 @@ def _variants(plan: Plan, backbone: str, folder: Path) -> list[str]:
     return ["Every variant that was tried, seed 0, mean accuracy over the development languages only:", *lines]
 
 
-def _ladder(plan: Plan, backbone: str, ladder: Sequence[str]) -> list[str]:
-    rungs = ladder_of(plan, backbone, ladder)
+def _ladder(plan: Plan, backbone: str, ladder: Sequence[str], left: Sequence[str]) -> list[str]:
+    done = {number: mt for number, mt in enumerate(ladder) if f"{backbone}/ladder/{number}" not in left}
+    rungs = ladder_of(plan, backbone, done)
     if len(rungs) == 1:
         return ["MT ladder: no earlier checkpoints of the MT model were given (MT_LADDER)."]
     return ["MT ladder (development languages, copy-masked, seed 0, greedy translate-test):", *map(_rung_line, rungs)]

@@ -35,6 +35,8 @@ class Step:
     """Names of the steps that must be done before."""
     seconds: float = 0.0
     """Estimate on one quiet core, for the plan."""
+    optional: bool = False
+    """The run's result does not need it."""
 
 
 class Steps:

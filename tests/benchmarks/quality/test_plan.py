@@ -28,7 +28,7 @@ def plan_of(root: Path, budget: str, headline: str | None = None) -> Plan:
 @pytest.mark.parametrize("budget", list(BUDGETS))
 def test_every_system_is_trained_and_asked_with_every_seed(tmp_path, budget):
     plan = plan_of(tmp_path, budget)
-    BackbonePlan(plan, "minilm").build([name for name in VARIANTS if name != PLAIN], ["mt-25", "mt-50"])
+    BackbonePlan(plan, "minilm").build(["mt-25", "mt-50"])
     _check(plan.steps)
     names = {step.name for step in plan.steps}
     for seed in plan.budget.seeds:
@@ -37,13 +37,28 @@ def test_every_system_is_trained_and_asked_with_every_seed(tmp_path, budget):
                        "translate_test_greedy", "translate_test_beam4", "translate_test_tuned"):  # fmt: skip
             assert f"minilm/eval/{system}-{seed}" in names
     assert {"minilm/eval/wrong_tag-0", "minilm/eval/shuffled_connector-0", "minilm/ladder/1"} <= names
-    assert {f"minilm/variants/{name}/stage2" for name in VARIANTS} <= names
+    assert {f"minilm/variants/{name}/stage2" for name in (PLAIN, *plan.budget.variants)} <= names
+    assert {f"minilm/ablations/{name}/stage2" for name in plan.budget.ablations} <= names
+
+
+def test_the_verdict_needs_no_optional_step(tmp_path):
+    plan = plan_of(tmp_path, "cpu")
+    BackbonePlan(plan, "minilm").build(["mt-25"])
+    optional = {step.name for step in plan.steps if step.optional}
+    assert {
+        "minilm/ladder/0",
+        "minilm/ladder/0/stage1",
+        "minilm/ablations/mlp/stage1",
+        "minilm/ablations/mlp/stage2",
+    } <= optional
+    assert not any(optional.intersection(step.needs) for step in plan.steps if not step.optional)
+    assert {"choice", "eval", "stage2"} <= {step.name.split("/")[1] for step in plan.steps if not step.optional}
 
 
 def test_learners_share_learning_rates_and_steps(tmp_path):
     plan = plan_of(tmp_path, "cpu")
     backbone = BackbonePlan(plan, "minilm")
-    backbone.build([], [])
+    backbone.build([])
     for learner in LEARNERS:
         assert list(backbone._pilot_names(learner.name)) == list(plan.budget.learning_rates)
 

@@ -103,7 +103,7 @@ def make_run(root: Path, chrf: float, stage2: float, budget: Budget = WHOLE) -> 
 )
 def test_the_verdict_follows_from_the_answers(tmp_path, chrf, stage2, expected):
     plan = make_run(tmp_path / "run", chrf, stage2)
-    verdict = write_quality_report(plan, "minilm", [], tmp_path / "report", Console(quiet=True))
+    verdict = write_quality_report(plan, "minilm", [], [], tmp_path / "report", Console(quiet=True))
     assert verdict.line.startswith(expected)
     summary = json.loads((tmp_path / "report" / "summary.json").read_text())
     assert summary["verdict_line"] == verdict.line
@@ -123,5 +123,7 @@ def test_the_verdict_follows_from_the_answers(tmp_path, chrf, stage2, expected):
 
 def test_fewer_seeds_than_the_protocol_asks_for_claim_nothing(tmp_path):
     plan = make_run(tmp_path / "run", 45.0, 0.75, SMOKE)
-    verdict = write_quality_report(plan, "minilm", [], tmp_path / "report", Console(quiet=True))
+    left = ["minilm/ablations/mlp/stage2"]
+    verdict = write_quality_report(plan, "minilm", [], left, tmp_path / "report", Console(quiet=True))
+    assert "Not run yet: minilm/ablations/mlp/stage2." in (tmp_path / "report" / "report.html").read_text()
     assert verdict.line == "gate failed: 2 seeds of the 3 that the protocol asks for; nothing is claimed"
