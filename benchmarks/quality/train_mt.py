@@ -158,6 +158,7 @@ def main() -> int:
 
     def save(folder: Path) -> None:
         model.save_pretrained(folder)
+        tokenizer.src_lang = ENGLISH  # whatever it read last
         tokenizer.save_pretrained(folder)
 
     trainer.add_callback(Milestones(args.milestones, trainer.clock, save))
