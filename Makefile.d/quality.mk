@@ -5,7 +5,7 @@ MT = runs/bases/mt
 LLAMA = runs/bases/llama
 # Minutes of CPU time (all cores together): ranking of translations; translation beside it; the Llama.
 RANKING_MINUTES ?= 60
-TRANSLATION_MINUTES ?= 120
+TRANSLATION_MINUTES ?= 75
 LLAMA_MINUTES ?= 38
 
 .PHONY: help-text bases assets

@@ -49,8 +49,8 @@ def mt_card(figures: dict, model) -> str:
     )
     stages = {
         "ranking": "ranking of translations by pooled encoder states",
-        "ranking and translation": "ranking and translation in both directions",
-        "decoder": "translation in both directions, decoder alone, the encoder as it was",
+        "ranking and translation": "ranking, translation in both directions, and English from English",
+        "decoder": "translation in both directions, decoder alone, the encoder as it was (an earlier script)",
     }
     runs = "\n".join(
         f"- {stages[run['what']]}: {run['core_seconds']:.0f} seconds of CPU time, {run['steps']} steps{_note(run)}"
