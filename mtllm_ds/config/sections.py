@@ -221,7 +221,8 @@ class OptimSettings(Section):
     max_grad_norm: float = Field(default=1.0, ge=0)
     """Clip the global gradient norm; 0 turns clipping off."""
     connector_learning_rate: float | None = Field(default=None, gt=0)
-    """Rate of the connector; `learning_rate` where null."""
+    """Rate of the connector; `learning_rate` where null. After a least-squares start, whose weights are of the size of the LLM's
+    embeddings, try a thirtieth of it: Adam's steps do not shrink with the weights."""
 
 
 class TrainingSettings(Section):

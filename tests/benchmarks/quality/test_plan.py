@@ -71,6 +71,8 @@ def test_recipes_are_accepted_by_the_trainer(tmp_path, variant, backbone):
     if changed.stage1 is not None:
         stage1 = load_settings(plan._stage1_recipe(7, 1e-3, 1, changed).write(tmp_path / "stage1"), [])
         assert (stage1.objective.name, stage1.run.seed, stage1.run.max_steps) == ("pooled_alignment", 1, 7)
+        is_slower = stage1.model.connector.init == "least_squares"
+        assert (stage1.optim.connector_learning_rate is not None) == is_slower
     start = None if changed.stage1 is None else tmp_path / "export"
     for learner in LEARNERS:
         own = start if learner.is_stacked else None
