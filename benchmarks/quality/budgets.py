@@ -47,14 +47,14 @@ CPU = Budget(
     task_steps=120,
     pilot_share=0.3,
     translated_items=900,
-    variants=("no_stage1", "half_stage1", "token_loss", "centring", "unfrozen"),
-    ablations=("default_start", "mlp"),
+    variants=("no_stage1", "centring", "unfrozen"),
+    ablations=("half_stage1", "default_start", "mlp", "token_loss"),
 )  # fmt: skip
 """Two quiet cores, about 100 minutes, small base models."""
 GPU = replace(
     CPU, name="gpu", stage1_steps=3000, task_steps=600, pilot_share=1.0, lanes=64, tokens_per_cell=256, num_jobs=4,
     max_length=128, core_seconds_per_kilotoken=0.005, translated_items=None,
-    variants=(*CPU.variants, "merged", "logits"),
+    variants=(*CPU.variants, *CPU.ablations, "merged", "logits"), ablations=(),
 )  # fmt: skip
 """One GPU, in parts (`--minutes 9`)."""
 SHORT = replace(
