@@ -35,14 +35,14 @@ def save_bf16(model, tokenizer, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def score_mt(folder: Path, data: Path, translates: bool) -> dict[str, dict[str, float | None]]:
+def score_mt(folder: Path, data: Path, translates: bool, cache: Path | None) -> dict[str, dict[str, float | None]]:
     """A language: chrF of greedy translation into English, and centred retrieval of the English original, on test items.
 
     chrF is None for a model whose decoder was not trained (`translates` is false).
     """
     model = M2M100ForConditionalGeneration.from_pretrained(folder, dtype="float32").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    translator = Translator.from_pretrained(str(folder))
+    translator = Translator.from_pretrained(str(folder), cache=cache)
     scores = {}
     for code in LANGUAGES:
         items = read_jsonl(data / f"test_{code}.jsonl")
@@ -57,14 +57,14 @@ def score_mt(folder: Path, data: Path, translates: bool) -> dict[str, dict[str, 
     return scores
 
 
-def write_mt(source: Path, data: Path, folder: Path) -> None:
+def write_mt(source: Path, data: Path, folder: Path, cache: Path | None) -> None:
     model = M2M100ForConditionalGeneration.from_pretrained(source, dtype="float32")
     tokenizer = AutoTokenizer.from_pretrained(source)
     with new_folder(folder) as fresh:
         save_bf16(model, tokenizer, fresh)
         runs = json.loads((source / "summary.json").read_text())["runs"]
         translates = any(run["what"] != "ranking" for run in runs)
-        figures = {"runs": runs, "languages": score_mt(fresh, data, translates)}
+        figures = {"runs": runs, "languages": score_mt(fresh, data, translates, cache)}
         write_json(fresh / "figures.json", figures)
         write_file(fresh / "README.md", cards.mt_card(figures, model))
 
@@ -89,6 +89,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("assets"))
     parser.add_argument("--mt", type=Path, help="a finished model of train_mt")
     parser.add_argument("--llama", type=Path, help="the finished folder of train_llama")
+    parser.add_argument("--cache", type=Path, help="folder of translations, as a quality run keeps them")
     parser.add_argument("--text", action="store_true", help="write the text sample")
     args = parser.parse_args()
     if args.text:
@@ -97,7 +98,7 @@ def main() -> int:
             write_file(fresh / "README.md", cards.text_card(rows))
             shutil.copy(Path(__file__).with_name("MPL-2.0.txt"), fresh / "LICENSE")
     if args.mt:
-        write_mt(args.mt, args.data, args.out / "mt")
+        write_mt(args.mt, args.data, args.out / "mt", args.cache)
     if args.llama:
         write_llama(args.llama, args.data, args.out / "llm")
     return 0
