@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,7 +24,8 @@ def add_lora(llm: nn.Module, settings: LoraSettings, *, seed: int) -> PeftModel:
         target_modules=settings.target_modules,
         bias="none",
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of PEFT to transformers
         torch.manual_seed(seed)
         try:
             # ZeRO keeps one dtype per optimizer: the adapters must not be cast to fp32 behind our back.
