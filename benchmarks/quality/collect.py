@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks.quality.learners import LEARNERS, TEACHER
 from benchmarks.quality.plan import Plan
+from benchmarks.quality.steps import DONE
 from mtllm_ds.evaluation.predictions import Predictions, concatenate, read_predictions
 from mtllm_ds.evaluation.report_parts import Cost
 from mtllm_ds.evaluation.translate_test import READINGS
@@ -80,8 +81,8 @@ def collect(plan: Plan, backbone: str, counting: Sequence[str]) -> tuple[Predict
     names += [(TEACHER.answers, "english_originals"), ("ridge", "ridge")]
     for step, system in names:
         parts += [read_predictions([folder / f"{step}-{seed}" / system / FILE]) for seed in seeds]
-    for control in ("wrong_tag", "shuffled_connector"):
-        parts.append(read_predictions([folder / f"{control}-0" / control / FILE]))
+    controls = [folder / f"{control}-0" / control / FILE for control in ("wrong_tag", "shuffled_connector")]
+    parts += [read_predictions([path]) for path in controls if (path.parents[1] / DONE).exists()]
     readings = []
     for system in TRANSLATE_TEST:
         found, reading = translate_test(folder, seeds, system, counting)

@@ -84,6 +84,7 @@ def make_run(root: Path, chrf: float, stage2: float, budget: Budget = WHOLE) -> 
                 save(place, system, seed, share, LANGUAGES, ("plain",))
     for control in ("wrong_tag", "shuffled_connector"):
         save(folder / f"{control}-0" / control, control, 0, 0.2, LANGUAGES, BOTH)
+        write_json(folder / f"{control}-0" / "done.json", {"seconds": 1.0})
     backbone = BackbonePlan(plan, "minilm")
     for name in ("stage1", *(learner.name for learner in LEARNERS)):
         for pilot in backbone._pilot_names(name).values():
