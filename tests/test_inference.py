@@ -31,10 +31,7 @@ def train_and_encode(recipe, overrides):
             student = stack.states(batch.encoder_ids, batch.encoder_mask)
             teacher = stack.teacher_states(batch.llm_ids, batch.llm_mask)
             vectors.append((mean_pool(student, batch.encoder_mask), mean_pool(teacher, batch.llm_mask)))
-    for sink in trainer.sinks:
-        sink.close()
-    trainer.preemption.close()
-    trainer.engine.close()
+    trainer.close()
     return [torch.cat(side).numpy() for side in zip(*vectors, strict=True)]
 
 

@@ -43,21 +43,18 @@ def run_training(settings: Settings, cluster: Cluster, resume: bool) -> int:
     trainer = open_run(settings, cluster, resume, console)
     try:
         finished = trainer.run()
+        root = checkpoint_root(settings)
+        console.print(
+            f"finished {settings.run.max_steps} steps; checkpoints in {root}"
+            if finished
+            else f"stopped by request, saved in {root}; go on with --resume",
+            highlight=False,
+            soft_wrap=True,
+        )
+        # A launcher ends all ranks as soon as one has left with a status: leave only after the line above was printed.
+        wait_for_all()
     finally:
-        for sink in trainer.sinks:
-            sink.close()
-    root = checkpoint_root(settings)
-    console.print(
-        f"finished {settings.run.max_steps} steps; checkpoints in {root}"
-        if finished
-        else f"stopped by request, saved in {root}; go on with --resume",
-        highlight=False,
-        soft_wrap=True,
-    )
-    # A launcher ends all ranks as soon as one has left with a status: leave only after the line above was printed.
-    wait_for_all()
-    trainer.preemption.close()
-    trainer.engine.close()
+        trainer.close()
     return 0 if finished else EXIT_PREEMPTED
 
 

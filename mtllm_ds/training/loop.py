@@ -44,7 +44,7 @@ class Trainer:
     preemption: Preemption
     start_step: int = 0
     lock: IO[str] | None = None
-    """Held by rank 0 while this trainer lives: nobody else trains into the folder."""
+    """Held by rank 0 until `close`: nobody else trains into the folder."""
 
     def __post_init__(self) -> None:
         self._throughput = Throughput()
@@ -69,6 +69,15 @@ class Trainer:
             if stop and not last:
                 return False
         return True
+
+    def close(self) -> None:
+        """Write out the log, give back signals and DeepSpeed's memory, and leave the run folder to others."""
+        for sink in self.sinks:
+            sink.close()
+        self.preemption.close()
+        self.engine.close()
+        if self.lock is not None:
+            self.lock.close()
 
     def _next(self, batches: Iterator[StepBatches]) -> StepBatches:
         """The next step's data, or a stop of all ranks when one of them has none."""

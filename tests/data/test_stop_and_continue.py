@@ -45,10 +45,7 @@ def train_and_record(recipe, overrides, resume, stop_at):
     try:
         trainer.run()
     finally:
-        trainer.preemption.close()
-        for sink in trainer.sinks:
-            sink.close()
-        trainer.engine.close()
+        trainer.close()
     return seen
 
 

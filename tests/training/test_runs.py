@@ -39,10 +39,7 @@ def train_until(recipe, stop_at, overrides):
     try:
         return trainer.run()
     finally:
-        trainer.preemption.close()
-        for sink in trainer.sinks:
-            sink.close()
-        trainer.engine.close()
+        trainer.close()
 
 
 def run_on(world_size, recipe, name, resume=False, **overrides):
