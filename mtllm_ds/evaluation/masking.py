@@ -13,9 +13,10 @@ from typing import Literal
 from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.items import Item
 
-TOKEN = re.compile(r"[A-Za-z0-9]+(?:[._+\-'/][A-Za-z0-9]+)*|[^\W_A-Za-z0-9]+")
-"""A run of ASCII letters and digits, joined inside by one of `. _ + - ' /`; or a run of letters of any other script. In a script
-without spaces such a run is a whole phrase: it stands in no English text and so is never dropped."""
+_LATIN = "A-Za-z0-9\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff"
+TOKEN = re.compile(rf"[{_LATIN}]+(?:[._+\-'/][{_LATIN}]+)*|[^\W_{_LATIN}]+")
+"""A run of Latin letters, accented ones included, and digits, joined inside by one of `. _ + - ' /`; or a run of letters of any
+other script. In a script without spaces such a run is a whole phrase: it stands in no English text and so is never dropped."""
 
 Setting = Literal["plain", "copy_masked"]
 SETTINGS: tuple[Setting, ...] = ("plain", "copy_masked")
@@ -27,9 +28,8 @@ def tokens(text: str) -> list[str]:
 
 
 def without_copies(text: str, other: str) -> str:
-    """The tokens of `text` that do not stand in `other`, joined by spaces; empty if all do."""
-    copied = set(tokens(other))
-    return " ".join(token for token in tokens(text) if token not in copied)
+    """`text` without the tokens that also stand in `other`, whatever their case; empty if no letter or digit is left."""
+    return _without(text, set(tokens(other)))
 
 
 def masked_translation(translation: str, text: str, original: str) -> str:
@@ -38,8 +38,13 @@ def masked_translation(translation: str, text: str, original: str) -> str:
     Masking after translation, for translate-test: the MT model reads whole sentences and still no copy reaches the classifier.
     (Masking before translation is translating what `copy_masked` leaves.)
     """
-    copied = set(tokens(text)) & set(tokens(original))
-    return " ".join(token for token in tokens(translation) if token not in copied)
+    return _without(translation, set(tokens(text)) & set(tokens(original)))
+
+
+def _without(text: str, copied: set[str]) -> str:
+    """Copies are cut out and nothing else is touched: capitals, accents, vowel signs and marks are what a model learned to read."""
+    left = TOKEN.sub(lambda found: "" if found[0].lower() in copied else found[0], text)
+    return " ".join(left.split()) if any(character.isalnum() for character in left) else ""
 
 
 def copy_masked(item: Item) -> Item:
