@@ -105,8 +105,15 @@ def _objective(settings: Sections) -> Iterator[str]:
         for name, value in (("objective.teacher", objective.teacher), ("data.targets", unread)):
             if value is not None:
                 yield f"{name}={value} has no effect with objective.name={objective.name}: remove it"
-        if objective.match != "vectors":
-            yield f"objective.match={objective.match} has no effect with objective.name={objective.name}: remove it"
+        for name, default in (("match", "vectors"), ("start_at_teacher", False)):
+            value = getattr(objective, name)
+            if value != default:
+                yield f"objective.{name}={str(value).lower()} has no effect with objective.name={objective.name}: remove it"
+    if objective.start_at_teacher and not settings.model.merge_start_lora:
+        yield (
+            "objective.start_at_teacher=true would replace the LoRA of model.start by the teacher's: "
+            "set model.merge_start_lora=true, or remove it"
+        )
     if not objective.name.startswith("task") and objective.select_by == "accuracy":
         yield f"objective.select_by=accuracy: objective.name={objective.name} has no labels, set select_by=loss"
     if objective.name in ("masked_next_token", "simcse"):

@@ -189,6 +189,9 @@ class ObjectiveSettings(Section):
     `masked_next_token`, then `simcse`: a causal LLM learns to look both ways (LLM2Vec)."""
     teacher: str | None = None
     """`task_distillation`: run or export of the teacher; its head is copied and stays frozen."""
+    start_at_teacher: bool = False
+    """`task_distillation`: LoRA starts as the teacher's, beside stage 1's (needs `model.merge_start_lora`). The student begins with
+    both changes to the LLM instead of learning the task's from nothing."""
     match: Literal["vectors", "logits"] = "vectors"
     """`task_distillation`: mean-squared error between pooled (or choice) vectors, or the KL divergence of the head's answers."""
     sequence_weight: float = Field(default=1.0, ge=0)

@@ -72,7 +72,8 @@ def check_run(settings: Settings, world_size: int, *, read_all_shards: bool = Fa
     if settings.objective.token_weight:
         for manifest in manifests:
             _require_token_pairs(manifest)
-    bases, teacher = _bases(settings), read_teacher(settings)
+    bases = _bases(settings)
+    teacher = read_teacher(settings, bases)
     return RunPlan(
         settings=settings,
         world_size=world_size,

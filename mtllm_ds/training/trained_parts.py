@@ -51,15 +51,29 @@ def read_start(settings: Settings, bases: Bases) -> Trained | None:
     return start
 
 
-def read_teacher(settings: Settings) -> Trained | None:
-    """The teacher of a task distillation; `UserError` where it has no head."""
+def read_teacher(settings: Settings, bases: Bases) -> Trained | None:
+    """The teacher of a task distillation; `UserError` where it has no head, or no LoRA that the student could start with."""
     place = settings.objective.teacher
     if place is None:
         return None
     teacher = read_trained(place, "objective.teacher")
     if teacher.head is None or teacher.task is None:
         raise UserError(f"objective.teacher={place}: it has no head; name a run of objective.name=task_tuning")
+    if settings.objective.start_at_teacher:
+        _require_same_adapter(teacher, settings, bases)
     return teacher
+
+
+def _require_same_adapter(teacher: Trained, settings: Settings, bases: Bases) -> None:
+    """The student can start with the teacher's LoRA: it adapts the same LLM in the same shape."""
+    where = f"objective.start_at_teacher=true: the teacher {settings.objective.teacher}"
+    if teacher.adapted_side != "llm" or teacher.bases["llm"]["fingerprint"] != bases["llm"]["fingerprint"]:
+        name = teacher.bases[teacher.adapted_side]["name"]
+        raise UserError(f"{where} adapts another model ({name}); set start_at_teacher=false")
+    for name in ("rank", "alpha"):
+        theirs = getattr(teacher.model.lora, name)
+        if theirs != getattr(settings.model.lora, name):
+            raise UserError(f"{where} has a LoRA with {name}={theirs}; set model.lora.{name} to that")
 
 
 def task_of(settings: Settings, manifests: list[Manifest], teacher: Trained | None) -> TaskEntry | None:

@@ -26,6 +26,8 @@ def recipe(tmp_path):
         ([*TUNING, "objective.teacher=t"], "objective.teacher=t has no effect"),
         ([*TUNING, "data.targets=x"], "data.targets=x has no effect"),
         ([*TUNING, "objective.match=logits"], "objective.match=logits has no effect"),
+        ([*TUNING, "objective.start_at_teacher=true"], "objective.start_at_teacher=true has no effect"),
+        ([*STAGE2, "objective.start_at_teacher=true"], "set model.merge_start_lora=true"),
         (["objective.select_by=accuracy"], "no labels"),
         (["model.reader=llm"], "set model.reader=stacked"),
         ([*STAGE2, "model.reader=encoder"], "set model.reader=stacked"),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -166,6 +167,35 @@ def test_a_start_is_taken_up_merged_or_not(distillation, distilled):
         **extra, "model__start": str(distillation.parent / "merged_export"), "model__merge_start_lora": "true"
     })  # fmt: skip
     assert evaluations(from_export)[0]["eval_loss"] == pytest.approx(best, rel=1e-5)
+
+
+def lora_changes(place):
+    """What the adapters of a trained model add to each weight of the LLM: layer -> matrix."""
+    trained = read_trained(place)
+    scale, weights = trained.model.lora.alpha / trained.model.lora.rank, trained.weights
+    return {
+        name.split(".lora_A")[0]: scale * weights[name.replace("lora_A", "lora_B")] @ tensor
+        for name, tensor in weights.items()
+        if ".lora_A" in name
+    }
+
+
+def test_a_student_can_start_with_both_changes_to_the_llm(distillation, distilled, teacher):
+    start = str(distillation.parent / "distilled_one")
+    run_on(
+        1, distillation, "both", model__start=start, model__merge_start_lora="true", objective__start_at_teacher="true",
+        optim__learning_rate=1e-12, run__max_steps=1,
+    )  # fmt: skip
+    found, first, second = (lora_changes(place) for place in (distillation.parent / "both", Path(start), teacher))
+    assert found.keys() == first.keys() == second.keys()
+    assert all(change.abs().max() > 1e-4 for change in second.values())
+    for layer, change in found.items():
+        torch.testing.assert_close(change, first[layer] + second[layer], atol=1e-6, rtol=1e-4)
+    with pytest.raises(RankError, match=r"start_at_teacher=true: the teacher .* has a LoRA with rank=2"):
+        run_on(
+            1, distillation, "other_rank", model__start=start, model__merge_start_lora="true", model__lora__rank=3,
+            objective__start_at_teacher="true",
+        )  # fmt: skip
 
 
 def test_a_merged_start_resumes_without_its_start(distillation, distilled):
