@@ -172,8 +172,7 @@ class BackbonePlan:
 
     def _pilots(self, learner: str, recipe: Callable[[int, float, int], Recipe], needs: Sequence[str]) -> None:
         """Short runs with seed 0, one a learning rate."""
-        whole = self.budget.stage1_steps if learner == "stage1" else self.budget.task_steps
-        steps = max(2, round(whole * self.budget.pilot_share))
+        steps = self.budget.stage1_pilot_steps if learner == "stage1" else self.budget.task_pilot_steps
         for rate, name in self._pilot_names(learner).items():
 
             def commands(name: str = name, rate: float = rate) -> list[Command]:
@@ -272,7 +271,8 @@ class BackbonePlan:
     ) -> Command:  # fmt: skip
         return python(
             "launchers/evaluate.py", "model", "--model", export, "--task", task or self.plan.task, "--languages", *languages,
-            "--system", system, "--seed", seed, "--output", self.folder(step) / system, "--batch-size", 64, *more,
+            "--system", system, "--seed", seed, "--output", self.folder(step) / system, "--batch-size", 64,
+            "--dtype", {"bf16": "bfloat16", "fp32": "float32"}[self.plan.precision], *more,
         )  # fmt: skip
 
     def _evaluate(self, seed: int) -> None:

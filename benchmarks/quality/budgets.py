@@ -16,8 +16,9 @@ class Budget:
     stage1_steps: int
     task_steps: int
     """Of every system that learns the task: teacher, MT encoder, direct, stage 2, translate-train, round trips."""
-    pilot_share: float
-    """The runs that choose a learning rate are this much shorter."""
+    stage1_pilot_steps: int
+    task_pilot_steps: int
+    """Of the runs that choose a learning rate."""
     lanes: int = 16
     tokens_per_cell: int = 128
     """A step holds up to lanes x tokens_per_cell tokens of whole samples, packed."""
@@ -43,18 +44,19 @@ class Budget:
 
 CPU = Budget(
     name="cpu",
-    stage1_steps=200,
-    task_steps=120,
-    pilot_share=0.3,
+    stage1_steps=500,
+    task_steps=160,
+    stage1_pilot_steps=60,
+    task_pilot_steps=36,
     translated_items=900,
-    variants=("no_stage1", "centring", "unfrozen"),
-    ablations=("half_stage1", "default_start", "mlp", "token_loss"),
+    variants=("no_stage1", "centring", "at_teacher", "logits"),
+    ablations=("half_stage1", "default_start", "mlp", "token_loss", "unfrozen"),
 )  # fmt: skip
-"""Two quiet cores, about 100 minutes, small base models."""
+"""Two quiet cores, two to three hours, small base models."""
 GPU = replace(
-    CPU, name="gpu", stage1_steps=3000, task_steps=600, pilot_share=1.0, lanes=64, tokens_per_cell=256, num_jobs=4,
-    max_length=128, core_seconds_per_kilotoken=0.005, translated_items=None,
-    variants=(*CPU.variants, *CPU.ablations, "merged", "logits"), ablations=(),
+    CPU, name="gpu", stage1_steps=3000, task_steps=600, stage1_pilot_steps=3000, task_pilot_steps=600, lanes=64,
+    tokens_per_cell=256, num_jobs=4, max_length=128, core_seconds_per_kilotoken=0.005, translated_items=None,
+    variants=(*CPU.variants, *CPU.ablations, "merged"), ablations=(),
 )  # fmt: skip
 """One GPU, in parts (`--minutes 9`)."""
 SHORT = replace(
@@ -62,9 +64,9 @@ SHORT = replace(
 )  # fmt: skip
 """Two quiet cores, about half an hour: one seed, so a first look and no test of the claim."""
 SMOKE = replace(
-    CPU, name="smoke", seeds=(0, 1), learning_rates=(5e-4, 1.5e-3), stage1_steps=4, task_steps=4, pilot_share=0.5,
-    lanes=4, tokens_per_cell=96, train_items=40, stage1_texts=120, test_items=8, valid_pairs=8, ridge_texts=100, beams=2,
-    variants=("no_stage1", "token_loss", "centring"), ablations=("mlp",),
+    CPU, name="smoke", seeds=(0, 1), learning_rates=(5e-4, 1.5e-3), stage1_steps=4, task_steps=4, stage1_pilot_steps=2,
+    task_pilot_steps=2, lanes=4, tokens_per_cell=96, train_items=40, stage1_texts=120, test_items=8, valid_pairs=8,
+    ridge_texts=100, beams=2, variants=("no_stage1", "token_loss", "centring", "at_teacher"), ablations=("mlp",),
 )  # fmt: skip
 """Every kind of step on a handful of items: shows that the mechanics work, and nothing else."""
 BUDGETS = {budget.name: budget for budget in (CPU, GPU, SHORT, SMOKE)}

@@ -136,7 +136,7 @@ def _facts(plan: Plan, backbone: str) -> dict[str, str]:
         "seeds": ", ".join(map(str, budget.seeds)),
         "steps": f"stage 1 {budget.stage1_steps}, every tuning {budget.task_steps}",
         "tokens a step": f"at most {budget.lanes * budget.tokens_per_cell}, samples of at most {budget.max_length}",
-        "learning rates": f"{tried}; chosen on English validation by runs of {budget.pilot_share:.0%} of the steps",
+        "learning rates": f"{tried}; chosen on English validation by runs of {budget.stage1_pilot_steps} (stage 1) and {budget.task_pilot_steps} steps",
         "chosen": ", ".join(f"{name} {rate}" for name, rate in rates.items()),
         "training items": f"{items if budget.train_items is None else budget.train_items}; {leaking} left out by the leak test",
         "translate-train": f"{budget.translated_items or 'all'} of them in each language",

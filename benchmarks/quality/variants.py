@@ -55,6 +55,11 @@ VARIANTS = {
     ),
     "unfrozen": Variant("the connector trains in stage 2 too", {}, {"model.connector.trainable": True}),
     "merged": Variant("stage-1 LoRA merged, a fresh one in stage 2", {}, {"model.merge_start_lora": True}),
+    "at_teacher": Variant(
+        "stage-1 LoRA merged, that of stage 2 starts as the teacher's",
+        {},
+        {"model.merge_start_lora": True, "objective.start_at_teacher": True},
+    ),
     "logits": Variant(
         "stage 2 matches the teacher's answers (KL) instead of its vectors", {}, {"objective.match": "logits"}
     ),
