@@ -129,6 +129,7 @@ def _facts(plan: Plan, backbone: str) -> dict[str, str]:
     seconds = sum(json.loads(path.read_text())["seconds"] for path in plan.root.rglob(DONE))
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     tried = ", ".join(f"{rate:g}" for rate in budget.learning_rates)
+    pilots = f"{budget.stage1_pilot_steps} (stage 1) and {budget.task_pilot_steps}"
     items, leaking = (data["counts"][name] for name in ("train items", "train items that leak"))
     return {
         "budget": budget.name,
@@ -136,7 +137,7 @@ def _facts(plan: Plan, backbone: str) -> dict[str, str]:
         "seeds": ", ".join(map(str, budget.seeds)),
         "steps": f"stage 1 {budget.stage1_steps}, every tuning {budget.task_steps}",
         "tokens a step": f"at most {budget.lanes * budget.tokens_per_cell}, samples of at most {budget.max_length}",
-        "learning rates": f"{tried}; chosen on English validation by runs of {budget.stage1_pilot_steps} (stage 1) and {budget.task_pilot_steps} steps",
+        "learning rates": f"{tried}; chosen on English validation by runs of {pilots} steps",
         "chosen": ", ".join(f"{name} {rate}" for name, rate in rates.items()),
         "training items": f"{items if budget.train_items is None else budget.train_items}; {leaking} left out by the leak test",
         "translate-train": f"{budget.translated_items or 'all'} of them in each language",

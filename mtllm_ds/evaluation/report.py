@@ -37,6 +37,8 @@ TITLES = {
     "english_originals": "English originals",
     "english_originals_tfidf": "TF-IDF on English originals",
 }
+_MOST_COLUMNS = 4
+"""More systems than these are rows."""
 SETTING_TITLES = {"plain": "Plain text", "copy_masked": "Copy-masked text"}
 
 
@@ -100,27 +102,63 @@ def summarise(report: Report) -> dict[str, float | int | str]:
 
 
 def print_tables(report: Report, console: Console) -> None:
-    """The tables as text, the means last, and the verdict."""
+    """The tables as text, and the verdict. Few systems stand side by side; many stand below each other."""
     for table in report.tables:
         heading = f"{report.title}: {SETTING_TITLES.get(table.setting, table.setting).lower()}"
-        shown = RichTable(title=heading, title_justify="left", caption=_caption(table), caption_justify="left")
-        shown.add_column("language", no_wrap=True)
-        for system in table.systems:
-            shown.add_column(title_of(system), justify="right", max_width=13)
-        shown.add_column("n", justify="right")
-        for code in table.languages:
-            row = table.cells[code]
-            best = table.best(code)
-            cells = [_text(row[name].accuracy, best, name) if name in row else "" for name in table.systems]
-            items = max(cell.num_items for cell in row.values())
-            shown.add_row(f"{code}{'*' if code in table.starred else ''}", *cells, str(items))
-        shown.add_section()
-        best = table.mean(table.best_mean() or "")
-        means = [_text(table.mean(name), best, name) for name in table.systems]
-        shown.add_row("[bold]mean[/bold]", *means, "")
+        is_wide = len(table.systems) > _MOST_COLUMNS
+        shown = _by_system(table, console.width) if is_wide else _by_language(table)
+        shown.title, shown.title_justify = heading, "left"
+        shown.caption_justify = "left"
         console.print(shown)
     if report.verdict is not None:
-        console.print(report.verdict.line, highlight=False, markup=False)
+        console.print(report.verdict.line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _by_language(table: Table) -> RichTable:
+    """A row a language, the means last."""
+    shown = RichTable(caption=_caption(table))
+    shown.add_column("language", no_wrap=True)
+    for system in table.systems:
+        shown.add_column(title_of(system), justify="right", max_width=13)
+    shown.add_column("n", justify="right")
+    for code in table.languages:
+        items = max(cell.num_items for cell in table.cells[code].values())
+        shown.add_row(_starred(table, code), *(_cell(table, code, name) for name in table.systems), str(items))
+    shown.add_section()
+    shown.add_row("[bold]mean[/bold]", *(_mean(table, name) for name in table.systems), "")
+    return shown
+
+
+def _by_system(table: Table, width: int) -> RichTable:
+    """A row a system, the mean first, then as many languages as `width` has room for."""
+    titles = [title_of(system) for system in table.systems]
+    title_width = min(max(map(len, titles)), width // 3)
+    room = max(0, (width - title_width - len("| mean |")) // len(" deu_Latn* |"))
+    codes = table.languages[:room]
+    caption = _caption(table)
+    if hidden := len(table.languages) - len(codes):
+        caption += f"; {hidden} more languages in report.html"
+    shown = RichTable(caption=caption)
+    shown.add_column("system", max_width=title_width)
+    shown.add_column("mean", justify="right", no_wrap=True)
+    for code in codes:
+        shown.add_column(_starred(table, code), justify="right", no_wrap=True)
+    for system, title in zip(table.systems, titles, strict=True):
+        shown.add_row(title, _mean(table, system), *(_cell(table, code, system) for code in codes))
+    return shown
+
+
+def _starred(table: Table, code: str) -> str:
+    return f"{code}{'*' if code in table.starred else ''}"
+
+
+def _cell(table: Table, code: str, system: str) -> str:
+    row = table.cells[code]
+    return _text(row[system].accuracy, table.best(code), system) if system in row else ""
+
+
+def _mean(table: Table, system: str) -> str:
+    return _text(table.mean(system), table.mean(table.best_mean() or ""), system)
 
 
 def _caption(table: Table) -> str:

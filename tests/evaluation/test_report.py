@@ -120,6 +120,22 @@ def test_terminal_tables(report):
     assert "not confirmed: too small a <difference>" in text
 
 
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_many_systems_stay_readable_on_a_narrow_terminal(report, width):
+    """Every system has its mean on one line, no figure is broken, and what has no room is said."""
+    console = Console(record=True, width=width)
+    print_tables(report, console)
+    lines = console.export_text().splitlines()
+    rows = [line for line in lines if line.startswith("│")]
+    assert len(report.tables[0].systems) > 4
+    for table in report.tables:
+        for system in table.systems:
+            expected = "" if np.isnan(table.mean(system)) else f"{table.mean(system):.3f}"
+            assert any(TITLES[system][:15] in row and expected in row for row in rows), system
+    assert all(re.fullmatch(r"[01]\.\d{3}|", cell.strip()) for row in rows for cell in row.split("│")[2:-1])
+    assert ("more languages in report.html" in " ".join(lines)) == (width == 60)
+
+
 def test_a_report_of_one_system_and_nothing_else(predictions, tmp_path):
     tables = tuple(build_tables(predictions.where(system="ridge", setting="plain", language="tar_Latn")))
     write_report(Report("alone", tables), tmp_path)
