@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import os
 import shutil
 import signal
@@ -108,7 +108,7 @@ class Steps:
                 log.flush()
                 self._call(step, command, log)
         seconds = time.monotonic() - began
-        write_json(folder / DONE, {"seconds": round(seconds, 1), "commands": commands})
+        write_json(folder / DONE, {"seconds": round(seconds, 1), "commit": commit(), "commands": commands})
         return seconds
 
     def _call(self, step: Step, command: Command, log) -> None:
@@ -168,9 +168,14 @@ def clear(root: Path, step: Step) -> None:
     shutil.rmtree(root / step.name, ignore_errors=True)
 
 
-def seconds_of(root: Path, name: str) -> float:
-    """What a step that is done has taken."""
-    return float(json.loads((root / name / DONE).read_text())["seconds"])
+@functools.cache
+def commit() -> str:
+    """Of the code that runs, `+` where files of it are changed; empty without git."""
+    try:
+        asked = subprocess.run(["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True)
+    except OSError:
+        return ""
+    return asked.stdout.strip()
 
 
 def _check(steps: Sequence[Step]) -> None:
