@@ -49,7 +49,7 @@ CPU = Budget(
     stage1_pilot_steps=60,
     task_pilot_steps=36,
     translated_items=900,
-    variants=("no_stage1", "centring", "at_teacher", "logits"),
+    variants=("no_stage1", "centring", "at_teacher", "at_teacher_centring", "logits"),
     ablations=("half_stage1", "default_start", "mlp", "token_loss", "unfrozen"),
 )  # fmt: skip
 """Two quiet cores, two to three hours, small base models."""

@@ -24,6 +24,8 @@ class Variant:
 
 PLAIN = "plain"
 CENTRING_TEXT = "{centring_text}"
+CENTRED = {"model.connector.centring": "language", "model.connector.centring_text": CENTRING_TEXT}
+AT_TEACHER = {"model.merge_start_lora": True, "objective.start_at_teacher": True}
 VARIANTS = {
     PLAIN: Variant("linear connector, least-squares start, stage 1, frozen connector in stage 2"),
     "no_stage1": Variant(
@@ -51,15 +53,16 @@ VARIANTS = {
     "centring": Variant(  # English, the only language of training, stays as it is: stage 1 is the plain one
         "each language's mean encoder state replaced by that of English (means of monolingual training text)",
         {},
-        {"model.connector.centring": "language", "model.connector.centring_text": CENTRING_TEXT},
+        CENTRED,
     ),
     "unfrozen": Variant("the connector trains in stage 2 too", {}, {"model.connector.trainable": True}),
     "merged": Variant("stage-1 LoRA merged, a fresh one in stage 2", {}, {"model.merge_start_lora": True}),
     "at_teacher": Variant(
         "stage-1 LoRA merged, that of stage 2 starts as the teacher's",
         {},
-        {"model.merge_start_lora": True, "objective.start_at_teacher": True},
+        AT_TEACHER,
     ),
+    "at_teacher_centring": Variant("at_teacher and centring together", {}, CENTRED | AT_TEACHER),
     "logits": Variant(
         "stage 2 matches the teacher's answers (KL) instead of its vectors", {}, {"objective.match": "logits"}
     ),
