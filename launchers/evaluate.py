@@ -2,7 +2,7 @@
 `baseline` and `tables` need no model.
 
 deepspeed launchers/evaluate.py model --model EXPORT --task ddtp_topics --languages all --output DIR
-python launchers/evaluate.py retrieval --export EXPORT --file parallel.jsonl --language deu_Latn
+python launchers/evaluate.py retrieval --model EXPORT --file parallel.jsonl --language deu_Latn
 python launchers/evaluate.py baseline --task lohelp_sample --system tfidf --output FILE
 python launchers/evaluate.py tables --predictions FILE ... --output DIR
 """
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtllm_ds.command_line import quiet_libraries, run_and_exit
+from mtllm_ds.command_line import Parser, positive_int, quiet_libraries, run_and_exit
 
 if TYPE_CHECKING:
     from mtllm_ds.checkpoint.export import Export
@@ -25,21 +25,21 @@ TASKS = Path(__file__).parent / "tasks"
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Evaluate models and baselines, and make tables.")
+    parser = Parser(description="Evaluate models and baselines, and make tables.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_model(commands.add_parser("model", help="answers of an exported model: predictions, tables, report"))
     retrieval = commands.add_parser("retrieval", help="find translations by the vectors of an exported model")
     retrieval.set_defaults(run=run_retrieval)
     add = retrieval.add_argument
-    add("--export", type=Path, required=True, help="folder written by launchers/export.py")
+    add("--model", type=Path, required=True, help="folder written by launchers/export.py")
     add("--file", type=Path, required=True, help="parallel text: JSONL or TSV, plain, .gz, .xz or .zst")
     add("--language", required=True, help="FLORES-200 code of the foreign side")
     add("--text-field", default="text", help="JSON key, column name, or column number from 1 (default %(default)s)")
     add("--english-field", default="text_en", help="the same of the English side (default %(default)s)")
     add("--vectors", choices=("mtllm", "encoder"), default="mtllm", help="of the stack, or of its MT encoder alone")
-    add("--limit", type=int, help="only the first so many pairs")
-    add("--batch-size", type=int, default=32)
-    add("--device", default="cpu")
+    add("--limit", type=positive_int, help="only the first so many pairs")
+    add("--batch-size", type=positive_int, default=32)
+    add("--device", help="such as cpu or cuda:1 (default: the GPU where there is one)")
     add("--output", type=Path, help="folder for summary.json")
     baseline = commands.add_parser("baseline", help="predictions of a baseline that needs no model")
     baseline.set_defaults(run=run_baseline)
@@ -49,7 +49,7 @@ def parse() -> argparse.Namespace:
     add("--languages", nargs="+", default=["all"], metavar="CODE")
     add("--data", help="folder or hub name, if not where the task says")
     add("--training-data", help="the same of a task whose training items are elsewhere")
-    add("--train-items", type=int, help="draw that many training items")
+    add("--train-items", type=positive_int, help="draw that many training items")
     add("--output", type=Path, required=True, help="file of predictions to write, .parquet")
     tables = commands.add_parser("tables", help="tables, pictures and report.html from files of predictions")
     tables.set_defaults(run=run_tables)
@@ -77,8 +77,8 @@ def _add_model(model: argparse.ArgumentParser) -> None:
     add("--read", choices=("text", "originals"), default="text", help="originals: their English originals (a ceiling)")
     add("--system", help="its name in tables (default: by how it was trained)")
     add("--seed", type=int, default=0, help="the seed it was trained with, for tables over seeds")
-    add("--limit", type=int, help="draw so many items a language")
-    add("--batch-size", type=int, default=32, help="items at once a rank; halved where memory runs out")
+    add("--limit", type=positive_int, help="draw so many items a language")
+    add("--batch-size", type=positive_int, default=32, help="items at once a rank; halved where memory runs out")
     add("--dtype", choices=("float32", "bfloat16"), default="float32")
     add("--data", help="folder or hub name, if not where the task says")
     add("--encoder", help="where the MT encoder is, if it moved")
@@ -170,11 +170,12 @@ def run_retrieval(options: argparse.Namespace) -> None:
     from mtllm_ds.atomic import write_json
     from mtllm_ds.evaluation.retrieval import print_scores, read_parallel, score_parallel
 
-    foreign, english = read_parallel(options.file, options.language, options.text_field, options.english_field)
-    foreign, english = foreign[: options.limit], english[: options.limit]
+    fields = (options.text_field, options.english_field)
+    foreign, english = read_parallel(options.file, options.language, *fields, limit=options.limit)
+    from mtllm_ds.cluster.launch import device_alone
     from mtllm_ds.inference import MTLLM  # slow to import: mistakes in the file are told before
 
-    model = MTLLM.from_pretrained(options.export, device=options.device)
+    model = MTLLM.from_pretrained(options.model, device=device_alone(options.device))
     encode = model.encode if options.vectors == "mtllm" else model.encode_with_encoder
     scores = score_parallel(
         foreign,

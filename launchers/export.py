@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from mtllm_ds.command_line import quiet_libraries, run_and_exit
+from mtllm_ds.command_line import Parser, natural_int, quiet_libraries, run_and_exit
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description="Export a run's best checkpoint: connector, adapter, tokenizers, card."
-    )
+    parser = Parser(description="Export a run's best checkpoint: connector, adapter, tokenizers, card.")
     parser.add_argument("run", type=Path, help="folder of the run (its run.output_dir)")
     parser.add_argument("output", type=Path, help="folder to write; an older export there is replaced")
-    parser.add_argument("--step", type=int, help="export this checkpoint instead of the best one")
+    parser.add_argument("--step", type=natural_int, help="export this checkpoint instead of the best one")
     parser.add_argument(
         "--merged",
         action="store_true",
-        help="of a run of model.reader=llm: write the LLM with its LoRA merged, for model.llm.name",
+        help="of a run of model.reader=llm: write the LLM with its LoRA merged, for model.llm.name; "
+        "without a language-model head: it gives states to pool and generates no text",
     )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of --merged weights")
     options = parser.parse_args()

@@ -14,14 +14,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mtllm_ds.command_line import quiet_libraries, run_and_exit
+from mtllm_ds.command_line import Parser, natural_int, positive_int, quiet_libraries, run_and_exit
 from mtllm_ds.errors import UserError
 
 TASKS = Path(__file__).parent / "tasks"
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Prepare data for training.")
+    parser = Parser(description="Prepare data for training.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_shards(commands)
     _add_task(commands)
@@ -34,8 +34,8 @@ def parse() -> argparse.Namespace:
     stats.set_defaults(run=run_stats)
     show = commands.add_parser("show", help="print samples as ids and text")
     show.add_argument("folder", help="a finished data set, local or a URL")
-    show.add_argument("--block", type=int, default=0)
-    show.add_argument("--samples", type=int, default=3)
+    show.add_argument("--block", type=natural_int, default=0)
+    show.add_argument("--samples", type=positive_int, default=3)
     show.set_defaults(run=run_show)
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # appended by the deepspeed launcher
     return parser.parse_args()
@@ -53,12 +53,14 @@ def _add_shards(commands: argparse._SubParsersAction) -> None:
     add("--label-field", help="integer label, stored beside the ids")
     _add_sides(shards)
     add("--long-documents", choices=("truncate", "split"), default="truncate", help="what becomes of longer texts")
-    add("--block-samples", type=int, default=256, help="samples a block (default %(default)s)")
-    add("--shard-megabytes", type=int, default=64, help="size at which a shard is closed (default %(default)s)")
+    add("--block-samples", type=positive_int, default=256, help="samples a block (default %(default)s)")
+    add(
+        "--shard-megabytes", type=positive_int, default=64, help="size at which a shard is closed (default %(default)s)"
+    )
     add("--deduplicate", action="store_true", help="leave out documents that repeat an earlier one exactly")
     add("--exclude", metavar="FILE", help="list of hashes of texts that must not enter (test sets), plain or .xz")
     add("--exclude-field", help="field that is compared with the list, if not the text itself")
-    add("--num-workers", type=int, default=0, help="processes (default: one a core)")
+    add("--num-workers", type=natural_int, default=0, help="processes (default: one a core)")
     add("--output", type=Path, required=True, metavar="DIR")
 
 
@@ -70,9 +72,11 @@ def _add_task(commands: argparse._SubParsersAction) -> None:
     add("--split", choices=("train", "valid"), required=True)
     add("--data", metavar="PLACE", help="folder or hub name of the items, in place of the task file's")
     add("--languages", nargs="+", default=["eng_Latn"], metavar="CODE", help="default: English")
-    add("--train-items", type=int, metavar="N", help="that many items a language at most, drawn at random once")
+    add(
+        "--train-items", type=positive_int, metavar="N", help="that many items a language at most, drawn at random once"
+    )
     _add_sides(task)
-    add("--block-samples", type=int, default=32, help="samples a block (default %(default)s)")
+    add("--block-samples", type=positive_int, default=32, help="samples a block (default %(default)s)")
     add("--output", type=Path, required=True, metavar="DIR")
 
 
@@ -90,10 +94,13 @@ def _add_teacher_targets(commands: argparse._SubParsersAction) -> None:
     )
     add("--data", required=True, nargs="+", metavar="DIR", help="prepared shards, local")
     add("--name", required=True, help="name of the target set, for data.targets")
-    add("--batch-size", type=int, default=32, help="samples a forward (default %(default)s)")
+    add("--batch-size", type=positive_int, default=32, help="samples a forward (default %(default)s)")
     add("--precision", choices=("fp32", "bf16"), help="of the forward (default: bf16 on a GPU, else fp32)")
     add("--store", choices=("float32", "float16"), default="float32", help="of the vectors (default %(default)s)")
-    add("--causal", action="store_true", help="a plain LLM attends as it was trained, and not in both directions")
+    plain = targets.add_argument_group("of a plain LLM (a trained model remembers)")
+    plain.add_argument("--causal", action="store_true", help="it attends as it was trained, and not in both directions")
+    plain.add_argument("--revision", help="commit or tag on the hub (default: that of the shards' tokenizer)")
+    plain.add_argument("--trust-remote-code", action="store_true", help="run the code that it may bring")
 
 
 def _add_sides(parser: argparse.ArgumentParser) -> None:
@@ -104,7 +111,13 @@ def _add_sides(parser: argparse.ArgumentParser) -> None:
     add("--llm", required=True, help="tokenizer of the LLM: folder or hub name")
     add("--llm-revision")
     add("--llm-family", default="auto", help="template of the LLM's ids: decoder, bert, xlm-r")
-    add("--max-length", type=int, default=512, help="most tokens of a sample on either side (default %(default)s)")
+    add("--trust-remote-code", action="store_true", help="run the code that a tokenizer may bring")
+    add(
+        "--max-length",
+        type=positive_int,
+        default=512,
+        help="most tokens of a sample on either side (default %(default)s)",
+    )
     add(
         "--token-pairs",
         action="store_true",
@@ -146,14 +159,12 @@ def run_task(options: argparse.Namespace) -> None:
     from mtllm_ds.evaluation.items import load_items
     from mtllm_ds.evaluation.tasks import load_task
 
-    if options.train_items is not None and options.train_items < 1:
-        raise UserError(f"--train-items {options.train_items}: give at least 1, or leave it out for all")
     task = load_task(options.task, TASKS)
     place = {"training_data" if task.training_source else "data": options.data}
     task = task.located(**place) if options.data else task
     rows = [
         TaskRow(item.segments, item.options, task.labels.index(item.label), task.tag_of(language))
-        for language in task.select(options.languages)
+        for language in task.select(options.languages, options.split)
         for item in load_items(task, options.split, language, limit=options.train_items)
     ]
     entry = TaskEntry(task.name, task.type, task.labels)
@@ -174,8 +185,6 @@ def run_teacher_targets(options: argparse.Namespace) -> None:
     from mtllm_ds.data.manifest import Manifest
     from mtllm_ds.transfer_sets.teacher_targets import TeacherModel, load_teacher, write_targets
 
-    if options.batch_size < 1:
-        raise UserError(f"--batch-size {options.batch_size}: give at least 1")
     cluster = join_cluster_if_launched()
     precision = options.precision or ("bf16" if cluster.device.type == "cuda" else "fp32")
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -183,8 +192,10 @@ def run_teacher_targets(options: argparse.Namespace) -> None:
 
         def load(folder: str = folder) -> tuple[Manifest, TeacherModel]:
             manifest = Manifest.load(folder)
-            direction = {"bidirectional": not options.causal}
-            return manifest, load_teacher(options.teacher, manifest, cluster.device, dtype, **direction)
+            return manifest, load_teacher(
+                options.teacher, manifest, cluster.device, dtype, bidirectional=not options.causal,
+                revision=options.revision, trust_remote_code=options.trust_remote_code,
+            )  # fmt: skip
 
         manifest, teacher = together(load, cluster.device)
         with TargetDisplay(folder, quiet=not cluster.is_main) as display:
@@ -207,6 +218,7 @@ def _sides(options: argparse.Namespace) -> dict[str, Any]:
             name=resolve_model_name(getattr(options, side)),
             revision=getattr(options, f"{side}_revision"),
             family=getattr(options, f"{side}_family"),
+            trust_remote_code=options.trust_remote_code,
             side=side,
             max_length=options.max_length,
         )

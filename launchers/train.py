@@ -5,18 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 
-from mtllm_ds.command_line import quiet_libraries, run_and_exit
+from mtllm_ds.command_line import Parser, positive_int, quiet_libraries, run_and_exit
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Train a stacked model.", epilog="settings: --print-config lists them all"
-    )
+    parser = Parser(description="Train a stacked model.", epilog="settings: --print-config lists them all")
     parser.add_argument("--recipe", required=True, help="YAML file of settings")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of run.output_dir")
     parser.add_argument("--print-config", action="store_true", help="print the resolved settings and exit")
     parser.add_argument("--dry-run", action="store_true", help="check everything short of training and exit")
-    parser.add_argument("--world-size", type=int, help="ranks that --dry-run plans for (default: those present)")
+    parser.add_argument(
+        "--world-size", type=positive_int, help="ranks that --dry-run plans for (default: those present)"
+    )
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # appended by the deepspeed launcher
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that replace the recipe's")
     return parser.parse_intermixed_args()

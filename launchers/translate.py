@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtllm_ds.command_line import quiet_libraries, run_and_exit
+from mtllm_ds.command_line import Parser, positive_int, quiet_libraries, run_and_exit
 
 if TYPE_CHECKING:
     from mtllm_ds.cluster.launch import Cluster
@@ -28,9 +28,7 @@ TASKS = Path(__file__).parent / "tasks"
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Translate the items of a task, field by field and sentence by sentence."
-    )
+    parser = Parser(description="Translate the items of a task, field by field and sentence by sentence.")
     parser.add_argument("what", choices=("test", "train", "round-trip"))
     add = parser.add_argument
     add("--task", required=True, help=f"a name in {TASKS.name}/ or a YAML file")
@@ -39,18 +37,18 @@ def parse() -> argparse.Namespace:
     add("--languages", nargs="+", default=["all"], metavar="CODE", help="FLORES-200 codes (default: all but English)")
     add("--readings", nargs="+", default=["plain"], choices=("plain", "masked_before", "masked_after"),
         help="test: copy-masked before or after the translation; a folder each")  # fmt: skip
-    add("--beams", type=int, default=1, help="1 is greedy (default)")
+    add("--beams", type=positive_int, default=1, help="1 is greedy (default)")
     add(
         "--max-length",
-        type=int,
+        type=positive_int,
         default=128,
         help="most tokens of a sentence; a longer one is cut (default %(default)s)",
     )
-    add("--batch-size", type=int, default=64, help="sentences at once (default %(default)s)")
-    add("--items", type=int, help="draw that many items a split and language")
+    add("--batch-size", type=positive_int, default=64, help="sentences at once (default %(default)s)")
+    add("--items", type=positive_int, help="draw that many items a split and language")
     add(
         "--items-per-language",
-        type=int,
+        type=positive_int,
         help="train: so many of them into each language, others for each (default: all)",
     )
     add("--data", help="folder or hub name, if not where the task says")
@@ -80,8 +78,9 @@ def main() -> int:
         options, task, languages, translate
     )
     if cluster.is_main:
+        read_as = dict.fromkeys(languages, ENGLISH) if options.what == "test" else {}
         for folder, found in folders.items():
-            print(f"wrote {write_task(folder, task, found)}")
+            print(f"wrote {write_task(folder, task, found, read_as)}")
         count = sum(len(items) for found in folders.values() for items in found.values())
         seconds = time.perf_counter() - began
         write_json(

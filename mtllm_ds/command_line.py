@@ -1,14 +1,43 @@
-"""How every launcher ends: its exit status, and one line on stderr for a mistake of the user."""
+"""How every launcher begins and ends: its options, its exit status, and one line on stderr for a mistake of the user."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from typing import NoReturn
 
 from mtllm_ds.errors import PeerFailedError, UnsoundStepError, UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are a `UserError`: one line from one rank, where argparse prints its usage on each."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}; see --help")
+
+
+def positive_int(text: str) -> int:
+    """An option's whole number from 1 up."""
+    return _whole_number(text, least=1)
+
+
+def natural_int(text: str) -> int:
+    """An option's whole number from 0 up."""
+    return _whole_number(text, least=0)
+
+
+def _whole_number(text: str, least: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number of at least {least}")
+    return number
 
 
 def run_and_exit(main: Callable[[], int]) -> None:

@@ -92,7 +92,10 @@ class MTLLM:
         tokenizers: dict[str, TextTokenizer] = {
             side: load_text_tokenizer(
                 TokenizerSpec(
-                    name=str(export.tokenizer_folder(side)), side=side, max_length=getattr(model, side).max_length
+                    name=str(export.tokenizer_folder(side)),
+                    side=side,
+                    max_length=getattr(model, side).max_length,
+                    trust_remote_code=getattr(model, side).trust_remote_code,
                 )
             )
             for side in model.sides

@@ -146,8 +146,8 @@ def test_run_and_export_are_the_same_model_and_the_first_format_is_read(exports,
     (old / "config.json").write_text(json.dumps(first))
     vectors = [MTLLM.from_pretrained(folder).encode(TEXTS, "deu_Latn") for folder in (plain, old)]
     assert torch.equal(*vectors)
-    (old / "config.json").write_text(json.dumps(config | {"format": 3}))
-    with pytest.raises(UserError, match="format 3"):
+    (old / "config.json").write_text(json.dumps(config | {"format": 4}))
+    with pytest.raises(UserError, match="format 4"):
         MTLLM.from_pretrained(old)
     with pytest.raises(UserError, match="neither a run"):
         read_trained(tmp_path)

@@ -39,6 +39,8 @@ def main() -> int:
     add("--device", default="cpu")
     options = parser.parse_args()
     task = load_task(str(options.data / "task" / "task.yaml"), Path())
+    if task.type != "classification":
+        raise UserError(f"task {task.name}: the ridge reads one text an item, not {task.type}; leave this system out")
     teacher = MTLLM.from_pretrained(options.teacher, device=options.device)
     head = read_export(options.teacher).trained().head
     if head is None:

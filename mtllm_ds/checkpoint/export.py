@@ -28,11 +28,14 @@ from mtllm_ds.checkpoint.model import Trained, task_entry, trained_from_run
 from mtllm_ds.checkpoint.model_card import model_card
 from mtllm_ds.config.sections import ConnectorSettings, EncoderSettings, LLMSettings, ModelSettings
 from mtllm_ds.data.manifest import TaskEntry
+from mtllm_ds.data.tokenization import TokenizerSpec, pretrained_tokenizer
 from mtllm_ds.errors import UserError
 
-FORMAT = 2
-_READABLE = (1, 2)
+FORMAT = 3
+_READABLE = (1, 2, 3)
 _PARTS = ("connector", "centring", "head")
+_IDENTITY = ("fingerprint", "weights")
+"""What tells a base model from others; the rest of a base are its settings."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Export:
 
     @property
     def bases(self) -> dict[str, dict[str, Any]]:
-        """By side: name, revision, limits and fingerprint of the base models."""
+        """By side: name, revision, limits, fingerprint and, of the hub's, hash of the weights of the base models."""
         return self.config["bases"]
 
     def tokenizer_folder(self, side: str) -> Path:
@@ -67,7 +70,7 @@ class Export:
 
     def trained(self) -> Trained:
         """The model with its weights; `UserError` if a file cannot be read."""
-        bases = {side: {k: v for k, v in base.items() if k != "fingerprint"} for side, base in self.bases.items()}
+        bases = {side: {k: v for k, v in base.items() if k not in _IDENTITY} for side, base in self.bases.items()}
         side = "encoder" if self.reader == "encoder" else "llm"
         weights, lora = read_adapter(self.folder / "adapter", side)
         parts = {part: self._part(part) for part in _PARTS}
@@ -105,7 +108,7 @@ class Export:
 def export_run(run: Path, output: Path, step: int | None = None) -> Trained:
     """Write the export of a run's best checkpoint (or that of `step`); returns what was exported."""
     trained = trained_from_run(run, step)
-    if output.exists() and not (output / "config.json").is_file():
+    if output.exists() and not is_export(output) and not _is_empty_folder(output):
         raise UserError(f"output {output}: exists and is not an export; choose another folder")
     with atomic.new_folder(output) as temporary:
         _write_parts(temporary, trained)
@@ -117,6 +120,15 @@ def export_run(run: Path, output: Path, step: int | None = None) -> Trained:
         atomic.write_json(temporary / "config.json", _config(trained))
         atomic.write_text(temporary / "README.md", model_card(trained))
     return trained
+
+
+def is_export(folder: Path) -> bool:
+    """Was this folder written by `export_run`? The `config.json` of a Hugging Face model has no format of ours."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and {"format", "mtllm_ds", "bases"} <= config.keys()
 
 
 def read_export(folder: Path) -> Export:
@@ -152,6 +164,7 @@ def _config(trained: Trained) -> dict[str, Any]:
             "max_length": chosen.max_length,
             "trust_remote_code": chosen.trust_remote_code,
             "fingerprint": trained.bases[side]["fingerprint"],
+            "weights": trained.bases[side].get("weights"),
         }
         for side, chosen in (("encoder", model.encoder), ("llm", model.llm))
     }
@@ -170,9 +183,13 @@ def _config(trained: Trained) -> dict[str, Any]:
 
 
 def _write_tokenizers(folder: Path, trained: Trained) -> None:
-    from transformers import AutoTokenizer
-
     for side in trained.model.sides:
-        base = trained.bases[side]
-        tokenizer = AutoTokenizer.from_pretrained(base["name"], revision=base["revision"])
-        tokenizer.save_pretrained(str(folder / side))
+        base = getattr(trained.model, side)
+        spec = TokenizerSpec(
+            name=base.name, revision=base.revision, side=side, trust_remote_code=base.trust_remote_code
+        )
+        pretrained_tokenizer(spec).save_pretrained(str(folder / side))
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())

@@ -32,7 +32,7 @@ class Trained:
     model: ModelSettings
     """Base models where they were when it was trained; the rank of its one adapter."""
     bases: dict[str, dict[str, Any]]
-    """By side: name, revision and fingerprint of the base models."""
+    """By side: name, revision and fingerprint of the base models, and of the hub's a hash of their weights."""
     weights: dict[str, torch.Tensor]
     """fp32 connector, LoRA and centring under the reader's own names."""
     head: dict[str, torch.Tensor] | None
@@ -113,8 +113,8 @@ def _prefixed(head: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _with_bases(model: ModelSettings, state: CheckpointState) -> ModelSettings:
-    """The settings with the base models' places as the checkpoint remembers them."""
-    named = {
-        side: getattr(model, side).model_copy(update={"name": state.bases[side]["name"]}) for side in ("encoder", "llm")
-    }
-    return model.model_copy(update=named)
+    """The settings with the base models' places and commits as the checkpoint remembers them."""
+    found = {side: {key: state.bases[side][key] for key in ("name", "revision")} for side in ("encoder", "llm")}
+    return model.model_copy(
+        update={side: getattr(model, side).model_copy(update=place) for side, place in found.items()}
+    )

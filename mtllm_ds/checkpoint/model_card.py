@@ -1,4 +1,4 @@
-"""The model card of an export: what it is, how to use it, and the licences that travel with it."""
+"""The model card of an export, and of a merged LLM: what it is, how to use it, and the licences that travel with it."""
 
 from __future__ import annotations
 
@@ -66,6 +66,32 @@ def model_card(trained: Trained) -> str:
             f"- {_SIDES[side]} `{getattr(model, side).name}`: {base_licence(getattr(model, side).name)}"
             for side in model.sides
         ),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def merged_card(trained: Trained) -> str:
+    """README.md of an LLM that its LoRA was merged into."""
+    llm = trained.model.llm
+    both_ways = " It attends in both directions (`is_causal: false`)." if llm.bidirectional else ""
+    lines = [
+        "---",
+        "tags: [sentence-embedding]",
+        "---",
+        "# LLM with merged LoRA",
+        "",
+        f"`{llm.name}` with LoRA merged into its weights, trained by `{trained.objective}` for {trained.step} steps."
+        f"{both_ways} Name this folder in `model.llm.name`, or load it with `AutoModel`.",
+        "",
+        "**It has no language-model head and generates no text**: it is meant for its final states, which are pooled to"
+        " vectors, and the base model's head was left out. `AutoModelForCausalLM` would put a random head on it.",
+        "",
+        "## Licences",
+        "",
+        "This folder holds the weights of its base model, whose licence binds you:",
+        "",
+        f"- LLM `{llm.name}`: {base_licence(llm.name)}",
         "",
     ]
     return "\n".join(lines)

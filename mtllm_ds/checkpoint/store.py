@@ -48,7 +48,7 @@ class CheckpointState:
     settings: dict[str, Any]
     """The settings of the run, as plain values."""
     bases: dict[str, dict[str, str | None]]
-    """Name, revision and fingerprint of the frozen base models."""
+    """Name, revision and fingerprint of the frozen base models, and of the hub's a hash of their weights."""
     metrics: dict[str, float]
     """The newest validation figures."""
     task: dict[str, Any] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import torch
@@ -50,6 +50,16 @@ def together(work: Callable[[], Result], device: torch.device) -> Result:
     if mistake is not None and culprit == (dist.get_rank() if dist.is_initialized() else 0):
         raise mistake
     raise PeerFailedError(UserError.exit_status)
+
+
+def each_together(items: Iterable[Result], device: torch.device) -> Iterator[Result]:
+    """Items that are read one by one, with collectives in between; a mistake in reading stops all ranks, as in `together`.
+
+    Every rank must bring equally many.
+    """
+    left = iter(items)
+    while (item := together(lambda: next(left, None), device)) is not None:
+        yield item
 
 
 def from_main(work: Callable[[], Result], device: torch.device) -> Result:

@@ -66,10 +66,23 @@ def join_cluster_if_launched() -> Cluster:
     """As `join_cluster`; a process that no launcher started is alone and joins nothing."""
     if "RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1:
         return join_cluster()
-    use_cuda = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
-    return Cluster(
-        rank=0, world_size=1, local_rank=0, device=torch.device("cuda", 0) if use_cuda else torch.device("cpu")
-    )
+    return Cluster(rank=0, world_size=1, local_rank=0, device=device_alone())
+
+
+def device_alone(name: str | None = None) -> torch.device:
+    """The device of a process without ranks: the one that is named, else the accelerator, or the CPU.
+
+    Raises `UserError` if this machine has no such device.
+    """
+    if name is None:
+        use_cuda = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+        return torch.device("cuda", 0) if use_cuda else torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without it
+        raise UserError(f"device '{name}': this machine has none such; name cpu or cuda:0, or leave it out") from error
+    return device
 
 
 def leave_cluster() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from mtllm_ds.config.sections import Sections
+from mtllm_ds.config.sections import Section, Sections
 
 _OWNERS = {
     "sequence_weight": "pooled_alignment",
@@ -47,11 +47,35 @@ def _data(settings: Sections) -> Iterator[str]:
         yield (
             f"data.samples_per_cell={data.samples_per_cell} has no effect beside token budgets: remove one of the two"
         )
+    if not data.has_budgets:
+        yield from _unread(data, "data", ("queue_size", "encoder_buckets"), "without token budgets")
+    if data.on_error == "fail":
+        yield from _unread(data, "data", ("max_skipped_share",), "with data.on_error=fail")
+    if data.validation is None:
+        yield from _unread(data, "data", ("validation_samples",), "without data.validation")
+
+
+def _unread(section: Section, name: str, fields: Iterable[str], why: str) -> Iterator[str]:
+    """Fields of a section that nothing reads, where they are not at their defaults."""
+    for field in fields:
+        value = getattr(section, field)
+        if value != type(section).model_fields[field].default:
+            shown = str(value).lower() if isinstance(value, bool) else value
+            yield f"{name}.{field}={shown} has no effect {why}: remove it"
 
 
 def _connector(settings: Sections) -> Iterator[str]:
     connector, model = settings.model.connector, settings.model
     closed_form = connector.init == "least_squares" or connector.match_scale
+    where = "model.connector"
+    if not closed_form:
+        yield from _unread(connector, where, ("init_documents",), f"without {where}.init=least_squares or match_scale")
+    if connector.init != "least_squares":
+        yield from _unread(connector, where, ("init_ridge",), f"without {where}.init=least_squares")
+    if connector.centring_text is None:
+        yield from _unread(connector, where, ("centring_documents",), f"without {where}.centring_text")
+    if model.reader == "stacked" and not settings.connector_trains:
+        yield from _unread(settings.optim, "optim", ("connector_learning_rate",), "on a frozen connector")
     if connector.type == "linear" and connector.hidden_size is not None:
         yield (
             f"model.connector.hidden_size={connector.hidden_size} has no effect with "
@@ -82,6 +106,7 @@ def _reader(settings: Sections) -> Iterator[str]:
         yield "model.merge_start_lora=true has no effect without model.start: name the run or export to start from"
     if model.reader == "stacked":
         return
+    yield from _unread(settings.optim, "optim", ("connector_learning_rate",), f"with model.reader={model.reader}")
     if connector != type(connector)():
         yield f"model.connector has no effect with model.reader={model.reader}: leave its settings at their defaults"
     if model.reader == "encoder" and model.liger:
@@ -105,10 +130,9 @@ def _objective(settings: Sections) -> Iterator[str]:
         for name, value in (("objective.teacher", objective.teacher), ("data.targets", unread)):
             if value is not None:
                 yield f"{name}={value} has no effect with objective.name={objective.name}: remove it"
-        for name, default in (("match", "vectors"), ("start_at_teacher", False)):
-            value = getattr(objective, name)
-            if value != default:
-                yield f"objective.{name}={str(value).lower()} has no effect with objective.name={objective.name}: remove it"
+        yield from _unread(
+            objective, "objective", ("match", "start_at_teacher"), f"with objective.name={objective.name}"
+        )
     if objective.start_at_teacher and not settings.model.merge_start_lora:
         yield (
             "objective.start_at_teacher=true would replace the LoRA of model.start by the teacher's: "
@@ -119,8 +143,8 @@ def _objective(settings: Sections) -> Iterator[str]:
     if objective.name in ("masked_next_token", "simcse"):
         yield from _adaptation(settings)
     for name, owner in _OWNERS.items():
-        if objective.name != owner and getattr(objective, name) != type(objective).model_fields[name].default:
-            yield f"objective.{name} has no effect with objective.name={objective.name}: remove it"
+        if objective.name != owner:
+            yield from _unread(objective, "objective", (name,), f"with objective.name={objective.name}")
     yield from _weights(settings)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from omegaconf import OmegaConf
@@ -13,7 +13,10 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from mtllm_ds.config.schema import Settings
+from mtllm_ds.config.sections import Sections
 from mtllm_ds.errors import UserError
+
+Chosen = TypeVar("Chosen", bound=Sections)
 
 
 def load_settings(recipe: str | Path, overrides: Sequence[str] = ()) -> Settings:
@@ -42,8 +45,17 @@ def load_settings(recipe: str | Path, overrides: Sequence[str] = ()) -> Settings
 
 def parse_settings(values: dict[str, Any], where: str | Callable[[str], str]) -> Settings:
     """Validate plain values; `where` names their origin in the error, by key if it is a function."""
+    return _parse(Settings, values, where)
+
+
+def parse_saved(values: dict[str, Any], where: str) -> Sections:
+    """Settings of an earlier run: what came later takes its default, and a rule that came later locks nothing away."""
+    return _parse(Sections, values, where)
+
+
+def _parse(schema: type[Chosen], values: dict[str, Any], where: str | Callable[[str], str]) -> Chosen:
     try:
-        return Settings.model_validate(values)
+        return schema.model_validate(values)
     except ValidationError as error:
         key = ".".join(str(part) for part in error.errors()[0]["loc"])
         place = where if isinstance(where, str) else where(key)

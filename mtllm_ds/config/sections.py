@@ -22,7 +22,7 @@ class RunSettings(Section):
     output_dir: str
     """Folder of the run: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `tensorboard/`."""
     seed: int = Field(default=0, ge=0)
-    """Seeds the order of the data, the connector, LoRA, the head and dropout."""
+    """Seeds the order of the data, the connector, LoRA, the head, dropout and masks."""
     seeds: tuple[int, ...] | None = None
     """Run once a seed, each in `output_dir/seed-N`. `{seed}` in `model.start`, `objective.teacher` and `data.targets` becomes N."""
     max_steps: int = Field(gt=0)
@@ -159,16 +159,17 @@ class DataSettings(Section):
     queue_size: int = Field(default=128, gt=0)
     """With token budgets: samples a lane looks ahead to fill a cell."""
     encoder_buckets: int = Field(default=6, gt=0)
-    """With token budgets: padded encoder inputs a forward; speed only."""
+    """With token budgets: padded encoder inputs a forward; speed only, but for how dropout falls with `reader: encoder`."""
     one_language_per_cell: bool = False
     """Never put two languages into one cell."""
     mixing: MixingSettings = MixingSettings()
     cells_per_forward: int = Field(default=1, gt=0)
-    """Whole cells in one forward: speed and memory only, never the mathematics."""
+    """Whole cells in one forward: speed and memory. The loss is the same, but dropout is drawn once a forward: its draws repeat on
+    any number of ranks up to `lanes` / `cells_per_forward`, and change with this setting."""
     num_workers: int = Field(default=0, ge=0)
     """Reader processes a rank; 0 reads in the training process."""
     on_error: Literal["fail", "skip"] = "fail"
-    """What to do with a damaged block: stop, or drop the whole block and count it."""
+    """What to do with a damaged block of the training or validation set: stop, or drop the whole block and count it."""
     max_skipped_share: float = Field(default=0.01, ge=0, le=1)
     """With `on_error: skip`: the run fails once more than this share of all samples was dropped."""
     targets: str | None = None

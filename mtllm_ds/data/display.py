@@ -146,7 +146,10 @@ def _decoder(entry: TokenizerEntry) -> Callable[[list[int]], str]:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve_model_name(entry.name), revision=entry.revision)
+        # False: transformers would ask on the terminal whether to run a tokenizer's own code.
+        tokenizer = AutoTokenizer.from_pretrained(
+            resolve_model_name(entry.name), revision=entry.revision, trust_remote_code=False
+        )
     except (OSError, ValueError):
         return lambda ids: f"(the tokenizer '{entry.name}' is not at hand)"
     return lambda ids: str(tokenizer.decode(ids))

@@ -7,6 +7,7 @@ of all lanes. Ranks run whole lanes, so they never have to agree on anything.
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ class ScheduleSettings:
     samples_per_cell: int = 4
     """Samples a lane emits a step, unless a token budget is set."""
     cells_per_forward: int = 1
-    """Whole cells in one forward: speed only."""
+    """Whole cells in one forward: speed, and which cells share a draw of dropout."""
     encoder_tokens_per_cell: int | None = None
     """Budget of a cell on the encoder's side; together with the LLM's it replaces `samples_per_cell`."""
     llm_tokens_per_cell: int | None = None
@@ -56,7 +57,13 @@ class ScheduleSettings:
 
 
 FREE_ON_RESUME = frozenset({"cells_per_forward", "encoder_buckets"})
-"""Settings that may change when a run goes on, besides ranks and workers: they do not touch the order."""
+"""Settings that may change when a run goes on, besides ranks and workers: they do not touch the order (but may change how
+dropout falls, which the trainer then says)."""
+
+
+def cells_in_forward(lanes: int, cells_per_forward: int, world_size: int) -> int:
+    """Cells that go into one forward: `cells_per_forward`, or fewer where ranks would be left without any."""
+    return min(cells_per_forward, ceil(lanes / world_size))
 
 
 class Order:

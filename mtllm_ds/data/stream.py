@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from mtllm_ds.data.collate import Batch, Collator
 from mtllm_ds.data.manifest import Manifest
 from mtllm_ds.data.reading import BlockReader, OnError
-from mtllm_ds.data.schedule import Order, Schedule, ScheduleSettings, check_cursor
+from mtllm_ds.data.schedule import Order, Schedule, ScheduleSettings, cells_in_forward, check_cursor
 from mtllm_ds.data.targets import TargetReader
 from mtllm_ds.errors import UserError
 
@@ -79,10 +79,11 @@ class TrainStream:
         if cursor is not None:
             check_cursor(cursor, self.manifest, schedule, seed)
         self._start = cursor
-        cells = schedule.cells_per_forward
-        lanes = list(range(rank, schedule.lanes, world_size))
-        most_lanes = ceil(schedule.lanes / world_size)
-        self._lanes_of_forward = [lanes[i : i + cells] for i in range(0, most_lanes, cells)]
+        # Ranks take whole forwards in turn, so that one holds the same, and draws the same dropout, on any number of them.
+        cells = cells_in_forward(schedule.lanes, schedule.cells_per_forward, world_size)
+        num_forwards = ceil(schedule.lanes / (cells * world_size))
+        self.first_lanes = [cells * (rank + world_size * i) for i in range(num_forwards)]
+        self._lanes_of_forward = [list(range(i, min(i + cells, schedule.lanes))) for i in self.first_lanes]
         self._num_workers = min(num_workers, len(self._lanes_of_forward))
         self._on_error = on_error
         self._max_skipped_share = max_skipped_share
@@ -244,6 +245,7 @@ class EvalStream:
 
     Args:
         limit: that many samples at most, spread evenly over the data set so that no language is left out
+        on_error, max_skipped_share: as in `TrainStream`; `skipped_samples` counts what this rank's last pass lost
         targets: target sets whose columns come along as `Batch.extras`
     """
 
@@ -255,11 +257,17 @@ class EvalStream:
         world_size: int = 1,
         batch_size: int,
         limit: int | None = None,
+        on_error: OnError = "fail",
+        max_skipped_share: float = 0.01,
         targets: Sequence[TargetReader] = (),
     ) -> None:
         self._targets = targets
+        self._on_error = on_error
+        self._max_skipped_share = max_skipped_share
+        self.skipped_samples = 0
         self.manifest = manifest if isinstance(manifest, Manifest) else Manifest.load(manifest)
-        self.manifest.check_shards()
+        if on_error == "fail":
+            self.manifest.check_shards()
         total = self.manifest.num_samples
         count = min(limit or total, total)
         rows = np.arange(count) * total // max(1, count)
@@ -272,10 +280,13 @@ class EvalStream:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        reader = BlockReader(self.manifest, cached_blocks=8, targets=self._targets)
+        reader = BlockReader(self.manifest, 8, self._on_error, self._max_skipped_share, self._targets)
         collate = _collator(self.manifest)
+        self.skipped_samples = 0
         for rows in self._batches:
-            yield collate([reader.samples(rows)])
+            samples = reader.samples(rows)
+            self.skipped_samples += len(rows) - len(samples)
+            yield collate([samples])
 
 
 def _collator(manifest: Manifest, packing_buckets: int = 0) -> Collator:

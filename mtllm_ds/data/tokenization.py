@@ -37,6 +37,7 @@ class TokenizerSpec:
     family: str = "auto"
     max_length: int = 512
     """Most tokens a sample may have on this side, special tokens included."""
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         if self.max_length < MIN_MAX_LENGTH:
@@ -187,17 +188,27 @@ def load_text_tokenizer(spec: TokenizerSpec) -> TextTokenizer:
     Raises:
         UserError: there is no such tokenizer, or its family can neither be told nor served.
     """
+    tokenizer = pretrained_tokenizer(spec)
+    return TextTokenizer(spec, tokenizer, _family(spec, tokenizer))
+
+
+def pretrained_tokenizer(spec: TokenizerSpec) -> Any:
+    """The tokenizer that a spec names as transformers has it; `UserError` where there is none."""
     from transformers import AutoTokenizer  # seconds to import: only where it is used
 
     name = resolve_model_name(spec.name)
     if is_missing_folder(name):
         raise UserError(f"no tokenizer at '{spec.name}': the folder does not exist; give a folder or a hub name")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=spec.revision)
+        return AutoTokenizer.from_pretrained(name, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
+        if not spec.trust_remote_code and "trust_remote_code" in str(error):
+            raise UserError(
+                f"the {spec.side}'s tokenizer '{spec.name}' brings code of its own; "
+                f"set model.{spec.side}.trust_remote_code=true if you trust it"
+            ) from error
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"no tokenizer at '{spec.name}' ({reason}); give a folder or a hub name") from error
-    return TextTokenizer(spec, tokenizer, _family(spec, tokenizer))
 
 
 def _family(spec: TokenizerSpec, tokenizer: Any) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.items import Item, load_items
 from mtllm_ds.evaluation.masking import SETTINGS, in_setting
 from mtllm_ds.evaluation.predictions import Predictions, concatenate, predictions_of
@@ -31,12 +32,18 @@ class TfidfBaseline:
     """Character 2-5-grams within words, TF-IDF weighted, and logistic regression with balanced classes: needs no model."""
 
     def __init__(self, train: Sequence[Item], strength: float = 10.0) -> None:
+        """Raises `UserError` if there is nothing to tell apart."""
+        labels = [item.label for item in train]
+        if len(set(labels)) < 2:
+            raise UserError(
+                f"TF-IDF: each of {len(train)} training items is '{labels[0]}', it needs two classes; give it more items"
+            )
         self._vectorizer = TfidfVectorizer(
             analyzer="char_wb", ngram_range=(2, 5), min_df=min(2, len(train)), sublinear_tf=True, dtype=np.float32
         )
         self._head = LogisticRegression(C=strength, class_weight="balanced", max_iter=300)
         features = self._vectorizer.fit_transform([joined_text(item) for item in train])
-        self._head.fit(features, [item.label for item in train])
+        self._head.fit(features, labels)
 
     def __call__(self, items: Sequence[Item]) -> tuple[list[str], list[float]]:
         """Predicted labels and their probabilities."""

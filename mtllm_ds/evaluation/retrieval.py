@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -49,15 +50,17 @@ class ParallelScores:
         }
 
 
-def read_parallel(path: Path, language: str, text_field: str, english_field: str) -> tuple[list[str], list[str]]:
-    """(foreign, English) texts of a TSV or JSON-lines file (.gz, .xz, .zst too), in order.
+def read_parallel(
+    path: Path, language: str, text_field: str, english_field: str, limit: int | None = None
+) -> tuple[list[str], list[str]]:
+    """(foreign, English) texts of a TSV or JSON-lines file (.gz, .xz, .zst too), in order; only the first `limit` if given.
 
     A field is a JSON key, a header's name, or a column's number from 1. Raises `UserError` on a missing file, field or pair.
     """
     source = InputFile(path=str(path), language=language, text_field=text_field, second_text_field=english_field)
-    pairs = [document.segments for document in SourceReader(source)]
+    pairs = [document.segments for document in islice(SourceReader(source), limit)]
     if len(pairs) < 2:
-        raise UserError(f"{path}: {len(pairs)} pairs, retrieval needs at least two; give a longer file")
+        raise UserError(f"{path}: {len(pairs)} pairs read, retrieval needs at least two; give it more")
     return [foreign for foreign, _ in pairs], [english for _, english in pairs]
 
 

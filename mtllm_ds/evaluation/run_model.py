@@ -19,6 +19,7 @@ from rich.console import Console
 from mtllm_ds import atomic
 from mtllm_ds.cluster.agree import from_main, sum_over_ranks, together
 from mtllm_ds.cluster.launch import Cluster
+from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.answering import Answer, Answerer, deal
 from mtllm_ds.evaluation.display import EvaluationDisplay
 from mtllm_ds.evaluation.items import Item
@@ -146,6 +147,12 @@ class ModelEvaluation:
         if self._journal is None:
             return
         parts = [self._part(unit, rank) for rank in range(self.cluster.world_size)]
+        unseen = [rank for rank, part in enumerate(parts) if not part.is_file()]
+        if unseen:
+            raise UserError(
+                f"output {self._output}: rank 0 does not see what rank {unseen[0]} wrote there; name a folder that all "
+                "machines share"
+            )
         rows = np.sort(np.concatenate([np.load(part, allow_pickle=False) for part in parts]), order="row")
         assert np.array_equal(rows["row"], np.arange(len(items))), "ranks disagree about the items"
         question = self.question

@@ -25,7 +25,7 @@ class LanguageSurvey:
     translated: bool
     """every item has an English original"""
     sha256: str
-    """of all that a system could see, and of the labels"""
+    """of all that a system could see, the tag of a translation included, and of the labels"""
 
 
 class Unit(NamedTuple):
@@ -46,7 +46,7 @@ def survey(task: Task, languages: Sequence[str], limit: int | None = None) -> di
     for language in languages:
         items = load_items(task, "test", language, limit)
         translated = all(item.original is not None for item in items)
-        found[language] = LanguageSurvey(len(items), translated, _digest(items))
+        found[language] = LanguageSurvey(len(items), translated, _digest(items, task.read_as.get(language, "")))
     return found
 
 
@@ -78,5 +78,5 @@ def read_unit(task: Task, unit: Unit, limit: int | None, read: Read) -> list[Ite
     return items if read == "text" else [item.original for item in items if item.original is not None]
 
 
-def _digest(items: Sequence[Item]) -> str:
-    return hashlib.sha256("\n".join(map(repr, items)).encode("utf-8", "surrogatepass")).hexdigest()
+def _digest(items: Sequence[Item], tag: str) -> str:
+    return hashlib.sha256(("\n".join(map(repr, items)) + tag).encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,7 +1,8 @@
 """Tasks as YAML files: what is asked, in which languages, and where the items are.
 
 A language of a task is named by its FLORES-200 code, whatever the data set calls it (`configs`). Where NLLB has no tag for a
-language, `tag_proxies` names the tag that stands in; tables star such a language and leave it out of means.
+language, `tag_proxies` names the tag that stands in; tables star such a language and leave it out of means. Where a language's
+text was translated, `read_as` names the tag of what it is in now.
 """
 
 from __future__ import annotations
@@ -85,6 +86,8 @@ class Task(_Section):
     """Variants are compared on these only; all others confirm."""
     configs: dict[str, str] = {}
     tag_proxies: dict[str, str] = {}
+    read_as: dict[str, str] = {}
+    """Languages whose text here is a translation, and the tag of the language it is in; not starred for that."""
     source: Source
     training_source: Source | None = None
     """Where English training and validation items are, if not in `source`."""
@@ -96,11 +99,12 @@ class Task(_Section):
                 _require_tag(code)
             elif _has_tag(code):
                 raise ValueError(f"tag_proxies.{code}: NLLB has a tag for it, remove the proxy")
-        for proxy in self.tag_proxies.values():
-            _require_tag(proxy)
+        for tag in (*self.tag_proxies.values(), *self.read_as.values()):
+            _require_tag(tag)
         for name, listed in (
             ("configs", self.configs),
             ("tag_proxies", self.tag_proxies),
+            ("read_as", self.read_as),
             ("development_languages", self.development_languages),
         ):
             for code in listed:
@@ -128,8 +132,8 @@ class Task(_Section):
         return self.configs.get(language, language)
 
     def tag_of(self, language: str) -> str:
-        """The tag that the MT encoder reads a language with."""
-        return self.tag_proxies.get(language, language)
+        """The tag that the MT encoder reads a language's text with."""
+        return self.read_as.get(language) or self.tag_proxies.get(language, language)
 
     @property
     def facts(self) -> TaskFacts:
@@ -143,12 +147,19 @@ class Task(_Section):
             raise UserError(f"task {self.name}: it has no {split} split, there are {', '.join(source.splits)}")
         return source
 
-    def select(self, wanted: Sequence[str]) -> tuple[str, ...]:
-        """The languages that are asked for; `all` stands for every one of the task."""
+    def select(self, wanted: Sequence[str], split: Split = "test") -> tuple[str, ...]:
+        """The languages that are asked for; `all` stands for every one that the split has.
+
+        Raises `UserError` for any other; a training source has English only.
+        """
+        english_only = split != "test" and self.training_source is not None
+        languages = (ENGLISH,) if english_only else self.languages
         if list(wanted) == ["all"]:
-            return self.languages
+            return languages
         for code in wanted:
-            if code not in self.languages:
+            if code not in languages:
+                if english_only:
+                    raise UserError(f"task {self.name}: its {split} items are English, not '{code}'; ask for {ENGLISH}")
                 nearest = nearest_code(code, self.languages)
                 raise UserError(f"task {self.name}: it has no language '{code}'; did you mean '{nearest}'?")
         return tuple(wanted)

@@ -97,10 +97,16 @@ def round_trip(
     return [found[item.id] for item in items]
 
 
-def write_task(folder: Path, task: Task, items: Mapping[tuple[Split, str], Sequence[Item]]) -> Path:
+def write_task(
+    folder: Path,
+    task: Task,
+    items: Mapping[tuple[Split, str], Sequence[Item]],
+    read_as: Mapping[str, str] | None = None,
+) -> Path:
     """Write items by (split, language) as JSON lines and `task.yaml`, which is returned: `--task` of every other command.
 
-    The task keeps its name, labels and languages, so that predictions on it stand in one table with all others.
+    The task keeps its name, labels and languages, so that predictions on it stand in one table with all others. `read_as` says
+    which languages' items are in another language now, and with which tag they are read.
     """
     for (split, language), listed in items.items():
         rows = (json.dumps(_row(item), ensure_ascii=False) + "\n" for item in listed)
@@ -113,6 +119,9 @@ def write_task(folder: Path, task: Task, items: Mapping[tuple[Split, str], Seque
         "group": ["group"],
     }
     described = task.model_dump(mode="json", exclude={"source", "training_source", "configs"})
+    # English of a training source need not be one of the task's languages; here it has a file like any other.
+    described["languages"] = list(dict.fromkeys((*task.languages, *(language for _, language in items))))
+    described["read_as"] = dict(read_as or {})
     described["source"] = {"folder": str(folder), "fields": fields}
     write_text(folder / TASK_FILE, yaml.safe_dump(described, sort_keys=False, allow_unicode=True))
     return folder / TASK_FILE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from mtllm_ds.errors import UserError
 from mtllm_ds.models.connector import build_connector
 from mtllm_ds.models.encoders import load_encoder
 from mtllm_ds.models.liger import use_liger_kernels
-from mtllm_ds.models.loading import choose_attention, load_llm, weights_fingerprint
+from mtllm_ds.models.loading import choose_attention, load_llm, stored_weights, weights_fingerprint
 from mtllm_ds.models.lora import add_lora
 from mtllm_ds.models.own_weights import put_weights
 from mtllm_ds.models.readers import EncoderReader, LLMReader, Reader
@@ -54,19 +55,33 @@ def located(
     update: dict[str, Any] = {}
     for side in model.sides:
         settings = getattr(model, side)
-        if side in places:
-            settings = settings.model_copy(update={"name": resolve_model_name(places[side]), "revision": None})
+        place = resolve_model_name(places.get(side, settings.name))
+        if place != settings.name:
+            settings = settings.model_copy(update={"name": place, "revision": None})
         if is_missing_folder(settings.name):
             raise UserError(
                 f"{where}: its {side} was at {settings.name}, which is gone; pass {side}=<folder or hub name>"
             )
-        found, trained_on = weights_fingerprint(settings.name, settings.revision), str(bases[side]["fingerprint"])
-        if found.split(":")[0] == trained_on.split(":")[0] and found != trained_on:
-            raise UserError(
-                f"{where}: {side} {settings.name} is not the model it was trained on ({found} instead of {trained_on})"
-            )
+        _require_same_weights(settings.name, settings.revision, bases[side], f"{where}: {side} {settings.name}")
         update[side] = settings
     return model.model_copy(update=update)
+
+
+def _require_same_weights(name: str, revision: str | None, base: Mapping[str, Any], where: str) -> None:
+    """A commit of the hub and a folder, or a mirror's commit, are the same model if their weight files are."""
+    found, trained_on = weights_fingerprint(name, revision), str(base["fingerprint"])
+    if found == trained_on:
+        return
+    (kind, _, identity), kind_before = found.partition(":"), trained_on.partition(":")[0]
+    before = base.get("weights") if kind_before == "hub" else trained_on
+    now = stored_weights(name, identity) if kind == "hub" and before is not None else found
+    if kind != kind_before and None in (before, now):
+        known = f"{base['name']}, {trained_on}"
+        warnings.warn(
+            f"{where} cannot be compared with the model it was trained on ({known}): make sure it is that", stacklevel=3
+        )
+    elif before != now:
+        raise UserError(f"{where} is not the model it was trained on ({found} instead of {trained_on})")
 
 
 def _stacked(model: ModelSettings, attention: str, device: torch.device, dtype: torch.dtype, seed: int) -> Reader:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from huggingface_hub.errors import HFValidationError
 from torch import nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from mtllm_ds.config.names import is_missing_folder
@@ -29,7 +31,7 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool, settin
     try:
         return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, HFValidationError) as error:
-        raise UserError(f"{setting}={name}: cannot be loaded ({_first_line(error)})") from error
+        raise _cannot_be_loaded(setting, name, error) from error
 
 
 def load_weights(model_class: Any, name: str, setting: str, **options: Any) -> PreTrainedModel:
@@ -41,7 +43,7 @@ def load_weights(model_class: Any, name: str, setting: str, **options: Any) -> P
     try:
         model, report = model_class.from_pretrained(name, use_safetensors=True, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, HFValidationError) as error:
-        raise UserError(f"{setting}={name}: cannot be loaded ({_first_line(error)})") from error
+        raise _cannot_be_loaded(setting, name, error) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
     for kind in ("missing_keys", "mismatched_keys", "error_msgs"):
@@ -116,17 +118,34 @@ def choose_attention(setting: str, device: torch.device, dtype: torch.dtype) -> 
 
 
 def weights_fingerprint(name: str, revision: str | None) -> str:
-    """What identifies the weights of a base model.
+    """What identifies the weights of a base model: of a local folder their `stored_weights`, of a hub name the commit.
 
-    A local folder: sha256 over the name, size, safetensors header and both ends (1 MiB each) of every weight file, so
-    that it takes milliseconds at any size. A hub name: the commit its config was loaded from.
+    Raises:
+        UserError: a folder without weights, or a hub name that cannot be found.
     """
-    folder = Path(name)
-    if not folder.is_dir():
-        config = AutoConfig.from_pretrained(name, revision=revision)
-        return f"hub:{getattr(config, '_commit_hash', None) or revision or 'unpinned'}"
+    if not Path(name).is_dir():
+        return f"hub:{_commit(name, revision)}"
+    found = stored_weights(name, None)
+    if found is None:
+        raise UserError(
+            f"base model {name}: holds no weights in safetensors (model.safetensors, or what its index names); "
+            "put them there, or name another model"
+        )
+    return found
+
+
+def stored_weights(name: str, revision: str | None) -> str | None:
+    """What identifies weights wherever they lie; those of a hub name are fetched unless they are at hand.
+
+    sha256 over the name, size, safetensors header and both ends (1 MiB each) of every weight file, so that it takes
+    milliseconds at any size. None where there is no safetensors file.
+    """
+    try:
+        files = sorted(_weight_files(name, revision))
+    except OSError as error:
+        raise UserError(f"base model {name}: its weights cannot be read ({_first_line(error)})") from error
     digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in files:
         size = file.stat().st_size
         digest.update(json.dumps([file.name, size]).encode())
         with file.open("rb") as stream:
@@ -134,7 +153,42 @@ def weights_fingerprint(name: str, revision: str | None) -> str:
             digest.update(stream.read(2**20))
             stream.seek(max(0, size - 2**20))
             digest.update(stream.read())
-    return f"sha256:{digest.hexdigest()}"
+    return f"sha256:{digest.hexdigest()}" if files else None
+
+
+def _commit(name: str, revision: str | None) -> str:
+    """The commit that `revision` of a hub name stands for: the cache keeps each commit's files in a folder of its name."""
+    try:
+        config = cached_file(name, "config.json", revision=revision)
+    except OSError as error:
+        raise UserError(f"base model {name}: cannot be found ({_first_line(error)})") from error
+    if config is None:
+        raise UserError(f"base model {name}: has no config.json; name a model in the format of transformers")
+    return Path(config).parent.name
+
+
+def _weight_files(name: str, revision: str | None) -> Iterator[Path]:
+    """The files that `from_pretrained` reads weights from, and no others that lie beside them."""
+
+    def place(file: str) -> str | None:
+        return cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+
+    whole = place("model.safetensors")
+    index = place("model.safetensors.index.json") if whole is None else None
+    if whole is not None:
+        yield Path(whole)
+    elif index is not None:
+        for file in set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()):
+            yield Path(str(cached_file(name, file, revision=revision)))
+
+
+def _cannot_be_loaded(setting: str, name: str, error: Exception) -> UserError:
+    if "trust_remote_code" not in str(error):
+        return UserError(f"{setting}={name}: cannot be loaded ({_first_line(error)})")
+    mend = "name a model that transformers knows"
+    if setting.endswith(".name"):
+        mend = f"set {setting.removesuffix('name')}trust_remote_code=true if you trust it"
+    return UserError(f"{setting}={name}: brings code of its own; {mend}")
 
 
 def _flash_fits(name: str, device: torch.device, dtype: torch.dtype) -> bool:

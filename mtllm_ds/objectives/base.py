@@ -31,6 +31,8 @@ class Objective(nn.Module, ABC):
 
     side: Side
     """Whose ids the student reads."""
+    step_seed: int = 0
+    """Set by the loop before a training step. What an objective draws may depend on it and the sample alone, never on the batch."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> ObjectiveOutput:

@@ -71,7 +71,10 @@ def _task_distillation(parts: Parts) -> Objective:
 def _masked_next_token(parts: Parts) -> Objective:
     assert isinstance(parts.reader, LLMReader)
     settings, llm = parts.settings, parts.settings.model.llm
-    spec = TokenizerSpec(name=llm.name, revision=llm.revision, side="llm", max_length=llm.max_length)
+    spec = TokenizerSpec(
+        name=llm.name, revision=llm.revision, side="llm", max_length=llm.max_length,
+        trust_remote_code=llm.trust_remote_code,
+    )  # fmt: skip
     mask_id = load_text_tokenizer(spec).id_of(settings.objective.mask_token, "objective.mask_token")
     lm_head = load_lm_head(llm, parts.reader, dtype_of(settings))
     return MaskedNextToken(parts.reader, lm_head, mask_id, settings.objective.mask_share)

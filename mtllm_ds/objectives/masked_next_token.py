@@ -64,13 +64,12 @@ class MaskedNextToken(Objective):
         return torch.minimum(wanted, maskable) * batch.valid
 
     def _masked(self, batch: Batch) -> torch.Tensor:
-        """(B, S) bool: which tokens are masked, drawn anew in training, the same each time in validation."""
-        shape = batch.llm_ids.shape
-        if self.training:
-            noise = torch.rand(shape, device=batch.llm_ids.device)
-        else:
-            rows = [torch.Generator().manual_seed(max(0, sample)) for sample in batch.sample_ids.tolist()]
-            noise = torch.stack([torch.rand(shape[1], generator=row) for row in rows]).to(batch.llm_ids.device)
+        """(B, S) bool: which tokens are masked, drawn anew each step in training, the same each time in validation."""
+        samples = [max(0, sample) for sample in batch.sample_ids.tolist()]
+        seeds = [hash((self.step_seed, sample)) % 2**63 for sample in samples] if self.training else samples
+        # A generator a row: its first numbers are the same however many follow, so neither padding nor neighbours matter.
+        rows = [torch.rand(batch.llm_ids.shape[1], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        noise = torch.stack(rows).to(batch.llm_ids.device)
         noise = noise.masked_fill(batch.llm_mask == 0, -1.0)
         noise[:, 0] = -1.0
         rank = noise.argsort(1, descending=True).argsort(1)

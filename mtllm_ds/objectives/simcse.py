@@ -3,7 +3,8 @@
     loss_i = -log( exp(cos(u_i, v_i) / t) / sum_j exp(cos(u_i, v_j) / t) ),  mean over rows
 
 u and v are the pooled vectors of the same text under two draws of dropout; j runs over the texts of row i's cell, which the recipe
-fixes (`data.samples_per_cell`), so that neither ranks nor `data.cells_per_forward` change the loss.
+fixes (`data.samples_per_cell`), so that neither ranks nor `data.cells_per_forward` change it. How dropout falls does follow
+`data.cells_per_forward`: it is drawn once a forward.
 
 Source: Gao et al., "SimCSE", EMNLP 2021, arXiv 2104.08821; as LLM2Vec uses it, arXiv 2404.05961.
 """

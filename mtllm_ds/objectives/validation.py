@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from mtllm_ds.cluster.agree import sum_over_ranks
+from mtllm_ds.cluster.agree import each_together, sum_over_ranks
 from mtllm_ds.data.collate import Batch
 from mtllm_ds.objectives.base import Objective, ObjectiveOutput, Sums, add_sums
 
@@ -19,7 +19,8 @@ def evaluate_objective(
     device: torch.device,
     languages: Sequence[str],
 ) -> dict[str, float]:
-    """Figures of `objective.summarize` over `batches`, dropout off; all ranks bring equally many batches.
+    """Figures of `objective.summarize` over `batches`, dropout off; all ranks bring equally many batches,
+    and stop together where one cannot read its next.
 
     `forward` is the engine's: under ZeRO-3 the objective alone would see empty weights.
     """
@@ -27,7 +28,7 @@ def evaluate_objective(
     objective.eval()
     try:
         sums: Sums = {}
-        for batch in batches:
+        for batch in each_together(batches, device):
             sums = add_sums(sums, forward(batch.to(device)).sums)
     finally:
         objective.train(was_training)

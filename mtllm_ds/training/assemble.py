@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from mtllm_ds import atomic
 from mtllm_ds.checkpoint.store import load_kept, restore_checkpoint
-from mtllm_ds.cluster.agree import together, wait_for_all
+from mtllm_ds.cluster.agree import sum_over_ranks, together, wait_for_all
 from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.cluster.zero import TrainableState, full_numel, partitioned_loading
 from mtllm_ds.config.load import to_yaml
@@ -25,7 +27,9 @@ from mtllm_ds.objectives.base import Objective
 from mtllm_ds.objectives.build import Parts, build_objective
 from mtllm_ds.objectives.validation import evaluate_objective
 from mtllm_ds.observe.sinks import JsonlSink, ScreenSink, Sink, TensorBoardSink
+from mtllm_ds.training.dropout import regrouped
 from mtllm_ds.training.engine import Engine
+from mtllm_ds.training.hub_models import as_started, held
 from mtllm_ds.training.loop import Trainer, checkpoint_root
 from mtllm_ds.training.preemption import EXIT_PREEMPTED, Preemption
 from mtllm_ds.training.preflight import RunPlan, check_run, samples_per_cell
@@ -61,12 +65,16 @@ def run_training(settings: Settings, cluster: Cluster, resume: bool) -> int:
 def open_run(settings: Settings, cluster: Cluster, resume: bool, console: Console) -> Trainer:
     """Build every part of a run and, with `resume`, put it where its newest checkpoint left it."""
     device = cluster.device
-    plan = together(lambda: check_run(settings, cluster.world_size), device)
     folder = Path(settings.run.output_dir)
+    settings = together(lambda: as_started(settings, checkpoint_root(settings), resume), device)
+    plan = together(lambda: check_run(settings, cluster.world_size), device)
     lock = together(lambda: hold_folder(folder) if cluster.is_main else None, device)
     found = together(lambda: checkpoint_to_resume(checkpoint_root(settings), resume), device)
     if found is not None:
-        together(lambda: require_same_run(settings, plan.bases, found[1]), device)
+        before = together(lambda: require_same_run(settings, plan.bases, found[1]), device)
+        plan = replace(plan, warnings=[*plan.warnings, *regrouped(settings, before)])
+    plan = together(lambda: held(plan), device)
+    settings = plan.settings
     stream = together(lambda: _train_stream(plan, cluster, found[1].cursor if found else None), device)
     assert stream.micro_batches_per_step == plan.micro_batches_per_step
 
@@ -155,19 +163,28 @@ def _validator(
 ) -> Callable[[], dict[str, float]] | None:
     if plan.validation is None:
         return None
-    manifest, settings = plan.validation, plan.settings
+    manifest, data = plan.validation, plan.settings.data
     targets = together(lambda: _targets(plan, manifest), cluster.device)
 
-    def validate() -> dict[str, float]:
-        batches = EvalStream(
+    def stream() -> EvalStream:
+        return EvalStream(
             manifest,
             rank=cluster.rank,
             world_size=cluster.world_size,
             batch_size=EVAL_BATCH_SIZE,
-            limit=settings.data.validation_samples,
+            limit=data.validation_samples,
+            on_error=data.on_error,
+            max_skipped_share=data.max_skipped_share,
             targets=targets,
         )
-        return evaluate_objective(objective, engine.forward, batches, cluster.device, manifest.languages)
+
+    def validate() -> dict[str, float]:
+        batches = together(stream, cluster.device)
+        figures = evaluate_objective(objective, engine.forward, batches, cluster.device, manifest.languages)
+        if data.on_error == "skip":
+            skipped = torch.tensor(float(batches.skipped_samples), device=cluster.device)
+            figures["skipped_samples"] = float(sum_over_ranks(skipped))
+        return figures
 
     return validate
 

@@ -88,6 +88,7 @@ class Trainer:
         count = torch.tensor(float(sum(self.objective.count(b) for b in data.micro_batches)), device=device)
         count = sum_over_ranks(count)
         local_loss = torch.zeros((), device=device)
+        self.objective.step_seed = hash((self.settings.run.seed, step))
         for index, batch in enumerate(data.micro_batches):
             self._seed_forward(step, index)
             output = self.engine.forward(batch.to(device))
@@ -99,9 +100,8 @@ class Trainer:
         require_sound_step(step + 1, float(local_loss), self.engine.grad_norm(), self.engine.was_step_applied(), device)
 
     def _seed_forward(self, step: int, index: int) -> None:
-        """Dropout depends on (seed, step, first lane of the forward) alone, so no generator state needs saving."""
-        lane = self.cluster.rank + self.cluster.world_size * index * self.settings.data.cells_per_forward
-        torch.manual_seed(hash((self.settings.run.seed, step, lane)) % 2**63)
+        """Dropout depends on (seed, step, lanes of the forward) alone, so no generator state needs saving."""
+        torch.manual_seed(hash((self.settings.run.seed, step, self.stream.first_lanes[index])) % 2**63)
 
     def _log(self, done: int, learning_rate: float) -> None:
         totals = {name: sum_over_ranks(value) for name, value in self._sums.items()}

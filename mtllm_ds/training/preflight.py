@@ -12,6 +12,7 @@ from mtllm_ds.checkpoint.model import Trained
 from mtllm_ds.config.deepspeed import resolve_deepspeed, zero_stage
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.data.manifest import Manifest, TaskEntry
+from mtllm_ds.data.schedule import cells_in_forward
 from mtllm_ds.data.shards import read_block
 from mtllm_ds.data.token_pairs import COLUMN as TOKEN_PAIRS
 from mtllm_ds.data.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
@@ -19,6 +20,7 @@ from mtllm_ds.errors import UserError
 from mtllm_ds.models.encoders import encoder_family
 from mtllm_ds.models.loading import load_config, weights_fingerprint
 from mtllm_ds.models.packed import require_packing
+from mtllm_ds.training.dropout import split_forwards
 from mtllm_ds.training.trained_parts import Bases, check_centring, read_start, read_teacher, task_of, warnings_of
 
 
@@ -55,7 +57,7 @@ def check_run(settings: Settings, world_size: int, *, read_all_shards: bool = Fa
     """
     data = settings.data
     if world_size > data.lanes:
-        raise UserError(f"data.lanes={data.lanes}: fewer than the {world_size} ranks; each rank runs at least one lane")
+        raise UserError(f"data.lanes={data.lanes}: fewer than the {world_size} ranks; raise it or use fewer ranks")
     micro_batches = ceil(ceil(data.lanes / world_size) / data.cells_per_forward)
     micro_batch_size = data.cells_per_forward * samples_per_cell(settings)
     ds_config = resolve_deepspeed(
@@ -87,7 +89,7 @@ def check_run(settings: Settings, world_size: int, *, read_all_shards: bool = Fa
         start=read_start(settings, bases),
         teacher=teacher,
         task=task_of(settings, manifests, teacher),
-        warnings=warnings_of(settings, llm_config),
+        warnings=[*warnings_of(settings, llm_config), *split_forwards(settings, world_size)],
     )
 
 
@@ -107,7 +109,8 @@ def describe_plan(plan: RunPlan) -> str:
         f"{tokens['encoder']:,} encoder and {tokens['llm']:,} LLM tokens in {len(train.shards)} shards",
         f"validation  {f'{data.validation}: {plan.validation.num_samples:,} samples' if plan.validation else 'none'}",
         *(
-            f"{side:11} {plan.bases[side]['name']} (template {plan.tokenizers[side].template}), {plan.bases[side]['fingerprint']}"
+            f"{side:11} {plan.bases[side]['name']} (template {plan.tokenizers[side].template}), "
+            f"{plan.bases[side]['fingerprint'] or 'weights not needed'}"
             for side in ("encoder", "llm")
         ),
         *_batch_lines(plan),
@@ -121,9 +124,8 @@ def describe_plan(plan: RunPlan) -> str:
 
 def _batch_lines(plan: RunPlan) -> list[str]:
     data, train, steps = plan.settings.data, plan.train, plan.settings.run.max_steps
-    forwards = (
-        f"on {plan.world_size} ranks {plan.micro_batches_per_step} forwards of {data.cells_per_forward} cells each"
-    )
+    cells = cells_in_forward(data.lanes, data.cells_per_forward, plan.world_size)
+    forwards = f"on {plan.world_size} ranks {plan.micro_batches_per_step} forwards of {cells} cells each"
     if data.has_budgets:
         budget = data.lanes * (data.llm_tokens_per_cell or 0)
         epochs = steps * budget / int(train.llm_lengths.sum())
@@ -144,7 +146,13 @@ def load_tokenizers(settings: Settings) -> dict[str, TextTokenizer]:
     sides: tuple[tuple[Literal["encoder", "llm"], Any], ...] = (("encoder", model.encoder), ("llm", model.llm))
     return {
         side: load_text_tokenizer(
-            TokenizerSpec(name=chosen.name, revision=chosen.revision, side=side, max_length=chosen.max_length)
+            TokenizerSpec(
+                name=chosen.name,
+                revision=chosen.revision,
+                side=side,
+                max_length=chosen.max_length,
+                trust_remote_code=chosen.trust_remote_code,
+            )
         )
         for side, chosen in sides
     }
@@ -186,7 +194,8 @@ def _bases(settings: Settings) -> Bases:
             # A local model is remembered by its whole path, so that what was trained can be used from any folder.
             "name": str(Path(chosen.name).resolve()) if Path(chosen.name).is_dir() else chosen.name,
             "revision": chosen.revision,
-            "fingerprint": weights_fingerprint(chosen.name, chosen.revision),
+            # The weights of a side that the reader does without need not be there.
+            "fingerprint": weights_fingerprint(chosen.name, chosen.revision) if side in settings.model.sides else None,
         }
         for side, chosen in (("encoder", settings.model.encoder), ("llm", settings.model.llm))
     }

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mtllm_ds.checkpoint.store import CheckpointState, checkpoint_folders, read_state
-from mtllm_ds.config.load import parse_settings
+from mtllm_ds.config.load import parse_saved
 from mtllm_ds.config.schema import Settings
+from mtllm_ds.config.sections import Sections
 from mtllm_ds.errors import UserError
 
 # Changing one of these would continue another run; everything else (machine, logging, length) may change.
@@ -54,11 +55,10 @@ def checkpoint_to_resume(root: Path, resume: bool) -> tuple[Path, CheckpointStat
     return newest, read_state(newest)
 
 
-def require_same_run(settings: Settings, bases: dict[str, dict[str, str | None]], state: CheckpointState) -> None:
-    """Refuse to go on with settings or base models that would make it another run."""
-    now = settings.model_dump(mode="json")
-    # An older run's settings lack what came later: they mean its defaults.
-    then = parse_settings(state.settings, where="--resume").model_dump(mode="json")
+def require_same_run(settings: Settings, bases: dict[str, dict[str, str | None]], state: CheckpointState) -> Sections:
+    """Refuse to go on with settings or base models that would make it another run; returns the settings it was saved with."""
+    saved = parse_saved(state.settings, where="--resume")
+    now, then = settings.model_dump(mode="json"), saved.model_dump(mode="json")
     for key in FIXED:
         before, after = _at(then, key), _at(now, key)
         if before != after:
@@ -67,12 +67,15 @@ def require_same_run(settings: Settings, bases: dict[str, dict[str, str | None]]
                 "put it back or start a new run in another run.output_dir"
             )
     for side, base in bases.items():
+        if side not in settings.model.sides:
+            continue
         trained_on = state.bases[side]["fingerprint"]
         if base["fingerprint"] != trained_on:
             raise UserError(
                 f"--resume: model.{side}.name={base['name']} holds other weights than the run was started with "
                 f"({base['fingerprint']} instead of {trained_on})"
             )
+    return saved
 
 
 def _at(values: dict[str, Any], dotted: str) -> Any:

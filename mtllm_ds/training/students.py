@@ -9,7 +9,7 @@ import torch
 
 from mtllm_ds.checkpoint.adapters import with_frozen_adapter
 from mtllm_ds.checkpoint.model import own_name
-from mtllm_ds.cluster.agree import together
+from mtllm_ds.cluster.agree import each_together, together
 from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.data.manifest import Manifest
 from mtllm_ds.data.stream import EvalStream
@@ -81,16 +81,13 @@ def _start_connector(reader: StackedModel, plan: RunPlan, cluster: Cluster) -> N
     connector = plan.settings.model.connector
     if connector.init == "least_squares" or connector.match_scale:
         reader.to(cluster.device)
-        texts = _start_texts(plan, cluster)
+        texts = together(lambda: _start_texts(plan, cluster), cluster.device)
         start_connector(reader, texts, plan.tokenizers["encoder"], plan.tokenizers["llm"], connector, cluster.device)
 
 
 def _start_texts(plan: RunPlan, cluster: Cluster) -> list[tuple[str, str]]:
     """This rank's share of the texts for the connector's closed-form start, with their languages."""
-    batches = EvalStream(
-        plan.train, rank=cluster.rank, world_size=cluster.world_size, batch_size=_READING_BATCH,
-        limit=plan.settings.model.connector.init_documents,
-    )  # fmt: skip
+    batches = _samples(plan, cluster, plan.train, plan.settings.model.connector.init_documents)
     llm = plan.tokenizers["llm"]
     return [
         (llm.decode(ids[mask.bool()].tolist()), plan.train.languages[int(language)])
@@ -110,13 +107,20 @@ def _centre(reader: StackedModel, plan: RunPlan, cluster: Cluster) -> None:
         means = together(lambda: read_means(place, reader.encoder.hidden_size), cluster.device)
     else:
         manifest = together(lambda: _centring_manifest(place, plan), cluster.device)
-        batches = EvalStream(
-            manifest, rank=cluster.rank, world_size=cluster.world_size, batch_size=_READING_BATCH,
-            limit=connector.centring_documents,
-        )  # fmt: skip
+        batches = together(lambda: _samples(plan, cluster, manifest, connector.centring_documents), cluster.device)
         reader.to(cluster.device)
-        means = language_means(reader.encoder, batches, manifest.languages, cluster.device)
+        read = each_together(batches, cluster.device)
+        means = language_means(reader.encoder, read, manifest.languages, cluster.device)
     reader.centring = together(lambda: centring_of(means, lambda code: encoder.join([], code)[0]), cluster.device)
+
+
+def _samples(plan: RunPlan, cluster: Cluster, manifest: Manifest, limit: int) -> EvalStream:
+    """This rank's share of at most `limit` samples of a data set."""
+    data = plan.settings.data
+    return EvalStream(
+        manifest, rank=cluster.rank, world_size=cluster.world_size, batch_size=_READING_BATCH, limit=limit,
+        on_error=data.on_error, max_skipped_share=data.max_skipped_share,
+    )  # fmt: skip
 
 
 def _centring_manifest(place: Path, plan: RunPlan) -> Manifest:

@@ -27,10 +27,12 @@ def read_start(settings: Settings, bases: Bases) -> Trained | None:
     if start.model.reader != model.reader:
         raise UserError(f"{where}: it is a model with reader={start.model.reader}; set model.reader to that")
     for side in model.sides:
-        if start.bases[side]["fingerprint"] != bases[side]["fingerprint"]:
-            raise UserError(
-                f"{where}: it was trained on another {side} ({start.bases[side]['name']}); set model.{side}.name to that"
-            )
+        theirs = start.bases[side]
+        if theirs["fingerprint"] != bases[side]["fingerprint"]:
+            place, keys = theirs["name"], "name"
+            if theirs["revision"] is not None:
+                place, keys = f"{place} at {theirs['revision']}", "name and .revision"
+            raise UserError(f"{where}: it was trained on another {side} ({place}); set model.{side}.{keys} to that")
     direction = start.model.llm.bidirectional
     if "llm" in model.sides and direction != model.llm.bidirectional:
         raise UserError(f"{where}: it has bidirectional={str(direction).lower()}; set model.llm.bidirectional to that")

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 
 from mtllm_ds import atomic
+from mtllm_ds.checkpoint.model_card import merged_card
 from mtllm_ds.checkpoint.trained import Trained, read_trained
+from mtllm_ds.data.tokenization import TokenizerSpec, pretrained_tokenizer
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import load_reader, located
 
@@ -17,7 +18,8 @@ from mtllm_ds.models.build import load_reader, located
 def write_merged(place: str | Path, output: Path, dtype: torch.dtype = torch.float32) -> Trained:
     """Write the LLM of a run or export of `model.reader=llm`, merged in `dtype`; `model.llm.name` can name the folder.
 
-    Its config says `is_causal: false` where it attends in both directions. Returns what was merged.
+    Its config says `is_causal: false` where it attends in both directions. The language-model head is left out: what is
+    used are the final states, pooled. Returns what was merged.
 
     Raises:
         UserError: it is no such model, or `output` exists.
@@ -32,8 +34,12 @@ def write_merged(place: str | Path, output: Path, dtype: torch.dtype = torch.flo
     model = located(trained.model, trained.bases, str(place), {})
     reader: Any = load_reader(model, trained.weights, torch.device("cpu"), torch.float32)
     merged = reader.llm.merge_and_unload().to(dtype)
-    tokenizer = AutoTokenizer.from_pretrained(model.llm.name, revision=model.llm.revision)
+    llm = model.llm
+    tokenizer = pretrained_tokenizer(
+        TokenizerSpec(name=llm.name, revision=llm.revision, side="llm", trust_remote_code=llm.trust_remote_code)
+    )
     with atomic.new_folder(output) as temporary:
         merged.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        atomic.write_text(temporary / "README.md", merged_card(trained))
     return trained

@@ -6,7 +6,6 @@ whole on every rank; ranks share the groups of blocks. A run that was stopped go
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from mtllm_ds.checkpoint.export import is_export
 from mtllm_ds.checkpoint.trained import Trained, read_trained
 from mtllm_ds.cluster.agree import together, wait_for_all
 from mtllm_ds.cluster.launch import Cluster
-from mtllm_ds.config.names import resolve_model_name
-from mtllm_ds.config.sections import LLMSettings
+from mtllm_ds.config.sections import EncoderSettings, LLMSettings
 from mtllm_ds.data.collate import Batch, Collator
 from mtllm_ds.data.manifest import Manifest
 from mtllm_ds.data.reading import BlockReader
@@ -48,12 +47,20 @@ class TeacherModel:
 
 
 def load_teacher(
-    place: str, manifest: Manifest, device: torch.device, dtype: torch.dtype, *, bidirectional: bool = True
+    place: str,
+    manifest: Manifest,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    bidirectional: bool = True,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
 ) -> TeacherModel:
     """The model of a run, of an export, or the plain LLM of a Hugging Face folder or hub name.
 
     Args:
-        bidirectional: of a plain LLM; a trained one remembers
+        bidirectional: of a plain LLM, as are the others; a trained one remembers
+        revision: commit or tag on the hub; None takes the shards' own where they name the same model
 
     Raises:
         UserError: there is no such model, its tokenizer is not that of the shards, or it answers another task.
@@ -63,14 +70,15 @@ def load_teacher(
         _check_task(trained, manifest, place)
         model = located(trained.model, trained.bases, place, {})
         side = model.sides[0]
-        chosen = getattr(model, side)
-        fingerprint = _checked_tokenizer(manifest, side, chosen.name, chosen.revision)
+        fingerprint = _checked_tokenizer(manifest, side, getattr(model, side))
         reader = load_reader(model, trained.weights, device, dtype)
         of_choices = trained.task is not None and trained.task.type == "multiple_choice"
         asked = _choice_vectors(reader) if of_choices else reader.vectors
         return TeacherModel(trained.as_teacher(fingerprint), reader.side, asked, of_choices)
-    llm = LLMSettings(name=place, bidirectional=bidirectional)
-    fingerprint = _checked_tokenizer(manifest, "llm", llm.name, llm.revision)
+    llm = LLMSettings(name=place, bidirectional=bidirectional, revision=revision, trust_remote_code=trust_remote_code)
+    if revision is None and manifest.tokenizers["llm"].name == llm.name:
+        llm = llm.model_copy(update={"revision": manifest.tokenizers["llm"].revision})
+    fingerprint = _checked_tokenizer(manifest, "llm", llm)
     plain: Any = load_llm(llm, choose_attention("auto", device, dtype), dtype)
     plain.to(device).eval()
 
@@ -169,14 +177,8 @@ def _choice_vectors(reader: Reader) -> Callable[[Batch], torch.Tensor]:
 
 
 def _is_trained(place: str) -> bool:
-    """A run, or an export, whose `config.json` names a format where that of a base model names its architecture."""
-    path = Path(place)
-    if (path / "checkpoints").is_dir():
-        return True
-    try:
-        return "format" in json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
+    """A run, or an export."""
+    return (Path(place) / "checkpoints").is_dir() or is_export(Path(place))
 
 
 def _check_task(trained: Trained, manifest: Manifest, place: str) -> None:
@@ -192,9 +194,9 @@ def _check_task(trained: Trained, manifest: Manifest, place: str) -> None:
         )
 
 
-def _checked_tokenizer(manifest: Manifest, side: Side, name: str, revision: str | None) -> str:
+def _checked_tokenizer(manifest: Manifest, side: Side, base: EncoderSettings | LLMSettings) -> str:
     """Fingerprint of the teacher's tokenizer, found to be that of the shards."""
-    spec = TokenizerSpec(name=resolve_model_name(name), revision=revision, side=side)
+    spec = TokenizerSpec(name=base.name, revision=base.revision, side=side, trust_remote_code=base.trust_remote_code)
     tokenizer = load_text_tokenizer(spec)
     manifest.check_tokenizer(tokenizer)
     return tokenizer.fingerprint

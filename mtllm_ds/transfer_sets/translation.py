@@ -108,23 +108,24 @@ class Translator:
             pieces = [
                 [(gap, self._parts(text, source, decoding)) for gap, text in split_sentences(text)] for text in texts
             ]
-            missing = sorted({part for text in pieces for _, parts in text for part in parts if part not in cache})
-            self._fill(cache, missing, source, target, decoding, batch_size, progress)
+            sentences = sorted({part for text in pieces for _, parts in text for part in parts})
+            self._fill(cache, sentences, source, target, decoding, batch_size, progress)
             return [self._joined(text, cache, original, target) for text, original in zip(pieces, texts, strict=True)]
 
     def _fill(
         self,
         cache: TextCache,
-        missing: list[str],
+        sentences: list[str],
         source: str,
         target: str,
         decoding: Decoding,
         batch_size: int,
         progress: Progress,
     ) -> None:
-        """Translate what the cache lacks, each rank its share, the longest first."""
+        """Translate what the cache lacks, each rank of its own share of all sentences, the longest first."""
         rank = dist.get_rank() if dist.is_initialized() else 0
-        own = missing[rank :: world_size()]
+        # Whose a sentence is depends on the texts alone: what the cache holds depends on when a rank looks.
+        own = [sentence for sentence in sentences[rank :: world_size()] if sentence not in cache]
         done = 0
         for batch in self._batches(own, source, batch_size):
             cache.add(

@@ -37,6 +37,16 @@ def recipe(tmp_path):
         (["model.start=a", "model.connector.match_scale=true"], "no effect beside model.start"),
         (["model.connector.centring=language"], "centring_text"),
         (["model.connector.centring_text=a"], "has no effect with model.connector.centring=none"),
+        (["model.connector.init_documents=9"], "model.connector.init_documents=9 has no effect without"),
+        (["model.connector.match_scale=true", "model.connector.init_ridge=0.1"], "init_ridge=0.1 has no effect"),
+        (["model.connector.centring_documents=9"], "centring_documents=9 has no effect without"),
+        (["optim.connector_learning_rate=1", "model.connector.trainable=false"], "no effect on a frozen connector"),
+        ([*STAGE2, "optim.connector_learning_rate=1"], "no effect on a frozen connector"),
+        ([*TUNING, "model.reader=llm", "optim.connector_learning_rate=1"], "no effect with model.reader=llm"),
+        (["data.queue_size=9"], "data.queue_size=9 has no effect without token budgets"),
+        (["data.encoder_buckets=9"], "data.encoder_buckets=9 has no effect without token budgets"),
+        (["data.max_skipped_share=0.5"], "data.max_skipped_share=0.5 has no effect with data.on_error=fail"),
+        (["data.validation_samples=9"], "data.validation_samples=9 has no effect without data.validation"),
         (["run.seeds=[1,1]"], "each once"),
         (["run.seeds=[]"], "at least one seed"),
         (["run.seeds=[1,2]", "run.seed=4"], "no effect beside run.seeds"),
@@ -47,6 +57,27 @@ def test_each_mistake_is_told(recipe, overrides, message):
         load_settings(recipe, overrides)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.connector.init=least_squares", "model.connector.init_documents=9", "model.connector.init_ridge=0.1"],
+        ["model.connector.match_scale=true", "model.connector.init_documents=9"],
+        [
+            "model.connector.centring=language",
+            "model.connector.centring_text=text",
+            "model.connector.centring_documents=9",
+        ],
+        ["optim.connector_learning_rate=1"],
+        [*STAGE2, "model.connector.trainable=true", "optim.connector_learning_rate=1"],
+        ["data.encoder_tokens_per_cell=9", "data.llm_tokens_per_cell=9", "data.queue_size=9", "data.encoder_buckets=9"],
+        ["data.on_error=skip", "data.max_skipped_share=0.5"],
+        ["data.validation=valid", "data.validation_samples=9"],
+    ],
+)
+def test_what_has_an_effect_is_accepted(recipe, overrides):
+    load_settings(recipe, overrides)
 
 
 def test_defaults_follow_the_objective(recipe):

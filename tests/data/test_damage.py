@@ -15,6 +15,7 @@ from mtllm_ds.data.shards import DamagedBlockError, read_block, verify_shards
 from mtllm_ds.data.stream import EvalStream, TrainStream
 from mtllm_ds.data.tokenization import TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
+from tests.fixtures.damage import damage_block
 from tests.fixtures.tokenizers import save_nllb_tokenizer
 
 SETTINGS = ScheduleSettings(lanes=4)
@@ -45,12 +46,8 @@ def test_truncated_shard(dataset_copy):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_one_byte_of_a_block_changed(dataset_copy, num_workers):
-    manifest = Manifest.load(dataset_copy)
-    shard = dataset_copy / manifest.shards[1].name
-    block = int(np.flatnonzero(manifest.index.shard == 1)[0])
-    data = bytearray(shard.read_bytes())
-    data[int(manifest.index.offset[block]) + 300] ^= 1
-    shard.write_bytes(data)
+    block = int(np.flatnonzero(Manifest.load(dataset_copy).index.shard == 1)[0])
+    manifest = damage_block(dataset_copy, block)
     place = rf"block {block} .*shard 'shard-000001.tar', bytes {manifest.index.offset[block]}-.*sha256 differs"
     with pytest.raises(UserError, match=place) as raised:
         train_through(dataset_copy, num_workers=num_workers)
@@ -87,12 +84,8 @@ def test_a_shard_that_stands_twice_is_refused(dataset_copy):
 
 
 def test_skip_drops_whole_blocks_counts_them_and_has_a_bound(dataset_copy):
-    manifest = Manifest.load(dataset_copy)
     block = 3
-    shard = dataset_copy / manifest.shards[int(manifest.index.shard[block])].name
-    data = bytearray(shard.read_bytes())
-    data[int(manifest.index.offset[block]) + 300] ^= 1
-    shard.write_bytes(data)
+    manifest = damage_block(dataset_copy, block)
     lost = set(range(int(manifest.first_row[block]), int(manifest.first_row[block + 1])))
     stream = TrainStream(dataset_copy, SETTINGS, on_error="skip", max_skipped_share=0.1)
     seen = {i for step in islice(stream, 60) for b in step.micro_batches for i in b.sample_ids.tolist()}
@@ -101,6 +94,25 @@ def test_skip_drops_whole_blocks_counts_them_and_has_a_bound(dataset_copy):
     assert stream.metrics()[f"skipped_samples/{language}"] == len(lost)
     with pytest.raises(UserError, match=r"more than data.max_skipped_share"):
         train_through(dataset_copy, on_error="skip", max_skipped_share=0.01)
+
+
+def test_validation_skips_the_same_way_and_counts(dataset_copy):
+    block = 3
+    manifest = damage_block(dataset_copy, block)
+    lost = set(range(int(manifest.first_row[block]), int(manifest.first_row[block + 1])))
+    streams = [
+        EvalStream(dataset_copy, rank=rank, world_size=2, batch_size=5, on_error="skip", max_skipped_share=0.1)
+        for rank in range(2)
+    ]
+    batches = [list(stream) for stream in streams]
+    assert len(batches[0]) == len(batches[1])
+    seen = [i for part in batches for batch in part for i in batch.sample_ids[batch.valid].tolist()]
+    assert sorted(seen) == sorted(set(range(manifest.num_samples)) - lost)
+    assert sum(stream.skipped_samples for stream in streams) == len(lost)
+    with pytest.raises(UserError, match=r"more than data.max_skipped_share"):
+        list(EvalStream(dataset_copy, batch_size=5, on_error="skip", max_skipped_share=0.01))
+    with pytest.raises(UserError, match="sha256 differs"):
+        list(EvalStream(dataset_copy, batch_size=5))
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "foreign"])

@@ -202,6 +202,25 @@ def test_a_rank_without_a_lane_of_its_own_gets_a_batch_without_weight(dataset):
     assert first.micro_batches[1].sample_ids.tolist() == [-1]
 
 
+@given(schedule=schedules, world_size=st.integers(1, 5))
+@settings(max_examples=20)
+def test_a_forward_holds_the_same_on_any_number_of_ranks_that_leaves_it_whole(dataset, schedule, world_size):
+    def forwards(world_size):
+        found = {}
+        for rank in range(world_size):
+            stream = TrainStream(dataset, schedule, rank=rank, world_size=world_size)
+            for first, batch in zip(stream.first_lanes, next(iter(stream)).micro_batches, strict=True):
+                if batch.valid.any():
+                    found[first] = batch.sample_ids.tolist()
+        return found
+
+    alone, spread = forwards(1), forwards(world_size)
+    assert list(alone) == list(range(0, schedule.lanes, schedule.cells_per_forward))
+    if world_size * schedule.cells_per_forward <= schedule.lanes:
+        assert spread == alone
+    assert sorted(i for rows in spread.values() for i in rows) == sorted(i for rows in alone.values() for i in rows)
+
+
 @pytest.mark.parametrize("limit", [None, 1, 50])
 @pytest.mark.parametrize("world_size", [1, 3])
 def test_validation_sees_every_sample_once(dataset, limit, world_size):

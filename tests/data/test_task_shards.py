@@ -132,7 +132,7 @@ def test_bad_input_is_one_line(tmp_path, task_file, sides):
     assert_one_line(tell("ddtp_topix"), "unknown task 'ddtp_topix'", "ddtp_topics")
     assert_one_line(tell(task_file, split="valid"), "valid split of eng_Latn is empty")
     assert_one_line(tell(task_file, "--languages", "deu_Latn"), "train_deu_Latn.jsonl", "no such file")
-    assert_one_line(tell(task_file, "--train-items", "0"), "--train-items 0")
+    assert_one_line(tell(task_file, "--train-items", "0"), "--train-items: '0' is no whole number of at least 1")
     content = yaml.safe_load(task_file.read_text())
     content["source"]["splits"] = {"test": "test"}
     task_file.write_text(yaml.safe_dump(content))

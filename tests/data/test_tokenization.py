@@ -1,9 +1,10 @@
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, dynamic_module_utils
 
 from mtllm_ds.data.cutting import encode_documents
 from mtllm_ds.data.tokenization import TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
+from tests.fixtures.own_code import give_own_tokenizer
 from tests.fixtures.tokenizers import (
     TEXT,
     save_bert_tokenizer,
@@ -136,3 +137,12 @@ def test_bad_specs_are_refused(folders, tmp_path):
         load_text_tokenizer(TokenizerSpec(name=folders["llama"], side="encoder"))
     with pytest.raises(UserError, match="max_length 2"):
         TokenizerSpec(name="x", side="llm", max_length=2)
+
+
+def test_code_of_its_own_runs_only_where_it_is_trusted(llama, tmp_path, monkeypatch):
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    name = str(give_own_tokenizer(save_llama_tokenizer(tmp_path / "llm")))
+    with pytest.raises(UserError, match=r"of its own; set model\.llm\.trust_remote_code=true if you trust it$"):
+        load_text_tokenizer(TokenizerSpec(name=name, side="llm"))
+    own = load_text_tokenizer(TokenizerSpec(name=name, side="llm", trust_remote_code=True))
+    assert own([TEXT[0]], None) == llama([TEXT[0]], None)

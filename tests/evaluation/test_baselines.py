@@ -2,6 +2,7 @@
 
 import pytest
 
+from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.baselines import TfidfBaseline, majority, predict_baseline
 from mtllm_ds.evaluation.items import Item, load_items
 from mtllm_ds.evaluation.tables import build_tables
@@ -25,6 +26,11 @@ def test_tfidf_reads_characters_of_every_segment():
     answers, scores = baseline([item(0, "?", "now", "lions!"), item(1, "?", "ironworks", "x"), item(2, "?", "")])
     assert answers[:2] == ["animal", "metal"]
     assert all(0.5 <= score <= 1 for score in scores)
+
+
+def test_tfidf_needs_two_classes():
+    with pytest.raises(UserError, match="each of 3 training items is 'a', it needs two classes"):
+        TfidfBaseline([item(n, "a", f"text {n}") for n in range(3)])
 
 
 def test_baselines_on_the_sample_that_ships():

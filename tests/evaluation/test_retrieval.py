@@ -72,6 +72,9 @@ def test_files(tmp_path):
     table = tmp_path / "pairs.tsv"
     table.write_text("one\teins\ntwo\tzwei\n")
     assert read_parallel(table, "deu_Latn", "2", "1") == (["eins", "zwei"], ["one", "two"])
+    assert read_parallel(table, "deu_Latn", "2", "1", limit=3) == (["eins", "zwei"], ["one", "two"])
+    with pytest.raises(UserError, match="1 pairs read, retrieval needs at least two"):
+        read_parallel(table, "deu_Latn", "2", "1", limit=1)
     table.write_text("one\teins\n")
     with pytest.raises(UserError, match="at least two"):
         read_parallel(table, "deu_Latn", "2", "1")

@@ -127,6 +127,20 @@ def test_a_rank_without_memory_stops_all(tmp_path):
     assert kinds == ["PeerFailedError", "UserError"]
 
 
+def evaluate_in_own_folder(path, output):
+    cluster = join_cluster()
+    evaluate(path, output / f"disk{cluster.rank}", cluster=cluster)
+
+
+def test_a_folder_that_ranks_do_not_share_is_told(tmp_path):
+    path = save_task(tmp_path / "data", 6)
+    with pytest.raises(AssertionError) as caught:
+        ranks(2).run(evaluate_in_own_folder, path, tmp_path)
+    (kind, message, _), (other, _, _) = caught.value.errors
+    assert (kind, other) == ("UserError", "PeerFailedError")
+    assert message.endswith("disk0: rank 0 does not see what rank 1 wrote there; name a folder that all machines share")
+
+
 class Interrupted(ByteClassifier):
     def predict(self, items, lang, batch_size):
         if lang == "khm_Khmr":
@@ -176,6 +190,9 @@ def test_another_evaluation_in_the_same_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match="the items of eng_Latn have changed"):
         evaluate(path, tmp_path / "out", described={"model": "abc"})
     assert (tmp_path / "out" / "evaluation.json").read_text() == before
+    save_task(tmp_path / "data", 12, read_as={"deu_Latn": "eng_Latn"})
+    with pytest.raises(UserError, match="the items of deu_Latn have changed"):
+        evaluate(path, tmp_path / "out", described={"model": "abc"})
     (tmp_path / "out" / "evaluation.json").write_text("{")
     with pytest.raises(UserError, match=r"evaluation\.json: cannot be read"):
         evaluate(path, tmp_path / "out", described={"model": "abc"})

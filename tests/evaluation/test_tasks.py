@@ -113,6 +113,25 @@ def test_selecting_languages(tmp_path):
         task.located(training_data="elsewhere")
 
 
+def test_a_training_source_has_english_only(tmp_path):
+    task = load_task("americas_nli", FOLDER)
+    assert len(task.select(["all"])) == 10
+    assert task.select(["all"], "train") == task.select(["eng_Latn"], "valid") == ("eng_Latn",)
+    with pytest.raises(UserError, match="its train items are English, not 'ayr_Latn'; ask for eng_Latn"):
+        task.select(["ayr_Latn"], "train")
+    (tmp_path / "colours.yaml").write_text(yaml.safe_dump(values()))
+    own = load_task("colours", tmp_path)
+    assert own.select(["all"], "train") == own.languages
+
+
+def test_a_translation_is_read_with_a_tag(tmp_path):
+    (tmp_path / "colours.yaml").write_text(yaml.safe_dump(values(read_as={"ell_Grek": "eng_Latn"})))
+    task = load_task("colours", tmp_path)
+    assert (task.tag_of("ell_Grek"), task.facts.tag_proxies) == ("eng_Latn", {})
+    assert "read_as: 'deu_Latn' is not among the languages" in mistake(tmp_path, read_as={"deu_Latn": "eng_Latn"})
+    assert "no tag for 'arb_Latn'" in mistake(tmp_path, read_as={"ell_Grek": "arb_Latn"})
+
+
 def test_a_split_that_a_task_lacks(tmp_path):
     source = {"folder": "data", "splits": {"test": "test"}, "fields": {"segments": ["text"]}}
     (tmp_path / "colours.yaml").write_text(yaml.safe_dump(values(source=source)))

@@ -70,6 +70,32 @@ def test_a_written_task_is_read_again(tmp_path):
     ]
 
 
+def test_a_task_in_another_language_says_how_it_is_read(tmp_path):
+    """Its languages keep their names and places in tables: only the tag is another."""
+    proxies = {"languages": ["eng_Latn", "deu_Latn", "khm_Khmr", "tar_Latn"], "tag_proxies": {"tar_Latn": "spa_Latn"}}
+    task = load_task(str(save_task(tmp_path / "task", 12, **proxies)), tmp_path)
+    german = load_items(task, "test", "deu_Latn")
+    items = {("test", "deu_Latn"): german, ("test", "tar_Latn"): german}
+    read_as = {"deu_Latn": "eng_Latn", "tar_Latn": "eng_Latn"}
+    written = load_task(str(write_task(tmp_path / "new", task, items, read_as)), tmp_path)
+    assert [written.tag_of(code) for code in written.languages] == ["eng_Latn", "eng_Latn", "khm_Khmr", "eng_Latn"]
+    assert written.facts == task.facts
+    again = load_task(str(write_task(tmp_path / "more", written, {("test", "deu_Latn"): german})), tmp_path)
+    assert again.tag_of("deu_Latn") == "deu_Latn"
+
+
+def test_english_of_a_training_source_becomes_a_language_of_the_written_task(tmp_path):
+    """AmericasNLI has no English test items, but English training items."""
+    source = {"folder": str(tmp_path / "task"), "fields": {"segments": ["text"], "id": ["id"]}}
+    path = save_task(tmp_path / "task", 12, languages=["deu_Latn"], training_source=source)
+    task = load_task(str(path), tmp_path)
+    items = {("train", code): load_items(task, "train") for code in ("eng_Latn", "deu_Latn")}
+    written = load_task(str(write_task(tmp_path / "new", task, items)), tmp_path)
+    assert written.select(["eng_Latn"], "train") == ("eng_Latn",)
+    assert written.select(["all"], "train") == ("deu_Latn", "eng_Latn")
+    assert len(load_items(written, "train")) == 12
+
+
 def test_chrf_of_equal_and_of_other_texts():
     assert chrf(["Open the file."], ["Open the file."]) == 100.0
     assert chrf(["zzz"], ["Open the file."]) == 0.0

@@ -99,7 +99,7 @@ def test_retrieval_of_an_export(tmp_path):
     english = [f"the {word} of the window" for word in ("size", "colour", "name", "end", "side")]
     foreign = [text.replace("the", "das") for text in english]
     write_rows(tmp_path / "pairs.jsonl", [{"text": f, "text_en": e} for f, e in zip(foreign, english, strict=True)])
-    arguments = ("--export", tmp_path / "export", "--file", tmp_path / "pairs.jsonl", "--output", tmp_path / "scores")
+    arguments = ("--model", tmp_path / "export", "--file", tmp_path / "pairs.jsonl", "--output", tmp_path / "scores")
     done = launch("retrieval", *arguments, "--language", "deu_Latn", "--batch-size", 2)
     assert done.returncode == 0, done.stderr
     assert "among 5" in done.stdout
@@ -114,6 +114,8 @@ def test_retrieval_of_an_export(tmp_path):
     assert (summary.pop("language"), summary.pop("vectors")) == ("deu_Latn", "mtllm")
     assert summary == pytest.approx(expected.flat(), abs=1e-4)
     assert "'ell_Grek'" in refused("retrieval", *arguments, "--language", "ell_Latn")
+    assert "device 'gpu9'" in refused("retrieval", *arguments, "--language", "deu_Latn", "--device", "gpu9")
+    assert "1 pairs read" in refused("retrieval", *arguments, "--language", "deu_Latn", "--limit", 1)
     assert "no input file" in refused(
         "retrieval", *arguments, "--language", "deu_Latn", "--file", tmp_path / "none.jsonl"
     )

@@ -17,10 +17,11 @@ from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.items import load_items
 from mtllm_ds.evaluation.predictions import read_predictions
 from mtllm_ds.evaluation.tasks import load_task
+from mtllm_ds.evaluation.translate_test import translated, write_task
 from mtllm_ds.inference import MTLLM
 from tests.fixtures.exports import make_export
 from tests.fixtures.runs import REPOSITORY
-from tests.fixtures.tasks import LABELS, save_task, write_rows
+from tests.fixtures.tasks import LABELS, save_task, text_of, write_rows
 
 BIN = Path(sys.executable).parent
 
@@ -169,11 +170,57 @@ def test_mistakes_in_task_and_data(export, task, tmp_path, refused):
     german.write_text("")
     assert "the test split of deu_Latn is empty" in asked(task)
     assert "has English originals" in asked(task, "--languages", "eng_Latn", "--setting", "masked")
-    assert "batch size 0" in asked(task, "--languages", "eng_Latn", "--batch-size", "0")
     assert not (tmp_path / "out" / "predictions.parquet").exists()
-    done = launch("model", "--model", export, "--task", "ddtp_topic", "--output", tmp_path / "out")
+
+
+def german_rows(task, change):
+    path = task.parent / "test_deu_Latn.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    write_rows(path, change(rows))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "line"),
+    [
+        (lambda config, values, task: config.update(format=99), "format 99 .*install the version"),
+        (lambda config, values, task: config.update(task=None), "it has no head"),
+        (lambda config, values, task: values.update(languages=["eng_Latn", "jpn_Jpan"]), "no tag for jpn_Jpan"),
+        (lambda config, values, task: german_rows(task, lambda rows: [rows[0] | {"label": "gren"}]), "line 1: label 'gren'"),
+        (lambda config, values, task: german_rows(task, lambda rows: []), "the test split of deu_Latn is empty"),
+    ],
+    ids=["newer export", "no head", "missing tag", "label not in task", "empty test"],
+)  # fmt: skip
+def test_a_mistake_ends_the_process_with_status_2(export, task, tmp_path, mistake, line):
+    """The same in a process of its own: one line on stderr and nothing else."""
+    values = yaml.safe_load(task.read_text())
+    model = changed(export, tmp_path / "model", lambda config: mistake(config, values, task))
+    task.write_text(yaml.safe_dump(values))
+    done = launch("model", "--model", model, "--task", task, "--output", tmp_path / "out")
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(r"error: unknown task 'ddtp_topic'.*\n", done.stderr)
+    assert re.fullmatch(rf"error: .*{line}.*\n", done.stderr), done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_translated_task_is_read_as_english_and_stays_in_means(export, task, tmp_path, run):
+    german = load_items(load_task(str(task), task.parent), "test", "deu_Latn")
+    english = translated(german, lambda texts: [text_of(number, "eng_Latn") for number in range(len(texts))])
+    items, read_as = {("test", "deu_Latn"): english}, {"deu_Latn": "eng_Latn"}
+    new = write_task(tmp_path / "new", load_task(str(task), task.parent), items, read_as)
+    run("model", "--model", export, "--task", new, "--languages", "deu_Latn", "--output", tmp_path / "out")
+    found = read_predictions([tmp_path / "out" / "predictions.parquet"])
+    assert set(found.language) == {"deu_Latn"}
+    model = MTLLM.from_pretrained(export)
+
+    def asked(tag):
+        logits = torch.stack(model.predict(english, tag, batch_size=32))
+        return [LABELS[i] for i in logits.argmax(1).tolist()], logits.softmax(-1).max(1).values.tolist()
+
+    answers, scores = asked("eng_Latn")
+    assert found.prediction.tolist() == answers
+    assert found.score.tolist() == pytest.approx(scores, abs=1e-5)
+    assert scores != pytest.approx(asked("deu_Latn")[1], abs=1e-4)
+    tables = json.loads((tmp_path / "out" / "tables.json").read_text())
+    assert (tables["plain"]["starred"], tables["plain"]["mean_languages"]) == ([], ["deu_Latn"])
 
 
 def test_a_proxied_language_is_read_with_its_proxy_and_starred(export, task, tmp_path, run, capsys):

@@ -46,6 +46,7 @@ def test_readings_of_the_test(place, tmp_path):
     found = {}
     for reading in ("plain", "masked_after"):
         task = load_task(str(tmp_path / "new" / reading / "task.yaml"), tmp_path)
+        assert task.read_as == {"deu_Latn": "eng_Latn", "khm_Khmr": "eng_Latn"}
         found[reading] = [item for code in ("deu_Latn", "khm_Khmr") for item in load_items(task, "test", code)]
     original = load_task(str(place / "task" / "colours.yaml"), tmp_path)
     expected = [item for code in ("deu_Latn", "khm_Khmr") for item in load_items(original, "test", code)]
@@ -58,6 +59,7 @@ def test_readings_of_the_test(place, tmp_path):
 def test_training_items_in_languages_and_through_them(place, tmp_path):
     launch(place, "train", "--languages", "deu_Latn", "--items", 4, "--output", tmp_path / "train")
     task = load_task(str(tmp_path / "train" / "task.yaml"), tmp_path)
+    assert task.read_as == {}
     english, german = load_items(task, "train"), load_items(task, "train", "deu_Latn")
     assert [(item.id, item.label) for item in english] == [(item.id, item.label) for item in german]
     assert len(english) == 4

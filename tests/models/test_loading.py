@@ -8,8 +8,9 @@ from safetensors.torch import load_file, save_file
 from mtllm_ds.config.sections import EncoderSettings, LLMSettings
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.encoders import load_encoder
-from mtllm_ds.models.loading import choose_attention, load_llm, weights_fingerprint
+from mtllm_ds.models.loading import choose_attention, load_config, load_llm, weights_fingerprint
 from tests.fixtures.models import save_llama, save_mt_model
+from tests.fixtures.own_code import give_own_model
 
 T5_SIZES = {"d_model": 32, "num_layers": 2, "num_heads": 4, "d_kv": 8, "d_ff": 64, "vocab_size": 100}
 BERT_SIZES = {
@@ -84,6 +85,42 @@ def test_the_fingerprint_tells_weights_apart(tmp_path):
     first, same, other = (save_llama(tmp_path / name, seed) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
     assert weights_fingerprint(str(first), None) == weights_fingerprint(str(same), None)
     assert weights_fingerprint(str(first), None) != weights_fingerprint(str(other), None)
+
+
+def test_the_fingerprint_is_of_the_files_that_are_loaded(tmp_path):
+    whole, sharded = save_llama(tmp_path / "whole"), save_llama(tmp_path / "sharded")
+    before = weights_fingerprint(str(whole), None)
+    (whole / "consolidated.safetensors").write_bytes(b"another layout of the same weights")
+    assert weights_fingerprint(str(whole), None) == before
+    transformers.LlamaForCausalLM.from_pretrained(sharded).save_pretrained(sharded, max_shard_size="20KB")
+    (sharded / "model.safetensors").unlink()
+    shards = sorted(sharded.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    first = weights_fingerprint(str(sharded), None)
+    data = bytearray(shards[-1].read_bytes())
+    data[-1] ^= 1
+    shards[-1].write_bytes(data)
+    assert weights_fingerprint(str(sharded), None) not in (first, before)
+    shards[0].unlink()
+    with pytest.raises(UserError, match="its weights cannot be read"):
+        weights_fingerprint(str(sharded), None)
+
+
+def test_a_folder_without_weights_has_no_fingerprint(tmp_path):
+    model = save_llama(tmp_path)
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    with pytest.raises(UserError, match="holds no weights in safetensors"):
+        weights_fingerprint(str(model), None)
+
+
+def test_code_of_its_own_runs_only_where_it_is_trusted(tmp_path, monkeypatch):
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    name = str(give_own_model(save_llama(tmp_path / "llm")))
+    with pytest.raises(UserError, match=r"of its own; set model\.llm\.trust_remote_code=true if you trust it$"):
+        load_llm(LLMSettings(name=name), "sdpa", torch.float32)
+    with pytest.raises(UserError, match="of its own; name a model that transformers knows"):
+        load_config(name, None, False, "MT model ")
+    assert type(load_llm(LLMSettings(name=name, trust_remote_code=True), "sdpa", torch.float32)).__name__ == "OwnModel"
 
 
 def test_attention_auto_takes_what_is_there():

@@ -1,5 +1,6 @@
 """LLM2Vec's two losses against float64, written out position by position."""
 
+import itertools
 import math
 
 import pytest
@@ -92,20 +93,32 @@ def test_masked_next_token_equals_float64(llm):
     assert figures == {"loss": pytest.approx(truth / 7, rel=1e-5), "masked_accuracy": right / 7}
 
 
-def test_masks_follow_the_seed_in_training_and_the_sample_in_validation(llm):
+def row_alone(data, row):
+    """A batch of one row, without the padding that longer ones gave it."""
+    rows = {name: value[row : row + 1] for name, value in vars(data).items() if isinstance(value, torch.Tensor)}
+    width = int(data.llm_mask[row].sum())
+    return Batch(
+        **rows
+        | {name: rows[name][:, :width] for name in rows if name.endswith(("_ids", "_mask")) and rows[name].ndim > 1}
+    )
+
+
+def test_masks_follow_step_and_sample_in_training_and_the_sample_in_validation(llm):
     reader, settings = reader_of(llm)
     objective = MaskedNextToken(reader, load_lm_head(settings, reader, torch.float32), MASK, 0.3)
     data = batch()
     objective.eval()
-    first = objective._masked(data)
-    alone = Batch(**{n: v[1:2] if isinstance(v, torch.Tensor) else v for n, v in vars(data).items()})
-    assert torch.equal(objective._masked(alone)[0], first[1])
+    seen = [objective._masked(data)]
+    objective.step_seed = 5
+    assert torch.equal(objective._masked(data), seen[0])
     objective.train()
-    torch.manual_seed(1)
-    one, other = objective._masked(data), objective._masked(data)
-    assert not torch.equal(one, other)
-    torch.manual_seed(1)
-    assert torch.equal(objective._masked(data), one)
+    for step_seed in (5, 6):
+        objective.step_seed = step_seed
+        seen.append(objective._masked(data))
+        for row in range(4):
+            alone = objective._masked(row_alone(data, row))
+            assert torch.equal(alone[0], seen[-1][row, : alone.shape[1]])
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(seen, 2))
 
 
 def test_rows_without_weight_and_only_lora_learns(llm):

@@ -91,8 +91,8 @@ def test_settings_that_do_not_fit(recipe):
         ({"model__reader": "stacked"}, "adapts the LLM alone: set model.reader=llm"),
         ({"model__llm__bidirectional": "false"}, "set model.llm.bidirectional=true"),
         ({"data__samples_per_cell": "1"}, "set data.samples_per_cell to 2 or more"),
-        ({"objective__mask_share": "0.5"}, "objective.mask_share has no effect with objective.name=simcse"),
-        ({"objective__token_weight": "0.5"}, "objective.token_weight has no effect with objective.name=simcse"),
+        ({"objective__mask_share": "0.5"}, "objective.mask_share=0.5 has no effect with objective.name=simcse"),
+        ({"objective__token_weight": "0.5"}, "objective.token_weight=0.5 has no effect with objective.name=simcse"),
         ({"objective__select_by": "accuracy"}, "has no labels, set select_by=loss"),
         ({"data__targets": "t"}, "data.targets=t has no effect with objective.name=simcse"),
     ):

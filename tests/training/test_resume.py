@@ -48,4 +48,6 @@ def test_logging_may_change_and_the_method_may_not(recipe):
     other = {"encoder": {**BASES["encoder"], "fingerprint": "b"}}
     with pytest.raises(UserError, match="other weights"):
         require_same_run(settings_of(recipe), other, state)
+    alone = settings_of(recipe, model__reader="llm", objective__name="simcse")
+    require_same_run(alone, other, state_of(alone))  # it does without the encoder
     assert asdict(state)["task"] is None

@@ -225,18 +225,28 @@ def test_targets_of_another_teacher_are_refused(distillation, tuning, teacher):
 
 
 def test_several_seeds_in_one_command(tuning):
-    settings = run_on(1, tuning, "seeds", run__seeds="[0,3]", run__max_steps=2, model__reader="llm")
-    folder = tuning.parent / "seeds"
-    losses = [losses_of(settings_of(tuning, run__output_dir=folder / f"seed-{seed}")) for seed in (0, 3)]
-    assert losses[0] != losses[1]
+    seeds, folder = (0, 3, 5, 7), tuning.parent / "seeds"
+    several = {"run__seeds": "[0,3,5,7]", "run__max_steps": 2, "run__save_every": 1, "model__reader": "llm"}
+
+    def losses():
+        return [losses_of(settings_of(tuning, run__output_dir=folder / f"seed-{seed}")) for seed in seeds]
+
+    assert run_on(1, tuning, "seeds", **several).run.seeds == seeds
+    whole = losses()
+    assert whole[0] != whole[1]
     summary = json.loads((folder / "seeds.json").read_text())
-    assert set(summary["eval_accuracy"]["seeds"]) == {"0", "3"}
-    shutil.rmtree(folder / "seed-3")
-    assert ranks(1).run(train, tuning, True, {
-        "run__output_dir": str(folder), "run__seeds": "[0,3]", "run__max_steps": 2, "model__reader": "llm",
-    }) == [0]  # fmt: skip
-    assert losses_of(settings_of(tuning, run__output_dir=folder / "seed-3")) == losses[1]
-    assert settings.run.seeds == (0, 3)
+    assert set(summary["eval_accuracy"]["seeds"]) == {"0", "3", "5", "7"}
+    # As a kill leaves it: the first finished, one within, one before its first checkpoint, one not begun.
+    shutil.rmtree(folder / "seed-3" / "checkpoints" / "step_00000002")
+    (folder / "seed-3" / "checkpoints" / "best.json").unlink(missing_ok=True)
+    shutil.rmtree(folder / "seed-5" / "checkpoints")
+    shutil.rmtree(folder / "seed-7")
+    (folder / "seeds.json").unlink()
+    finished = {path: path.stat().st_mtime_ns for path in (folder / "seed-0").rglob("*")}
+    run_on(1, tuning, "seeds", resume=True, **several)
+    assert losses() == whole
+    assert {path: path.stat().st_mtime_ns for path in (folder / "seed-0").rglob("*")} == finished
+    assert json.loads((folder / "seeds.json").read_text()) == summary
 
 
 @pytest.mark.parametrize(

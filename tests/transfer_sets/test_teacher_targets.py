@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaModel
+from transformers import LlamaModel, dynamic_module_utils
 
 from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.config.sections import LLMSettings, ModelSettings
+from mtllm_ds.data.build import ShardSettings, build_shards
 from mtllm_ds.data.manifest import Manifest, TaskEntry
 from mtllm_ds.data.shards import read_block
+from mtllm_ds.data.sources import InputFile
 from mtllm_ds.data.stream import EvalStream
 from mtllm_ds.data.targets import TargetReader
 from mtllm_ds.data.task_shards import TaskShardSettings, build_task_shards
@@ -24,7 +26,9 @@ from mtllm_ds.transfer_sets.teacher_targets import load_teacher, write_targets
 from tests.data.test_task_shards import CHOICE, choice_rows
 from tests.distributed.ranks import ranks
 from tests.fixtures.exports import make_export
+from tests.fixtures.hub import hub_at, push
 from tests.fixtures.models import save_llama, save_mt_model
+from tests.fixtures.own_code import give_own_tokenizer
 from tests.fixtures.runs import build_data, write_text
 
 ALONE = Cluster(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
@@ -170,6 +174,37 @@ def test_stage_1_from_the_cache_gives_the_loss_of_the_live_teacher(base, data):
     stack.teacher_vectors = None  # the cache is all it needs
     empty = replace(batch, valid=torch.zeros_like(batch.valid), extras={})
     assert cached(empty).loss_sum.item() == 0.0
+
+
+def test_a_plain_llm_of_the_hub_is_asked_at_the_revision_of_the_shards(base, tmp_path):
+    name, first, later = "someone/llm", "a" * 40, "b" * 40
+    push(tmp_path / "hub", name, base / "llm", first)
+    push(tmp_path / "hub", name, save_llama(tmp_path / "later", seed=5), later)
+    specs = {
+        side: TokenizerSpec(name=place, revision=revision, side=side, max_length=64)
+        for side, place, revision in (("encoder", str(base / "mt"), None), ("llm", name, first))
+    }
+    text = InputFile(path=str(base / "text.jsonl"), language="eng_Latn")
+    with hub_at(tmp_path / "hub"):
+        # One process: another one would look for the hub where it always is.
+        build_shards(ShardSettings(inputs=(text,), **specs, block_samples=8), tmp_path / "shards", num_workers=1)
+        assert write(tmp_path / "shards", name).identity.revision == f"hub:{first}"
+        manifest = Manifest.load(tmp_path / "shards")
+        other = load_teacher(name, manifest, ALONE.device, torch.float32, revision=later)
+        assert other.identity.revision == f"hub:{later}"
+    states = eager(base / "llm", bidirectional=True)
+    batch = next(iter(EvalStream(manifest, batch_size=4, targets=[TargetReader(manifest, "t")])))
+    for ids, mask, stored in zip(batch.llm_ids, batch.llm_mask, batch.extras["teacher_pooled"], strict=True):
+        assert torch.allclose(stored.double(), states(ids[mask.bool()]).mean(0), rtol=1e-5, atol=1e-5)
+
+
+def test_a_plain_llm_may_bring_code_of_its_own_where_it_is_trusted(base, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    own = give_own_tokenizer(Path(shutil.copytree(base / "llm", tmp_path / "llm")))
+    with pytest.raises(UserError, match="brings code of its own"):
+        write(data, own)
+    write(data, own, trust_remote_code=True)
+    assert contents(data)
 
 
 def test_another_teacher_or_tokenizer_is_refused(base, data, tmp_path):

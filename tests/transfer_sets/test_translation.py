@@ -1,5 +1,6 @@
 """Translations equal transformers' own generation sentence by sentence; what is on disk is not made again; ranks agree."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,21 @@ def test_ranks_share_the_work(mt, tmp_path):
     assert first == second == alone
     assert first_done + second_done == 5
     assert abs(first_done - second_done) <= 1
+
+
+def translate_on_late_rank(folder: Path, cache: Path) -> tuple[list[str], int]:
+    """As above, and rank 1 first looks at the cache when rank 0 has written to it."""
+    if join_cluster().rank == 1:
+        while not any(file.stat().st_size for file in cache.glob("*/*.jsonl")):
+            time.sleep(0.05)
+    return translate_on_rank(folder, cache)
+
+
+def test_a_late_rank_still_does_its_own_share(mt, tmp_path):
+    alone, _ = translate_on_rank(mt, tmp_path / "one", alone=True)
+    (first, first_done), (second, second_done) = ranks(2).run(translate_on_late_rank, mt, tmp_path / "two")
+    assert first == second == alone
+    assert (first_done, second_done) == (3, 2)
 
 
 def test_mistakes_are_told(mt, tmp_path):
