@@ -14,7 +14,7 @@ import torch
 from mtllm_ds.checkpoint.adapters import one_adapter
 from mtllm_ds.checkpoint.retention import folder_to_use
 from mtllm_ds.checkpoint.store import CheckpointState, load_kept, load_trainable, read_state
-from mtllm_ds.config.load import parse_settings
+from mtllm_ds.config.load import parse_saved
 from mtllm_ds.config.sections import ModelSettings
 from mtllm_ds.data.manifest import TaskEntry
 from mtllm_ds.data.targets import Teacher
@@ -80,7 +80,7 @@ def trained_from_run(run: Path, step: int | None = None) -> Trained:
     if folder is None or not folder.is_dir():
         raise UserError(f"run {run}: no checkpoint{'' if step is None else f' of step {step}'} in {root}")
     state = read_state(folder)
-    settings = parse_settings(state.settings, where=f"checkpoint {folder}")
+    settings = parse_saved(state.settings, where=f"checkpoint {folder}")
     tensors = {own_name(name): tensor for name, tensor in {**load_kept(folder), **load_trainable(folder)}.items()}
     head = {name.removeprefix(_HEAD): tensor for name, tensor in tensors.items() if name.startswith(_HEAD)}
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(_HEAD)}
