@@ -44,6 +44,7 @@ VARIANTS = {
     "mlp": Variant(
         "connector with a hidden layer, started at random",
         {"model.connector.type": "mlp", "model.connector.init": "default", "model.connector.match_scale": False},
+        {"model.connector.type": "mlp"},
     ),
     "token_loss": Variant(
         "stage 1 also matches single words (weights 1/3 sequence, 2/3 token)",

@@ -82,6 +82,8 @@ def test_recipes_are_accepted_by_the_trainer(tmp_path, variant, backbone):
         assert settings.model.reader == learner.reader
         assert settings.objective.name == learner.objective
         assert settings.selects_by == "accuracy"
+        if learner.is_stacked and changed.stage1 is not None:
+            assert settings.model.connector.type == stage1.model.connector.type
         assert settings.optim.learning_rate == 2e-3
         if learner is STAGE2:
             assert settings.data.targets == "teacher-2"
