@@ -35,12 +35,14 @@ class TextCache:
         self.reload()
 
     def reload(self) -> None:
-        """Read what all processes have written; a line that a killed one left unfinished is skipped."""
+        """Read what all processes have written; a line that a killed one left unfinished, or that began behind it, is skipped."""
         for path in sorted(self.folder.glob("*.jsonl")):
-            for line in path.read_text(encoding="utf-8").split("\n"):
-                if line.endswith("}"):
+            for line in path.read_bytes().split(b"\n"):
+                try:
                     row = json.loads(line)
-                    self._known[row["sha256"]] = row["text"]
+                except ValueError:
+                    continue
+                self._known[row["sha256"]] = row["text"]
 
     def __contains__(self, text: str) -> bool:
         return _digest(text) in self._known
