@@ -139,9 +139,11 @@ def read_export(folder: Path) -> Export:
         raise UserError(
             f"export {folder}: config.json cannot be read ({error}); name a folder written by export.py"
         ) from error
-    if config.get("format") not in _READABLE:
+    if not is_export(folder):
+        raise UserError(f"export {folder}: its config.json is not of an export; name a folder written by export.py")
+    if config["format"] not in _READABLE:
         raise UserError(
-            f"export {folder}: format {config.get('format')} (written by mtllm-ds {config.get('mtllm_ds')}), this is "
+            f"export {folder}: format {config['format']} (written by mtllm-ds {config['mtllm_ds']}), this is "
             f"mtllm-ds {mtllm_ds.__version__} and reads up to format {FORMAT}; install the version that wrote it"
         )
     return Export(folder, config)

@@ -59,6 +59,13 @@ def test_an_older_export_and_an_empty_folder_give_way(made, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "older"]
 
 
+def test_a_base_model_is_no_export(made):
+    with pytest.raises(
+        UserError, match=r"llm: its config\.json is not of an export; name a folder written by export\.py"
+    ):
+        export.read_export(made / "llm")
+
+
 def test_a_tokenizer_s_own_code_runs_only_where_it_is_trusted(tmp_path, monkeypatch):
     made = make_export(tmp_path / "made").parent
     expected = MTLLM.from_pretrained(made / "export").encode_with_llm(["Select the cells."])

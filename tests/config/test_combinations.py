@@ -1,6 +1,9 @@
 """Settings that contradict each other or have no effect are told in one line each; seeds become runs of their own."""
 
+from functools import reduce
+
 import pytest
+import yaml
 
 from mtllm_ds.config import load_settings
 from mtllm_ds.config.seeds import seed_runs
@@ -76,8 +79,12 @@ def test_each_mistake_is_told(recipe, overrides, message):
         ["data.validation=valid", "data.validation_samples=9"],
     ],
 )
-def test_what_has_an_effect_is_accepted(recipe, overrides):
-    load_settings(recipe, overrides)
+def test_what_has_an_effect_is_accepted_and_kept(recipe, overrides):
+    settings = load_settings(recipe, overrides).model_dump()
+    for override in overrides:
+        key, given = override.split("=")
+        value = reduce(lambda section, name: section[name], key.split("."), settings)
+        assert value == yaml.safe_load(given), key
 
 
 def test_defaults_follow_the_objective(recipe):
