@@ -1,6 +1,13 @@
 # Tasks of the evaluation that are rebuilt on the user's machine.
 DDTP ?= runs/bases/ddtp
+DDTP_LANGUAGES ?= deu_Latn jpn_Jpan dan_Latn fra_Latn ita_Latn
+MT_DDTP = runs/bases/mt_ddtp
+DDTP_MINUTES ?= 80
 
-.PHONY: ddtp
-ddtp: $(VENV)  ## rebuild the topic task from Debian's translated package descriptions (apt-get, private state)
+.PHONY: ddtp ddtp-bases
+ddtp: $(VENV)  ## rebuild the topic task and its text from Debian's translated package descriptions (apt-get, private state)
 	$(PY) -m benchmarks.quality.fetch_ddtp --out $(DDTP)
+
+# The MT model of the help text goes on with package descriptions, in other languages and with a vocabulary of their own.
+ddtp-bases: $(VENV)  ## train the MT model of ddtp_topics (after make ddtp; continues where it was stopped)
+	test -f $(MT_DDTP)/summary.json || $(PY) -m benchmarks.quality.train_mt --data $(DDTP) --languages $(DDTP_LANGUAGES) --pairs-per-language 30000 --out $(MT_DDTP) --start assets/mt --new-vocabulary --vocab-size 12000 --translation 1 --learning-rate 1e-3 --batch-size 64 --max-length 96 --milestones 0.25 0.5 --core-minutes $(DDTP_MINUTES)

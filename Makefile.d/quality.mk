@@ -23,12 +23,15 @@ assets: $(VENV)  ## write assets/ from the trained base models, with measured ca
 
 # From base models to report.html and a verdict. A killed run goes on; BUDGET=smoke shows in minutes that all steps work.
 BUDGET ?= cpu
-QUALITY_MT ?= assets/mt
-MT_LADDER ?= $(wildcard $(MT)/at-25 $(MT)/at-50)
+TASK ?= lohelp_modules
+QUALITY_TEXT = $(if $(filter ddtp_topics,$(TASK)),$(DDTP),$(HELP_TEXT))
+QUALITY_MT ?= $(if $(filter ddtp_topics,$(TASK)),$(MT_DDTP),assets/mt)
+QUALITY_RUNGS = $(if $(filter ddtp_topics,$(TASK)),$(MT_DDTP),$(MT))
+MT_LADDER ?= $(wildcard $(QUALITY_RUNGS)/at-25 $(QUALITY_RUNGS)/at-50)
 QUALITY_DEVICE = $(if $(filter gpu,$(BUDGET)),cuda,cpu)
 QUALITY_PRECISION = $(if $(filter gpu,$(BUDGET)),bf16,$(PRECISION))
 QUALITY_MORE ?=
 
 .PHONY: quality
-quality: $(VENV)  ## the quality benchmark (BUDGET=cpu, gpu, short or smoke; HELP_TEXT=FOLDER; QUALITY_MORE="--dry-run")
-	$(PY) -m benchmarks.quality.quality --budget $(BUDGET) --data $(HELP_TEXT) --mt $(QUALITY_MT) --mt-ladder $(MT_LADDER) --device $(QUALITY_DEVICE) --precision $(QUALITY_PRECISION) $(QUALITY_MORE)
+quality: $(VENV)  ## the quality benchmark (BUDGET=cpu, gpu, short, smoke; TASK=lohelp_modules, ddtp_topics; QUALITY_MORE="--dry-run")
+	$(PY) -m benchmarks.quality.quality --budget $(BUDGET) --task $(TASK) --data $(QUALITY_TEXT) --mt $(QUALITY_MT) --mt-ladder $(MT_LADDER) --device $(QUALITY_DEVICE) --precision $(QUALITY_PRECISION) $(QUALITY_MORE)

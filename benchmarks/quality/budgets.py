@@ -24,6 +24,8 @@ class Budget:
     """A step holds up to lanes x tokens_per_cell tokens of whole samples, packed."""
     max_length: int = 96
     train_items: int | None = None
+    valid_items: int | None = None
+    """English validation items, and validation texts of stage 1; None: all."""
     stage1_texts: int | None = None
     test_items: int | None = None
     translated_items: int | None = None
@@ -65,8 +67,24 @@ SHORT = replace(
 """Two quiet cores, about half an hour: one seed, so a first look and no test of the claim."""
 SMOKE = replace(
     CPU, name="smoke", seeds=(0, 1), learning_rates=(5e-4, 1.5e-3), stage1_steps=4, task_steps=4, stage1_pilot_steps=2,
-    task_pilot_steps=2, lanes=4, tokens_per_cell=96, train_items=40, stage1_texts=120, test_items=8, valid_pairs=8,
+    task_pilot_steps=2, lanes=4, tokens_per_cell=96, train_items=40, valid_items=40, stage1_texts=120, test_items=8, valid_pairs=8,
     ridge_texts=100, beams=2, variants=("no_stage1", "token_loss", "centring", "at_teacher"), ablations=("mlp",),
 )  # fmt: skip
 """Every kind of step on a handful of items: shows that the mechanics work, and nothing else."""
+DDTP = {
+    "cpu": replace(
+        CPU, train_items=2000, valid_items=400, test_items=500, valid_pairs=200, stage1_texts=12_000, translated_items=400, ridge_texts=3000,
+        variants=("centring", "at_teacher", "at_teacher_centring"), ablations=(),
+    ),
+}  # fmt: skip
+"""Budgets of `ddtp_topics` that differ: its items are four times as long as those of the help text. Test items are drawn from each
+language's."""
 BUDGETS = {budget.name: budget for budget in (CPU, GPU, SHORT, SMOKE)}
+
+
+def budget_of(name: str, task: str) -> Budget:
+    """The budget of that name for a task; `ddtp_topics` never trains on more than 2,000 items."""
+    if task != "ddtp_topics":
+        return BUDGETS[name]
+    budget = DDTP.get(name, BUDGETS[name])
+    return replace(budget, train_items=min(budget.train_items or 2000, 2000))

@@ -90,10 +90,11 @@ def read_packages(indices: Iterable[str], english: Mapping[str, str]) -> dict[st
 def plain_text(description: str) -> str:
     """Title, newline, body: wrapped lines joined, paragraphs joined by a space, verbatim lines kept apart; cut to `MAX_BODY`."""
     title, _, body = description.partition("\n")
-    return f"{title.strip()}\n{' '.join(_paragraphs(body))[:MAX_BODY]}"
+    return f"{title.strip()}\n{' '.join(paragraphs_of(body))[:MAX_BODY]}"
 
 
-def _paragraphs(body: str) -> list[str]:
+def paragraphs_of(body: str) -> list[str]:
+    """Paragraphs of a description's body as the archive writes it: wrapped lines joined, verbatim lines kept apart."""
     found = []
     for paragraph in re.split(r"^ \.$", body, flags=re.M):
         lines = (("\n" if line.startswith("  ") else " ") + line.strip() for line in paragraph.split("\n"))
@@ -104,7 +105,7 @@ def _paragraphs(body: str) -> list[str]:
 def related_groups(packages: Iterable[Package]) -> dict[str, str]:
     """Package -> name of its group: joined over source names without digits, equal long titles, equal rare paragraphs."""
     listed = list(packages)
-    bodies = {package.name: set(_paragraphs(package.description.partition("\n")[2])) for package in listed}
+    bodies = {package.name: set(paragraphs_of(package.description.partition("\n")[2])) for package in listed}
     frequency = Counter(paragraph for paragraphs in bodies.values() for paragraph in paragraphs)
     parent: dict[str, str] = {}
 
@@ -137,19 +138,42 @@ def read_pinned(path: Path) -> dict[str, set[str]]:
         return {name: set(pinned.split(",")) for name, pinned in rows}
 
 
-def build(
-    packages: Mapping[str, Package], translations: Mapping[str, Mapping[str, str]], pinned: Mapping[str, set[str]]
-) -> dict[str, list[dict]]:
-    """File name without suffix -> items. `translations[language][md5]` is a description."""
+@dataclass(frozen=True)
+class Splits:
+    """What may be trained on, what is for validation, what is tested; each in the order of topics, then at random."""
+
+    free: list[Package]
+    """of groups without a pinned package"""
+    valid: list[Package]
+    tested: list[Package]
+    groups: Mapping[str, str]
+    """package name -> group"""
+
+
+def split_packages(packages: Mapping[str, Package], pinned: Mapping[str, set[str]]) -> Splits:
+    """Splits by group: a group with a test package is test, one with a validation package beside it is nothing else."""
     groups = related_groups(packages.values())
     test_groups = {groups[name] for name, kinds in pinned.items() if name in packages and "valid" not in kinds}
     valid_groups = {groups[name] for name, kinds in pinned.items() if name in packages and "valid" in kinds}
     ordered = sorted(packages.values(), key=lambda package: (package.topic, digest(package.name)))
+    return Splits(
+        [package for package in ordered if groups[package.name] not in test_groups | valid_groups],
+        [p for p in ordered if "valid" in pinned.get(p.name, ()) and groups[p.name] not in test_groups],
+        [p for p in ordered if p.name in pinned and "valid" not in pinned[p.name]],
+        groups,
+    )
+
+
+def build(
+    packages: Mapping[str, Package], translations: Mapping[str, Mapping[str, str]], pinned: Mapping[str, set[str]]
+) -> dict[str, list[dict]]:
+    """File name without suffix -> items. `translations[language][md5]` is a description."""
+    splits = split_packages(packages, pinned)
 
     def item(package: Package) -> dict:
         return {
             "id": digest(package.name),
-            "group": groups[package.name],
+            "group": splits.groups[package.name],
             "package": package.name,
             "label": package.topic,
             "text": plain_text(package.description),
@@ -157,17 +181,14 @@ def build(
 
     # Related by their words alone: boilerplate that holds half of a test item.
     leaks = LeakTest([plain_text(packages[name].description) for name in pinned if name in packages])
-    held_out = [package for package in ordered if package.name in pinned]
-    valid = [p for p in held_out if "valid" in pinned[p.name] and groups[p.name] not in test_groups]
-    free = [package for package in ordered if groups[package.name] not in test_groups | valid_groups]
     files = {
-        "train_eng_Latn": _training([item(package) for package in free], leaks),
-        "valid_eng_Latn": [item(package) for package in valid],
-        "test_eng_Latn": [item(package) for package in held_out if "eng_Latn" in pinned[package.name]],
+        "train_eng_Latn": _training([item(package) for package in splits.free], leaks),
+        "valid_eng_Latn": [item(package) for package in splits.valid],
+        "test_eng_Latn": [item(package) for package in splits.tested if "eng_Latn" in pinned[package.name]],
     }
     for language, known in translations.items():
         rows = []
-        for package in held_out:
+        for package in splits.tested:
             if language in pinned[package.name] and "\n" in known.get(package.md5, ""):
                 english = item(package)
                 rows.append(english | {"text": plain_text(known[package.md5]), "text_en": english["text"]})

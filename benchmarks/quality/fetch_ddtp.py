@@ -1,21 +1,26 @@
-"""Rebuild the task `ddtp_topics` from Debian's translated package descriptions, with apt-get, without touching the system's state.
+"""Rebuild the task `ddtp_topics` and the text around it from Debian's translated package descriptions, with apt-get, without
+touching the system's state.
 
     python -m benchmarks.quality.fetch_ddtp --out runs/bases/ddtp [--languages deu_Latn fra_Latn ...]
 
 The indices `Packages` and `Translation-LANG` are fetched by apt-get with private lists under FOLDER/apt; a stopped run goes on, and
-what has not changed is not fetched again. `sources.json` records the sha256 of each index and of each file written. A translation
-follows its package's licence: the files are for use here, not for shipping.
+what has not changed is not fetched again. Beside the items stand `parallel_LANG.tsv.xz` and `documents_eng_Latn.jsonl.xz` (what an
+MT model and stage 1 train on: nothing near a test item) and `valid_LANG.jsonl` (pairs to validate on). `sources.json` records the
+sha256 of each index and of each file written. A translation follows its package's licence: the files are for use here, not for
+shipping.
 """
 
 import argparse
 import json
+import lzma
 from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks.quality.apt import Apt
-from benchmarks.quality.ddtp import TRANSLATIONS, build, descriptions, read_packages, read_pinned
-from mtllm_ds.atomic import sha256_file, write_json, write_text
+from benchmarks.quality.ddtp import TRANSLATIONS, build, descriptions, read_packages, read_pinned, split_packages
+from benchmarks.quality.ddtp_text import documents, parallel, validation_pairs
+from mtllm_ds.atomic import sha256_file, write_bytes, write_json
 from mtllm_ds.command_line import run_and_exit
 from mtllm_ds.errors import UserError
 
@@ -41,6 +46,10 @@ def merged(paths: list[Path]) -> dict[str, str]:
     return {md5: text for content in read(paths) for md5, text in descriptions(content).items()}
 
 
+def as_json(row: dict) -> str:
+    return json.dumps(row, ensure_ascii=False)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
@@ -58,13 +67,22 @@ def main() -> int:
         archives = indices(lists, "_Packages")
         packages = read_packages(read(archives), merged(english))
         translated = {code: indices(lists, ending) for code, ending in endings.items()}
-        files = build(packages, {code: merged(paths) for code, paths in translated.items()}, read_pinned(PINNED))
+        translations = {code: merged(paths) for code, paths in translated.items()}
+        pinned = read_pinned(PINNED)
+        splits = split_packages(packages, pinned)
+        files = build(packages, translations, pinned) | {"documents_eng_Latn": documents(splits)}
+        files |= {f"valid_{code}": validation_pairs(splits, known) for code, known in translations.items()}
+        lines = {f"{name}.jsonl": list(map(as_json, rows)) for name, rows in files.items()}
+        lines["documents_eng_Latn.jsonl.xz"] = lines.pop("documents_eng_Latn.jsonl")
+        for code, known in translations.items():
+            lines[f"parallel_{code}.tsv.xz"] = [f"{e}\t{f}" for e, f in parallel(splits.free, known).items()]
     written = {}
-    for name, rows in files.items():
-        path = options.out / f"{name}.jsonl"
-        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        written[path.name] = {"items": len(rows), "sha256": sha256_file(path)}
-        console.print(f"{path.name}: {len(rows)} items", highlight=False)
+    for name, found in lines.items():
+        path = options.out / name
+        content = "".join(f"{line}\n" for line in found).encode()
+        write_bytes(path, lzma.compress(content) if path.suffix == ".xz" else content)
+        written[name] = {"items": len(found), "sha256": sha256_file(path)}
+        console.print(f"{name}: {len(found)} items", highlight=False)
     fetched = [*archives, *english, *(path for paths in translated.values() for path in paths)]
     write_json(
         options.out / "sources.json",

@@ -1,7 +1,8 @@
-"""Read the LibreOffice help text (MPL-2.0) from a folder, and keep what is tested out of what is trained on.
+"""Read the text around a task from a folder, and keep what is tested out of what is trained on.
 
-The folder holds `parallel_LANG.tsv.xz` (English TAB translation), `{train,valid,test}_eng_Latn.jsonl`, `test_LANG.jsonl` and
-`documents_eng_Latn.jsonl.xz`; `fetch_help_text.py` makes such a folder from Debian's packages.
+The folder holds `parallel_LANG.tsv.xz` (English TAB translation), `{train,valid,test}_eng_Latn.jsonl`, `test_LANG.jsonl`,
+`documents_eng_Latn.jsonl.xz` and, where validation items are no segments of the parallel text, `valid_LANG.jsonl`.
+`fetch_help_text.py` makes such a folder of LibreOffice's help (MPL-2.0), `fetch_ddtp.py` of package descriptions.
 """
 
 import hashlib
@@ -27,9 +28,7 @@ def fingerprint(segment: str) -> str:
 def open_text(path: Path):
     """Open a plain or xz-compressed text file for reading; a missing one is a UserError that says what makes it."""
     if not path.exists():
-        raise UserError(
-            f"no help text, {path} does not exist, make it with `python -m benchmarks.quality.fetch_help_text`"
-        )
+        raise UserError(f"no text, {path} does not exist, make it with `make help-text` or `make ddtp`")
     return lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8")
 
 
@@ -52,26 +51,25 @@ class HelpText:
 
 def read_parallel(folder: Path, languages: tuple[str, ...] = LANGUAGES) -> HelpText:
     """All pairs, joined on the English side, without what gives away a test item on either side (see `LeakTest`)."""
-    joined: dict[str, dict[str, str]] = {}
+    harmless: dict[str, list[tuple[str, str]]] = {}
     for language in languages:
-        pairs = []
         with open_text(folder / f"parallel_{language}.tsv.xz") as lines:
-            for line in lines:
-                english, translation = line.rstrip("\n").split("\t")
-                pairs.append((english, translation))
-        harmless = leak_test(folder, language).leak_free([translation for _, translation in pairs])
-        for english, translation in (pairs[row] for row in harmless):
-            joined.setdefault(english, {})[language] = translation
+            pairs = [(english, other) for english, other in (line.rstrip("\n").split("\t") for line in lines)]
+        rows = leak_test(folder, language).leak_free([translation for _, translation in pairs])
+        harmless[language] = [pairs[row] for row in rows]
+    text = joined(harmless)
     forbidden = forbidden_fingerprints(folder)
-    segments = list(joined)
-    kept = [segments[row] for row in leak_test(folder, ENGLISH).leak_free(segments)]
-    kept = [english for english in kept if fingerprint(english) not in forbidden]
-    return HelpText(kept, [joined[english] for english in kept])
+    free = {text.english[row] for row in leak_test(folder, ENGLISH).leak_free(text.english)}
+    return text.subset(lambda english: english in free and fingerprint(english) not in forbidden)
 
 
 def leak_test(folder: Path, language: str) -> LeakTest:
-    """The leak test of one language's test items."""
-    return LeakTest([item["text"] for item in read_jsonl(folder / f"test_{language}.jsonl")])
+    """The leak test of one language's test items; English ones are also the originals of every other language's."""
+    texts = [item["text"] for item in read_jsonl(folder / f"test_{language}.jsonl")]
+    if language == ENGLISH:
+        others = (item for path in sorted(folder.glob("test_*.jsonl")) for item in read_jsonl(path))
+        texts += [item["text_en"] for item in others if "text_en" in item]
+    return LeakTest(list(dict.fromkeys(texts)))
 
 
 def forbidden_fingerprints(folder: Path) -> set[str]:
@@ -85,15 +83,43 @@ def forbidden_fingerprints(folder: Path) -> set[str]:
 
 
 def split_valid(folder: Path, text: HelpText) -> tuple[HelpText, HelpText]:
-    """(training part, validation part): segments that are English validation items are held out in every language."""
+    """(training part, validation part): segments that are English validation items are held out in every language.
+
+    Where the folder has pairs of validation items of its own, `valid_LANG.jsonl`, they are the validation part.
+    """
     held_out = {item["text"] for item in read_jsonl(folder / f"valid_{ENGLISH}.jsonl")}
-    return text.subset(lambda s: s not in held_out), text.subset(lambda s: s in held_out)
+    train, valid = text.subset(lambda s: s not in held_out), text.subset(lambda s: s in held_out)
+    languages = {language for found in text.translations for language in found}
+    own = {code: path for code in sorted(languages) if (path := folder / f"valid_{code}.jsonl").exists()}
+    return (
+        (train, joined({code: _valid_pairs(folder, code, path) for code, path in own.items()}))
+        if own
+        else (train, valid)
+    )
+
+
+def _valid_pairs(folder: Path, language: str, path: Path) -> list[tuple[str, str]]:
+    """Validation pairs that give no test item away."""
+    pairs = [(row["text_en"], row["text"]) for row in read_jsonl(path)]
+    for side, code in enumerate((ENGLISH, language)):
+        pairs = [pairs[row] for row in leak_test(folder, code).leak_free([pair[side] for pair in pairs])]
+    return pairs
+
+
+def joined(pairs: dict[str, list[tuple[str, str]]]) -> HelpText:
+    """Pairs (English, translation) of several languages, joined on the English side."""
+    found: dict[str, dict[str, str]] = {}
+    for language, listed in pairs.items():
+        for english, translation in listed:
+            found.setdefault(english, {})[language] = translation
+    return HelpText(list(found), list(found.values()))
 
 
 def read_documents(folder: Path) -> tuple[list[dict], list[dict]]:
     """English pages ({page, paragraphs: [{kind, text}]}): (training, validation); pages of validation items are validation."""
     forbidden = forbidden_fingerprints(folder)
-    held_out = {item["page"] for item in read_jsonl(folder / f"valid_{ENGLISH}.jsonl")}
+    # A document of the help is a page; of package descriptions, a group of related packages.
+    held_out = {item.get("page", item["group"]) for item in read_jsonl(folder / f"valid_{ENGLISH}.jsonl")}
     pages = read_jsonl(folder / f"documents_{ENGLISH}.jsonl.xz")
     test = leak_test(folder, ENGLISH)
     for page in pages:

@@ -26,7 +26,8 @@ class Plan:
 
     root: Path
     budget: Budget
-    help_text: Path
+    text: Path
+    """Folder of the text around the task."""
     mt: str
     languages: list[str]
     """Of the task, without English."""
@@ -36,8 +37,6 @@ class Plan:
     choice: Path
     """File that says which one that was."""
     task_name: str = "lohelp_modules"
-    items: Path | None = None
-    """Folder of the task's items; None: that of the help text."""
     device: str = "cpu"
     precision: str = "fp32"
     any_data: bool = False
@@ -90,13 +89,14 @@ class Plan:
 
     def _data(self) -> Command:
         limits = {
-            "--train-items": self.budget.train_items, "--test-items": self.budget.test_items,
-            "--stage1-texts": self.budget.stage1_texts, "--valid-pairs": self.budget.valid_pairs,
+            "--train-items": self.budget.train_items, "--valid-items": self.budget.valid_items,
+            "--test-items": self.budget.test_items, "--stage1-texts": self.budget.stage1_texts,
+            "--valid-pairs": self.budget.valid_pairs,
         }  # fmt: skip
         given = [part for name, value in limits.items() if value is not None for part in (name, value)]
         return python(
-            "-m", "benchmarks.quality.quality_data", "--data", self.help_text, "--mt", self.mt, "--output",
-            self.folder("data"), "--task", self.task_name, "--items", self.items or self.help_text, *given,
+            "-m", "benchmarks.quality.quality_data", "--data", self.text, "--mt", self.mt, "--output",
+            self.folder("data"), "--task", self.task_name, *given,
             *(["--any-data"] if self.any_data else []),
         )  # fmt: skip
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import yaml
 from rich.console import Console
 
 from benchmarks.quality.backbone_plan import BACKBONES, BackbonePlan
-from benchmarks.quality.budgets import BUDGETS
+from benchmarks.quality.budgets import BUDGETS, budget_of
 from benchmarks.quality.plan import Plan
 from benchmarks.quality.quality_data import TASKS, known_languages
 from benchmarks.quality.steps import Steps, chosen_steps, describe
@@ -29,17 +29,13 @@ from mtllm_ds.atomic import write_json
 from mtllm_ds.command_line import quiet_libraries, run_and_exit
 from mtllm_ds.errors import UserError
 
-DDTP_ITEMS = 2000
-"""Training items of ddtp_topics in every budget."""
-
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--budget", choices=list(BUDGETS), default="cpu")
-    add("--data", type=Path, required=True, help="folder of the help text (make help-text)")
+    add("--data", type=Path, required=True, help="folder of the task's text (make help-text, make ddtp)")
     add("--task", choices=("lohelp_modules", "ddtp_topics"), default="lohelp_modules")
-    add("--items", type=Path, help="folder of the task's items, if not the help text's (ddtp_topics: make ddtp)")
     add("--mt", default="assets/mt", help="MT model (default %(default)s)")
     add(
         "--mt-ladder",
@@ -79,18 +75,16 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     options = parse()
     console = Console()
-    budget = BUDGETS[options.budget]
-    if options.task == "ddtp_topics":
-        budget = replace(budget, train_items=min(budget.train_items or DDTP_ITEMS, DDTP_ITEMS))
+    budget = budget_of(options.budget, options.task)
     task = yaml.safe_load((TASKS / f"{options.task}.yaml").read_text(encoding="utf-8"))
     languages = known_languages(options.mt, task["languages"])
     place = budget.name if options.task == "lohelp_modules" else f"{budget.name}-{options.task}"
     root = options.output or Path("runs/quality") / place
     plan = Plan(
-        root=root, budget=budget, help_text=options.data, mt=options.mt, languages=languages,
+        root=root, budget=budget, text=options.data, mt=options.mt, languages=languages,
         development=[code for code in task["development_languages"] if code in languages],
         headline=options.headline, choice=root / options.backbones[0] / "choice" / "choice.json",
-        task_name=options.task, items=options.items, device=options.device, precision=options.precision, any_data=options.any_data,
+        task_name=options.task, device=options.device, precision=options.precision, any_data=options.any_data,
     )  # fmt: skip
     plan.add_shared()
     for backbone in options.backbones:

@@ -1,4 +1,4 @@
-"""First step of the quality benchmark: leak-free text and the task, from the help text as it is, checked against the manifest.
+"""First step of the quality benchmark: leak-free text and the task, from a folder as it is, checked against its manifest.
 
 Writes below --output: `stage1_{train,valid}.jsonl`, `task/` with `task.yaml`, `valid_CODE.jsonl` (pairs held out of the MT
 model), `monolingual_CODE.jsonl` (training text of each language, its pairing forgotten), and `data.json` with what was found.
@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from benchmarks.quality.assets_text import paragraphs
-from benchmarks.quality.frozen import changed_files, files_of
+from benchmarks.quality.frozen import changed_files, files_of, manifest_of
 from benchmarks.quality.help_text import ENGLISH, leak_test, read_documents, read_jsonl, read_parallel, split_valid
 from mtllm_ds.atomic import write_json, write_text
 from mtllm_ds.command_line import run_and_exit
@@ -47,24 +47,23 @@ def known_languages(mt: str, listed: list[str]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--data", type=Path, required=True, help="folder of the help text")
+    add("--data", type=Path, required=True, help="folder of the text (make help-text, make ddtp)")
     add("--task", default="lohelp_modules", help="a task of launchers/tasks whose items are JSON lines")
-    add("--items", type=Path, help="folder of the task's items (default: --data)")
     add("--mt", required=True, help="MT model: its tags decide the languages")
     add("--output", type=Path, required=True)
     add("--train-items", type=int)
+    add("--valid-items", type=int, help="English validation items, and validation texts of stage 1")
     add("--test-items", type=int)
     add("--stage1-texts", type=int)
     add("--valid-pairs", type=int)
     add("--any-data", action="store_true", help="go on where files are not the frozen ones")
     options = parser.parse_args()
-    options.items = options.items or options.data
     task = yaml.safe_load((TASKS / f"{options.task}.yaml").read_text(encoding="utf-8"))
     languages = known_languages(options.mt, task["languages"])
-    changed = changed_files(options.data, languages)
+    changed = changed_files(options.data, languages, manifest_of(options.task))
     if changed and not options.any_data:
         raise UserError(
-            f"{options.data / changed[0]}: not the frozen file, rebuild the help text or allow others by --any-data"
+            f"{options.data / changed[0]}: not the frozen file, build the folder anew or allow others by --any-data"
         )
     found: dict[str, Any] = {
         "languages": languages,
@@ -74,7 +73,7 @@ def main() -> int:
     found["counts"] = write_texts(options, languages) | write_items(options, languages)
     found["counts_by_language"] = {code: found["counts"][f"test items {code}"] for code in languages}
     write_task(options.output / "task", task, languages)
-    require_no_leak(options.output, options.data, options.items)
+    require_no_leak(options.output, options.data)
     write_json(options.output / "data.json", found)
     return 0
 
@@ -85,7 +84,7 @@ def write_texts(options: argparse.Namespace, languages: list[str]) -> dict[str, 
     texts = {row["text"] for row in train}
     files = {
         "stage1_train": drawn(train, options.stage1_texts),
-        "stage1_valid": drawn([row for row in valid if row["text"] not in texts], options.stage1_texts),
+        "stage1_valid": drawn([row for row in valid if row["text"] not in texts], options.valid_items),
     }
     pairs_train, pairs_valid = split_valid(options.data, read_parallel(options.data, tuple(languages)))
     limit = options.valid_pairs
@@ -104,14 +103,14 @@ def write_texts(options: argparse.Namespace, languages: list[str]) -> dict[str, 
 def write_items(options: argparse.Namespace, languages: list[str]) -> dict[str, int]:
     """The task's items; training and validation items that give away a test item are left out."""
     counts: dict[str, int] = {}
-    test = leak_test(options.items, ENGLISH)
-    for split, limit in (("train", options.train_items), ("valid", options.train_items)):
-        items = read_jsonl(options.items / f"{split}_{ENGLISH}.jsonl")
+    test = leak_test(options.data, ENGLISH)
+    for split, limit in (("train", options.train_items), ("valid", options.valid_items)):
+        items = read_jsonl(options.data / f"{split}_{ENGLISH}.jsonl")
         harmless = [items[row] for row in test.leak_free([item["text"] for item in items])]
         counts |= {f"{split} items": len(harmless), f"{split} items that leak": len(items) - len(harmless)}
         write_rows(options.output / "task" / f"{split}_{ENGLISH}.jsonl", drawn(harmless, limit))
     for code in (ENGLISH, *languages):
-        items = drawn(read_jsonl(options.items / f"test_{code}.jsonl"), options.test_items)
+        items = drawn(read_jsonl(options.data / f"test_{code}.jsonl"), options.test_items)
         counts[f"test items {code}"] = len(items)
         write_rows(options.output / "task" / f"test_{code}.jsonl", items)
     return counts
@@ -125,17 +124,15 @@ def write_task(folder: Path, task: dict, languages: list[str]) -> None:
     write_text(folder / "task.yaml", yaml.safe_dump(task, sort_keys=False))
 
 
-def require_no_leak(output: Path, *tested: Path) -> None:
-    """The leak test over what was written, against the test items of each folder: the run stops at the first leak."""
+def require_no_leak(output: Path, tested: Path) -> None:
+    """The leak test over what was written, against the test items of a folder: the run stops at the first leak."""
     files = {"stage1_train.jsonl": ENGLISH, "stage1_valid.jsonl": ENGLISH}
     files |= {f"task/{split}_{ENGLISH}.jsonl": ENGLISH for split in ("train", "valid")}
     files |= {path.name: path.stem.split("_", 1)[1] for path in output.glob("monolingual_*.jsonl")}
     files |= {path.name: path.stem.split("_", 1)[1] for path in output.glob("valid_*.jsonl")}
-    tests = {(folder, code): leak_test(folder, code) for folder in set(tested) for code in set(files.values())}
+    tests = {code: leak_test(tested, code) for code in set(files.values())}
     for name, code in files.items():
-        texts = [row["text"] for row in read_jsonl(output / name)]
-        for folder in set(tested):
-            tests[folder, code].require_none(texts, str(output / name))
+        tests[code].require_none([row["text"] for row in read_jsonl(output / name)], str(output / name))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from benchmarks.quality.collect import (
 from benchmarks.quality.help_text import ENGLISH
 from benchmarks.quality.learners import LEARNERS
 from benchmarks.quality.plan import Plan
+from benchmarks.quality.quality_notes import NOTES
 from benchmarks.quality.steps import DONE
 from benchmarks.quality.variants import VARIANTS
 from mtllm_ds.evaluation.predictions import Predictions
@@ -40,20 +41,6 @@ from mtllm_ds.evaluation.verdict import LanguageGate, Rules, Verdict, backbone_r
 
 SYSTEM = "mtllm_stage2"
 RIDGES = ("ridge", "ridge_centred")
-LEAKS_OF_BASES = (
-    "Leak test: what gives away a test item is left out of all text that is trained on here. The encoder of the MT model in "
-    "assets/ and the tiny Llama were trained before the test compared 8-grams: of their text, 8 of 26,002 English segments and "
-    "3 to 17 translations a language shared half of a test item's 8-grams."
-)
-AMENDMENTS = (
-    "Amended on 2026-11-20, after a first run had opened the test files (200 steps of stage 1, 120 a tuning; stage 2 minus the "
-    "best translate-test, copy-masked, -0.3 points, -4.4 to +3.7; gate failed: the backbone at .684 English accuracy, TF-IDF at "
-    ".705): (1) copy-masking cuts copies out and leaves the rest as written; before, it lower-cased, and tore words at accents and "
-    "at Khmer vowel signs, which was seen on the development languages German and Khmer; (2) 500 and 160 steps, because held-out "
-    "FVU and English validation accuracy were still improving; (3) more candidates: at_teacher, at_teacher_centring, logits. Tried "
-    "by hand on the development languages with the first run's stage 1, seed 0, copy-masked: plain .493, centring .513, at_teacher "
-    ".477, logits and centring .501, these and at_teacher .493, at_teacher on stage-1 text instead of the task's .457."
-)
 TITLE = "Does the stacked model beat translate-test with the same MT model?"
 
 
@@ -164,7 +151,7 @@ def _facts(plan: Plan, backbone: str) -> dict[str, str]:
 def _frozen(plan: Plan, changed: Sequence[str]) -> str:
     if changed:
         return f"not the frozen ones: {', '.join(changed)}"
-    return "as frozen" if plan.items is None else f"help text as frozen; the items of {plan.items} are in no manifest"
+    return "as frozen"
 
 
 def _notes(plan: Plan, readings: Sequence[Readings]) -> list[str]:
@@ -178,8 +165,7 @@ def _notes(plan: Plan, readings: Sequence[Readings]) -> list[str]:
             f"{name.replace('_', ' ')} translation {value:.3f}" for name, value in reading.accuracy.items()
         )
         notes.append(f"{TITLES[reading.system]}, copy-masked: {figures}; the table has the better one.")
-    notes += [LEAKS_OF_BASES, AMENDMENTS]
-    return notes
+    return [*notes, *NOTES[plan.task_name]]
 
 
 def _variants(plan: Plan, backbone: str, folder: Path) -> list[str]:

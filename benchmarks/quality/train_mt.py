@@ -1,25 +1,28 @@
-"""Train the tiny MT model (M2M100 shape, encoder and decoder) on help text, for a given CPU time.
+"""Train the tiny MT model (M2M100 shape, encoder and decoder) on parallel text, for a given CPU time.
 
     python -m benchmarks.quality.train_mt --data FOLDER --out runs/bases/mt --core-minutes 30
     python -m benchmarks.quality.train_mt --data FOLDER --out runs/bases/mt2 --start runs/bases/mt --core-minutes 60 --translation 1
 
 The first run ranks translations by pooled encoder states, which makes the encoder useful within minutes; the second goes on
-from it and learns to translate beside. A stopped run continues from its last checkpoint by the same command.
+from it and learns to translate beside. A stopped run continues from its last checkpoint by the same command. With
+`--new-vocabulary` the model goes on in other languages, or on other text, with a tokenizer trained on that.
 """
 
 import argparse
 import json
+import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from transformers import M2M100Config, M2M100ForConditionalGeneration, TrainingArguments, set_seed
+from transformers import AutoTokenizer, M2M100Config, M2M100ForConditionalGeneration, TrainingArguments, set_seed
 
 from benchmarks.quality.cpu_clock import CpuClock, Milestones, TimedTrainer, earlier_runs, last_checkpoint
-from benchmarks.quality.help_text import ENGLISH, LANGUAGES, HelpText, read_jsonl, read_parallel, split_valid
+from benchmarks.quality.help_text import ENGLISH, LANGUAGES, HelpText, joined, read_jsonl, read_parallel, split_valid
 from benchmarks.quality.mt_objective import Collate, SimilarLengths, Translations, mt_loss
 from benchmarks.quality.mt_probe import EncoderProbe
 from benchmarks.quality.text_tokenizers import balanced_lines, load_or_train, train_mt_tokenizer
+from benchmarks.quality.vocabulary import carry_vocabulary
 from mtllm_ds.command_line import run_and_exit
 
 
@@ -78,13 +81,29 @@ def new_model(tokenizer, width: int, encoder_layers: int, decoder_layers: int) -
     return M2M100ForConditionalGeneration(config)
 
 
+def some_pairs(text: HelpText, limit: int | None) -> HelpText:
+    """At most `limit` pairs of each language, the same each time: so that a language with much text leaves room for others."""
+    if limit is None:
+        return text
+    pairs = {}
+    for language in languages_of(text):
+        own = [(e, t[language]) for e, t in zip(text.english, text.translations, strict=True) if language in t]
+        pairs[language] = random.Random(0).sample(own, min(limit, len(own)))
+    return joined(pairs)
+
+
+def languages_of(text: HelpText) -> list[str]:
+    return sorted({language for found in text.translations for language in found})
+
+
 def tokenize(tokenizer, text: HelpText, max_length: int) -> Translations:
     def ids(segments: list[str], language: str) -> list[list[int]]:
         tokenizer.src_lang = language
-        return tokenizer(segments, truncation=True, max_length=max_length).input_ids
+        one_line = [" ".join(segment.split()) for segment in segments]
+        return tokenizer(one_line, truncation=True, max_length=max_length).input_ids
 
     translations: list[dict[str, list[int]]] = [{} for _ in text.english]
-    for language in LANGUAGES:
+    for language in languages_of(text):
         rows = [i for i, found in enumerate(text.translations) if language in found]
         for i, row in zip(rows, ids([text.translations[i][language] for i in rows], language), strict=True):
             translations[i][language] = row
@@ -93,7 +112,9 @@ def tokenize(tokenizer, text: HelpText, max_length: int) -> Translations:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the help text")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the text (make help-text, make ddtp)")
+    parser.add_argument("--languages", nargs="+", default=list(LANGUAGES), metavar="CODE")
+    parser.add_argument("--pairs-per-language", type=int, help="train on at most so many (default: all)")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and of the finished model")
     parser.add_argument("--start", type=Path, help="folder of a finished model to go on from")
     parser.add_argument("--core-minutes", type=float, default=30, help="of CPU time, all cores together")
@@ -109,17 +130,20 @@ def main() -> int:
     parser.add_argument("--encoder-layers", type=int, default=3)
     parser.add_argument("--decoder-layers", type=int, default=2)
     parser.add_argument("--vocab-size", type=int, default=10_000)
+    parser.add_argument("--new-vocabulary", action="store_true", help="with --start: train a new tokenizer for it")
     parser.add_argument("--max-length", type=int, default=80)
     args = parser.parse_args()
 
     set_seed(0)
-    train, valid = split_valid(args.data, read_parallel(args.data))
+    train, valid = split_valid(args.data, read_parallel(args.data, tuple(args.languages)))
+    train = some_pairs(train, args.pairs_per_language)
     lines = balanced_lines(train, per_language=14_000)
-    tokenizer = load_or_train(
-        args.start or args.out, lambda: train_mt_tokenizer(lines, (ENGLISH, *LANGUAGES), args.vocab_size)
-    )
+    place = args.start if args.start and not args.new_vocabulary else args.out
+    tokenizer = load_or_train(place, lambda: train_mt_tokenizer(lines, (ENGLISH, *args.languages), args.vocab_size))
     if args.start:
         model = M2M100ForConditionalGeneration.from_pretrained(args.start, dtype="float32")
+        if args.new_vocabulary:
+            carry_vocabulary(model, AutoTokenizer.from_pretrained(args.start), tokenizer)
     else:
         model = new_model(tokenizer, args.width, args.encoder_layers, args.decoder_layers)
     # The embeddings, which the encoder shares, learn in any case.

@@ -6,6 +6,7 @@ Segments are tokenized without special tokens, and the template adds them. Thus 
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -81,6 +82,7 @@ class TextTokenizer:
             backend.no_truncation()
             backend.no_padding()
             backend.encode_special_tokens = True  # a text that spells a special token stays text
+        self._folds_blanks = tokenizer.is_fast and _reads_only_spaces(backend)
         self.template = _template(family, tokenizer)
         self.pad_id: int = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
         self._vocab: dict[str, int] = tokenizer.get_vocab()
@@ -93,7 +95,7 @@ class TextTokenizer:
         """FLORES-200 codes this tokenizer has a tag for; empty where the family needs none."""
         self.vocab_size: int = max(len(tokenizer), *(i + 1 for i in self._tag_ids.values()), 1)
         """No id is as large."""
-        self.fingerprint = _fingerprint(tokenizer, family, self.template, self._special_ids)
+        self.fingerprint = _fingerprint(tokenizer, family, self.template, self._special_ids, self._folds_blanks)
 
     @property
     def has_offsets(self) -> bool:
@@ -107,6 +109,8 @@ class TextTokenizer:
     def tokenize(self, texts: Sequence[str]) -> list[SegmentTokens]:
         """Each text on its own, without special tokens."""
         if self._tokenizer.is_fast:
+            if self._folds_blanks:
+                texts = [_BLANK.sub(" ", text) for text in texts]
             encodings = self._tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
             return [
                 SegmentTokens(e.ids, [end for _, end in e.offsets], [start for start, _ in e.offsets])
@@ -262,7 +266,20 @@ def _template(family: str, tokenizer: Any) -> Template:
     return Template(prefix, between, suffix)
 
 
-def _fingerprint(tokenizer: Any, family: str, template: Template, special_ids: dict[str, int]) -> str:
+_BLANK = re.compile(r"\s")
+
+
+def _reads_only_spaces(backend: Any) -> bool:
+    """Does it part words at spaces alone, so that a line break would be no known piece?
+
+    SentencePiece's own normalization turns all white space into spaces; transformers 5 builds NLLB's tokenizer without it.
+    """
+    return backend.normalizer is None and type(backend.pre_tokenizer).__name__ == "Metaspace"
+
+
+def _fingerprint(
+    tokenizer: Any, family: str, template: Template, special_ids: dict[str, int], folds_blanks: bool
+) -> str:
     """sha256 of all that decides ids: vocabulary, merges, normalization, special tokens, template."""
     if tokenizer.is_fast:
         state = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -272,5 +289,7 @@ def _fingerprint(tokenizer: Any, family: str, template: Template, special_ids: d
         model = hashlib.sha256(pieces.serialized_model_proto()).hexdigest() if pieces is not None else ""
         rules = {"class": type(tokenizer).__name__, "vocab": tokenizer.get_vocab(), "model": model}
     decisive = {"rules": rules, "family": family, "template": template, "special_ids": special_ids}
+    if folds_blanks:
+        decisive["blanks"] = "folded"
     canonical = json.dumps(decisive, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()

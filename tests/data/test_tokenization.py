@@ -146,3 +146,10 @@ def test_code_of_its_own_runs_only_where_it_is_trusted(llama, tmp_path, monkeypa
         load_text_tokenizer(TokenizerSpec(name=name, side="llm"))
     own = load_text_tokenizer(TokenizerSpec(name=name, side="llm", trust_remote_code=True))
     assert own([TEXT[0]], None) == llama([TEXT[0]], None)
+
+
+def test_line_breaks_read_as_blanks_for_nllb(nllb):
+    """As SentencePiece's normalization has it, which transformers 5 leaves out; offsets stay those of the text."""
+    (folded,), (plain,) = nllb.tokenize(["Title\nthe body\tgoes"]), nllb.tokenize(["Title the body goes"])
+    assert folded == plain
+    assert nllb.unknown_id not in folded.ids

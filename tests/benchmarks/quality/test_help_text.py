@@ -71,7 +71,7 @@ def test_training_text_holds_no_test_and_no_validation_segment(folder):
 
 
 def test_a_missing_folder_says_how_to_make_it(tmp_path):
-    with pytest.raises(UserError, match="fetch_help_text"):
+    with pytest.raises(UserError, match="make help-text"):
         help_text.read_parallel(tmp_path)
 
 

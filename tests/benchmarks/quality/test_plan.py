@@ -1,11 +1,12 @@
 """The plan of every budget: steps in order, recipes that the trainer accepts, the protocol's parts all there."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks.quality.backbone_plan import BackbonePlan, best_figure
-from benchmarks.quality.budgets import BUDGETS
+from benchmarks.quality.budgets import BUDGETS, budget_of
 from benchmarks.quality.learners import LEARNERS, STAGE2
 from benchmarks.quality.plan import Plan
 from benchmarks.quality.steps import _check
@@ -17,7 +18,7 @@ LANGUAGES = ["deu_Latn", "fra_Latn", "jpn_Jpan"]
 
 def plan_of(root: Path, budget: str, headline: str | None = None) -> Plan:
     plan = Plan(
-        root=root, budget=BUDGETS[budget], help_text=Path("help"), mt="assets/mt", languages=LANGUAGES,
+        root=root, budget=BUDGETS[budget], text=Path("help"), mt="assets/mt", languages=LANGUAGES,
         development=["deu_Latn", "jpn_Jpan"], headline=headline,
         choice=root / "minilm" / "choice" / "choice.json",
     )  # fmt: skip
@@ -107,3 +108,11 @@ def test_the_learning_rate_is_that_of_the_best_pilot(tmp_path):
 def test_stage1_is_judged_by_its_fvu(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "eval_fvu": 0.7}\n{"step": 2, "eval_fvu": 0.4}\n')
     assert best_figure(tmp_path) == -0.4
+
+
+def test_package_descriptions_have_budgets_of_their_own():
+    assert budget_of("cpu", "lohelp_modules") == BUDGETS["cpu"]
+    assert budget_of("cpu", "ddtp_topics").train_items == 2000
+    assert budget_of("gpu", "ddtp_topics") == replace(BUDGETS["gpu"], train_items=2000)
+    assert budget_of("smoke", "ddtp_topics").train_items == BUDGETS["smoke"].train_items
+    assert [budget_of(name, "ddtp_topics").seeds for name in BUDGETS] == [BUDGETS[name].seeds for name in BUDGETS]
