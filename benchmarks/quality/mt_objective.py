@@ -77,8 +77,8 @@ def mean_pool(states_BSD: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
 
 def some_tokens(mask_BS: torch.Tensor) -> torch.Tensor:
     """Drops a random share (0 to one half, a row) of a mask, so that any part of the tokens must carry the meaning."""
-    keep = 1 - 0.5 * torch.rand(mask_BS.shape[0], 1)
-    kept = mask_BS * (torch.rand(mask_BS.shape) < keep)
+    keep = 1 - 0.5 * torch.rand(mask_BS.shape[0], 1, device=mask_BS.device)
+    kept = mask_BS * (torch.rand(mask_BS.shape, device=mask_BS.device) < keep)
     return torch.where(kept.sum(1, keepdim=True) > 0, kept, mask_BS)
 
 
@@ -86,7 +86,7 @@ def ranking_loss(u_BD: torch.Tensor, v_BD: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of finding the own partner among the batch by distance, both directions."""
     # Differences, not a product of matrices: under autocast that one would round to bf16.
     logits = -SHARPNESS * (u_BD.unsqueeze(1) - v_BD.unsqueeze(0)).square().sum(-1)
-    target = torch.arange(len(u_BD))
+    target = torch.arange(len(u_BD), device=u_BD.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 

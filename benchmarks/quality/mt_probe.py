@@ -23,8 +23,9 @@ def mean_states(
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         batch = pad([rows[i] for i in chosen], tokenizer.pad_token_id)
-        states = model.model.encoder(input_ids=batch["ids"], attention_mask=batch["mask"])[0]
-        vectors[chosen] = mean_pool(states, batch["mask"]).numpy()
+        ids, mask = (batch[name].to(model.device) for name in ("ids", "mask"))
+        states = model.model.encoder(input_ids=ids, attention_mask=mask)[0]
+        vectors[chosen] = mean_pool(states, mask).cpu().numpy()
     model.train(was_training)
     return vectors
 

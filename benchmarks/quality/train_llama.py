@@ -17,11 +17,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments, set_seed
 
-from benchmarks.quality.cpu_clock import CpuClock, TimedTrainer, earlier_runs, last_checkpoint
 from benchmarks.quality.help_text import ENGLISH, read_documents, read_jsonl
 from benchmarks.quality.llama_objectives import Windows, causal_loss, collate_windows
 from benchmarks.quality.mt_objective import mean_pool, pad
 from benchmarks.quality.text_tokenizers import load_or_train, train_llm_tokenizer
+from benchmarks.quality.timed_training import Clock, TimedTrainer, add_time_options, earlier_runs, last_checkpoint
 from mtllm_ds.command_line import run_and_exit
 
 
@@ -61,8 +61,9 @@ def pooled_states(model, tokenizer, texts: list[str], batch_size: int = 64) -> n
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         batch = pad([rows[i] for i in chosen], tokenizer.pad_token_id)
-        hidden = model.model(input_ids=batch["ids"], attention_mask=batch["mask"], use_cache=False).last_hidden_state
-        vectors[chosen] = mean_pool(hidden, batch["mask"]).numpy()
+        ids, mask = (batch[name].to(model.device) for name in ("ids", "mask"))
+        hidden = model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        vectors[chosen] = mean_pool(hidden, mask).cpu().numpy()
     return vectors
 
 
@@ -81,7 +82,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and of the finished models")
     parser.add_argument("--start", type=Path, help="folder of a finished model to go on from")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--core-minutes", type=float, default=18.0, help="of CPU time, all cores together")
+    add_time_options(parser, 18.0)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--vocab-size", type=int, default=8_000)
@@ -110,7 +111,7 @@ def main() -> int:
             weight_decay=0.1,
             max_steps=1_000_000,
             bf16=True,
-            use_cpu=True,
+            use_cpu=args.device == "cpu",
             remove_unused_columns=False,
             logging_steps=20,
             save_steps=300,
@@ -120,7 +121,7 @@ def main() -> int:
         ),
         data_collator=collate_windows(tokenizer.pad_token_id),
         train_dataset=Windows(pages, 128),
-        clock=CpuClock(args.core_minutes, resume_from),
+        clock=Clock(args.core_minutes, resume_from, args.device),
     )
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     model.save_pretrained(args.out)

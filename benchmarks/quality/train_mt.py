@@ -17,11 +17,18 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, M2M100Config, M2M100ForConditionalGeneration, TrainingArguments, set_seed
 
-from benchmarks.quality.cpu_clock import CpuClock, Milestones, TimedTrainer, earlier_runs, last_checkpoint
 from benchmarks.quality.help_text import ENGLISH, LANGUAGES, HelpText, joined, read_jsonl, read_parallel, split_valid
 from benchmarks.quality.mt_objective import Collate, SimilarLengths, Translations, mt_loss
 from benchmarks.quality.mt_probe import EncoderProbe
 from benchmarks.quality.text_tokenizers import balanced_lines, load_or_train, train_mt_tokenizer
+from benchmarks.quality.timed_training import (
+    Clock,
+    Milestones,
+    TimedTrainer,
+    add_time_options,
+    earlier_runs,
+    last_checkpoint,
+)
 from benchmarks.quality.vocabulary import carry_vocabulary
 from mtllm_ds.command_line import run_and_exit
 
@@ -117,7 +124,7 @@ def main() -> int:
     parser.add_argument("--pairs-per-language", type=int, help="train on at most so many (default: all)")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and of the finished model")
     parser.add_argument("--start", type=Path, help="folder of a finished model to go on from")
-    parser.add_argument("--core-minutes", type=float, default=30, help="of CPU time, all cores together")
+    add_time_options(parser, 30)
     parser.add_argument("--translation", type=float, default=0.0, help="weight of the seq2seq loss")
     parser.add_argument("--offset", type=float, default=0.5, help="weight of the offset loss")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
@@ -162,7 +169,7 @@ def main() -> int:
             max_steps=1_000_000,
             max_grad_norm=1.0,
             bf16=True,
-            use_cpu=True,
+            use_cpu=args.device == "cpu",
             remove_unused_columns=False,
             logging_steps=20,
             eval_strategy="steps",
@@ -175,7 +182,7 @@ def main() -> int:
         data_collator=Collate(tokenizer.pad_token_id),
         train_dataset=tokenize(tokenizer, train, args.max_length),
         eval_dataset=valid.english,
-        clock=CpuClock(args.core_minutes, resume_from),
+        clock=Clock(args.core_minutes, resume_from, args.device),
         probe=EncoderProbe(tokenizer, valid, read_jsonl(args.data / f"train_{ENGLISH}.jsonl"), topics),
         loss_of=partial(mt_loss, offset_weight=args.offset, translation_weight=args.translation),
     )

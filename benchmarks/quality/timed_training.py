@@ -1,8 +1,10 @@
-"""Training for a given CPU time instead of a given number of steps, with Hugging Face's Trainer, resumable.
+"""Training for a given time instead of a given number of steps, with Hugging Face's Trainer, resumable.
 
-CPU time (of all cores together) rather than time on the wall: a run on a busy machine then learns as much as on an idle one.
+On a CPU the time is that of all cores together, not that on the wall: a run on a busy machine then learns as much as on an idle
+one. On a GPU it is time on the wall.
 """
 
+import argparse
 import json
 import time
 from collections.abc import Callable
@@ -14,16 +16,17 @@ from transformers import Trainer, TrainerCallback
 from mtllm_ds.errors import UserError
 
 
-class CpuClock(TrainerCallback):
-    """Stops the trainer when `core_minutes` are spent over all resumed runs; `spent.json` in each checkpoint keeps count."""
+class Clock(TrainerCallback):
+    """Stops the trainer when `minutes` are spent over all resumed runs; `spent.json` in each checkpoint keeps count."""
 
-    def __init__(self, core_minutes: float, resume_from: Path | None = None):
-        self.budget_seconds = core_minutes * 60
+    def __init__(self, minutes: float, resume_from: Path | None = None, device: str = "cpu"):
+        self.budget_seconds = minutes * 60
         self.before_seconds = json.loads((resume_from / "spent.json").read_text())["seconds"] if resume_from else 0.0
-        self.start = time.process_time()
+        self.now = time.process_time if device == "cpu" else time.perf_counter
+        self.start = self.now()
 
     def seconds(self) -> float:
-        return self.before_seconds + time.process_time() - self.start
+        return self.before_seconds + self.now() - self.start
 
     def fraction(self) -> float:
         return min(1.0, self.seconds() / self.budget_seconds)
@@ -40,7 +43,7 @@ class CpuClock(TrainerCallback):
 class Milestones(TrainerCallback):
     """Saves the model as it is when a share of the budget is spent, as `OUT/at-25` for 0.25: rungs of a quality ladder."""
 
-    def __init__(self, shares: list[float], clock: CpuClock, save: Callable[[Path], None]):
+    def __init__(self, shares: list[float], clock: Clock, save: Callable[[Path], None]):
         self.left, self.clock, self.save = sorted(shares), clock, save
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -53,7 +56,7 @@ class Milestones(TrainerCallback):
 class TimedTrainer(Trainer):
     """Trainer whose learning rate warms up by steps and decays linearly by the clock, to 5% of its peak at the end."""
 
-    def __init__(self, *args, clock: CpuClock, **kwargs):
+    def __init__(self, *args, clock: Clock, **kwargs):
         super().__init__(*args, callbacks=[clock], **kwargs)
         self.clock = clock
 
@@ -66,6 +69,14 @@ class TimedTrainer(Trainer):
 
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
         return self.lr_scheduler
+
+
+def add_time_options(parser: argparse.ArgumentParser, minutes: float) -> None:
+    """`--core-minutes` and `--device`, which `Clock` takes."""
+    parser.add_argument(
+        "--core-minutes", type=float, default=minutes, help="CPU time of all cores together; on a GPU, time on the wall"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
 
 
 def last_checkpoint(folder: Path) -> Path | None:
