@@ -13,7 +13,7 @@ from transformers.utils import cached_file
 from mtllm_ds.cluster.zero import gathered
 from mtllm_ds.config.sections import LLMSettings
 from mtllm_ds.errors import UserError
-from mtllm_ds.models.loading import load_config
+from mtllm_ds.models.loading import BERT_LIKE, load_config
 from mtllm_ds.models.readers import LLMReader
 
 _KEY = "lm_head.weight"
@@ -26,7 +26,7 @@ def load_lm_head(settings: LLMSettings, reader: LLMReader, dtype: torch.dtype) -
         UserError: the checkpoint holds no head.
     """
     config = load_config(settings.name, settings.revision, settings.trust_remote_code, "model.llm.name")
-    if config.model_type in ("bert", "roberta", "xlm-roberta"):
+    if config.model_type in BERT_LIKE:
         raise UserError(
             f"model.llm.name={settings.name}: a {config.model_type} encoder, which looks both ways already: use it as it is"
         )

@@ -20,8 +20,8 @@ from mtllm_ds.config.names import is_missing_folder
 from mtllm_ds.config.sections import LLMSettings
 from mtllm_ds.errors import UserError
 
-# Encoders that may serve as LLM. Their AutoModel adds a pooler that checkpoints often lack and that nothing here uses.
-_ENCODERS = ("bert", "roberta", "xlm-roberta")
+# Encoders that may serve as LLM, bidirectional whatever `is_causal` says. Their AutoModel adds a pooler that checkpoints often lack and that nothing here uses.
+BERT_LIKE = ("bert", "roberta", "xlm-roberta")
 
 
 def load_config(name: str, revision: str | None, trust_remote_code: bool, setting: str) -> PretrainedConfig:
@@ -61,7 +61,7 @@ def load_llm(settings: LLMSettings, attention: str, dtype: torch.dtype) -> PreTr
         raise UserError(
             f"model.llm.name={settings.name}: {config.model_type} is an encoder-decoder; name a decoder or encoder"
         )
-    is_encoder = config.model_type in _ENCODERS
+    is_encoder = config.model_type in BERT_LIKE
     if is_encoder and not settings.bidirectional:
         raise UserError(
             f"model.llm.bidirectional=false: {settings.name} is a {config.model_type} encoder, always bidirectional"

@@ -9,6 +9,7 @@ from transformers import PretrainedConfig
 
 from mtllm_ds.data.packing import PackedRows, block_diagonal_mask
 from mtllm_ds.errors import UserError
+from mtllm_ds.models.loading import BERT_LIKE
 
 
 def run_packed(model: Any, layout: PackedRows, **inputs: torch.Tensor) -> torch.Tensor:
@@ -19,13 +20,10 @@ def run_packed(model: Any, layout: PackedRows, **inputs: torch.Tensor) -> torch.
     """
     if model.config._attn_implementation.startswith("flash"):
         return _run_variable_lengths(model, layout, **inputs)
-    causal = bool(getattr(model.config, "is_causal", True)) and model.config.model_type not in _ENCODERS
+    causal = bool(getattr(model.config, "is_causal", True)) and model.config.model_type not in BERT_LIKE
     dtype = next(model.parameters()).dtype
     mask = block_diagonal_mask(layout.segment_ids, causal=causal, dtype=dtype)
     return model(**inputs, position_ids=layout.position_ids, attention_mask=mask).last_hidden_state
-
-
-_ENCODERS = ("bert", "roberta", "xlm-roberta")
 
 
 def require_packing(config: PretrainedConfig, max_length: int) -> None:

@@ -11,10 +11,9 @@ from mtllm_ds.config.schema import Settings
 from mtllm_ds.data.manifest import Manifest, TaskEntry
 from mtllm_ds.data.tokenization import TextTokenizer
 from mtllm_ds.errors import UserError
+from mtllm_ds.models.loading import BERT_LIKE
 
 Bases = dict[str, dict[str, str | None]]
-
-_ENCODERS = ("bert", "roberta", "xlm-roberta")
 
 
 def read_start(settings: Settings, bases: Bases) -> Trained | None:
@@ -121,7 +120,7 @@ def warnings_of(settings: Settings, llm_config: PretrainedConfig) -> list[str]:
     """What is allowed but seldom meant, one line each."""
     model = settings.model
     found = []
-    is_causal = llm_config.model_type not in _ENCODERS and getattr(llm_config, "is_causal", True) is not False
+    is_causal = llm_config.model_type not in BERT_LIKE and getattr(llm_config, "is_causal", True) is not False
     adapts = settings.objective.name in ("masked_next_token", "simcse")
     if "llm" in model.sides and model.llm.bidirectional and is_causal and not adapts:
         found.append(
