@@ -20,7 +20,8 @@ from mtllm_ds.config.names import is_missing_folder
 from mtllm_ds.config.sections import LLMSettings
 from mtllm_ds.errors import UserError
 
-# Encoders that may serve as LLM, bidirectional whatever `is_causal` says. Their AutoModel adds a pooler that checkpoints often lack and that nothing here uses.
+# Encoders that may serve as LLM, bidirectional whatever `is_causal` says. Their AutoModel adds a pooler that checkpoints often
+# lack and that nothing here uses.
 BERT_LIKE = ("bert", "roberta", "xlm-roberta")
 
 
