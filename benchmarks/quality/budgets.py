@@ -73,8 +73,8 @@ SMOKE = replace(
 """Every kind of step on a handful of items: shows that the mechanics work, and nothing else."""
 DDTP = {
     "cpu": replace(
-        CPU, train_items=2000, valid_items=300, test_items=400, valid_pairs=150, stage1_texts=11_000,
-        translated_items=300, ridge_texts=3000, variants=("at_teacher", "at_teacher_centring"), ablations=(),
+        CPU, train_items=2000, valid_items=300, test_items=360, valid_pairs=150, stage1_texts=11_000,
+        translated_items=300, ridge_texts=3000, variants=("at_teacher",), ablations=(),
     ),
 }  # fmt: skip
 """Budgets of `ddtp_topics` that differ: its items are four times as long as those of the help text. Test items are drawn from each
