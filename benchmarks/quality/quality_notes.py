@@ -16,9 +16,9 @@ HELP_AMENDMENTS = (
 )
 DDTP_BEFOREHAND = (
     "Fixed on 2026-11-25, before any of our models had read a test item of ddtp_topics: languages (those for development, and the "
-    "three others with the most translated text), budget, candidates (the plain method and the one that led on the help text) and the rules, which are "
-    "those of lohelp_modules. Of each language's test 360 items were drawn. Text for the MT model and for stage 1 is package "
-    "descriptions, none of them related to a test item."
+    "three others with the most translated text), budget, candidates (the plain method and the one that led on the help text) and "
+    "the rules, which are those of lohelp_modules. Of each language's test 360 items were drawn. Text for the MT model and for "
+    "stage 1 is package descriptions, none of them related to a test item."
 )
 NOTES = {"lohelp_modules": (HELP_LEAKS, HELP_AMENDMENTS), "ddtp_topics": (DDTP_BEFOREHAND,)}
 """Task of the benchmark -> notes of its report"""
