@@ -73,7 +73,7 @@ SMOKE = replace(
 """Every kind of step on a handful of items: shows that the mechanics work, and nothing else."""
 DDTP = {
     "cpu": replace(
-        CPU, train_items=2000, valid_items=300, test_items=360, valid_pairs=150, stage1_texts=11_000,
+        CPU, max_length=128, train_items=2000, valid_items=300, test_items=360, valid_pairs=150, stage1_texts=11_000,
         translated_items=300, ridge_texts=3000, variants=("at_teacher",), ablations=(),
     ),
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """Text around the task `ddtp_topics`: parallel text for an MT model, English for stage 1, pairs to validate on. Pure functions.
 
-Nothing of it is near a test item: packages of test groups are left out, and so is text that gives away a test item by its words.
+Nothing of it is near a test item: packages of test groups are left out, and so are those whose description gives away a test item
+by its words (`split_packages`).
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ def parallel(packages: Iterable[Package], translations: Mapping[str, str]) -> di
         translated = translations.get(package.md5)
         if translated is None:
             continue
-        for english, foreign in _segments(package.description, translated):
-            if english != foreign and max(len(english), len(foreign)) <= MAX_CHARACTERS:
+        for pair in _segments(package.description, translated):
+            english, foreign = (" ".join(text.split()) for text in pair)
+            if english and foreign and english != foreign and max(len(english), len(foreign)) <= MAX_CHARACTERS:
                 found.setdefault(english, foreign)
     usual = sum(map(len, found.values())) / max(1, sum(map(len, found)))
     return {e: f for e, f in found.items() if 1 / MAX_RATIO <= len(f) / (usual * len(e)) <= MAX_RATIO}
@@ -34,13 +36,12 @@ def parallel(packages: Iterable[Package], translations: Mapping[str, str]) -> di
 
 def _segments(english: str, foreign: str) -> Iterable[tuple[str, str]]:
     """Pairs of titles, paragraphs and sentences; a description of another number of paragraphs gives its title alone."""
-    titles = [" ".join(text.partition("\n")[0].split()) for text in (english, foreign)]
-    yield titles[0], titles[1]
+    yield english.partition("\n")[0], foreign.partition("\n")[0]
     bodies = [paragraphs_of(text.partition("\n")[2]) for text in (english, foreign)]
     if len(bodies[0]) != len(bodies[1]):
         return
     for pair in zip(*bodies, strict=True):
-        yield " ".join(pair[0].split()), " ".join(pair[1].split())
+        yield pair
         sentences = [[piece.sentence for piece in split_sentences(text)] for text in pair]
         if len(sentences[0]) == len(sentences[1]) > 1:
             yield from zip(*sentences, strict=True)

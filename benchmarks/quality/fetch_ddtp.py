@@ -70,7 +70,7 @@ def main() -> int:
         translations = {code: merged(paths) for code, paths in translated.items()}
         pinned = read_pinned(PINNED)
         splits = split_packages(packages, pinned)
-        files = build(packages, translations, pinned) | {"documents_eng_Latn": documents(splits)}
+        files = build(splits, translations, pinned) | {"documents_eng_Latn": documents(splits)}
         files |= {f"valid_{code}": validation_pairs(splits, known) for code, known in translations.items()}
         lines = {f"{name}.jsonl": list(map(as_json, rows)) for name, rows in files.items()}
         lines["documents_eng_Latn.jsonl.xz"] = lines.pop("documents_eng_Latn.jsonl")

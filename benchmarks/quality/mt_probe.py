@@ -15,7 +15,7 @@ def mean_states(
 ) -> np.ndarray:
     """Mean-pooled final encoder states of `[language] x </s>`, (n, D) float32."""
     tokenizer.src_lang = language
-    rows = tokenizer(texts, truncation=True, max_length=max_length).input_ids
+    rows = tokenizer([" ".join(text.split()) for text in texts], truncation=True, max_length=max_length).input_ids
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     was_training = model.training
     model.eval()

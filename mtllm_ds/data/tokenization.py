@@ -274,7 +274,8 @@ def _reads_only_spaces(backend: Any) -> bool:
 
     SentencePiece's own normalization turns all white space into spaces; transformers 5 builds NLLB's tokenizer without it.
     """
-    return backend.normalizer is None and type(backend.pre_tokenizer).__name__ == "Metaspace"
+    has_breaks = getattr(backend.model, "byte_fallback", False) or "\n" in backend.get_vocab()  # Llama 2, Mistral
+    return backend.normalizer is None and type(backend.pre_tokenizer).__name__ == "Metaspace" and not has_breaks
 
 
 def _fingerprint(

@@ -37,12 +37,13 @@ ENGLISH = translation(
     m5="Fonts\n Not a topic.",
     m6="A lone game\n Plays alone.",
     m7="Only a title",
+    m9="Editor with buttons\n Has buttons.",
 )
 ARCHIVE = "\n\n".join(
     [
         stanza("edit", "editors", "m1", source="edit2"), stanza("play", "sound", "m2"), stanza("plug1", "non-free/sound", "m3"),
         stanza("plug2", "video", "m4"), stanza("fonts-x", "fonts", "m5"), stanza("solo", "games", "m6"),
-        stanza("edit-gtk", "gnome", "m6", source="edit3"), stanza("bare", "games", "m7"),
+        stanza("edit-gtk", "gnome", "m9", source="edit3"), stanza("bare", "games", "m7"),
     ]
 )  # fmt: skip
 
@@ -83,7 +84,7 @@ def test_groups(packages):
 
 def test_a_frequent_paragraph_relates_nothing():
     many = [
-        ddtp.Package(f"p{chr(97 + n)}", f"p{chr(97 + n)}", "games", "m", f"Title {n}\n {SHARED}")
+        ddtp.Package(f"p{chr(97 + n)}", f"p{chr(97 + n)}", "games", f"m{n}", f"Title {n}\n {SHARED}")
         for n in range(ddtp.RARE + 1)
     ]
     assert len(set(ddtp.related_groups(many).values())) == ddtp.RARE + 1
@@ -93,7 +94,7 @@ def test_a_frequent_paragraph_relates_nothing():
 def test_what_is_near_a_test_item_is_not_trained_on(packages):
     german = ddtp.descriptions(translation("de", m2="Tonspieler\n Spielt.", m3="Zusatz\n Lang.", m6="Nur Titel"))
     pinned = {"plug1": {"deu_Latn"}, "edit": {"valid"}, "gone": {"eng_Latn"}, "solo": {"deu_Latn", "eng_Latn"}}
-    files = ddtp.build(packages, {"deu_Latn": german}, pinned)
+    files = ddtp.build(ddtp.split_packages(packages, pinned), {"deu_Latn": german}, pinned)
     names = {file: [row["package"] for row in rows] for file, rows in files.items()}
     assert names == {
         "train_eng_Latn": ["play"],
@@ -108,7 +109,8 @@ def test_what_is_near_a_test_item_is_not_trained_on(packages):
 
 
 def test_validation_gives_way_to_the_test(packages):
-    files = ddtp.build(packages, {}, {"plug1": {"valid"}, "plug2": {"eng_Latn"}})
+    pinned = {"plug1": {"valid"}, "plug2": {"eng_Latn"}}
+    files = ddtp.build(ddtp.split_packages(packages, pinned), {}, pinned)
     assert [row["package"] for row in files["test_eng_Latn"]] == ["plug2"]
     assert files["valid_eng_Latn"] == []
     groups = [{row["group"] for row in rows} for rows in files.values()]
@@ -118,9 +120,10 @@ def test_validation_gives_way_to_the_test(packages):
 def test_training_takes_no_text_twice_and_at_most_so_many_a_topic(monkeypatch):
     monkeypatch.setattr(ddtp, "MAX_TRAIN", 2)
     many = {
-        f"p{c}": ddtp.Package(f"p{c}", f"p{c}", "games", "m", f"Game\n {'same' if c in 'ab' else c}") for c in "abcdef"
+        f"p{c}": ddtp.Package(f"p{c}", f"p{c}", "games", f"m{c}", f"Game\n {'same' if c in 'ab' else c}")
+        for c in "abcdef"
     }
-    train = ddtp.build(many, {}, {})["train_eng_Latn"]
+    train = ddtp.build(ddtp.split_packages(many, {}), {}, {})["train_eng_Latn"]
     assert len(train) == 2
     assert len({row["text"] for row in train}) == 2
 
@@ -128,11 +131,16 @@ def test_training_takes_no_text_twice_and_at_most_so_many_a_topic(monkeypatch):
 def test_boilerplate_that_holds_half_of_a_test_item_is_not_trained_on():
     common = " ".join(f"word{n}" for n in range(20))
     many = {
-        name: ddtp.Package(name, name, "games", "m", f"{title}\n {text}")
+        name: ddtp.Package(name, name, "games", name, f"{title}\n {text}")
         for name, title, text in (("test", "A", common), ("near", "B", f"x {common} y z"), ("far", "C", "other words"))
     }
-    files = ddtp.build(many, {}, {"test": {"eng_Latn"}})
-    assert [row["package"] for row in files["train_eng_Latn"]] == ["far"]
+    splits = ddtp.split_packages(many, {"test": {"eng_Latn"}})
+    assert [package.name for package in splits.free] == ["far"]
+
+
+def test_equal_descriptions_are_related():
+    same = [ddtp.Package(name, name, "games", "m", "Short\n text") for name in ("one", "two")]
+    assert len(set(ddtp.related_groups(same).values())) == 1
 
 
 def test_the_pinned_packages():

@@ -58,7 +58,7 @@ def test_validation_pairs_are_whole_items():
 
 
 def test_documents_hold_what_is_free_and_for_validation_by_group():
-    packages = {p.name: p for p in (package("free"), package("near", "Near it\n x"), package("tested"), package("v"))}
+    packages = {p.name: p for p in (package("free", "Free one\n x"), package("tested"), package("v", "Valid one\n x"))}
     packages["near"] = Package("near", "tested1", "text", "near", "Near it\n x")  # a source of the same name
     splits = split_packages(packages, {"tested": {"deu_Latn"}, "v": {"valid"}})
     assert [p.name for p in splits.free] == ["free"]
