@@ -2,7 +2,7 @@
 DDTP ?= runs/bases/ddtp
 DDTP_LANGUAGES ?= deu_Latn jpn_Jpan dan_Latn fra_Latn ita_Latn
 MT_DDTP = runs/bases/mt_ddtp
-DDTP_MINUTES ?= $(if $(filter gpu,$(BUDGET)),16,72)
+DDTP_MINUTES ?= $(if $(filter gpu,$(BUDGET)),16,60)
 
 .PHONY: ddtp ddtp-bases
 ddtp: $(VENV)  ## rebuild the topic task and its text from Debian's translated package descriptions (apt-get, private state)
