@@ -30,6 +30,17 @@ def natural_int(text: str) -> int:
     return _whole_number(text, least=0)
 
 
+def positive_float(text: str) -> float:
+    """An option's number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number above 0")
+    return number
+
+
 def _whole_number(text: str, least: int) -> int:
     try:
         number = int(text)

@@ -15,6 +15,11 @@ def _chrf(value: float | None) -> str:
     return "not trained" if value is None else f"{value:.1f}"
 
 
+def _time_of(run: dict) -> str:
+    """What the seconds of a run count; cards of before there was a choice are of CPUs."""
+    return "of CPU time on 2 shared cores" if run.get("device", "cpu") == "cpu" else "on one GPU"
+
+
 def _note(run: dict) -> str:
     return f" ({run['note']})" if "note" in run else ""
 
@@ -53,7 +58,7 @@ def mt_card(figures: dict, model) -> str:
         "decoder": "translation in both directions, decoder alone, the encoder as it was (an earlier script)",
     }
     runs = "\n".join(
-        f"- {stages[run['what']]}: {run['core_seconds']:.0f} seconds of CPU time, {run['steps']} steps{_note(run)}"
+        f"- {stages[run['what']]}: {run['core_seconds']:.0f} seconds {_time_of(run)}, {run['steps']} steps{_note(run)}"
         for run in figures["runs"]
     )
     return f"""# Tiny machine-translation model
@@ -65,7 +70,7 @@ It exists so that the demo and the tests run offline; it is no translator for pe
 ## Data and training
 
 Help text of LibreOffice in Debian (`benchmarks/quality/fetch_help_text.py`), test items and their segments left out.
-`benchmarks/quality/train_mt.py`, Hugging Face's trainer, on 2 shared CPU cores:
+`benchmarks/quality/train_mt.py`, Hugging Face's trainer:
 
 {runs}
 
@@ -97,7 +102,7 @@ and the tests run offline; it is no writer.
 
 {training["tokens"]} tokens of English help pages of LibreOffice in Debian, pages of the test left out.
 `benchmarks/quality/train_llama.py`, Hugging Face's trainer, next tokens,
-{steps} steps, {seconds:.0f} seconds of CPU time on 2 shared CPU cores{"".join(map(_note, training["runs"][:1]))}.
+{steps} steps, {seconds:.0f} seconds {_time_of(training["runs"][-1])}{"".join(map(_note, training["runs"][:1]))}.
 
 ## Measured on English validation items (`figures.json`)
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from benchmarks.quality.collect import FILE, mean_accuracy
 from benchmarks.quality.variants import PLAIN
 from mtllm_ds.atomic import write_json
-from mtllm_ds.command_line import run_and_exit
+from mtllm_ds.command_line import Parser, run_and_exit
 from mtllm_ds.evaluation.predictions import read_predictions
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="of a backbone's steps")
     parser.add_argument("--languages", nargs="+", required=True, help="for development")
     parser.add_argument("--output", type=Path, required=True)

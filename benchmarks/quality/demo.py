@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 from mtllm_ds import MTLLM
-from mtllm_ds.command_line import quiet_libraries, run_and_exit
+from mtllm_ds.command_line import Parser, quiet_libraries, run_and_exit
 from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.borrowed_head import LabelledTexts, Readers, borrowed_head
 from mtllm_ds.evaluation.borrowed_head_report import write_report
@@ -25,7 +25,7 @@ ENGLISH = "eng_Latn"
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="The borrowed head on an exported model.")
+    parser = Parser(description="The borrowed head on an exported model.")
     parser.add_argument("--export", type=Path, required=True, help="folder written by launchers/export.py")
     parser.add_argument("--text", type=Path, default=Path("assets/text"), help="folder of the text sample")
     parser.add_argument("--output", type=Path, required=True, help="folder of the report")

@@ -21,7 +21,7 @@ from benchmarks.quality.apt import Apt
 from benchmarks.quality.ddtp import TRANSLATIONS, build, descriptions, read_packages, read_pinned, split_packages
 from benchmarks.quality.ddtp_text import documents, parallel, validation_pairs
 from mtllm_ds.atomic import sha256_file, write_bytes, write_json
-from mtllm_ds.command_line import run_and_exit
+from mtllm_ds.command_line import Parser, run_and_exit
 from mtllm_ds.errors import UserError
 
 PINNED = Path(__file__).with_name("ddtp_packages.tsv.xz")
@@ -51,7 +51,7 @@ def as_json(row: dict) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--languages", nargs="+", default=list(TRANSLATIONS), choices=list(TRANSLATIONS))
     options = parser.parse_args()

@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.quality.apt import Apt
 from benchmarks.quality.help_text import ENGLISH, LANGUAGES, fingerprint, read_jsonl
 from mtllm_ds.atomic import write_json, write_text
-from mtllm_ds.command_line import run_and_exit
+from mtllm_ds.command_line import Parser, run_and_exit
 
 PACKAGES = {
     ENGLISH: "en-us", "deu_Latn": "de", "fra_Latn": "fr", "jpn_Jpan": "ja", "rus_Cyrl": "ru", "khm_Khmr": "km", "gaz_Latn": "om",
@@ -111,7 +111,7 @@ def write_items(out: Path, languages: list[str], translations: dict[str, dict[st
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
         "--languages", nargs="+", default=list(LANGUAGES), choices=[c for c in PACKAGES if c != ENGLISH]

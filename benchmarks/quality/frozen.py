@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.quality.help_text import ENGLISH
 from mtllm_ds.atomic import write_json
-from mtllm_ds.command_line import run_and_exit
+from mtllm_ds.command_line import Parser, run_and_exit
 from mtllm_ds.errors import UserError
 
 MANIFESTS = {"lohelp_modules": "frozen_help_text.json", "ddtp_topics": "frozen_ddtp.json"}
@@ -46,11 +46,13 @@ def files_of(folder: Path, languages: list[str]) -> dict[str, str]:
 def changed_files(folder: Path, languages: list[str], manifest: Path) -> list[str]:
     """Names of files that are not the frozen ones."""
     frozen = json.loads(manifest.read_text(encoding="utf-8"))
-    return [name for name, digest in files_of(folder, languages).items() if frozen.get(name) != digest]
+    found = files_of(folder, languages)
+    missing = [name for code in languages if (name := f"valid_{code}.jsonl") in frozen and name not in found]
+    return [*missing, *(name for name, digest in found.items() if frozen.get(name) != digest)]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=list(MANIFESTS), required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder of its text")
     options = parser.parse_args()

@@ -91,11 +91,9 @@ def split_valid(folder: Path, text: HelpText) -> tuple[HelpText, HelpText]:
     train, valid = text.subset(lambda s: s not in held_out), text.subset(lambda s: s in held_out)
     languages = {language for found in text.translations for language in found}
     own = {code: path for code in sorted(languages) if (path := folder / f"valid_{code}.jsonl").exists()}
-    return (
-        (train, joined({code: _valid_pairs(folder, code, path) for code, path in own.items()}))
-        if own
-        else (train, valid)
-    )
+    if not own:
+        return train, valid
+    return train, joined({code: _valid_pairs(folder, code, path) for code, path in own.items()})
 
 
 def _valid_pairs(folder: Path, language: str, path: Path) -> list[tuple[str, str]]:

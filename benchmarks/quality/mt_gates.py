@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 from pathlib import Path
 
 from benchmarks.quality.help_text import ENGLISH, read_jsonl
 from benchmarks.quality.mt_means import MeanStates
 from mtllm_ds.atomic import write_json
-from mtllm_ds.command_line import quiet_libraries, run_and_exit
+from mtllm_ds.command_line import Parser, quiet_libraries, run_and_exit
 from mtllm_ds.evaluation.retrieval import score_parallel
 from mtllm_ds.evaluation.translate_test import chrf
 from mtllm_ds.transfer_sets.translation import Decoding, Translator
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--mt", required=True)
     add("--data", type=Path, required=True, help="folder of valid_CODE.jsonl, as quality_data writes it")

@@ -21,21 +21,22 @@ from rich.console import Console
 
 from benchmarks.quality.backbone_plan import BACKBONES, BackbonePlan
 from benchmarks.quality.budgets import BUDGETS, budget_of
+from benchmarks.quality.frozen import MANIFESTS
 from benchmarks.quality.plan import Plan
 from benchmarks.quality.quality_data import TASKS, known_languages
 from benchmarks.quality.steps import Steps, chosen_steps, describe
 from benchmarks.quality.variants import VARIANTS
 from mtllm_ds.atomic import write_json
-from mtllm_ds.command_line import quiet_libraries, run_and_exit
+from mtllm_ds.command_line import Parser, positive_int, quiet_libraries, run_and_exit
 from mtllm_ds.errors import UserError
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--budget", choices=list(BUDGETS), default="cpu")
     add("--data", type=Path, required=True, help="folder of the task's text (make help-text, make ddtp)")
-    add("--task", choices=("lohelp_modules", "ddtp_topics"), default="lohelp_modules")
+    add("--task", choices=list(MANIFESTS), default="lohelp_modules")
     add("--mt", default="assets/mt", help="MT model (default %(default)s)")
     add(
         "--mt-ladder",
@@ -50,11 +51,11 @@ def parse() -> argparse.Namespace:
         choices=list(VARIANTS),
         help="variant that all seeds run (default: the best on development languages)",
     )
-    add("--output", type=Path, help="folder of the steps (default runs/quality/BUDGET)")
+    add("--output", type=Path, help="folder of the steps (default runs/quality/BUDGET, or BUDGET-ddtp_topics)")
     add(
         "--results",
         type=Path,
-        help="folder of the reports (default benchmarks/results/quality/BUDGET; smoke: OUTPUT/report)",
+        help="folder of the reports (default benchmarks/results/quality/BUDGET or BUDGET-ddtp_topics; smoke: OUTPUT/report)",
     )
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="of training")
@@ -65,7 +66,7 @@ def parse() -> argparse.Namespace:
         metavar="STEP",
         help="run only these steps, by name or folder, and what they need",
     )
-    add("--jobs", type=int, help="steps at a time (default: the budget's)")
+    add("--jobs", type=positive_int, help="steps at a time (default: the budget's)")
     add("--minutes", type=float, default=float("inf"), help="begin no new step after so many")
     add("--any-data", action="store_true", help="go on where the data is not the frozen one; the report says so")
     add("--dry-run", action="store_true", help="print the plan and exit")
@@ -121,11 +122,13 @@ def main() -> int:
 
 
 def require_same(path: Path, settings: dict[str, Any]) -> None:
-    """Refuse to go on with other settings than those of the steps that are done."""
+    """Refuse to go on with other settings than those of the steps that are done; limits that are not set count as absent."""
     wanted = json.loads(json.dumps(settings))
+    wanted["budget"] = {name: value for name, value in wanted["budget"].items() if value is not None}
     if not path.exists():
         write_json(path, wanted)
     kept = json.loads(path.read_text(encoding="utf-8"))
+    kept["budget"] = {name: value for name, value in kept["budget"].items() if value is not None}
     for name, value in wanted.items():
         if kept.get(name) != value:
             raise UserError(f"{path.parent}: begun with other settings ({name}), name another --output or remove it")

@@ -15,10 +15,10 @@ from typing import Any
 import yaml
 
 from benchmarks.quality.assets_text import paragraphs
-from benchmarks.quality.frozen import changed_files, files_of, manifest_of
+from benchmarks.quality.frozen import MANIFESTS, changed_files, files_of, manifest_of
 from benchmarks.quality.help_text import ENGLISH, leak_test, read_documents, read_jsonl, read_parallel, split_valid
 from mtllm_ds.atomic import write_json, write_text
-from mtllm_ds.command_line import run_and_exit
+from mtllm_ds.command_line import Parser, positive_int, run_and_exit
 from mtllm_ds.data.tokenization import TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
 
@@ -45,17 +45,17 @@ def known_languages(mt: str, listed: list[str]) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder of the text (make help-text, make ddtp)")
-    add("--task", default="lohelp_modules", help="a task of launchers/tasks whose items are JSON lines")
+    add("--task", choices=list(MANIFESTS), default="lohelp_modules")
     add("--mt", required=True, help="MT model: its tags decide the languages")
     add("--output", type=Path, required=True)
-    add("--train-items", type=int)
-    add("--valid-items", type=int, help="English validation items, and validation texts of stage 1")
-    add("--test-items", type=int)
-    add("--stage1-texts", type=int)
-    add("--valid-pairs", type=int)
+    add("--train-items", type=positive_int)
+    add("--valid-items", type=positive_int, help="English validation items, and validation texts of stage 1")
+    add("--test-items", type=positive_int)
+    add("--stage1-texts", type=positive_int)
+    add("--valid-pairs", type=positive_int)
     add("--any-data", action="store_true", help="go on where files are not the frozen ones")
     options = parser.parse_args()
     task = yaml.safe_load((TASKS / f"{options.task}.yaml").read_text(encoding="utf-8"))
@@ -63,7 +63,8 @@ def main() -> int:
     changed = changed_files(options.data, languages, manifest_of(options.task))
     if changed and not options.any_data:
         raise UserError(
-            f"{options.data / changed[0]}: not the frozen file, build the folder anew or allow others by --any-data"
+            f"{options.data / changed[0]}: not the file that the benchmark was set up with (Debian 12, November 2026); allow "
+            "others by --any-data (make: QUALITY_MORE=--any-data)"
         )
     found: dict[str, Any] = {
         "languages": languages,

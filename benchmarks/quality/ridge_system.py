@@ -6,7 +6,6 @@ variant `centring` of the stack).
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from benchmarks.quality.mt_means import MeanStates
 from mtllm_ds import MTLLM
 from mtllm_ds.atomic import write_json
 from mtllm_ds.checkpoint.export import read_export
-from mtllm_ds.command_line import quiet_libraries, run_and_exit
+from mtllm_ds.command_line import Parser, quiet_libraries, run_and_exit
 from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.items import load_items
 from mtllm_ds.evaluation.masking import SETTINGS, in_setting
@@ -27,7 +26,7 @@ from mtllm_ds.evaluation.tasks import load_task
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--mt", required=True)
     add("--teacher", type=Path, required=True, help="export of the tuned LLM")

@@ -10,9 +10,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback
 
+from mtllm_ds.atomic import write_json
+from mtllm_ds.command_line import positive_float
 from mtllm_ds.errors import UserError
 
 
@@ -37,7 +40,7 @@ class Clock(TrainerCallback):
 
     def on_save(self, args, state, control, **kwargs):
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        (folder / "spent.json").write_text(json.dumps({"seconds": self.seconds()}))
+        write_json(folder / "spent.json", {"seconds": self.seconds()})
 
 
 class Milestones(TrainerCallback):
@@ -74,9 +77,12 @@ class TimedTrainer(Trainer):
 def add_time_options(parser: argparse.ArgumentParser, minutes: float) -> None:
     """`--core-minutes` and `--device`, which `Clock` takes."""
     parser.add_argument(
-        "--core-minutes", type=float, default=minutes, help="CPU time of all cores together; on a GPU, time on the wall"
+        "--core-minutes",
+        type=positive_float,
+        default=minutes,
+        help="CPU time of all cores together; on a GPU, time on the wall",
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--device", choices=("cpu", "cuda") if torch.cuda.is_available() else ("cpu",), default="cpu")
 
 
 def last_checkpoint(folder: Path) -> Path | None:

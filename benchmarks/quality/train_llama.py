@@ -1,4 +1,4 @@
-"""Train the tiny English Llama on help pages by next-token prediction, for a given CPU time.
+"""Train the tiny English Llama on help pages by next-token prediction, for a given time.
 
     python -m benchmarks.quality.train_llama --data FOLDER --out runs/bases/llama --core-minutes 18
 
@@ -22,7 +22,8 @@ from benchmarks.quality.llama_objectives import Windows, causal_loss, collate_wi
 from benchmarks.quality.mt_objective import mean_pool, pad
 from benchmarks.quality.text_tokenizers import load_or_train, train_llm_tokenizer
 from benchmarks.quality.timed_training import Clock, TimedTrainer, add_time_options, earlier_runs, last_checkpoint
-from mtllm_ds.command_line import run_and_exit
+from mtllm_ds.atomic import write_json
+from mtllm_ds.command_line import Parser, run_and_exit
 
 
 class LlamaTrainer(TimedTrainer):
@@ -77,7 +78,7 @@ def topic_accuracy(model, tokenizer, data: Path) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the help text")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and of the finished models")
     parser.add_argument("--start", type=Path, help="folder of a finished model to go on from")
@@ -130,11 +131,11 @@ def main() -> int:
         "tokens": sum(len(ids) for page in pages for ids in page),
         "runs": [
             *earlier_runs(args.start),
-            {"core_seconds": trainer.clock.seconds(), "steps": trainer.state.global_step},
+            {"core_seconds": trainer.clock.seconds(), "steps": trainer.state.global_step, "device": args.device},
         ],
         "topic_accuracy": topic_accuracy(model, tokenizer, args.data),
     }
-    (args.out / "summary.json").write_text(json.dumps(summary, indent=1))
+    write_json(args.out / "summary.json", summary)
     print(json.dumps(summary, indent=1))
     return 0
 

@@ -1,4 +1,4 @@
-"""Train the tiny MT model (M2M100 shape, encoder and decoder) on parallel text, for a given CPU time.
+"""Train the tiny MT model (M2M100 shape, encoder and decoder) on parallel text, for a given time.
 
     python -m benchmarks.quality.train_mt --data FOLDER --out runs/bases/mt --core-minutes 30
     python -m benchmarks.quality.train_mt --data FOLDER --out runs/bases/mt2 --start runs/bases/mt --core-minutes 60 --translation 1
@@ -9,7 +9,6 @@ from it and learns to translate beside. A stopped run continues from its last ch
 """
 
 import argparse
-import json
 import random
 from collections.abc import Callable
 from functools import partial
@@ -30,7 +29,9 @@ from benchmarks.quality.timed_training import (
     last_checkpoint,
 )
 from benchmarks.quality.vocabulary import carry_vocabulary
-from mtllm_ds.command_line import run_and_exit
+from mtllm_ds.atomic import new_folder, write_json
+from mtllm_ds.command_line import Parser, positive_int, run_and_exit
+from mtllm_ds.errors import UserError
 
 
 class TranslationTrainer(TimedTrainer):
@@ -118,10 +119,10 @@ def tokenize(tokenizer, text: HelpText, max_length: int) -> Translations:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the text (make help-text, make ddtp)")
     parser.add_argument("--languages", nargs="+", default=list(LANGUAGES), metavar="CODE")
-    parser.add_argument("--pairs-per-language", type=int, help="train on at most so many (default: all)")
+    parser.add_argument("--pairs-per-language", type=positive_int, help="train on at most so many (default: all)")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and of the finished model")
     parser.add_argument("--start", type=Path, help="folder of a finished model to go on from")
     add_time_options(parser, 30)
@@ -141,12 +142,19 @@ def main() -> int:
     parser.add_argument("--max-length", type=int, default=80)
     args = parser.parse_args()
 
+    if args.new_vocabulary and args.start is None:
+        raise UserError(
+            "--new-vocabulary without --start has no effect: a new model has a new vocabulary, leave it out"
+        )
     set_seed(0)
     train, valid = split_valid(args.data, read_parallel(args.data, tuple(args.languages)))
     train = some_pairs(train, args.pairs_per_language)
     lines = balanced_lines(train, per_language=14_000)
     place = args.start if args.start and not args.new_vocabulary else args.out
     tokenizer = load_or_train(place, lambda: train_mt_tokenizer(lines, (ENGLISH, *args.languages), args.vocab_size))
+    unknown = [code for code in args.languages if code not in tokenizer.get_vocab()]
+    if unknown:
+        raise UserError(f"--languages {unknown[0]}: the tokenizer in {place} has no such tag; add --new-vocabulary")
     if args.start:
         model = M2M100ForConditionalGeneration.from_pretrained(args.start, dtype="float32")
         if args.new_vocabulary:
@@ -192,14 +200,23 @@ def main() -> int:
         tokenizer.src_lang = ENGLISH  # whatever it read last
         tokenizer.save_pretrained(folder)
 
-    trainer.add_callback(Milestones(args.milestones, trainer.clock, save))
+    def save_milestone(folder: Path) -> None:
+        with new_folder(folder) as fresh:
+            save(fresh)
+
+    trainer.add_callback(Milestones(args.milestones, trainer.clock, save_milestone))
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     model.requires_grad_(True)
     save(args.out)
     what = "ranking and translation" if args.translation else "ranking"
-    run = {"core_seconds": trainer.clock.seconds(), "steps": trainer.state.global_step, "what": what}
+    run = {
+        "core_seconds": trainer.clock.seconds(),
+        "steps": trainer.state.global_step,
+        "what": what,
+        "device": args.device,
+    }
     summary = {"runs": [*earlier_runs(args.start), run], "scores": trainer.evaluate()}
-    (args.out / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True))
+    write_json(args.out / "summary.json", summary)
     return 0
 
 

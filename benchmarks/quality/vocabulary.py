@@ -18,7 +18,7 @@ def carry_vocabulary(
     rows = model.get_input_embeddings().weight.detach().clone()
     known = old.get_vocab()
     tags = [known[tag] for tag in old.all_special_tokens if "_" in tag]
-    carried = torch.empty(len(new), rows.shape[1], dtype=rows.dtype)
+    carried = torch.full((len(new), rows.shape[1]), torch.nan, dtype=rows.dtype)
     for piece, place in new.get_vocab().items():
         if piece in known:
             found = [known[piece]]
@@ -27,5 +27,6 @@ def carry_vocabulary(
         else:
             found = [token.id for token in old.backend_tokenizer.model.tokenize(piece)]
         carried[place] = rows[found].mean(0)
+    assert not carried.isnan().any(), "every id has a piece"
     model.resize_token_embeddings(len(new), mean_resizing=False)
     model.get_input_embeddings().weight.copy_(carried)

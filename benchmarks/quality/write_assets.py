@@ -21,7 +21,7 @@ from benchmarks.quality.mt_probe import centred_retrieval, mean_states
 from benchmarks.quality.train_llama import topic_accuracy
 from mtllm_ds.atomic import new_folder, write_json
 from mtllm_ds.atomic import write_text as write_file
-from mtllm_ds.command_line import run_and_exit
+from mtllm_ds.command_line import Parser, run_and_exit
 from mtllm_ds.evaluation.translate_test import chrf
 from mtllm_ds.transfer_sets.translation import Translator
 
@@ -84,7 +84,7 @@ def write_llama(source: Path, data: Path, folder: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the help text")
     parser.add_argument("--out", type=Path, default=Path("assets"))
     parser.add_argument("--mt", type=Path, help="a finished model of train_mt")

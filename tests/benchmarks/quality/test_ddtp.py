@@ -173,7 +173,7 @@ def test_the_script_from_indices_to_files(tmp_path):
     english = ENGLISH + "\n\n" + translation("en", m8="Some game\n Of Portugal.")
     (tmp_path / "source" / "mirror_main_i18n_Translation-en").write_text(english)
     (tmp_path / "source" / "mirror_main_i18n_Translation-pt%5fBR").write_text(
-        translation("pt_BR", m8="Um jogo\n De Portugal.")
+        translation("pt_BR", m8="Um jogo\n De Portugal.", m2="Tocador de som\n Toca.")
     )
     environment = {**os.environ, "SOURCE": str(tmp_path / "source"), "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
 
@@ -190,9 +190,13 @@ def test_the_script_from_indices_to_files(tmp_path):
     recorded = json.loads((tmp_path / "out" / "sources.json").read_text())
     assert set(recorded["indices"]) == {path.name for path in (tmp_path / "source").iterdir()}
     assert recorded["files"]["test_por_Latn.jsonl"]["items"] == 1
-    before = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.json*")}
+    assert {"parallel_por_Latn.tsv.xz", "documents_eng_Latn.jsonl.xz", "valid_por_Latn.jsonl"} < set(recorded["files"])
+    with lzma.open(tmp_path / "out" / "parallel_por_Latn.tsv.xz", "rt") as lines:
+        assert lines.read() == "Player of sound\tTocador de som\nPlays it.\tToca.\n"
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
+    assert set(before) == {*recorded["files"], "sources.json"}
     assert launch("--languages", "por_Latn").returncode == 0
-    assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.json*")} == before
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()} == before
 
     failed = launch("--languages", "swe_Latn")
     assert failed.returncode == 2

@@ -1,6 +1,6 @@
 """The plan of every budget: steps in order, recipes that the trainer accepts, the protocol's parts all there."""
 
-from dataclasses import replace
+import json
 from pathlib import Path
 
 import pytest
@@ -9,9 +9,12 @@ from benchmarks.quality.backbone_plan import BackbonePlan, best_figure
 from benchmarks.quality.budgets import BUDGETS, budget_of
 from benchmarks.quality.learners import LEARNERS, STAGE2
 from benchmarks.quality.plan import Plan
+from benchmarks.quality.quality import require_same
 from benchmarks.quality.steps import _check
 from benchmarks.quality.variants import PLAIN, VARIANTS
 from mtllm_ds.config import load_settings
+from mtllm_ds.errors import UserError
+from mtllm_ds.evaluation.verdict import Rules
 
 LANGUAGES = ["deu_Latn", "fra_Latn", "jpn_Jpan"]
 
@@ -110,9 +113,26 @@ def test_stage1_is_judged_by_its_fvu(tmp_path):
     assert best_figure(tmp_path) == -0.4
 
 
-def test_package_descriptions_have_budgets_of_their_own():
-    assert budget_of("cpu", "lohelp_modules") == BUDGETS["cpu"]
-    assert budget_of("cpu", "ddtp_topics").train_items == 2000
-    assert budget_of("gpu", "ddtp_topics") == replace(BUDGETS["gpu"], train_items=2000)
-    assert budget_of("smoke", "ddtp_topics").train_items == BUDGETS["smoke"].train_items
-    assert [budget_of(name, "ddtp_topics").seeds for name in BUDGETS] == [BUDGETS[name].seeds for name in BUDGETS]
+@pytest.mark.parametrize("name", list(BUDGETS))
+def test_package_descriptions_are_long_and_many(name):
+    help_text, packages = budget_of(name, "lohelp_modules"), budget_of(name, "ddtp_topics")
+    assert help_text == BUDGETS[name]
+    assert packages.train_items == min(2000, help_text.train_items or 2000)
+    assert packages.max_length <= packages.tokens_per_cell or name == "smoke"
+    protocol = ("seeds", "learning_rates", "stage1_steps", "task_steps", "beams")
+    assert all(getattr(packages, field) == getattr(help_text, field) for field in protocol)
+
+
+def test_the_cpu_budget_of_package_descriptions():
+    budget = budget_of("cpu", "ddtp_topics")
+    assert (budget.max_length, budget.test_items, budget.seeds) == (128, 360, (0, 1, 2))
+    assert budget.test_items >= Rules().min_items
+
+
+def test_an_older_run_goes_on_where_a_limit_has_come_in_since(tmp_path):
+    path = tmp_path / "settings.json"
+    settings = {"budget": {"name": "cpu", "valid_items": None}, "task": "lohelp_modules"}
+    path.write_text(json.dumps({"budget": {"name": "cpu"}, "task": "lohelp_modules"}))
+    require_same(path, settings)
+    with pytest.raises(UserError, match=r"other settings \(budget\)"):
+        require_same(path, settings | {"budget": {"name": "cpu", "valid_items": 3}})

@@ -1,4 +1,7 @@
-"""A model that goes on with another vocabulary: known pieces keep their rows, others start from their parts."""
+"""A model that goes on with another vocabulary: known pieces keep their rows, others start from their parts.
+
+Characters that the old vocabulary lacks have one part, its unknown piece: they all start alike.
+"""
 
 import torch
 from transformers import AutoTokenizer, M2M100ForConditionalGeneration
@@ -9,7 +12,7 @@ from benchmarks.quality.vocabulary import carry_vocabulary
 
 def test_embeddings_of_pieces(tmp_path):
     old = AutoTokenizer.from_pretrained("assets/mt")
-    lines = ["Netzwerkverwaltung der Schnittstellen", "a network manager of interfaces"] * 4
+    lines = ["Netzwerkverwaltung der Schnittstellen", "a network manager of interfaces", "\u10d0"] * 4
     new = train_mt_tokenizer(lines, ("eng_Latn", "dan_Latn"), 60)
     model = M2M100ForConditionalGeneration.from_pretrained("assets/mt", dtype="float32")
     before = model.get_input_embeddings().weight.detach().clone()
@@ -27,3 +30,5 @@ def test_embeddings_of_pieces(tmp_path):
     parts = [token.id for token in old.backend_tokenizer.model.tokenize(unknown)]
     assert len(parts) > 1
     torch.testing.assert_close(after[now[unknown]], before[parts].mean(0))
+    assert "\u10d0" not in was
+    assert torch.equal(after[now["\u10d0"]], before[old.unk_token_id])
