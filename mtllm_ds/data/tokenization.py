@@ -272,10 +272,16 @@ _BLANK = re.compile(r"\s")
 def _reads_only_spaces(backend: Any) -> bool:
     """Does it part words at spaces alone, so that a line break would be no known piece?
 
-    SentencePiece's own normalization turns all white space into spaces; transformers 5 builds NLLB's tokenizer without it.
+    SentencePiece's own normalization turns all white space into spaces; transformers 5 builds NLLB's tokenizer without it. Llama 2
+    and Mistral have no such normalization by design: a line break is a token (or a byte) of theirs.
     """
-    has_breaks = getattr(backend.model, "byte_fallback", False) or "\n" in backend.get_vocab()  # Llama 2, Mistral
-    return backend.normalizer is None and type(backend.pre_tokenizer).__name__ == "Metaspace" and not has_breaks
+    if backend.normalizer is not None or backend.pre_tokenizer is None:
+        return False
+    if getattr(backend.model, "byte_fallback", False) or "\n" in backend.get_vocab():
+        return False
+    state = json.loads(backend.pre_tokenizer.__getstate__())
+    first = state["pretokenizers"][0] if state["type"] == "Sequence" else state
+    return first["type"] == "Metaspace"
 
 
 def _fingerprint(

@@ -1,5 +1,6 @@
 import pytest
-from transformers import AutoTokenizer, dynamic_module_utils
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, dynamic_module_utils
 
 from mtllm_ds.data.cutting import encode_documents
 from mtllm_ds.data.tokenization import TokenizerSpec, load_text_tokenizer
@@ -153,3 +154,26 @@ def test_line_breaks_read_as_blanks_for_nllb(nllb):
     (folded,), (plain,) = nllb.tokenize(["Title\nthe body\tgoes"]), nllb.tokenize(["Title the body goes"])
     assert folded == plain
     assert nllb.unknown_id not in folded.ids
+
+
+def test_line_breaks_stay_where_the_tokenizer_knows_them(tmp_path, llama):
+    """Llama 2 and Mistral part at spaces too, but spell what they lack in bytes."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "▁a"]
+    backend = Tokenizer(
+        models.BPE({piece: i for i, piece in enumerate(pieces)}, [("▁", "a")], unk_token="<unk>", byte_fallback=True)
+    )
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(tmp_path)
+    bytewise = load_text_tokenizer(TokenizerSpec(name=str(tmp_path), side="llm", family="decoder"))
+    for tokenizer in (bytewise, llama):
+        broken, plain = tokenizer.tokenize(["a\na", "a a"])
+        assert broken.ids != plain.ids
+    assert backend.token_to_id("<0x0A>") in bytewise.tokenize(["a\na"])[0].ids
+
+
+def test_the_tiny_llama_reads_line_breaks_as_blanks():
+    tiny = load_text_tokenizer(TokenizerSpec(name="assets/llm", side="llm"))
+    broken, plain = tiny.tokenize(["a page\nand more", "a page and more"])
+    assert broken == plain
