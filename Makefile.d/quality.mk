@@ -13,16 +13,16 @@ BASES_DEVICE = $(if $(filter gpu,$(BUDGET)),--device cuda)
 
 .PHONY: help-text bases assets
 help-text: $(VENV)  ## rebuild the help text from Debian's packages (apt-get, private state)
-	$(PY) -m benchmarks.quality.fetch_help_text --out $(HELP_TEXT)
+	$(PY) -m benchmarks.quality.text.fetch_help_text --out $(HELP_TEXT)
 
 # The second run of the MT model goes on from the finished first one.
 bases: $(VENV)  ## train the tiny MT model and the tiny Llama (HELP_TEXT=FOLDER, BUDGET=cpu or gpu)
-	test -f $(MT_RANKING)/summary.json || $(PY) -m benchmarks.quality.train_mt --data $(HELP_TEXT) --out $(MT_RANKING) --core-minutes $(RANKING_MINUTES) $(BASES_DEVICE)
-	test -f $(MT)/summary.json || $(PY) -m benchmarks.quality.train_mt --data $(HELP_TEXT) --out $(MT) --start $(MT_RANKING) --translation 1 --learning-rate 1e-3 --batch-size 64 --milestones 0.25 0.5 --core-minutes $(TRANSLATION_MINUTES) $(BASES_DEVICE)
-	test -f $(LLAMA)/summary.json || $(PY) -m benchmarks.quality.train_llama --data $(HELP_TEXT) --out $(LLAMA) --core-minutes $(LLAMA_MINUTES) $(BASES_DEVICE)
+	test -f $(MT_RANKING)/summary.json || $(PY) -m benchmarks.quality.bases.train_mt --data $(HELP_TEXT) --out $(MT_RANKING) --core-minutes $(RANKING_MINUTES) $(BASES_DEVICE)
+	test -f $(MT)/summary.json || $(PY) -m benchmarks.quality.bases.train_mt --data $(HELP_TEXT) --out $(MT) --start $(MT_RANKING) --translation 1 --learning-rate 1e-3 --batch-size 64 --milestones 0.25 0.5 --core-minutes $(TRANSLATION_MINUTES) $(BASES_DEVICE)
+	test -f $(LLAMA)/summary.json || $(PY) -m benchmarks.quality.bases.train_llama --data $(HELP_TEXT) --out $(LLAMA) --core-minutes $(LLAMA_MINUTES) $(BASES_DEVICE)
 
 assets: $(VENV)  ## write assets/ from the trained base models, with measured cards
-	$(PY) -m benchmarks.quality.write_assets --data $(HELP_TEXT) --text --mt $(MT) --llama $(LLAMA)
+	$(PY) -m benchmarks.quality.bases.write_assets --data $(HELP_TEXT) --text --mt $(MT) --llama $(LLAMA)
 
 # From base models to report.html and a verdict. A killed run goes on; BUDGET=smoke shows in minutes that all steps work.
 TASK ?= lohelp_modules

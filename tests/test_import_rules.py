@@ -69,6 +69,19 @@ def ground() -> list[str]:
     return [name for name, floor in FLOORS.items() if floor == 0]
 
 
+def test_the_rooms_of_the_quality_benchmark_are_in_order():
+    """Text lies lowest; base models and the claim know it, but not each other; the scripts beside the folders are on top."""
+    allowed = {"text": {"text"}, "bases": {"text", "bases"}, "claim": {"text", "claim"}}
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for folder, below in allowed.items()
+        for path in sorted((ROOT / "benchmarks/quality" / folder).rglob("*.py"))
+        for name in imported(path)
+        if name.startswith("benchmarks.") and name.removeprefix("benchmarks.quality.").split(".")[0] not in below
+    ]
+    assert wrong == []
+
+
 def test_the_ground_floor_imports_nothing_above():
     for path in sources():
         here = room(module_name(path))

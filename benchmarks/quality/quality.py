@@ -19,13 +19,13 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from benchmarks.quality.backbone_plan import BACKBONES, BackbonePlan
-from benchmarks.quality.budgets import BUDGETS, budget_of
-from benchmarks.quality.frozen import MANIFESTS
-from benchmarks.quality.plan import Plan
-from benchmarks.quality.quality_data import TASKS, known_languages
-from benchmarks.quality.steps import Steps, chosen_steps, describe
-from benchmarks.quality.variants import VARIANTS
+from benchmarks.quality.claim.backbone_plan import BACKBONES, BackbonePlan
+from benchmarks.quality.claim.budgets import BUDGETS, budget_of
+from benchmarks.quality.claim.plan import Plan
+from benchmarks.quality.claim.quality_data import TASKS, known_languages
+from benchmarks.quality.claim.steps import Steps, chosen_steps, describe
+from benchmarks.quality.claim.variants import VARIANTS
+from benchmarks.quality.text.frozen import MANIFESTS
 from mtllm_ds.atomic import write_json
 from mtllm_ds.command_line import Parser, positive_int, quiet_libraries, run_and_exit
 from mtllm_ds.errors import UserError
@@ -111,7 +111,7 @@ def main() -> int:
         console.print(f"{len(left)} steps are left, start again to go on", highlight=False)
     if not all(step.optional for step in left):
         return 0
-    from benchmarks.quality.quality_report import write_quality_report
+    from benchmarks.quality.claim.quality_report import write_quality_report
 
     default = root / "report" if budget.name == "smoke" else Path("benchmarks/results/quality") / place
     for backbone in options.backbones:

@@ -1,0 +1,158 @@
+"""Predictions, costs and gates of a finished run, read from the steps' folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.quality.claim.learners import LEARNERS, TEACHER
+from benchmarks.quality.claim.plan import Plan
+from benchmarks.quality.claim.steps import DONE
+from mtllm_ds.evaluation.predictions import Predictions, concatenate, read_predictions
+from mtllm_ds.evaluation.report_parts import Cost
+from mtllm_ds.evaluation.translate_test import READINGS
+from mtllm_ds.evaluation.verdict import LanguageGate
+
+TRANSLATE_TEST = {"translate_test_greedy": "greedy", "translate_test_beam4": "beam4", "translate_test_tuned": "beam4"}
+"""System -> decoding of what it reads."""
+FILE = "predictions.parquet"
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Mean copy-masked accuracy of a translate-test by where it is masked; the better one is in the table."""
+
+    system: str
+    accuracy: Mapping[str, float]
+
+    @property
+    def better(self) -> str:
+        return max(self.accuracy, key=lambda reading: self.accuracy[reading])
+
+
+def gates_of(plan: Plan, num_items: Mapping[str, int]) -> dict[str, LanguageGate]:
+    """Gates of the MT model by language."""
+    measured = json.loads((plan.folder("gates") / "gates.json").read_text(encoding="utf-8"))
+    return {
+        code: LanguageGate(row["chrf"], row["retrieval"], num_items[code], development=code in plan.development)
+        for code, row in measured.items()
+    }
+
+
+def in_setting(predictions: Predictions, setting: str) -> Predictions:
+    """The same rows under another setting's name."""
+    return replace(predictions, setting=np.full(len(predictions), setting, dtype=object))
+
+
+def translate_test(
+    folder: Path, seeds: Sequence[int], system: str, languages: Sequence[str]
+) -> tuple[Predictions, Readings]:
+    """Plain, and the better way of copy-masking over `languages`, of one translate-test; `folder` has a step a seed."""
+    parts: dict[str, Predictions] = {
+        reading: concatenate(
+            read_predictions([folder / f"{system}-{seed}" / reading / system / FILE]) for seed in seeds
+        )
+        for reading in READINGS
+    }
+    return _better(parts, system, languages)
+
+
+def _better(parts: dict[str, Predictions], system: str, languages: Sequence[str]) -> tuple[Predictions, Readings]:
+    masked = [reading for reading in READINGS if reading != "plain"]
+    readings = Readings(system, {reading: mean_accuracy(parts[reading], languages) for reading in masked})
+    return concatenate([parts["plain"], in_setting(parts[readings.better], "copy_masked")]), readings
+
+
+def mean_accuracy(predictions: Predictions, languages: Sequence[str]) -> float:
+    """Mean over languages of the share of right answers; all languages that are there where none is given."""
+    chosen = languages or sorted(set(predictions.language))
+    return float(np.mean([predictions.where(language=code).correct.mean() for code in chosen]))
+
+
+def collect(plan: Plan, backbone: str, counting: Sequence[str]) -> tuple[Predictions, list[Readings]]:
+    """All predictions of one backbone, the baselines among them; translate-test is masked where that is better for it."""
+    seeds, folder = plan.budget.seeds, plan.folder(f"{backbone}/eval")
+    parts = [read_predictions([plan.folder(f"baseline/{system}") / FILE]) for system in ("majority", "tfidf")]
+    names = [(learner.answers, learner.answers) for learner in LEARNERS if learner.answers not in TRANSLATE_TEST]
+    names += [(TEACHER.answers, "english_originals"), ("ridge", "ridge")]
+    for step, system in names:
+        parts += [read_predictions([folder / f"{step}-{seed}" / system / FILE]) for seed in seeds]
+    controls = [folder / f"{control}-0" / control / FILE for control in ("wrong_tag", "shuffled_connector")]
+    parts += [read_predictions([path]) for path in controls if (path.parents[1] / DONE).exists()]
+    readings = []
+    for system in TRANSLATE_TEST:
+        found, reading = translate_test(folder, seeds, system, counting)
+        parts.append(found)
+        readings.append(reading)
+    return concatenate(parts), readings
+
+
+def costs_of(plan: Plan, backbone: str) -> dict[str, Cost]:
+    """Seconds an item of seed 0, translation included; with greedy decoding also chrF, on validation pairs."""
+    folder = plan.folder(f"{backbone}/eval")
+    costs = {}
+    for learner in LEARNERS:
+        if learner.answers not in TRANSLATE_TEST:
+            costs[learner.answers] = Cost(_seconds(folder / f"{learner.answers}-0" / learner.answers, learner.answers))
+    measured = json.loads((plan.folder("gates") / "gates.json").read_text(encoding="utf-8")).values()
+    chrf = float(np.mean([row["chrf"] for row in measured]))
+    costs["ridge"] = Cost(_seconds(folder / "ridge-0" / "ridge", "ridge"))
+    for system, decoding in TRANSLATE_TEST.items():
+        read = _seconds(folder / f"{system}-0" / "plain" / system, system)
+        written = json.loads((plan.folder(f"translate/{decoding}") / "translation.json").read_text(encoding="utf-8"))
+        each = written["seconds"] / written["num_items"] * len(READINGS) / 2  # two of three readings were translated
+        costs[system] = Cost(read + each, chrf if decoding == "greedy" else None)
+    return costs
+
+
+def _seconds(folder: Path, system: str) -> float:
+    return float(json.loads((folder / "summary.json").read_text(encoding="utf-8"))[f"seconds_per_item/{system}"])
+
+
+def variants_of(plan: Plan, backbone: str) -> Predictions | None:
+    """Answers of the variants on the development languages (seed 0), and those of the run's own stage 2 and direct tuning."""
+    folder = plan.folder(backbone)
+    files = sorted(folder.glob(f"*/*/stage2/variant_*/{FILE}"))
+    if not files:
+        return None
+    own = [folder / "eval" / f"{system}-0" / system / FILE for system in ("mtllm_stage2", "mtllm_direct", "llm_direct")]
+    return concatenate(read_predictions([path]) for path in [*own, *files])
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One checkpoint of the MT model on the development languages, copy-masked."""
+
+    name: str
+    chrf: float
+    retrieval: float
+    stack: float
+    translate_test: float
+
+
+def ladder_of(plan: Plan, backbone: str, ladder: Mapping[int, str]) -> list[Rung]:
+    """The MT ladder (number of a rung -> its MT model), the run's own MT model last; greedy translate-test, seed 0."""
+    rungs = []
+    for number, mt in ladder.items():
+        folder = plan.folder(f"{backbone}/ladder/{number}")
+        parts: dict[str, Predictions] = {
+            r: read_predictions([folder / r / "translate_test_greedy" / FILE]) for r in READINGS
+        }
+        rival, _ = _better(parts, "translate_test_greedy", plan.development)
+        stack = read_predictions([folder / "mtllm_stage2" / FILE])
+        rungs.append(_rung(Path(mt).name, folder / "gates.json", stack, rival, plan.development))
+    folder = plan.folder(f"{backbone}/eval")
+    rival, _ = translate_test(folder, [0], "translate_test_greedy", plan.development)
+    stack = read_predictions([folder / "mtllm_stage2-0" / "mtllm_stage2" / FILE])
+    return [*rungs, _rung(Path(plan.mt).name, plan.folder("gates") / "gates.json", stack, rival, plan.development)]
+
+
+def _rung(name: str, gates: Path, stack: Predictions, rival: Predictions, languages: Sequence[str]) -> Rung:
+    measured = json.loads(gates.read_text(encoding="utf-8"))
+    figures = [float(np.mean([measured[code][key] for code in languages])) for key in ("chrf", "retrieval")]
+    answers = [mean_accuracy(found.where(setting="copy_masked"), languages) for found in (stack, rival)]
+    return Rung(name, *figures, *answers)

@@ -1,0 +1,203 @@
+"""The report of a finished run: table, gates, primary test, variants, ladder, and one verdict line at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from rich.console import Console
+
+from benchmarks.quality.claim.backbone_plan import BackbonePlan
+from benchmarks.quality.claim.budgets import CPU
+from benchmarks.quality.claim.collect import (
+    TRANSLATE_TEST,
+    Readings,
+    Rung,
+    collect,
+    costs_of,
+    gates_of,
+    ladder_of,
+    variants_of,
+)
+from benchmarks.quality.claim.learners import LEARNERS
+from benchmarks.quality.claim.plan import Plan
+from benchmarks.quality.claim.quality_notes import NOTES
+from benchmarks.quality.claim.steps import DONE
+from benchmarks.quality.claim.variants import VARIANTS
+from benchmarks.quality.text.folder_text import ENGLISH
+from mtllm_ds.evaluation.predictions import Predictions
+from mtllm_ds.evaluation.report import TITLES, write_report
+from mtllm_ds.evaluation.report_parts import Comparison, Report
+from mtllm_ds.evaluation.tables import Table, best_system, build_tables, compare, compare_each
+from mtllm_ds.evaluation.verdict import LanguageGate, Rules, Verdict, backbone_reason, counting_languages, decide
+
+SYSTEM = "mtllm_stage2"
+RIDGES = ("ridge", "ridge_centred")
+TITLE = "Does the stacked model beat translate-test with the same MT model?"
+
+
+def write_quality_report(
+    plan: Plan, backbone: str, ladder: Sequence[str], left: Sequence[str], folder: Path, console: Console
+) -> Verdict:
+    """Write `report.html`, `summary.json`, tables and pictures of one backbone into `folder`, variants into `folder/variants`.
+
+    Args:
+        ladder: earlier checkpoints of the MT model
+        left: optional steps that were not run
+    """
+    rules = Rules()
+    gates = gates_of(
+        plan, json.loads((plan.folder("data") / "data.json").read_text(encoding="utf-8"))["counts_by_language"]
+    )
+    counting = counting_languages(gates, rules)
+    predictions, readings = collect(plan, backbone, counting)
+    tables = tuple(build_tables(predictions))
+    verdict, comparisons = _judge(predictions, tables, gates, counting, rules, len(plan.budget.seeds))
+    notes = [*_notes(plan, readings), *_variants(plan, backbone, folder)]
+    if (plan.folder(backbone) / "choice").is_dir():
+        notes += _ladder(plan, backbone, ladder, left)
+    if left:
+        notes.append(f"Not run yet: {', '.join(left)}.")
+    report = Report(
+        title=f"{TITLE} Backbone: {backbone}",
+        tables=tables,
+        comparisons=comparisons,
+        costs=costs_of(plan, backbone),
+        gates=gates,
+        rules=rules,
+        verdict=verdict,
+        facts=_facts(plan, backbone),
+        notes=tuple(notes),
+    )
+    write_report(report, folder, console)
+    return verdict
+
+
+def _judge(
+    predictions: Predictions,
+    tables: Sequence[Table],
+    gates: dict[str, LanguageGate],
+    counting: list[str],
+    rules: Rules,
+    num_seeds: int,
+) -> tuple[Verdict, tuple[Comparison, ...]]:
+    """The primary test and the plain one against the best translate-test of each setting, and the verdict."""
+    plain, masked = (next(table for table in tables if table.setting == name) for name in ("plain", "copy_masked"))
+    english = plain.cells[ENGLISH]
+    failure = backbone_reason(english["llm_direct"].accuracy, english["tfidf"].accuracy, rules)
+    if num_seeds < len(CPU.seeds):
+        failure = f"{num_seeds} seed{'s' * (num_seeds > 1)} of the {len(CPU.seeds)} that the protocol asks for"
+    shown = counting or list(plain.mean_languages)  # nothing is claimed of languages that do not count
+    rivals = {table.setting: best_system(table, list(TRANSLATE_TEST), shown) for table in (plain, masked)}
+    found = {}
+    for table in (masked, plain):
+        rival = rivals[table.setting]
+        overall = compare(predictions, SYSTEM, rival, table.setting, shown)
+        each = compare_each(predictions, SYSTEM, rival, table.setting, shown)
+        found[table.setting] = Comparison(SYSTEM, rival, table.setting, overall, each)
+    rival = best_system(masked, RIDGES, shown)
+    ridge = compare(predictions, SYSTEM, rival, "copy_masked", shown)
+    each = compare_each(predictions, SYSTEM, rival, "copy_masked", shown)
+    verdict = decide(
+        found["copy_masked"].overall if counting else None,
+        found["plain"].overall if counting else None,
+        gates=gates,
+        backbone_failure=failure,
+        rival=TITLES[rivals["copy_masked"]],
+        gap_closed=masked.gap_closed(SYSTEM, shown),
+        rules=rules,
+    )
+    return verdict, (*found.values(), Comparison(SYSTEM, rival, "copy_masked", ridge, each))
+
+
+def _facts(plan: Plan, backbone: str) -> dict[str, str]:
+    budget, steps = plan.budget, BackbonePlan(plan, backbone)
+    rates = {name: f"{steps.rate(name):g}" for name in ("stage1", *(learner.name for learner in LEARNERS))}
+    data = json.loads((plan.folder("data") / "data.json").read_text(encoding="utf-8"))
+    done = [json.loads(path.read_text(encoding="utf-8")) for path in plan.root.rglob(DONE)]
+    commits = Counter(step.get("commit") or "not noted" for step in done)
+    tried = ", ".join(f"{rate:g}" for rate in budget.learning_rates)
+    pilots = f"{budget.stage1_pilot_steps} (stage 1) and {budget.task_pilot_steps}"
+    items, leaking = (data["counts"][name] for name in ("train items", "train items that leak"))
+    return {
+        "budget": budget.name,
+        "method": f"{steps.headline}: {VARIANTS[steps.headline].what}",
+        "seeds": ", ".join(map(str, budget.seeds)),
+        "steps": f"stage 1 {budget.stage1_steps}, every tuning {budget.task_steps}",
+        "tokens a step": f"at most {budget.lanes * budget.tokens_per_cell}, samples of at most {budget.max_length}",
+        "learning rates": f"{tried}; chosen on English validation by runs of {pilots} steps",
+        "chosen": ", ".join(f"{name} {rate}" for name, rate in rates.items()),
+        "training items": f"{min(items, budget.train_items or items)}; {leaking} left out by the leak test",
+        "test items": f"at most {budget.test_items} a language, drawn" if budget.test_items else "all",
+        "translate-train": f"{budget.translated_items or 'all'} of them in each language",
+        "stage-1 texts": str(data["counts"]["stage1_train"]),
+        "MT model, backbone": f"{plan.mt} and {steps.llm}: fixed, the seeds do not vary them",
+        "development languages": ", ".join(plan.development),
+        "files": _frozen(plan, data["changed_files"]),
+        "seconds": f"{sum(step['seconds'] for step in done):.0f} over all steps, {budget.num_jobs} at a time",
+        "machine": f"{plan.precision} on {plan.device}, {os.cpu_count()} cores, {platform.machine()}",
+        "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, DeepSpeed {version('deepspeed')}",
+        "commits": ", ".join(f"{name} ({number} steps)" for name, number in commits.most_common()),
+    }
+
+
+def _frozen(plan: Plan, changed: Sequence[str]) -> str:
+    if changed:
+        return f"not the frozen ones: {', '.join(changed)}"
+    return "as frozen"
+
+
+def _notes(plan: Plan, readings: Sequence[Readings]) -> list[str]:
+    notes = []
+    if plan.budget.name == "smoke":
+        notes.append(
+            "A smoke run: a handful of items and steps. It shows that the mechanics work; its figures mean nothing."
+        )
+    for reading in readings:
+        figures = ", ".join(
+            f"{name.replace('_', ' ')} translation {value:.3f}" for name, value in reading.accuracy.items()
+        )
+        notes.append(f"{TITLES[reading.system]}, copy-masked: {figures}; the table has the better one.")
+    return [*notes, *NOTES[plan.task_name]]
+
+
+def _variants(plan: Plan, backbone: str, folder: Path) -> list[str]:
+    """A report of its own on the development languages, and a line a variant here."""
+    predictions = variants_of(plan, backbone)
+    if predictions is None:
+        return []
+    tables = tuple(build_tables(predictions.of_languages([ENGLISH, *plan.development])))
+    write_report(
+        Report(title=f"Variants on development languages, seed 0. Backbone: {backbone}", tables=tables),
+        folder / "variants",
+    )
+    lines = []
+    for table in reversed(tables):
+        for system in sorted(table.systems, key=lambda name: -np.nan_to_num(table.mean(name))):
+            what = VARIANTS[system.removeprefix("variant_")].what if system.startswith("variant_") else TITLES[system]
+            lines.append(f"{table.setting.replace('_', '-')} {table.mean(system):.3f}: {system}, {what}")
+    return ["Every variant that was tried, seed 0, mean accuracy over the development languages only:", *lines]
+
+
+def _ladder(plan: Plan, backbone: str, ladder: Sequence[str], left: Sequence[str]) -> list[str]:
+    done = {number: mt for number, mt in enumerate(ladder) if f"{backbone}/ladder/{number}" not in left}
+    rungs = ladder_of(plan, backbone, done)
+    if len(rungs) == 1:
+        return [] if ladder else ["MT ladder: no earlier checkpoints of the MT model were given (MT_LADDER)."]
+    return ["MT ladder (development languages, copy-masked, seed 0, greedy translate-test):", *map(_rung_line, rungs)]
+
+
+def _rung_line(rung: Rung) -> str:
+    gain = 100 * (rung.stack - rung.translate_test)
+    return (
+        f"{rung.name}: chrF {rung.chrf:.1f}, retrieval {rung.retrieval:.2f}; stack {rung.stack:.3f}, translate-test "
+        f"{rung.translate_test:.3f}, gain {gain:+.1f} points"
+    )

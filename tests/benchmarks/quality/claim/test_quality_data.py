@@ -1,0 +1,115 @@
+"""The benchmark's first step on a small folder: what it writes, and what stops it."""
+
+import json
+import lzma
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.quality.claim.quality_data import require_no_leak
+from benchmarks.quality.text import frozen
+from mtllm_ds.errors import UserError
+from tests.fixtures.runs import REPOSITORY
+
+
+def long(number):
+    """Twelve words that stand in no other text."""
+    return " ".join(f"word{number}and{place}" for place in range(12))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Package descriptions in English and German, as `fetch_ddtp` lays them out: 6 to train, 4 to validate, 3 to test."""
+    root = tmp_path / "text"
+    root.mkdir()
+
+    def item(number, **more):
+        return {"id": str(number), "group": f"g{number}", "label": "games", "text": long(number)} | more
+
+    def german(number):
+        return {"text": f"Deutsch {number}", "text_en": long(number)}
+
+    rows = {
+        "train_eng_Latn": map(item, range(6)),
+        "valid_eng_Latn": map(item, range(10, 14)),
+        "test_eng_Latn": map(item, range(20, 23)),
+        "test_deu_Latn": (item(number, **german(number)) for number in range(30, 33)),
+        "valid_deu_Latn": map(german, range(10, 14)),
+    }
+    for name, listed in rows.items():
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in listed))
+    pages = [{"page": f"g{n}", "paragraphs": [{"kind": "p", "text": long(n)}]} for n in (*range(6), 10, 11)]
+    (root / "documents_eng_Latn.jsonl.xz").write_bytes(lzma.compress("\n".join(map(json.dumps, pages)).encode()))
+    pairs = "".join(f"Segment {n}\tAbschnitt {n}\n" for n in range(5))
+    (root / "parallel_deu_Latn.tsv.xz").write_bytes(lzma.compress(pairs.encode()))
+    return root
+
+
+def prepare(folder, *more):
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks.quality.claim.quality_data", "--task", "ddtp_topics", "--mt", "assets/mt",
+         "--data", str(folder), "--output", str(folder.parent / "data"), *more],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+def counts_of(folder):
+    return json.loads((folder.parent / "data" / "data.json").read_text())["counts"]
+
+
+def other_languages(folder):
+    """The MT model in assets/ knows four languages of the task: give each what German has."""
+    for code in ("fra_Latn", "jpn_Jpan", "rus_Cyrl"):
+        for name in ("test_{}.jsonl", "valid_{}.jsonl", "parallel_{}.tsv.xz"):
+            (folder / name.format(code)).write_bytes((folder / name.format("deu_Latn")).read_bytes())
+
+
+def test_what_it_writes(folder):
+    other_languages(folder)
+    done = prepare(
+        folder, "--any-data", "--train-items", "4", "--valid-items", "3", "--test-items", "2", "--stage1-texts", "5"
+    )
+    assert done.returncode == 0, done.stderr
+    counts = counts_of(folder)
+    assert (counts["train items"], counts["valid items"], counts["test items deu_Latn"]) == (6, 4, 2)
+    assert (counts["stage1_train"], counts["stage1_valid"], counts["valid_deu_Latn"]) == (5, 2, 4)
+    assert counts["monolingual_deu_Latn"] == 5
+    data = folder.parent / "data"
+    assert len((data / "task" / "train_eng_Latn.jsonl").read_text().splitlines()) == 4
+    assert len((data / "task" / "valid_eng_Latn.jsonl").read_text().splitlines()) == 3
+
+
+def test_another_folder_than_the_frozen_one_is_refused(folder):
+    other_languages(folder)
+    done = prepare(folder)
+    assert done.returncode == 2
+    assert "not the file that the benchmark was set up with" in done.stderr
+    assert "--any-data" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "message"), [(["--task", "nonsuch"], "invalid choice"), (["--train-items", "-1"], "whole number")]
+)
+def test_mistakes_of_the_command_line(folder, more, message):
+    done = prepare(folder, *more)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_leak_stops_the_run(folder, tmp_path):
+    (tmp_path / "task").mkdir()
+    for name in ("stage1_valid.jsonl", "task/train_eng_Latn.jsonl", "task/valid_eng_Latn.jsonl"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "stage1_train.jsonl").write_text(json.dumps({"text": f"Before. {long(31)} After."}) + "\n")
+    with pytest.raises(UserError, match="holds 100% of the test item"):
+        require_no_leak(tmp_path, folder)
+
+
+def test_a_missing_validation_file_is_a_change(folder, tmp_path):
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(json.dumps(frozen.files_of(folder, ["deu_Latn"])))
+    assert frozen.changed_files(folder, ["deu_Latn"], manifest) == []
+    (folder / "valid_deu_Latn.jsonl").unlink()
+    assert frozen.changed_files(folder, ["deu_Latn"], manifest) == ["valid_deu_Latn.jsonl"]

@@ -1,0 +1,103 @@
+"""Steps run in the order of their needs, once each, and go on where they were stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from benchmarks.quality.claim.steps import Step, Steps, chosen_steps, describe
+from mtllm_ds.errors import UserError
+
+ROOT = Path(__file__).parents[4]
+
+
+def write(path: Path, text: str = "x") -> list[str]:
+    """A command that appends a text to a file."""
+    return [sys.executable, "-c", f"open({str(path)!r}, 'a').write({text!r})"]
+
+
+def steps_in(root: Path, num_jobs: int = 2) -> Steps:
+    return Steps(root, num_jobs, {"GREETING": "hello"}, Console(quiet=True))
+
+
+def test_steps_come_after_what_they_need_and_only_once(tmp_path):
+    trace = tmp_path / "trace"
+    plan = [
+        Step("a", [write(trace, "a"), write(trace, "b")]),
+        Step("deep/c", lambda: [write(trace, trace.read_text().upper())], ("a",)),
+        Step("d", [write(trace, "d")], ("a", "deep/c")),
+    ]
+    assert steps_in(tmp_path / "run").run(plan)
+    assert trace.read_text() == "abABd"
+    assert steps_in(tmp_path / "run").run(plan)
+    assert trace.read_text() == "abABd"
+    assert "done  deep/c" in describe(plan, steps_in(tmp_path / "run").is_done, 1)
+
+
+def test_chosen_steps_bring_what_they_need():
+    plan = [Step("a", []), Step("b/x", [], ("a",)), Step("b/y", []), Step("c", [], ("b/x",)), Step("d", [], ("c",))]
+
+    def names(*only: str) -> list[str]:
+        return [step.name for step in chosen_steps(plan, only)]
+
+    assert names() == ["a", "b/x", "b/y", "c", "d"]
+    assert names("c") == ["a", "b/x", "c"]
+    assert names("b") == ["a", "b/x", "b/y"]
+    with pytest.raises(UserError, match="--only e: no step of that name"):
+        names("e")
+
+
+def test_a_failure_is_told_with_its_last_line_and_only_it_runs_again(tmp_path):
+    trace, gate = tmp_path / "trace", tmp_path / "gate"
+    code = f"import os, sys; os.path.exists({str(gate)!r}) or sys.exit('no gate')"
+    plan = [
+        Step("a", [write(trace, "a")]),
+        Step("b", [[sys.executable, "-c", code]], ("a",)),
+        Step("c", [write(trace, "c")], ("b",)),
+    ]
+    with pytest.raises(UserError, match=r"step b failed \(status 1\): no gate; see .*log.txt"):
+        steps_in(tmp_path / "run").run(plan)
+    gate.touch()
+    assert steps_in(tmp_path / "run").run(plan)
+    assert trace.read_text() == "ac"
+
+
+def test_the_deadline_ends_between_two_steps(tmp_path):
+    trace = tmp_path / "trace"
+    plan = [Step(name, [write(trace, name)]) for name in "ab"]
+    steps = steps_in(tmp_path / "run", num_jobs=1)
+    assert not steps.run(plan, deadline_seconds=-1)
+    assert not trace.exists()
+    assert steps.run(plan)
+
+
+def test_what_steps_see(tmp_path):
+    code = f"import os; open({str(tmp_path / 'seen')!r}, 'w').write(os.environ['GREETING'])"
+    assert steps_in(tmp_path / "run").run([Step("a", [[sys.executable, "-c", code]])])
+    assert (tmp_path / "seen").read_text() == "hello"
+
+
+def test_a_terminated_run_ends_its_steps_and_goes_on_later(tmp_path):
+    sleeper = tmp_path / "pid"
+    script = f"""
+from benchmarks.quality.claim.steps import Step, Steps
+from pathlib import Path
+from rich.console import Console
+import sys
+sleep = "import os, time; open({str(sleeper)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+Steps(Path({str(tmp_path / "run")!r}), 1, {{}}, Console(quiet=True)).run([Step("a", [[sys.executable, "-c", sleep]])])
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while not (sleeper.exists() and sleeper.read_text()):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert "step a failed (status -15)" in process.communicate(timeout=30)[1]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(sleeper.read_text()), 0)
+    assert not (tmp_path / "run" / "a" / "done.json").exists()
