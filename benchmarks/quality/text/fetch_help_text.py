@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.quality.text.apt import Apt
 from benchmarks.quality.text.folder_text import ENGLISH, LANGUAGES, fingerprint, read_jsonl
-from mtllm_ds.atomic import write_json, write_text
+from mtllm_ds.atomic import write_bytes, write_json, write_text
 from mtllm_ds.command_line import Parser, run_and_exit
 
 PACKAGES = {
@@ -92,9 +92,7 @@ def pairs(english: dict[str, list], foreign: dict[str, list]) -> dict[str, str]:
 
 
 def write_xz(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(lzma.compress(text.encode()))
-    temporary.replace(path)
+    write_bytes(path, lzma.compress(text.encode()))
 
 
 def write_items(out: Path, languages: list[str], translations: dict[str, dict[str, str]]) -> None:
