@@ -112,7 +112,9 @@ def decide(
         f"{100 * gap_closed:.0f}% of the copy-masked gap closed"
     )
     failures = []
-    if primary.mean <= 0 or primary.p >= rules.level:
+    if primary.mean < 0 and primary.p < rules.level:
+        failures.append(f"{rival} is better beyond chance")
+    elif primary.mean <= 0 or primary.p >= rules.level:
         failures.append("the difference is not positive beyond chance")
     if plain.mean < -rules.max_plain_loss:
         failures.append(f"plain text is worse by more than {100 * rules.max_plain_loss:g} point")

@@ -43,6 +43,14 @@ def test_not_confirmed_without_a_difference_beyond_chance(primary):
     assert verdict(primary).status == "not confirmed"
 
 
+def test_a_rival_that_wins_is_named():
+    found = verdict(difference(-0.04, -0.07, -0.01, 0.004))
+    assert found.line.startswith("not confirmed: beam 4 is better beyond chance (-4.0 points")
+    assert "beyond chance" not in verdict(difference(-0.04, -0.09, 0.01, 0.2)).line.replace(
+        "not positive beyond chance", ""
+    )
+
+
 def test_plain_text_may_lose_one_point_but_not_more():
     assert verdict(plain=difference(-0.01, -0.03, 0.01, 0.3)).status == "confirmed"
     lost = verdict(plain=difference(-0.0101, -0.03, 0.01, 0.3))
