@@ -24,12 +24,13 @@ STYLES = {
     "translate_test": ("#2b6cb0", "^"),
     "translate_test_greedy": ("#2b6cb0", "^"),
     "translate_test_beam4": ("#12406f", "v"),
+    "translate_test_tuned": ("#63a6e8", ">"),
     "mtllm_direct": ("#f0a07c", "o"),
     "mtllm_stage2": ("#d9541e", "o"),
 }
 """Colour and marker of the systems that are drawn besides floor and ceiling; others take what is left."""
 SPARE = (("#5c6773", "X"), ("#c05a8c", "<"), ("#4c8c4a", ">"), ("#8a6d3b", "h"))
-MAX_DRAWN = 7
+MAX_DRAWN = 8
 INK, FAINT = "#1f2933", "#e3e7eb"
 
 
