@@ -11,9 +11,15 @@ TRANSLATION_MINUTES ?= $(if $(filter gpu,$(BUDGET)),16,75)
 LLAMA_MINUTES ?= $(if $(filter gpu,$(BUDGET)),6,38)
 BASES_DEVICE = $(if $(filter gpu,$(BUDGET)),--device cuda)
 
-.PHONY: help-text bases assets
-help-text: $(VENV)  ## rebuild the help text from Debian's packages (apt-get, private state)
-	$(PY) -m benchmarks.quality.text.fetch_help_text --out $(HELP_TEXT)
+# BUDGET=parallel confirms on languages that the other runs have not opened, by an MT model of their own.
+FRESH_LANGUAGES = deu_Latn khm_Khmr spa_Latn tur_Latn vie_Latn zho_Hans
+MT_FRESH = runs/bases/mt_fresh
+FRESH_MINUTES ?= $(if $(filter gpu,$(BUDGET)),16,60)
+HELP_LANGUAGES ?=
+
+.PHONY: help-text bases fresh-bases assets
+help-text: $(VENV)  ## rebuild the help text from Debian's packages (apt-get, private state; HELP_LANGUAGES="CODE ...")
+	$(PY) -m benchmarks.quality.text.fetch_help_text --out $(HELP_TEXT) $(if $(HELP_LANGUAGES),--languages $(HELP_LANGUAGES))
 
 # The second run of the MT model goes on from the finished first one.
 bases: $(VENV)  ## train the tiny MT model and the tiny Llama (HELP_TEXT=FOLDER, BUDGET=cpu or gpu)
@@ -21,19 +27,23 @@ bases: $(VENV)  ## train the tiny MT model and the tiny Llama (HELP_TEXT=FOLDER,
 	test -f $(MT)/summary.json || $(PY) -m benchmarks.quality.bases.train_mt --data $(HELP_TEXT) --out $(MT) --start $(MT_RANKING) --translation 1 --learning-rate 1e-3 --batch-size 64 --milestones 0.25 0.5 --core-minutes $(TRANSLATION_MINUTES) $(BASES_DEVICE)
 	test -f $(LLAMA)/summary.json || $(PY) -m benchmarks.quality.bases.train_llama --data $(HELP_TEXT) --out $(LLAMA) --core-minutes $(LLAMA_MINUTES) $(BASES_DEVICE)
 
+fresh-bases: $(VENV)  ## train the MT model of BUDGET=parallel (after make help-text HELP_LANGUAGES=...; goes on from assets/mt)
+	test -f $(MT_FRESH)/summary.json || $(PY) -m benchmarks.quality.bases.train_mt --data $(HELP_TEXT) --languages $(FRESH_LANGUAGES) --out $(MT_FRESH) --start assets/mt --new-vocabulary --vocab-size 12000 --translation 1 --learning-rate 1e-3 --batch-size 32 --eval-steps 600 --max-length 80 --milestones 0.25 0.5 --core-minutes $(FRESH_MINUTES) $(BASES_DEVICE)
+
 assets: $(VENV)  ## write assets/ from the trained base models, with measured cards
 	$(PY) -m benchmarks.quality.bases.write_assets --data $(HELP_TEXT) --text --mt $(MT) --llama $(LLAMA)
 
 # From base models to report.html and a verdict. A killed run goes on; BUDGET=smoke shows in minutes that all steps work.
 TASK ?= lohelp_modules
 QUALITY_TEXT = $(if $(filter ddtp_topics,$(TASK)),$(DDTP),$(HELP_TEXT))
-QUALITY_MT ?= $(if $(filter ddtp_topics,$(TASK)),$(MT_DDTP),assets/mt)
-QUALITY_RUNGS = $(if $(filter ddtp_topics,$(TASK)),$(MT_DDTP),$(MT))
+QUALITY_OWN_MT = $(if $(filter ddtp_topics,$(TASK)),$(MT_DDTP),$(if $(filter parallel,$(BUDGET)),$(MT_FRESH)))
+QUALITY_MT ?= $(or $(QUALITY_OWN_MT),assets/mt)
+QUALITY_RUNGS = $(or $(QUALITY_OWN_MT),$(MT))
 MT_LADDER ?= $(wildcard $(QUALITY_RUNGS)/at-25 $(QUALITY_RUNGS)/at-50)
 QUALITY_DEVICE = $(if $(filter gpu,$(BUDGET)),cuda,cpu)
 QUALITY_PRECISION = $(if $(filter gpu,$(BUDGET)),bf16,$(PRECISION))
 QUALITY_MORE ?=
 
 .PHONY: quality
-quality: $(VENV)  ## the quality benchmark (BUDGET=cpu, gpu, short, smoke; TASK=lohelp_modules, ddtp_topics; QUALITY_MORE="--dry-run")
+quality: $(VENV)  ## the quality benchmark (BUDGET=cpu, parallel, gpu, short, smoke; TASK=lohelp_modules, ddtp_topics; QUALITY_MORE="--dry-run")
 	$(PY) -m benchmarks.quality.quality --budget $(BUDGET) --task $(TASK) --data $(QUALITY_TEXT) --mt $(QUALITY_MT) --mt-ladder $(MT_LADDER) --device $(QUALITY_DEVICE) --precision $(QUALITY_PRECISION) $(QUALITY_MORE)

@@ -50,6 +50,7 @@ def _add_shards(commands: argparse._SubParsersAction) -> None:
     add("--language-field", help="field that holds each document's code")
     add("--text-field", default="text", help="JSON key, column name, or column number from 1 of a TSV without header")
     add("--second-text-field", help="second segment of pairs")
+    add("--llm-text-field", help="what the LLM reads, if not the text itself: the English original of a translation")
     add("--label-field", help="integer label, stored beside the ids")
     _add_sides(shards)
     add("--long-documents", choices=("truncate", "split"), default="truncate", help="what becomes of longer texts")
@@ -238,6 +239,7 @@ def _input_file(options: argparse.Namespace, given: str):
         language_field=options.language_field,
         text_field=options.text_field,
         second_text_field=options.second_text_field,
+        llm_text_field=options.llm_text_field,
         label_field=options.label_field,
         compared_field=options.exclude_field,
     )

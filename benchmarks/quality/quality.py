@@ -19,8 +19,9 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from benchmarks.quality.claim.backbone_plan import BACKBONES, BackbonePlan
-from benchmarks.quality.claim.budgets import BUDGETS, budget_of
+from benchmarks.quality.claim.backbone_plan import BackbonePlan
+from benchmarks.quality.claim.backbone_steps import BACKBONES
+from benchmarks.quality.claim.budgets import BUDGETS, budget_of, place_of
 from benchmarks.quality.claim.plan import Plan
 from benchmarks.quality.claim.quality_data import TASKS, known_languages
 from benchmarks.quality.claim.steps import Steps, chosen_steps, describe
@@ -79,7 +80,7 @@ def main() -> int:
     budget = budget_of(options.budget, options.task)
     task = yaml.safe_load((TASKS / f"{options.task}.yaml").read_text(encoding="utf-8"))
     languages = known_languages(options.mt, task["languages"])
-    place = budget.name if options.task == "lohelp_modules" else f"{budget.name}-{options.task}"
+    place = place_of(budget.name, options.task)
     root = options.output or Path("runs/quality") / place
     plan = Plan(
         root=root, budget=budget, text=options.data, mt=options.mt, languages=languages,

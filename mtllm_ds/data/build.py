@@ -28,7 +28,8 @@ from mtllm_ds.data.blocks import (
     row_lengths,
     slice_rows,
 )
-from mtllm_ds.data.cutting import LongDocuments, encode_documents
+from mtllm_ds.data.cutting import LongDocuments
+from mtllm_ds.data.document_samples import read_documents
 from mtllm_ds.data.filters import DocumentFilter, read_exclusions
 from mtllm_ds.data.journal import Journal, WrittenBlock
 from mtllm_ds.data.manifest import (
@@ -73,6 +74,10 @@ class ShardSettings:
     """Store which words are one token on both sides (`token_pairs.py`)."""
 
     def __post_init__(self) -> None:
+        two_texts = any(source.llm_text_field is not None for source in self.inputs)
+        if two_texts and (self.token_pairs or self.long_documents == "split"):
+            setting = "--token-pairs" if self.token_pairs else "--long-documents split"
+            raise UserError(f"{setting} needs one text for both sides, leave it or --llm-text-field out")
         if not self.inputs:
             raise UserError("no input file, give at least one with --input")
         if not 1 <= self.block_samples <= 65_536:
@@ -193,8 +198,12 @@ def _settings_hash(
         "fingerprints": [encoder.fingerprint, llm.fingerprint],
         "exclusions": hashlib.sha256(b"".join(sorted(exclusions))).hexdigest(),
     }
+    # Older data sets know nothing of these.
     if not settings.token_pairs:
-        del decisive["token_pairs"]  # older data sets know nothing of it
+        del decisive["token_pairs"]
+    for source in decisive["inputs"]:
+        if source["llm_text_field"] is None:
+            del source["llm_text_field"]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
@@ -235,8 +244,7 @@ def _tasks(readers: Sequence[SourceReader], document_filter: DocumentFilter) -> 
 
 
 def _tokenize(encoder: TextTokenizer, llm: TextTokenizer, settings: ShardSettings, task: _Task) -> Result:
-    texts = [document.segments for document in task.documents]
-    samples = encode_documents(encoder, llm, texts, task.language, settings.long_documents)
+    samples = read_documents(encoder, llm, task.documents, task.language, settings.long_documents)
     flat = [(document, sample) for document, pieces in zip(task.documents, samples, strict=True) for sample in pieces]
     encoder_ids = Ragged.from_rows([sample.encoder_ids for _, sample in flat], ids_dtype(encoder.vocab_size))
     llm_ids = Ragged.from_rows([sample.llm_ids for _, sample in flat], ids_dtype(llm.vocab_size))

@@ -44,10 +44,11 @@ class DocumentFilter:
 
     def reason(self, document: Document) -> str | None:
         """`excluded`, `duplicate` (same language and segments as an earlier one), `empty`, or None to keep it."""
-        if not all(document.segments):
+        texts = document.segments if document.llm_text is None else (*document.segments, document.llm_text)
+        if not all(texts):
             return "empty"
         if self._exclusions:
-            compared = document.segments if document.compared is None else (document.compared,)
+            compared = texts if document.compared is None else (document.compared,)
             if any(bytes.fromhex(normalized_hash(text)) in self._exclusions for text in compared):
                 return "excluded"
         if self._seen is not None:

@@ -40,6 +40,8 @@ class InputFile:
     text_field: str = "text"
     second_text_field: str | None = None
     """For pairs: the second segment."""
+    llm_text_field: str | None = None
+    """What the LLM reads, where that is another text than the encoder's: the English original of a translation."""
     label_field: str | None = None
     """Integer label, stored in the column `labels`."""
     compared_field: str | None = None
@@ -50,11 +52,19 @@ class InputFile:
             raise UserError(f"the language of '{self.path}' is not clear, give either a language or a language field")
         if self.language is not None:
             check_language(self.language)
+        if self.llm_text_field is not None and self.second_text_field is not None:
+            raise UserError(f"'{self.path}': pairs have no other text for the LLM, leave out one of the two fields")
 
     @property
     def fields(self) -> list[str]:
         """All fields that are read."""
-        optional = (self.second_text_field, self.language_field, self.label_field, self.compared_field)
+        optional = (
+            self.second_text_field,
+            self.llm_text_field,
+            self.language_field,
+            self.label_field,
+            self.compared_field,
+        )
         return [self.text_field, *(field for field in optional if field is not None)]
 
 
@@ -67,6 +77,8 @@ class Document:
     label: int | None = None
     compared: str | None = None
     """What the exclusion list is compared with, where that is not the segments"""
+    llm_text: str | None = None
+    """What the LLM reads, where that is not the segments"""
 
 
 class SourceReader:
@@ -104,7 +116,8 @@ class SourceReader:
 
     def _document(self, place: str, row: dict[str, Any]) -> Document:
         source = self.source
-        texts = [row[source.text_field]] + ([row[source.second_text_field]] if source.second_text_field else [])
+        optional = [name for name in (source.second_text_field, source.llm_text_field) if name is not None]
+        texts = [row[name] for name in (source.text_field, *optional)]
         for text in texts:
             if not isinstance(text, str):
                 raise UserError(
@@ -122,7 +135,11 @@ class SourceReader:
             except (TypeError, ValueError) as error:
                 raise UserError(f"{place}: the label {row[source.label_field]!r} is not an integer") from error
         compared = None if source.compared_field is None else str(row[source.compared_field])
-        return Document(tuple(text.strip() for text in texts), code, label, compared)
+        segments = tuple(text.strip() for text in texts)
+        if source.llm_text_field is None:
+            return Document(segments, code, label, compared)
+        text, llm_text = segments
+        return Document((text,), code, label, compared, None if llm_text == text else llm_text)
 
     def _lines(self) -> Iterator[tuple[str, str]]:
         stream = io.BufferedReader(_decompress(self._raw, Path(self.source.path).suffix))

@@ -30,6 +30,8 @@ class Budget:
     test_items: int | None = None
     translated_items: int | None = None
     """Training items that translate-train has in each language; None: all."""
+    parallel_texts: int | None = None
+    """Translations a language that a stage 1 on parallel text reads beside as much English; None: no variant has one."""
     valid_pairs: int | None = None
     """Validation pairs a language that the gates are measured on."""
     ridge_texts: int = 6000
@@ -61,6 +63,10 @@ GPU = replace(
     variants=(*CPU.variants, *CPU.ablations, "merged"), ablations=(),
 )  # fmt: skip
 """One GPU, in parts (`--minutes 9`)."""
+PARALLEL = replace(
+    CPU, name="parallel", parallel_texts=2500, variants=("at_teacher", "parallel_at_teacher"), ablations=("long_at_teacher",),
+)  # fmt: skip
+"""As `cpu`, with stage 1 on parallel text as a candidate."""
 SHORT = replace(
     CPU, name="short", seeds=(0,), stage1_steps=150, task_steps=80, variants=("centring", "unfrozen"), ablations=(),
 )  # fmt: skip
@@ -68,7 +74,8 @@ SHORT = replace(
 SMOKE = replace(
     CPU, name="smoke", seeds=(0, 1), learning_rates=(5e-4, 1.5e-3), stage1_steps=4, task_steps=4, stage1_pilot_steps=2,
     task_pilot_steps=2, lanes=4, tokens_per_cell=96, train_items=40, valid_items=40, stage1_texts=120, test_items=8, valid_pairs=8,
-    ridge_texts=100, beams=2, variants=("no_stage1", "token_loss", "centring", "at_teacher"), ablations=("mlp",),
+    ridge_texts=100, beams=2, parallel_texts=20,
+    variants=("no_stage1", "token_loss", "centring", "at_teacher", "parallel_at_teacher"), ablations=("mlp",),
 )  # fmt: skip
 """Every kind of step on a handful of items: shows that the mechanics work, and nothing else."""
 DDTP = {
@@ -79,7 +86,12 @@ DDTP = {
 }  # fmt: skip
 """Budgets of `ddtp_topics` that differ: its items are four times as long as those of the help text. Test items are drawn from each
 language's."""
-BUDGETS = {budget.name: budget for budget in (CPU, GPU, SHORT, SMOKE)}
+BUDGETS = {budget.name: budget for budget in (CPU, PARALLEL, GPU, SHORT, SMOKE)}
+
+
+def place_of(name: str, task: str) -> str:
+    """Name of a run's folders."""
+    return name if task == "lohelp_modules" else f"{name}-{task}"
 
 
 def budget_of(name: str, task: str) -> Budget:

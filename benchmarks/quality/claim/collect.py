@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.quality.claim.learners import LEARNERS, TEACHER
+from benchmarks.quality.claim.learners import LEARNERS, RIVALS, TEACHER
 from benchmarks.quality.claim.plan import Plan
 from benchmarks.quality.claim.steps import DONE
 from mtllm_ds.evaluation.predictions import Predictions, concatenate, read_predictions
@@ -80,7 +80,8 @@ def collect(plan: Plan, backbone: str, counting: Sequence[str]) -> tuple[Predict
     names = [(learner.answers, learner.answers) for learner in LEARNERS if learner.answers not in TRANSLATE_TEST]
     names += [(TEACHER.answers, "english_originals"), ("ridge", "ridge")]
     for step, system in names:
-        parts += [read_predictions([folder / f"{step}-{seed}" / system / FILE]) for seed in seeds]
+        if was_asked(plan, backbone, step):
+            parts += [read_predictions([folder / f"{step}-{seed}" / system / FILE]) for seed in seeds]
     controls = [folder / f"{control}-0" / control / FILE for control in ("wrong_tag", "shuffled_connector")]
     parts += [read_predictions([path]) for path in controls if (path.parents[1] / DONE).exists()]
     readings = []
@@ -91,12 +92,19 @@ def collect(plan: Plan, backbone: str, counting: Sequence[str]) -> tuple[Predict
     return concatenate(parts), readings
 
 
+def was_asked(plan: Plan, backbone: str, step: str) -> bool:
+    """Has a system answered with every seed? Rivals beside the verdict may be missing."""
+    folder = plan.folder(f"{backbone}/eval")
+    optional = [learner.answers for learner in RIVALS]
+    return step not in optional or all((folder / f"{step}-{seed}" / DONE).exists() for seed in plan.budget.seeds)
+
+
 def costs_of(plan: Plan, backbone: str) -> dict[str, Cost]:
     """Seconds an item of seed 0, translation included; with greedy decoding also chrF, on validation pairs."""
     folder = plan.folder(f"{backbone}/eval")
     costs = {}
     for learner in LEARNERS:
-        if learner.answers not in TRANSLATE_TEST:
+        if learner.answers not in TRANSLATE_TEST and was_asked(plan, backbone, learner.answers):
             costs[learner.answers] = Cost(_seconds(folder / f"{learner.answers}-0" / learner.answers, learner.answers))
     measured = json.loads((plan.folder("gates") / "gates.json").read_text(encoding="utf-8")).values()
     chrf = float(np.mean([row["chrf"] for row in measured]))
@@ -114,13 +122,13 @@ def _seconds(folder: Path, system: str) -> float:
 
 
 def variants_of(plan: Plan, backbone: str) -> Predictions | None:
-    """Answers of the variants on the development languages (seed 0), and those of the run's own stage 2 and direct tuning."""
+    """Answers of the variants on the development languages (seed 0), and those of the run's own systems beside them."""
     folder = plan.folder(backbone)
     files = sorted(folder.glob(f"*/*/stage2/variant_*/{FILE}"))
     if not files:
         return None
     own = [folder / "eval" / f"{system}-0" / system / FILE for system in ("mtllm_stage2", "mtllm_direct", "llm_direct")]
-    return concatenate(read_predictions([path]) for path in [*own, *files])
+    return concatenate(read_predictions([path]) for path in [*filter(Path.is_file, own), *files])
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,10 @@ class Learner:
 TEACHER = Learner("teacher", "llm", "task", "llm_direct")
 ROUND_TRIP = Learner("round_trip", "llm", "round_trip", "translate_test_tuned")
 STAGE2 = Learner("stage2", "stacked", "task", "mtllm_stage2", "task_distillation")
-LEARNERS = (
-    TEACHER,
-    Learner("mt_encoder", "encoder", "task", "mt_encoder"),
-    ROUND_TRIP,
-    Learner("translate_train", "llm", "translate_train", "translate_train"),
+RIVALS = (
     Learner("direct", "stacked", "task", "mtllm_direct"),
-    STAGE2,
+    Learner("mt_encoder", "encoder", "task", "mt_encoder"),
+    Learner("translate_train", "llm", "translate_train", "translate_train"),
 )
-STACKED = tuple(learner for learner in LEARNERS if learner.is_stacked)
+"""Beside the verdict: it does not need them."""
+LEARNERS = (TEACHER, ROUND_TRIP, STAGE2, *RIVALS)

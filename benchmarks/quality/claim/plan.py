@@ -1,6 +1,6 @@
 """The steps of the quality benchmark, from data to predictions: which commands run, on what, after what.
 
-Here is what all backbones share; `backbone_plan.py` has the rest.
+Here is what all backbones share; `backbone_plan.py` and `backbone_steps.py` have the rest.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class Plan:
             self.add(f"translate/{name}", [self.translate("test", f"translate/{name}", *more)], ["data"], 120 * beams)
         count = self.budget.translated_items
         some = [] if count is None else ["--items-per-language", count]
-        self.add("translate/train", [self.translate("train", "translate/train", *some)], ["data"], 200)
+        train = [self.translate("train", "translate/train", *some)]
+        self.add("translate/train", train, ["data"], 200, optional=True)
         self.add("translate/round_trip", [self.translate("round-trip", "translate/round_trip")], ["data"], 200)
         for system in ("majority", "tfidf"):
             output = self.folder(f"baseline/{system}") / "predictions.parquet"
@@ -91,7 +92,7 @@ class Plan:
         limits = {
             "--train-items": self.budget.train_items, "--valid-items": self.budget.valid_items,
             "--test-items": self.budget.test_items, "--stage1-texts": self.budget.stage1_texts,
-            "--valid-pairs": self.budget.valid_pairs,
+            "--valid-pairs": self.budget.valid_pairs, "--parallel-texts": self.budget.parallel_texts,
         }  # fmt: skip
         given = [part for name, value in limits.items() if value is not None for part in (name, value)]
         return python(

@@ -1,7 +1,8 @@
 """First step of the quality benchmark: leak-free text and the task, from a folder as it is, checked against its manifest.
 
 Writes below --output: `stage1_{train,valid}.jsonl`, `task/` with `task.yaml`, `valid_CODE.jsonl` (pairs held out of the MT
-model), `monolingual_CODE.jsonl` (training text of each language, its pairing forgotten), and `data.json` with what was found.
+model), `monolingual_CODE.jsonl` (training text of each language, its pairing forgotten), with --parallel-texts
+`parallel_CODE.jsonl` (translations with their English originals, and as much English text), and `data.json` with what was found.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import yaml
 from benchmarks.quality.text.assets_text import paragraphs
 from benchmarks.quality.text.folder_text import (
     ENGLISH,
+    ParallelText,
     leak_test,
     read_documents,
     read_jsonl,
@@ -32,6 +34,8 @@ from mtllm_ds.errors import UserError
 TASKS = Path("launchers/tasks")
 MONOLINGUAL = 3000
 """Training texts a language that means are taken over."""
+MIN_PARALLEL = 40
+"""Characters of an English original from which its translation is text to train on, and no label or title."""
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:
@@ -63,6 +67,7 @@ def main() -> int:
     add("--test-items", type=positive_int)
     add("--stage1-texts", type=positive_int)
     add("--valid-pairs", type=positive_int)
+    add("--parallel-texts", type=positive_int, help="translations a language for a stage 1 on parallel text")
     add("--any-data", action="store_true", help="go on where files are not the frozen ones")
     options = parser.parse_args()
     task = yaml.safe_load((TASKS / f"{options.task}.yaml").read_text(encoding="utf-8"))
@@ -101,11 +106,26 @@ def write_texts(options: argparse.Namespace, languages: list[str]) -> dict[str, 
         files[f"valid_{code}"] = drawn([{"text": t[code], "text_en": e} for e, t in pairs if code in t], limit)
         own = [{"text": found[code]} for found in pairs_train.translations if code in found]
         files[f"monolingual_{code}"] = drawn(own, MONOLINGUAL if limit is None else limit)
+    if options.parallel_texts:
+        files |= parallel_texts(pairs_train, languages, options.parallel_texts)
+        files[f"parallel_{ENGLISH}"] = [
+            row | {"text_en": row["text"]} for row in drawn(train, options.parallel_texts * len(languages))
+        ]
     english = [{"text": text} for text in pairs_train.english]
     files[f"monolingual_{ENGLISH}"] = drawn(english, MONOLINGUAL if limit is None else limit)
     for name, rows in files.items():
         write_rows(options.output / f"{name}.jsonl", rows)
     return {name: len(rows) for name, rows in files.items()}
+
+
+def parallel_texts(pairs: ParallelText, languages: list[str], limit: int) -> dict[str, list[dict]]:
+    """`parallel_CODE` -> at most `limit` translations of a language, each with its English original."""
+    files = {}
+    for code in languages:
+        both = zip(pairs.english, pairs.translations, strict=True)
+        rows = [{"text": found[code], "text_en": e} for e, found in both if code in found and len(e) >= MIN_PARALLEL]
+        files[f"parallel_{code}"] = drawn(rows, limit)
+    return files
 
 
 def write_items(options: argparse.Namespace, languages: list[str]) -> dict[str, int]:
@@ -138,9 +158,14 @@ def require_no_leak(output: Path, tested: Path) -> None:
     files |= {f"task/{split}_{ENGLISH}.jsonl": ENGLISH for split in ("train", "valid")}
     files |= {path.name: path.stem.split("_", 1)[1] for path in output.glob("monolingual_*.jsonl")}
     files |= {path.name: path.stem.split("_", 1)[1] for path in output.glob("valid_*.jsonl")}
-    tests = {code: leak_test(tested, code) for code in set(files.values())}
+    parallel = {path.name: path.stem.split("_", 1)[1] for path in output.glob("parallel_*.jsonl")}
+    files |= parallel
+    tests = {code: leak_test(tested, code) for code in {ENGLISH, *files.values()}}
     for name, code in files.items():
-        tests[code].require_none([row["text"] for row in read_jsonl(output / name)], str(output / name))
+        rows = read_jsonl(output / name)
+        tests[code].require_none([row["text"] for row in rows], str(output / name))
+        if name in parallel:
+            tests[ENGLISH].require_none([row["text_en"] for row in rows], str(output / name))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import transformers
 from rich.console import Console
 
 from benchmarks.quality.claim.backbone_plan import BackbonePlan
-from benchmarks.quality.claim.budgets import CPU
+from benchmarks.quality.claim.budgets import CPU, place_of
 from benchmarks.quality.claim.collect import (
     TRANSLATE_TEST,
     Readings,
@@ -26,6 +26,7 @@ from benchmarks.quality.claim.collect import (
     gates_of,
     ladder_of,
     variants_of,
+    was_asked,
 )
 from benchmarks.quality.claim.learners import LEARNERS
 from benchmarks.quality.claim.plan import Plan
@@ -120,7 +121,8 @@ def _judge(
 
 def _facts(plan: Plan, backbone: str) -> dict[str, str]:
     budget, steps = plan.budget, BackbonePlan(plan, backbone)
-    rates = {name: f"{steps.rate(name):g}" for name in ("stage1", *(learner.name for learner in LEARNERS))}
+    learners = [learner.name for learner in LEARNERS if was_asked(plan, backbone, learner.answers)]
+    rates = {name: f"{steps.rate(name):g}" for name in ("stage1", *learners)}
     data = json.loads((plan.folder("data") / "data.json").read_text(encoding="utf-8"))
     done = [json.loads(path.read_text(encoding="utf-8")) for path in plan.root.rglob(DONE)]
     commits = Counter(step.get("commit") or "not noted" for step in done)
@@ -139,6 +141,11 @@ def _facts(plan: Plan, backbone: str) -> dict[str, str]:
         "test items": f"at most {budget.test_items} a language, drawn" if budget.test_items else "all",
         "translate-train": f"{budget.translated_items or 'all'} of them in each language",
         "stage-1 texts": str(data["counts"]["stage1_train"]),
+        **(
+            {"parallel texts": f"{budget.parallel_texts} a language and as much English"}
+            if budget.parallel_texts
+            else {}
+        ),
         "MT model, backbone": f"{plan.mt} and {steps.llm}: fixed, the seeds do not vary them",
         "development languages": ", ".join(plan.development),
         "files": _frozen(plan, data["changed_files"]),
@@ -166,7 +173,7 @@ def _notes(plan: Plan, readings: Sequence[Readings]) -> list[str]:
             f"{name.replace('_', ' ')} translation {value:.3f}" for name, value in reading.accuracy.items()
         )
         notes.append(f"{TITLES[reading.system]}, copy-masked: {figures}; the table has the better one.")
-    return [*notes, *NOTES[plan.task_name]]
+    return [*notes, *NOTES.get(place_of(plan.budget.name, plan.task_name), NOTES[plan.task_name])]
 
 
 def _variants(plan: Plan, backbone: str, folder: Path) -> list[str]:

@@ -16,13 +16,17 @@ class Variant:
     stage2: dict[str, Any] = field(default_factory=dict)
     stage1_share: float = 1.0
     """Of the budget's steps of stage 1."""
+    stage1_shards: str = "stage1"
+    """Text of stage 1: English, or `parallel`."""
 
     @property
     def has_own_stage1(self) -> bool:
-        return bool(self.stage1) or self.stage1_share != 1.0
+        return bool(self.stage1) or self.stage1_share != 1.0 or self.stage1_shards != "stage1"
 
 
 PLAIN = "plain"
+PARALLEL = "parallel"
+"""Shards of English text and of as many translations, whose English originals the LLM reads."""
 CENTRING_TEXT = "{centring_text}"
 CENTRED = {"model.connector.centring": "language", "model.connector.centring_text": CENTRING_TEXT}
 AT_TEACHER = {"model.merge_start_lora": True, "objective.start_at_teacher": True}
@@ -38,6 +42,17 @@ VARIANTS = {
         },
     ),
     "half_stage1": Variant("half the steps of stage 1", stage1_share=0.5),
+    "long_at_teacher": Variant(
+        "at_teacher after one and a half times the steps of stage 1", {}, AT_TEACHER, stage1_share=1.5
+    ),
+    "parallel_at_teacher": Variant(
+        "at_teacher after a stage 1 of one and a half times the steps, half of it on the MT model's parallel text: the student "
+        "reads a translation, the target is the LLM's vector of the English original",
+        {},
+        AT_TEACHER,
+        stage1_share=1.5,
+        stage1_shards=PARALLEL,
+    ),
     "default_start": Variant(
         "connector started at random", {"model.connector.init": "default", "model.connector.match_scale": False}
     ),
