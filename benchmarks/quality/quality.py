@@ -25,7 +25,7 @@ from benchmarks.quality.claim.budgets import BUDGETS, budget_of, place_of
 from benchmarks.quality.claim.plan import Plan
 from benchmarks.quality.claim.quality_data import TASKS, known_languages
 from benchmarks.quality.claim.steps import Steps, chosen_steps, describe
-from benchmarks.quality.claim.variants import VARIANTS
+from benchmarks.quality.claim.variants import PARALLEL, VARIANTS
 from benchmarks.quality.text.frozen import MANIFESTS
 from mtllm_ds.atomic import write_json
 from mtllm_ds.command_line import Parser, positive_int, quiet_libraries, run_and_exit
@@ -78,6 +78,10 @@ def main() -> int:
     options = parse()
     console = Console()
     budget = budget_of(options.budget, options.task)
+    if budget.parallel_texts is None and options.headline and VARIANTS[options.headline].stage1_shards == PARALLEL:
+        raise UserError(
+            f"--headline {options.headline}: budget {budget.name} has no parallel text, take --budget parallel"
+        )
     task = yaml.safe_load((TASKS / f"{options.task}.yaml").read_text(encoding="utf-8"))
     languages = known_languages(options.mt, task["languages"])
     place = place_of(budget.name, options.task)

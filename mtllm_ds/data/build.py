@@ -256,6 +256,7 @@ def _tokenize(encoder: TextTokenizer, llm: TextTokenizer, settings: ShardSetting
     statistics = Counter(
         documents=len(task.documents) + task.left_out.total(),
         samples=len(flat),
+        translations=sum(document.llm_text is not None for document in task.documents),
         cut=sum(pieces[-1].is_cut for pieces in samples),
         text_bytes=sum(len(segment.encode()) for _, sample in flat for segment in sample.segments),
         encoder_tokens=len(encoder_ids.values),

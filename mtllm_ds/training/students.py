@@ -86,14 +86,23 @@ def _start_connector(reader: StackedModel, plan: RunPlan, cluster: Cluster) -> N
 
 
 def _start_texts(plan: RunPlan, cluster: Cluster) -> list[tuple[str, str]]:
-    """This rank's share of the texts for the connector's closed-form start, with their languages."""
+    """This rank's share of the texts for the connector's closed-form start, with their languages.
+
+    A language whose samples are translations is left out: what the LLM reads there is not in that language.
+    """
+    alike = [not plan.train.statistics[code].get("translations") for code in plan.train.languages]
+    if not any(alike):
+        raise UserError(
+            "model.connector.init=least_squares and match_scale start from text that both sides read, and every language of "
+            "data.train holds translations: add English text, or set init=default and match_scale=false"
+        )
     batches = _samples(plan, cluster, plan.train, plan.settings.model.connector.init_documents)
     llm = plan.tokenizers["llm"]
     return [
         (llm.decode(ids[mask.bool()].tolist()), plan.train.languages[int(language)])
         for batch in batches
         for ids, mask, language, valid in zip(batch.llm_ids, batch.llm_mask, batch.languages, batch.valid, strict=True)
-        if valid
+        if valid and alike[int(language)]
     ]
 
 

@@ -30,12 +30,13 @@ from mtllm_ds.atomic import write_json, write_text
 from mtllm_ds.command_line import Parser, positive_int, run_and_exit
 from mtllm_ds.data.tokenization import TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
+from mtllm_ds.evaluation.leaks import LeakTest
 
 TASKS = Path("launchers/tasks")
 MONOLINGUAL = 3000
 """Training texts a language that means are taken over."""
-MIN_PARALLEL = 40
-"""Characters of an English original from which its translation is text to train on, and no label or title."""
+PARALLEL_CHARACTERS = range(40, 301)
+"""Lengths of both sides of parallel text: shorter ones are labels and titles, longer ones are cut by tokenizers, each elsewhere."""
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:
@@ -107,7 +108,12 @@ def write_texts(options: argparse.Namespace, languages: list[str]) -> dict[str, 
         own = [{"text": found[code]} for found in pairs_train.translations if code in found]
         files[f"monolingual_{code}"] = drawn(own, MONOLINGUAL if limit is None else limit)
     if options.parallel_texts:
-        files |= parallel_texts(pairs_train, languages, options.parallel_texts)
+        known = [row["text"] for row in files["stage1_valid"]]
+        for split in ("train", "valid"):
+            known += [item["text"] for item in read_jsonl(options.data / f"{split}_{ENGLISH}.jsonl")]
+        free = LeakTest(known).leak_free(pairs_train.english)
+        others = ParallelText([pairs_train.english[i] for i in free], [pairs_train.translations[i] for i in free])
+        files |= parallel_texts(others, languages, options.parallel_texts)
         files[f"parallel_{ENGLISH}"] = [
             row | {"text_en": row["text"]} for row in drawn(train, options.parallel_texts * len(languages))
         ]
@@ -119,11 +125,15 @@ def write_texts(options: argparse.Namespace, languages: list[str]) -> dict[str, 
 
 
 def parallel_texts(pairs: ParallelText, languages: list[str], limit: int) -> dict[str, list[dict]]:
-    """`parallel_CODE` -> at most `limit` translations of a language, each with its English original."""
+    """`parallel_CODE` -> at most `limit` translations of a language, each with its English original.
+
+    Given without the task's training items: a human translation of one would be training text of the task in that language.
+    """
     files = {}
     for code in languages:
         both = zip(pairs.english, pairs.translations, strict=True)
-        rows = [{"text": found[code], "text_en": e} for e, found in both if code in found and len(e) >= MIN_PARALLEL]
+        rows = [{"text": found[code], "text_en": english} for english, found in both if code in found]
+        rows = [row for row in rows if all(len(text) in PARALLEL_CHARACTERS for text in row.values())]
         files[f"parallel_{code}"] = drawn(rows, limit)
     return files
 

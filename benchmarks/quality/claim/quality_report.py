@@ -32,7 +32,7 @@ from benchmarks.quality.claim.learners import LEARNERS
 from benchmarks.quality.claim.plan import Plan
 from benchmarks.quality.claim.quality_notes import NOTES
 from benchmarks.quality.claim.steps import DONE
-from benchmarks.quality.claim.variants import VARIANTS
+from benchmarks.quality.claim.variants import PARALLEL, VARIANTS, Variant
 from benchmarks.quality.text.folder_text import ENGLISH
 from mtllm_ds.evaluation.predictions import Predictions
 from mtllm_ds.evaluation.report import TITLES, write_report
@@ -54,7 +54,7 @@ def write_quality_report(
         ladder: earlier checkpoints of the MT model
         left: optional steps that were not run
     """
-    rules = Rules()
+    rules = Rules(level=plan.budget.level)
     gates = gates_of(
         plan, json.loads((plan.folder("data") / "data.json").read_text(encoding="utf-8"))["counts_by_language"]
     )
@@ -121,6 +121,7 @@ def _judge(
 
 def _facts(plan: Plan, backbone: str) -> dict[str, str]:
     budget, steps = plan.budget, BackbonePlan(plan, backbone)
+    method = VARIANTS[steps.headline]
     learners = [learner.name for learner in LEARNERS if was_asked(plan, backbone, learner.answers)]
     rates = {name: f"{steps.rate(name):g}" for name in ("stage1", *learners)}
     data = json.loads((plan.folder("data") / "data.json").read_text(encoding="utf-8"))
@@ -131,21 +132,16 @@ def _facts(plan: Plan, backbone: str) -> dict[str, str]:
     items, leaking = (data["counts"][name] for name in ("train items", "train items that leak"))
     return {
         "budget": budget.name,
-        "method": f"{steps.headline}: {VARIANTS[steps.headline].what}",
+        "method": f"{steps.headline}: {method.what}",
         "seeds": ", ".join(map(str, budget.seeds)),
-        "steps": f"stage 1 {budget.stage1_steps}, every tuning {budget.task_steps}",
+        "steps": f"stage 1 {round(budget.stage1_steps * method.stage1_share)}, every tuning {budget.task_steps}",
         "tokens a step": f"at most {budget.lanes * budget.tokens_per_cell}, samples of at most {budget.max_length}",
         "learning rates": f"{tried}; chosen on English validation by runs of {pilots} steps",
         "chosen": ", ".join(f"{name} {rate}" for name, rate in rates.items()),
         "training items": f"{min(items, budget.train_items or items)}; {leaking} left out by the leak test",
         "test items": f"at most {budget.test_items} a language, drawn" if budget.test_items else "all",
         "translate-train": f"{budget.translated_items or 'all'} of them in each language",
-        "stage-1 texts": str(data["counts"]["stage1_train"]),
-        **(
-            {"parallel texts": f"{budget.parallel_texts} a language and as much English"}
-            if budget.parallel_texts
-            else {}
-        ),
+        "stage-1 texts": _stage1_texts(method, data["counts"]),
         "MT model, backbone": f"{plan.mt} and {steps.llm}: fixed, the seeds do not vary them",
         "development languages": ", ".join(plan.development),
         "files": _frozen(plan, data["changed_files"]),
@@ -154,6 +150,14 @@ def _facts(plan: Plan, backbone: str) -> dict[str, str]:
         "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, DeepSpeed {version('deepspeed')}",
         "commits": ", ".join(f"{name} ({number} steps)" for name, number in commits.most_common()),
     }
+
+
+def _stage1_texts(method: Variant, counts: dict[str, int]) -> str:
+    if method.stage1_shards != PARALLEL:
+        return str(counts["stage1_train"])
+    english = counts[f"parallel_{ENGLISH}"]
+    translations = sum(n for name, n in counts.items() if name.startswith("parallel_")) - english
+    return f"{english} in English, {translations} translations"
 
 
 def _frozen(plan: Plan, changed: Sequence[str]) -> str:

@@ -73,6 +73,7 @@ class Steps:
                 while todo or under_way:
                     late = time.monotonic() - began > deadline_seconds or failure is not None
                     ready = [] if late else [step for step in todo if done.issuperset(step.needs)]
+                    ready.sort(key=lambda step: step.optional)  # what the result needs comes first
                     for step in ready[: self._num_jobs - len(under_way)]:
                         under_way[pool.submit(self._take, step)] = step
                         todo.remove(step)

@@ -12,7 +12,7 @@ class Variant:
 
     what: str
     stage1: dict[str, Any] | None = field(default_factory=dict)
-    """Changes of stage 1; empty: the plain stage 1 is shared; None: there is no stage 1."""
+    """Changes of stage 1; None: there is no stage 1. Without changes, and with the plain steps and text, it is the plain one."""
     stage2: dict[str, Any] = field(default_factory=dict)
     stage1_share: float = 1.0
     """Of the budget's steps of stage 1."""
