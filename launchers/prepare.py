@@ -50,7 +50,10 @@ def _add_shards(commands: argparse._SubParsersAction) -> None:
     add("--language-field", help="field that holds each document's code")
     add("--text-field", default="text", help="JSON key, column name, or column number from 1 of a TSV without header")
     add("--second-text-field", help="second segment of pairs")
-    add("--llm-text-field", help="what the LLM reads, if not the text itself: the English original of a translation")
+    add(
+        "--llm-text-field",
+        help="field of every input that the LLM reads in place of the text: a translation's original",
+    )
     add("--label-field", help="integer label, stored beside the ids")
     _add_sides(shards)
     add("--long-documents", choices=("truncate", "split"), default="truncate", help="what becomes of longer texts")

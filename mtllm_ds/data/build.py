@@ -262,6 +262,9 @@ def _tokenize(encoder: TextTokenizer, llm: TextTokenizer, settings: ShardSetting
         encoder_tokens=len(encoder_ids.values),
         llm_tokens=len(llm_ids.values),
     )
+    if any(source.llm_text_field is not None for source in settings.inputs):
+        read = [sample.segments if sample.llm_text is None else (sample.llm_text,) for _, sample in flat]
+        statistics["llm_text_bytes"] = sum(len(text.encode()) for texts in read for text in texts)
     return Result(task.language, columns, statistics + task.left_out)
 
 

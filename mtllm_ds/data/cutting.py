@@ -20,9 +20,11 @@ class EncodedSample:
     encoder_ids: list[int]
     llm_ids: list[int]
     segments: tuple[str, ...]
-    """The text both sides saw."""
+    """The text both sides saw; of a translation and its original (`document_samples.py`) the translation."""
     is_cut: bool
     """The document went on after this text (truncated, or continued in the next sample)."""
+    llm_text: str | None = None
+    """What the LLM saw, where that is another text."""
 
 
 def encode_documents(

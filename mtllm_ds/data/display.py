@@ -115,7 +115,7 @@ def print_summary(manifest: Manifest) -> None:
             f"{counts['encoder_tokens']:,}",
             f"{counts['text_bytes'] / max(1, counts['encoder_tokens']):.2f}",
             f"{counts['llm_tokens']:,}",
-            f"{counts['text_bytes'] / max(1, counts['llm_tokens']):.2f}",
+            f"{(counts['llm_text_bytes'] or counts['text_bytes']) / max(1, counts['llm_tokens']):.2f}",
             f"{counts['cut'] / max(1, counts['documents']):.2%}",
             *(f"{counts[reason]:,}" for reason in LEFT_OUT),
         )

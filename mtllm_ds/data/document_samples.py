@@ -37,4 +37,5 @@ def read_documents(
 def _translation(encoder: TextTokenizer, llm: TextTokenizer, text: str, original: str, language: str) -> EncodedSample:
     own = fit_item((encoder,), (text,), (), language, (encoder.spec.max_length,))
     other = fit_item((llm,), (original,), (), language, (llm.spec.max_length,))
-    return EncodedSample(own.sides[0].ids, other.sides[0].ids, own.segments, own.is_cut or other.is_cut)
+    is_cut = own.is_cut or other.is_cut
+    return EncodedSample(own.sides[0].ids, other.sides[0].ids, own.segments, is_cut, other.segments[0])

@@ -43,7 +43,7 @@ class DocumentFilter:
         self._exclusions = exclusions
 
     def reason(self, document: Document) -> str | None:
-        """`excluded`, `duplicate` (same language and segments as an earlier one), `empty`, or None to keep it."""
+        """`excluded`, `duplicate` (same language and texts as an earlier one), `empty`, or None to keep it."""
         texts = document.segments if document.llm_text is None else (*document.segments, document.llm_text)
         if not all(texts):
             return "empty"
@@ -52,7 +52,7 @@ class DocumentFilter:
             if any(bytes.fromhex(normalized_hash(text)) in self._exclusions for text in compared):
                 return "excluded"
         if self._seen is not None:
-            key = "\0".join((document.language, *document.segments)).encode()
+            key = "\0".join((document.language, *texts)).encode()
             digest = hashlib.blake2b(key, digest_size=16).digest()
             if digest in self._seen:
                 return "duplicate"

@@ -151,7 +151,8 @@ class Manifest:
     tokenizers: dict[str, TokenizerEntry]
     """by side: `encoder`, `llm`"""
     statistics: dict[str, dict[str, int]]
-    """by language: documents, samples, cut, empty, ..., text_bytes, encoder_tokens, llm_tokens"""
+    """by language: documents, samples, cut, empty, ..., text_bytes, encoder_tokens, llm_tokens; with translations, their number and
+    llm_text_bytes"""
     index: BlockIndex
     settings_hash: str
     task: TaskEntry | None = None

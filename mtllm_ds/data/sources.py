@@ -54,6 +54,10 @@ class InputFile:
             check_language(self.language)
         if self.llm_text_field is not None and self.second_text_field is not None:
             raise UserError(f"'{self.path}': pairs have no other text for the LLM, leave out one of the two fields")
+        if self.llm_text_field == self.text_field:
+            raise UserError(
+                f"'{self.path}': the LLM reads the field '{self.text_field}' anyway, leave out its own field"
+            )
 
     @property
     def fields(self) -> list[str]:
@@ -117,11 +121,11 @@ class SourceReader:
     def _document(self, place: str, row: dict[str, Any]) -> Document:
         source = self.source
         optional = [name for name in (source.second_text_field, source.llm_text_field) if name is not None]
-        texts = [row[name] for name in (source.text_field, *optional)]
-        for text in texts:
+        texts = {name: row[name] for name in (source.text_field, *optional)}
+        for name, text in texts.items():
             if not isinstance(text, str):
                 raise UserError(
-                    f"{place}: the text is not a string but {type(text).__name__}, choose another text field"
+                    f"{place}: the text in '{name}' is not a string but {type(text).__name__}, choose another field"
                 )
         language = source.language if source.language_field is None else row[source.language_field]
         try:
@@ -135,7 +139,7 @@ class SourceReader:
             except (TypeError, ValueError) as error:
                 raise UserError(f"{place}: the label {row[source.label_field]!r} is not an integer") from error
         compared = None if source.compared_field is None else str(row[source.compared_field])
-        segments = tuple(text.strip() for text in texts)
+        segments = tuple(text.strip() for text in texts.values())
         if source.llm_text_field is None:
             return Document(segments, code, label, compared)
         text, llm_text = segments

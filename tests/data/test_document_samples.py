@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,6 +9,7 @@ from mtllm_ds.data.shards import read_block
 from mtllm_ds.data.sources import Document, InputFile
 from mtllm_ds.data.tokenization import load_text_tokenizer
 from mtllm_ds.errors import UserError
+from mtllm_ds.training.students import _start_texts
 
 ROWS = [
     {"text": "Die Tabelle enthält Zahlen.", "text_en": "The table holds numbers.", "label": 0},
@@ -42,7 +44,10 @@ def test_the_encoder_reads_the_translation_and_the_llm_its_original(file, specs,
     assert len(columns["llm_ids"][at]) <= 128
     whole = llm([ROWS[2]["text_en"]], "eng_Latn")
     assert columns["llm_ids"][at].tolist()[:100] == whole[:100]
-    assert manifest.statistics["deu_Latn"]["cut"] == 1
+    counts = manifest.statistics["deu_Latn"]
+    assert (counts["cut"], counts["translations"]) == (1, 2)
+    short = sum(len(row["text_en"].encode()) for row in ROWS[:2])
+    assert short < counts["llm_text_bytes"] < short + len(ROWS[2]["text_en"].encode())
 
 
 def test_documents_keep_their_order_and_equal_texts_are_cut_together(specs):
@@ -70,6 +75,41 @@ def test_what_needs_one_text_is_refused(file, specs, more):
         settings_of(file, specs, **more)
 
 
-def test_pairs_have_no_other_text(file):
+def test_fields_that_do_not_fit_are_refused(file):
     with pytest.raises(UserError, match="leave out one of the two fields"):
         InputFile(path=str(file), language="deu_Latn", second_text_field="a", llm_text_field="b")
+    with pytest.raises(UserError, match="reads the field 'text' anyway"):
+        InputFile(path=str(file), language="deu_Latn", llm_text_field="text")
+
+
+def test_an_original_that_is_no_text_is_told_with_its_field(file, specs, tmp_path):
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write('{"text": "vier", "text_en": 4, "label": 0}\n')
+    with pytest.raises(UserError, match=r"rows\.jsonl, line 4: the text in 'text_en' is not a string but int"):
+        build_shards(settings_of(file, specs), tmp_path / "out", num_workers=1)
+
+
+def test_translations_of_one_original_are_no_duplicates_of_each_other(file, specs, tmp_path):
+    rows = [("eins", "one"), ("eins", "one"), ("eins", "a"), ("ein", "one")]
+    file.write_text("".join(json.dumps({"text": t, "text_en": e, "label": 0}) + "\n" for t, e in rows))
+    manifest = build_shards(settings_of(file, specs, deduplicate=True), tmp_path / "out")
+    assert (manifest.num_samples, manifest.statistics["deu_Latn"]["duplicate"]) == (3, 1)
+
+
+def test_a_connector_starts_from_text_that_both_sides_read(file, specs, tmp_path):
+    english = tmp_path / "english.jsonl"
+    english.write_text(json.dumps({"text": "some words", "text_en": "some words", "label": 0}) + "\n")
+    translated = InputFile(path=str(file), language="deu_Latn", llm_text_field="text_en")
+    own = InputFile(path=str(english), language="eng_Latn", llm_text_field="text_en")
+    llm = load_text_tokenizer(specs["llm"])
+    connector, data = SimpleNamespace(init_documents=64), SimpleNamespace(on_error="fail", max_skipped_share=0.0)
+
+    def texts(*inputs):
+        manifest = build_shards(ShardSettings(inputs=inputs, **specs), tmp_path / f"{len(inputs)}")
+        settings = SimpleNamespace(data=data, model=SimpleNamespace(connector=connector))
+        plan = SimpleNamespace(train=manifest, settings=settings, tokenizers={"llm": llm})
+        return _start_texts(plan, SimpleNamespace(rank=0, world_size=1))
+
+    assert texts(translated, own) == [("some words", "eng_Latn")]
+    with pytest.raises(UserError, match="every language of data.train holds translations"):
+        texts(translated)

@@ -59,7 +59,7 @@ def test_pairs_and_one_language_for_all(tmp_path):
         ("a.jsonl", '{"text": "x"}\n{oops\n', {}, "line 2: not JSON"),
         ("a.jsonl", "[1]\n", {}, "line 1: not a JSON object"),
         ("a.jsonl", '{"body": "x"}\n', {}, "line 1: no field 'text', there are 'body'"),
-        ("a.jsonl", '{"text": 3}\n', {}, "the text is not a string but int"),
+        ("a.jsonl", '{"text": 3}\n', {}, "the text in 'text' is not a string but int"),
         ("a.tsv", "x\n", {"text_field": "2"}, "line 1: no field '2'"),
         ("a.tsv", "some words\n", {}, "line 1: no field 'text', there are 'some words'; .* columns by number"),
         ("a.csv", "x\n", {}, "cannot tell the format"),

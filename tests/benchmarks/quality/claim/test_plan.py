@@ -7,12 +7,14 @@ import pytest
 
 from benchmarks.quality.claim.backbone_plan import BackbonePlan
 from benchmarks.quality.claim.backbone_steps import best_figure
-from benchmarks.quality.claim.budgets import BUDGETS, budget_of
+from benchmarks.quality.claim.budgets import BUDGETS, budget_of, place_of
 from benchmarks.quality.claim.learners import LEARNERS, STAGE2
 from benchmarks.quality.claim.plan import Plan
+from benchmarks.quality.claim.quality_notes import NOTES
 from benchmarks.quality.claim.steps import _check
 from benchmarks.quality.claim.variants import PLAIN, VARIANTS
 from benchmarks.quality.quality import require_same
+from benchmarks.quality.text.frozen import MANIFESTS
 from mtllm_ds.config import load_settings
 from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.verdict import Rules
@@ -65,6 +67,25 @@ def test_the_verdict_needs_no_optional_step(tmp_path):
         "minilm/translate_train/seed-2",
         "translate/train",
     } <= optional
+
+
+def test_a_stage1_on_parallel_text_waits_for_its_vectors(tmp_path):
+    plan = plan_of(tmp_path, "parallel")
+    BackbonePlan(plan, "minilm").build([])
+    needs = {step.name: step.needs for step in plan.steps}
+    assert "minilm/targets/parallel" in needs["minilm/variants/parallel_at_teacher/stage1"]
+    assert "minilm/targets/parallel" in needs["minilm/stage1/seed-1"]
+    assert needs["minilm/targets/parallel"] == ("minilm/shards/parallel",)
+    assert not any("parallel" in need for need in needs["minilm/variants/plain/stage1"])
+
+
+def test_only_the_run_that_was_announced_says_so():
+    announced = {"parallel", "cpu-ddtp_topics"}
+    for name in BUDGETS:
+        for task in MANIFESTS:
+            place = place_of(name, task)
+            notes = " ".join(NOTES.get(place, NOTES[task]))
+            assert ("Fixed on" in notes) == (place in announced), place
 
 
 def test_learners_share_learning_rates_and_steps(tmp_path):

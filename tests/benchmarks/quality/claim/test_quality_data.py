@@ -80,6 +80,26 @@ def test_what_it_writes(folder):
     assert len((data / "task" / "valid_eng_Latn.jsonl").read_text().splitlines()) == 3
 
 
+def test_parallel_text_holds_no_training_item_and_no_label(folder):
+    pairs = [
+        (long(2), "e" * 50),
+        ("short", "kurz"),
+        (long(40), "f" * 400),
+        *((long(n), "d" * 60) for n in range(50, 56)),
+    ]
+    content = "".join(f"{english}\t{german}\n" for english, german in pairs)
+    (folder / "parallel_deu_Latn.tsv.xz").write_bytes(lzma.compress(content.encode()))
+    other_languages(folder)
+    done = prepare(folder, "--any-data", "--parallel-texts", "4")
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in (folder.parent / "data" / "parallel_deu_Latn.jsonl").read_text().splitlines()]
+    assert len(found) == 4
+    assert {row["text_en"] for row in found} <= {long(n) for n in range(50, 56)}
+    assert {row["text"] for row in found} == {"d" * 60}
+    english = (folder.parent / "data" / "parallel_eng_Latn.jsonl").read_text().splitlines()
+    assert all(row["text"] == row["text_en"] for row in map(json.loads, english))
+
+
 def test_another_folder_than_the_frozen_one_is_refused(folder):
     other_languages(folder)
     done = prepare(folder)
@@ -103,6 +123,12 @@ def test_a_leak_stops_the_run(folder, tmp_path):
     for name in ("stage1_valid.jsonl", "task/train_eng_Latn.jsonl", "task/valid_eng_Latn.jsonl"):
         (tmp_path / name).write_text("")
     (tmp_path / "stage1_train.jsonl").write_text(json.dumps({"text": f"Before. {long(31)} After."}) + "\n")
+    with pytest.raises(UserError, match="holds 100% of the test item"):
+        require_no_leak(tmp_path, folder)
+    (tmp_path / "stage1_train.jsonl").write_text("")
+    require_no_leak(tmp_path, folder)
+    pair = {"text": "Deutsch", "text_en": f"Before. {long(31)} After."}
+    (tmp_path / "parallel_deu_Latn.jsonl").write_text(json.dumps(pair) + "\n")
     with pytest.raises(UserError, match="holds 100% of the test item"):
         require_no_leak(tmp_path, folder)
 

@@ -66,6 +66,7 @@ def make_run(root: Path, chrf: float, stage2: float, budget: Budget = WHOLE) -> 
             write_predictions(
                 folder / f"{system}-{seed}" / system / "predictions.parquet", concatenate([english, *own])
             )
+            write_json(folder / f"{system}-{seed}" / "done.json", {"seconds": 1.0})
         save(folder / f"llm_direct-{seed}" / "english_originals", "english_originals", seed, 0.8, LANGUAGES, BOTH)
         ridges = []
         for system, share in (("ridge", 0.4), ("ridge_centred", 0.45)):
@@ -120,6 +121,19 @@ def test_the_verdict_follows_from_the_answers(tmp_path, chrf, stage2, expected):
     page = (tmp_path / "report" / "report.html").read_text()
     assert "masked after translation 0.600" in page
     assert "A smoke run" in page
+
+
+def test_rivals_beside_the_verdict_may_be_missing(tmp_path):
+    plan = make_run(tmp_path / "run", 45.0, 0.75)
+    for path in (tmp_path / "run").glob("minilm/eval/mt_encoder-*/done.json"):
+        path.unlink()
+    verdict = write_quality_report(
+        plan, "minilm", [], ["minilm/eval/mt_encoder-0"], tmp_path / "report", Console(quiet=True)
+    )
+    assert verdict.status == "confirmed"
+    summary = json.loads((tmp_path / "report" / "summary.json").read_text())
+    assert "copy_masked/mean/mtllm_direct" in summary
+    assert "copy_masked/mean/mt_encoder" not in summary
 
 
 def test_fewer_seeds_than_the_protocol_asks_for_claim_nothing(tmp_path):

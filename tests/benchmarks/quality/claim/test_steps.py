@@ -39,6 +39,17 @@ def test_steps_come_after_what_they_need_and_only_once(tmp_path):
     assert "done  deep/c" in describe(plan, steps_in(tmp_path / "run").is_done, 1)
 
 
+def test_what_the_result_needs_comes_first(tmp_path):
+    trace = tmp_path / "trace"
+    plan = [
+        Step("rival", [write(trace, "r")], optional=True),
+        Step("a", [write(trace, "a")]),
+        Step("b", [write(trace, "b")], ("a",)),
+    ]
+    assert steps_in(tmp_path / "run", num_jobs=1).run(plan)
+    assert trace.read_text() == "abr"
+
+
 def test_chosen_steps_bring_what_they_need():
     plan = [Step("a", []), Step("b/x", [], ("a",)), Step("b/y", []), Step("c", [], ("b/x",)), Step("d", [], ("c",))]
 
