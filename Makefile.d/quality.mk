@@ -46,5 +46,5 @@ QUALITY_MORE ?=
 
 .PHONY: quality
 quality: $(VENV)  ## the quality benchmark (BUDGET=cpu, parallel, gpu, short, smoke; TASK=lohelp_modules, ddtp_topics; QUALITY_MORE="--dry-run")
-	@test -d $(QUALITY_MT) || { echo "no MT model in $(QUALITY_MT): make fresh-bases (BUDGET=parallel) or make ddtp-bases (TASK=ddtp_topics) first" >&2; exit 2; }
+	@test "$(QUALITY_MT)" != "$(QUALITY_OWN_MT)" || test -d $(QUALITY_MT) || { echo "no MT model in $(QUALITY_MT): make fresh-bases (BUDGET=parallel) or make ddtp-bases (TASK=ddtp_topics) first" >&2; exit 2; }
 	$(PY) -m benchmarks.quality.quality --budget $(BUDGET) --task $(TASK) --data $(QUALITY_TEXT) --mt $(QUALITY_MT) --mt-ladder $(MT_LADDER) --device $(QUALITY_DEVICE) --precision $(QUALITY_PRECISION) $(QUALITY_MORE)

@@ -111,5 +111,5 @@ def test_a_connector_starts_from_text_that_both_sides_read(file, specs, tmp_path
         return _start_texts(plan, SimpleNamespace(rank=0, world_size=1))
 
     assert texts(translated, own) == [("some words", "eng_Latn")]
-    with pytest.raises(UserError, match="every language of data.train holds translations"):
+    with pytest.raises(UserError, match=r"every language of data\.train holds translations"):
         texts(translated)
