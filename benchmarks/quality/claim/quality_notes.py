@@ -28,8 +28,9 @@ DDTP_BASES = (
 )
 PARALLEL_BEFOREHAND = (
     "The fourth look at the claim (two runs on the help text, one on package descriptions; none confirmed it), hence the level "
-    ".0125. Fixed on 2026-11-26, before any of our models had read a test item in the languages that confirm: they are the four "
-    "of the help text that no run had opened (Spanish, Turkish, Vietnamese, Chinese); development languages German and Khmer; "
+    ".0125. Fixed on 2026-11-26, before any trained system had answered a test item in the languages that confirm (languages "
+    "and candidates before the MT model had translated them, the level and the text of stage 1 just after that): the four of the "
+    "help text that no run had opened (Spanish, Turkish, Vietnamese, Chinese); development languages German and Khmer; "
     "candidates plain, at_teacher and parallel_at_teacher (the first two known from before, the third new); rules otherwise as "
     "ever. The test items are those of the earlier runs on the help text in other languages: the same 104 source groups, so this "
     "is no independent sample of texts. Copy-masking and at_teacher were settled there on German, Khmer and Japanese, see the "

@@ -176,7 +176,8 @@ def _notes(plan: Plan, readings: Sequence[Readings]) -> list[str]:
         figures = ", ".join(
             f"{name.replace('_', ' ')} translation {value:.3f}" for name, value in reading.accuracy.items()
         )
-        notes.append(f"{TITLES[reading.system]}, copy-masked: {figures}; the table has the better one.")
+        where = "copy-masked, mean over the languages that count"
+        notes.append(f"{TITLES[reading.system]}, {where}: {figures}; the table has the better one.")
     return [*notes, *NOTES.get(place_of(plan.budget.name, plan.task_name), NOTES[plan.task_name])]
 
 
