@@ -136,8 +136,8 @@ def main() -> int:
 
 
 def run_shards(options: argparse.Namespace) -> None:
-    from mtllm_ds.data.build import ShardSettings, build_shards
-    from mtllm_ds.data.display import BuildDisplay, print_summary
+    from mtllm_ds.data.writing.builder import ShardSettings, build_shards
+    from mtllm_ds.data.writing.display import BuildDisplay, print_summary
 
     sides = _sides(options)
     settings = ShardSettings(
@@ -157,9 +157,9 @@ def run_shards(options: argparse.Namespace) -> None:
 
 
 def run_task(options: argparse.Namespace) -> None:
-    from mtllm_ds.data.display import BuildDisplay, print_summary
-    from mtllm_ds.data.manifest import TaskEntry
-    from mtllm_ds.data.task_shards import TaskRow, TaskShardSettings, build_task_shards
+    from mtllm_ds.data.shards.manifest import TaskEntry
+    from mtllm_ds.data.writing.display import BuildDisplay, print_summary
+    from mtllm_ds.data.writing.tasks import TaskRow, TaskShardSettings, build_task_shards
     from mtllm_ds.evaluation.items import load_items
     from mtllm_ds.evaluation.tasks import load_task
 
@@ -185,8 +185,8 @@ def run_teacher_targets(options: argparse.Namespace) -> None:
 
     from mtllm_ds.cluster.agree import together
     from mtllm_ds.cluster.launch import join_cluster_if_launched, leave_cluster
-    from mtllm_ds.data.display import TargetDisplay
-    from mtllm_ds.data.manifest import Manifest
+    from mtllm_ds.data.shards.manifest import Manifest
+    from mtllm_ds.data.writing.display import TargetDisplay
     from mtllm_ds.transfer_sets.teacher_targets import TeacherModel, load_teacher, write_targets
 
     cluster = join_cluster_if_launched()
@@ -215,7 +215,7 @@ def run_teacher_targets(options: argparse.Namespace) -> None:
 def _sides(options: argparse.Namespace) -> dict[str, Any]:
     """What both sides' tokenizers are, by side."""
     from mtllm_ds.config.names import resolve_model_name
-    from mtllm_ds.data.tokenization import TokenizerSpec
+    from mtllm_ds.data.text.tokenization import TokenizerSpec
 
     return {
         side: TokenizerSpec(
@@ -231,7 +231,7 @@ def _sides(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _input_file(options: argparse.Namespace, given: str):
-    from mtllm_ds.data.sources import InputFile
+    from mtllm_ds.data.writing.sources import InputFile
 
     named = re.fullmatch(r"([a-z]{3}_[A-Z][a-z]{3})=(.+)", given)
     if named and (options.language or options.language_field):
@@ -249,8 +249,8 @@ def _input_file(options: argparse.Namespace, given: str):
 
 
 def run_verify(options: argparse.Namespace) -> None:
-    from mtllm_ds.data.display import verify_with_progress
-    from mtllm_ds.data.manifest import Manifest
+    from mtllm_ds.data.shards.manifest import Manifest
+    from mtllm_ds.data.writing.display import verify_with_progress
 
     manifest = Manifest.load(options.folder)
     verify_with_progress(manifest)
@@ -259,15 +259,15 @@ def run_verify(options: argparse.Namespace) -> None:
 
 
 def run_stats(options: argparse.Namespace) -> None:
-    from mtllm_ds.data.display import print_summary
-    from mtllm_ds.data.manifest import Manifest
+    from mtllm_ds.data.shards.manifest import Manifest
+    from mtllm_ds.data.writing.display import print_summary
 
     print_summary(Manifest.load(options.folder))
 
 
 def run_show(options: argparse.Namespace) -> None:
-    from mtllm_ds.data.display import print_samples
-    from mtllm_ds.data.manifest import Manifest
+    from mtllm_ds.data.shards.manifest import Manifest
+    from mtllm_ds.data.writing.display import print_samples
 
     print_samples(Manifest.load(options.folder), options.block, options.samples)
 

@@ -10,9 +10,9 @@ from typing import Protocol
 import torch
 
 from mtllm_ds.checkpoint.export import read_export
-from mtllm_ds.data.manifest import TaskEntry
-from mtllm_ds.data.task_encoding import EncodedItem, encode_item
-from mtllm_ds.data.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
+from mtllm_ds.data.shards.manifest import TaskEntry
+from mtllm_ds.data.text.task_encoding import EncodedItem, encode_item
+from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
 from mtllm_ds.languages import check_language
 from mtllm_ds.models.build import load_reader, located

@@ -2,7 +2,7 @@
 
 A code is an ISO 639-3 language and an ISO 15924 script, `deu_Latn`. The 204 codes are those of the FLORES-200 benchmark
 (NLLB Team, 2022, arXiv 2207.04672). A tokenizer may know fewer; whether a *model* knows a code is the tokenizer's matter
-(`mtllm_ds.data.tokenization`).
+(`mtllm_ds.data.text.tokenization`).
 """
 
 from collections.abc import Iterable

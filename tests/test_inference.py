@@ -11,7 +11,7 @@ from mtllm_ds import MTLLM
 from mtllm_ds.checkpoint.export import export_run
 from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.cluster.zero import gathered
-from mtllm_ds.data.stream import EvalStream
+from mtllm_ds.data.stream.stream import EvalStream
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.readers import mean_pool
 from mtllm_ds.training.assemble import open_run

@@ -8,7 +8,7 @@ import torch
 
 from mtllm_ds import MTLLM
 from mtllm_ds.checkpoint.trained import read_trained
-from mtllm_ds.data.task_encoding import encode_item
+from mtllm_ds.data.text.task_encoding import encode_item
 from mtllm_ds.errors import UserError
 from mtllm_ds.inference import PlainItem
 from tests.fixtures.exports import make_export

@@ -76,7 +76,7 @@ def _rate(items: Iterator, kind: str) -> dict[str, float]:
 
 def _batches(samples: Iterator[Sample]) -> Iterator[int]:
     """Pads batches; yields their number of tokens."""
-    from mtllm_ds.data.packing import pad_rows
+    from mtllm_ds.data.stream.packing import pad_rows
 
     while group := list(islice(samples, BATCH)):
         for side in (0, 1):
@@ -91,7 +91,7 @@ def _cpu_seconds() -> float:
 
 def compare(shards: Path, work: Path, rounds: int) -> list[dict[str, float | str]]:
     """A row a reader and round."""
-    from mtllm_ds.data.manifest import Manifest
+    from mtllm_ds.data.shards.manifest import Manifest
 
     folders = write_formats(shards, work)
     skip = int(Manifest.load(shards).num_samples * 0.9)

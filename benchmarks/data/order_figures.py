@@ -7,10 +7,10 @@ from itertools import islice
 
 import numpy as np
 
-from mtllm_ds.data.manifest import Manifest
-from mtllm_ds.data.mixing import DrawSequence, Mixing, language_shares
-from mtllm_ds.data.schedule import Order, Schedule, ScheduleSettings
-from mtllm_ds.data.stream import TrainStream
+from mtllm_ds.data.shards.manifest import Manifest
+from mtllm_ds.data.stream.mixing import DrawSequence, Mixing, language_shares
+from mtllm_ds.data.stream.schedule import Order, Schedule, ScheduleSettings
+from mtllm_ds.data.stream.stream import TrainStream
 
 CYCLES = 400
 BUDGET = 1024

@@ -14,10 +14,10 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import NllbTokenizer, PreTrainedTokenizerFast
 
-from mtllm_ds.data.build import ShardSettings, build_shards
-from mtllm_ds.data.manifest import MANIFEST_NAME, Manifest
-from mtllm_ds.data.sources import InputFile
-from mtllm_ds.data.tokenization import TokenizerSpec
+from mtllm_ds.data.shards.manifest import MANIFEST_NAME, Manifest
+from mtllm_ds.data.text.tokenization import TokenizerSpec
+from mtllm_ds.data.writing.builder import ShardSettings, build_shards
+from mtllm_ds.data.writing.sources import InputFile
 
 LINES_FOR_VOCABULARY = 1_000
 ENCODER_VOCABULARY = 48_000

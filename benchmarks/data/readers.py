@@ -25,8 +25,8 @@ SHARD_BYTES = 64 << 20
 
 def all_samples(manifest_folder: Path) -> Iterator[Sample]:
     """Every sample of one of our data sets, in stored order."""
-    from mtllm_ds.data.manifest import Manifest
-    from mtllm_ds.data.shards import read_block
+    from mtllm_ds.data.shards.manifest import Manifest
+    from mtllm_ds.data.shards.tar_shards import read_block
 
     manifest = Manifest.load(manifest_folder)
     for block in range(manifest.num_blocks):
@@ -38,13 +38,13 @@ class Ours:
     """Blocks. 64 lanes of 256-sample draws: the window is 64 x 256."""
 
     name = "mtllm-ds"
-    modules = ("mtllm_ds.data.stream",)
+    modules = ("mtllm_ds.data.stream.stream",)
 
     @staticmethod
     def open(folder: Path, seed: int, skip: int) -> Iterator[Sample]:
-        from mtllm_ds.data.manifest import Manifest
-        from mtllm_ds.data.reading import BlockReader
-        from mtllm_ds.data.schedule import Order, Schedule, ScheduleSettings
+        from mtllm_ds.data.shards.manifest import Manifest
+        from mtllm_ds.data.stream.block_reader import BlockReader
+        from mtllm_ds.data.stream.schedule import Order, Schedule, ScheduleSettings
 
         settings = ScheduleSettings(lanes=WINDOW // 256)
         manifest = Manifest.load(folder)
@@ -62,8 +62,8 @@ class Ours:
     @staticmethod
     def save_position(folder: Path, seed: int, position: int) -> None:
         """What a checkpoint at that position would hold."""
-        from mtllm_ds.data.manifest import Manifest
-        from mtllm_ds.data.schedule import Order, Schedule, ScheduleSettings
+        from mtllm_ds.data.shards.manifest import Manifest
+        from mtllm_ds.data.stream.schedule import Order, Schedule, ScheduleSettings
 
         settings = ScheduleSettings(lanes=WINDOW // 256)
         manifest = Manifest.load(folder)

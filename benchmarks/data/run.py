@@ -16,7 +16,7 @@ from benchmarks.data.order_figures import order_figures
 from benchmarks.data.parallel_text import prepare_parallel
 from benchmarks.data.readers import READERS
 from benchmarks.kernels.provenance import device_name, provenance
-from mtllm_ds.data.manifest import Manifest
+from mtllm_ds.data.shards.manifest import Manifest
 
 PACKAGES = ("torch", "webdataset", "mosaicml-streaming", "litdata", "datasets", "tokenizers", "numpy")
 

@@ -27,8 +27,8 @@ from mtllm_ds.checkpoint.adapters import read_adapter, write_adapter
 from mtllm_ds.checkpoint.model import Trained, task_entry, trained_from_run
 from mtllm_ds.checkpoint.model_card import model_card
 from mtllm_ds.config.sections import ConnectorSettings, EncoderSettings, LLMSettings, ModelSettings
-from mtllm_ds.data.manifest import TaskEntry
-from mtllm_ds.data.tokenization import TokenizerSpec, pretrained_tokenizer
+from mtllm_ds.data.shards.manifest import TaskEntry
+from mtllm_ds.data.text.tokenization import TokenizerSpec, pretrained_tokenizer
 from mtllm_ds.errors import UserError
 
 FORMAT = 3

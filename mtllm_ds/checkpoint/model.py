@@ -16,8 +16,8 @@ from mtllm_ds.checkpoint.retention import folder_to_use
 from mtllm_ds.checkpoint.store import CheckpointState, load_kept, load_trainable, read_state
 from mtllm_ds.config.load import parse_saved
 from mtllm_ds.config.sections import ModelSettings
-from mtllm_ds.data.manifest import TaskEntry
-from mtllm_ds.data.targets import Teacher
+from mtllm_ds.data.shards.manifest import TaskEntry
+from mtllm_ds.data.shards.targets import Teacher
 from mtllm_ds.errors import UserError
 
 _HEAD = "head."

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from mtllm_ds.checkpoint.model import Trained
-from mtllm_ds.data.manifest import TaskEntry
+from mtllm_ds.data.shards.manifest import TaskEntry
 
 # Base models whose licence is known without asking a hub; by the start of the name's last part.
 _KNOWN = {

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from mtllm_ds.checkpoint.export import Export
-from mtllm_ds.data.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
+from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.survey import Read
 from mtllm_ds.evaluation.tasks import ENGLISH, Task

@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from mtllm_ds.data.sources import InputFile, SourceReader
+from mtllm_ds.data.writing.sources import InputFile, SourceReader
 from mtllm_ds.errors import UserError
 
 Reader = Callable[[Sequence[str]], np.ndarray]

@@ -15,7 +15,7 @@ from torch import nn
 
 from mtllm_ds.cluster.agree import sum_over_ranks
 from mtllm_ds.cluster.zero import gathered
-from mtllm_ds.data.collate import Batch
+from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.encoders import FrozenEncoder
 

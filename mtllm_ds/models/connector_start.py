@@ -15,7 +15,7 @@ from torch import nn
 from mtllm_ds.cluster.agree import sum_over_ranks
 from mtllm_ds.cluster.zero import gathered
 from mtllm_ds.config.sections import ConnectorSettings
-from mtllm_ds.data.tokenization import SegmentTokens, TextTokenizer
+from mtllm_ds.data.text.tokenization import SegmentTokens, TextTokenizer
 from mtllm_ds.models.connector import LeastSquares
 from mtllm_ds.models.stacked import StackedModel
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mtllm_ds.data.manifest import TaskEntry
+from mtllm_ds.data.shards.manifest import TaskEntry
 from mtllm_ds.errors import UserError
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-from mtllm_ds.data.packing import PackedRows, block_diagonal_mask
+from mtllm_ds.data.stream.packing import PackedRows, block_diagonal_mask
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.loading import BERT_LIKE
 

@@ -12,8 +12,8 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from mtllm_ds.data.collate import Batch
-from mtllm_ds.data.packing import PackedBatch, PackedRows
+from mtllm_ds.data.stream.collate import Batch
+from mtllm_ds.data.stream.packing import PackedBatch, PackedRows
 from mtllm_ds.models.packed import run_packed
 
 Side = Literal["encoder", "llm"]

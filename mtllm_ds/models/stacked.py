@@ -13,8 +13,8 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from mtllm_ds.data.collate import Batch
-from mtllm_ds.data.packing import PackedBatch
+from mtllm_ds.data.stream.collate import Batch
+from mtllm_ds.data.stream.packing import PackedBatch
 from mtllm_ds.models.centring import LanguageCentring
 from mtllm_ds.models.encoders import FrozenEncoder
 from mtllm_ds.models.lora import adapters_off, lora_layers

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mtllm_ds.data.collate import Batch
+from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.models.readers import Side
 
 Sums = dict[str, torch.Tensor]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from mtllm_ds.checkpoint.trained import Trained
 from mtllm_ds.config.schema import Settings
-from mtllm_ds.data.manifest import TaskEntry
-from mtllm_ds.data.tokenization import TokenizerSpec, load_text_tokenizer
+from mtllm_ds.data.shards.manifest import TaskEntry
+from mtllm_ds.data.text.tokenization import TokenizerSpec, load_text_tokenizer
 from mtllm_ds.models.build import dtype_of
 from mtllm_ds.models.heads import head_from, new_head
 from mtllm_ds.models.lm_head import load_lm_head

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mtllm_ds.data.collate import Batch
+from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.models.readers import LLMReader
 from mtllm_ds.objectives.base import Objective, ObjectiveOutput, plain
 

@@ -22,8 +22,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from mtllm_ds.data.collate import Batch
-from mtllm_ds.data.token_pairs import COLUMN as TOKEN_PAIRS
+from mtllm_ds.data.stream.collate import Batch
+from mtllm_ds.data.writing.token_pairs import COLUMN as TOKEN_PAIRS
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.readers import mean_pool
 from mtllm_ds.models.stacked import StackedModel

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch.nn import functional
 
-from mtllm_ds.data.collate import Batch
+from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.readers import Reader
 from mtllm_ds.objectives.base import Objective, ObjectiveOutput, plain

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from mtllm_ds.data.collate import Batch
-from mtllm_ds.data.manifest import TaskEntry
+from mtllm_ds.data.shards.manifest import TaskEntry
+from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.models.heads import TaskHead, task_scores
 from mtllm_ds.models.readers import Reader
 from mtllm_ds.objectives.base import Objective, Sums, per_language, plain

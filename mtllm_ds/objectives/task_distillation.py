@@ -14,8 +14,8 @@ from typing import Literal
 
 import torch
 
-from mtllm_ds.data.collate import Batch
-from mtllm_ds.data.manifest import TaskEntry
+from mtllm_ds.data.shards.manifest import TaskEntry
+from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.models.heads import TaskHead
 from mtllm_ds.models.readers import Reader
 from mtllm_ds.objectives.base import ObjectiveOutput, Sums, plain

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch.nn import functional
 
-from mtllm_ds.data.collate import Batch
+from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.objectives.base import ObjectiveOutput
 from mtllm_ds.objectives.task import TaskObjective
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 
 from mtllm_ds.cluster.agree import each_together, sum_over_ranks
-from mtllm_ds.data.collate import Batch
+from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.objectives.base import Objective, ObjectiveOutput, Sums, add_sums
 
 

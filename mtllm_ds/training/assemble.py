@@ -16,11 +16,11 @@ from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.cluster.zero import TrainableState, full_numel, partitioned_loading
 from mtllm_ds.config.load import to_yaml
 from mtllm_ds.config.schema import Settings
-from mtllm_ds.data.manifest import Manifest
-from mtllm_ds.data.mixing import Mixing
-from mtllm_ds.data.schedule import ScheduleSettings
-from mtllm_ds.data.stream import EvalStream, TrainStream
-from mtllm_ds.data.targets import TargetReader
+from mtllm_ds.data.shards.manifest import Manifest
+from mtllm_ds.data.shards.targets import TargetReader
+from mtllm_ds.data.stream.mixing import Mixing
+from mtllm_ds.data.stream.schedule import ScheduleSettings
+from mtllm_ds.data.stream.stream import EvalStream, TrainStream
 from mtllm_ds.models.build import build_reader
 from mtllm_ds.models.readers import Reader
 from mtllm_ds.objectives.base import Objective

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.config.sections import Sections
-from mtllm_ds.data.schedule import cells_in_forward
+from mtllm_ds.data.stream.schedule import cells_in_forward
 
 
 def has_dropout(settings: Settings) -> bool:

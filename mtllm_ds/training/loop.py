@@ -16,8 +16,8 @@ from mtllm_ds.cluster.agree import any_says, sum_over_ranks, together
 from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.cluster.zero import TrainableState
 from mtllm_ds.config.schema import Settings
-from mtllm_ds.data.manifest import TaskEntry
-from mtllm_ds.data.stream import StepBatches, TrainStream
+from mtllm_ds.data.shards.manifest import TaskEntry
+from mtllm_ds.data.stream.stream import StepBatches, TrainStream
 from mtllm_ds.objectives.base import Objective, Sums, add_sums, tokens_in
 from mtllm_ds.observe.sinks import Sink
 from mtllm_ds.observe.throughput import Throughput

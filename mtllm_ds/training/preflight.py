@@ -11,11 +11,11 @@ from typing import Any, Literal
 from mtllm_ds.checkpoint.model import Trained
 from mtllm_ds.config.deepspeed import resolve_deepspeed, zero_stage
 from mtllm_ds.config.schema import Settings
-from mtllm_ds.data.manifest import Manifest, TaskEntry
-from mtllm_ds.data.schedule import cells_in_forward
-from mtllm_ds.data.shards import read_block
-from mtllm_ds.data.token_pairs import COLUMN as TOKEN_PAIRS
-from mtllm_ds.data.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
+from mtllm_ds.data.shards.manifest import Manifest, TaskEntry
+from mtllm_ds.data.shards.tar_shards import read_block
+from mtllm_ds.data.stream.schedule import cells_in_forward
+from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
+from mtllm_ds.data.writing.token_pairs import COLUMN as TOKEN_PAIRS
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.encoders import encoder_family
 from mtllm_ds.models.loading import load_config, weights_fingerprint
@@ -174,7 +174,7 @@ def _check_data(folder: str, tokenizers: dict[str, TextTokenizer], read_all: boo
     if not manifest.num_samples:
         raise UserError(f"data set {folder}: holds no sample; prepare it from a file with text")
     if read_all:
-        from mtllm_ds.data.shards import verify_shards
+        from mtllm_ds.data.shards.tar_shards import verify_shards
 
         verify_shards(manifest)
     return manifest

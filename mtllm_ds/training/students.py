@@ -11,8 +11,8 @@ from mtllm_ds.checkpoint.adapters import with_frozen_adapter
 from mtllm_ds.checkpoint.model import own_name
 from mtllm_ds.cluster.agree import each_together, together
 from mtllm_ds.cluster.launch import Cluster
-from mtllm_ds.data.manifest import Manifest
-from mtllm_ds.data.stream import EvalStream
+from mtllm_ds.data.shards.manifest import Manifest
+from mtllm_ds.data.stream.stream import EvalStream
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.centring import centring_of, language_means, read_means, require_english
 from mtllm_ds.models.connector_start import start_connector

@@ -8,8 +8,8 @@ from transformers import PretrainedConfig
 
 from mtllm_ds.checkpoint.trained import Trained, read_trained
 from mtllm_ds.config.schema import Settings
-from mtllm_ds.data.manifest import Manifest, TaskEntry
-from mtllm_ds.data.tokenization import TextTokenizer
+from mtllm_ds.data.shards.manifest import Manifest, TaskEntry
+from mtllm_ds.data.text.tokenization import TextTokenizer
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.loading import BERT_LIKE
 

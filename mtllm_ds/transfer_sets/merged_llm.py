@@ -10,7 +10,7 @@ import torch
 from mtllm_ds import atomic
 from mtllm_ds.checkpoint.model_card import merged_card
 from mtllm_ds.checkpoint.trained import Trained, read_trained
-from mtllm_ds.data.tokenization import TokenizerSpec, pretrained_tokenizer
+from mtllm_ds.data.text.tokenization import TokenizerSpec, pretrained_tokenizer
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import load_reader, located
 

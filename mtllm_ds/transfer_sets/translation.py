@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from mtllm_ds.cluster.agree import wait_for_all, world_size
-from mtllm_ds.data.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
+from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
 from mtllm_ds.languages import check_language
 from mtllm_ds.models.loading import load_config, load_weights, weights_fingerprint

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from mtllm_ds.data.build import ShardSettings, build_shards
-from mtllm_ds.data.manifest import Manifest
-from mtllm_ds.data.sources import InputFile
-from mtllm_ds.data.tokenization import TokenizerSpec
+from mtllm_ds.data.shards.manifest import Manifest
+from mtllm_ds.data.text.tokenization import TokenizerSpec
+from mtllm_ds.data.writing.builder import ShardSettings, build_shards
+from mtllm_ds.data.writing.sources import InputFile
 from tests.fixtures.tokenizers import TEXT, save_llama_tokenizer, save_nllb_tokenizer
 
 settings.register_profile("deterministic", derandomize=True, database=None, deadline=None)

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mtllm_ds.data.blocks import encode_block
-from mtllm_ds.data.manifest import Manifest
-from mtllm_ds.data.schedule import ScheduleSettings
-from mtllm_ds.data.shards import DamagedBlockError, read_block, verify_shards
-from mtllm_ds.data.stream import EvalStream, TrainStream
-from mtllm_ds.data.tokenization import TokenizerSpec, load_text_tokenizer
+from mtllm_ds.data.shards.blocks import encode_block
+from mtllm_ds.data.shards.manifest import Manifest
+from mtllm_ds.data.shards.tar_shards import DamagedBlockError, read_block, verify_shards
+from mtllm_ds.data.stream.schedule import ScheduleSettings
+from mtllm_ds.data.stream.stream import EvalStream, TrainStream
+from mtllm_ds.data.text.tokenization import TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
 from tests.fixtures.damage import damage_block
 from tests.fixtures.tokenizers import save_nllb_tokenizer

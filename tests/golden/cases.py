@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from mtllm_ds.cluster.launch import Cluster, join_cluster
-from mtllm_ds.data.build import ShardSettings, build_shards
-from mtllm_ds.data.manifest import Manifest
-from mtllm_ds.data.sources import InputFile
-from mtllm_ds.data.tokenization import TokenizerSpec
+from mtllm_ds.data.shards.manifest import Manifest
+from mtllm_ds.data.text.tokenization import TokenizerSpec
+from mtllm_ds.data.writing.builder import ShardSettings, build_shards
+from mtllm_ds.data.writing.sources import InputFile
 from mtllm_ds.training.runs import run_seeds
 from mtllm_ds.transfer_sets.teacher_targets import load_teacher, write_targets
 from tests.fixtures.runs import make_run, settings_of

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from launchers import prepare
-from mtllm_ds.data.manifest import Manifest
+from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.errors import UserError
 from tests.evaluation.test_items import write_card, write_parquet
 from tests.fixtures.models import save_llama, save_mt_model

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from mtllm_ds.config.sections import ConnectorSettings
-from mtllm_ds.data.tokenization import SegmentTokens
+from mtllm_ds.data.text.tokenization import SegmentTokens
 from mtllm_ds.models.connector import LeastSquares, build_connector
 from mtllm_ds.models.connector_start import overlap_shares
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from mtllm_ds.config.sections import LoraSettings
-from mtllm_ds.data.collate import Batch
-from mtllm_ds.data.packing import pack_batch, pad_rows
+from mtllm_ds.data.stream.collate import Batch
+from mtllm_ds.data.stream.packing import pack_batch, pad_rows
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.encoders import FrozenEncoder
 from mtllm_ds.models.lora import add_lora

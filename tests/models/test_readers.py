@@ -11,8 +11,8 @@ from transformers.models.m2m_100.modeling_m2m_100 import M2M100Encoder
 
 from mtllm_ds.checkpoint.adapters import one_adapter, with_frozen_adapter
 from mtllm_ds.config.sections import LoraSettings
-from mtllm_ds.data.collate import Batch
-from mtllm_ds.data.packing import pack_batch, pad_rows
+from mtllm_ds.data.stream.collate import Batch
+from mtllm_ds.data.stream.packing import pack_batch, pad_rows
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import turn_off_dropout
 from mtllm_ds.models.centring import LanguageCentring

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
 from mtllm_ds.config.sections import LLMSettings, LoraSettings
-from mtllm_ds.data.collate import Batch
+from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.lm_head import load_lm_head
 from mtllm_ds.models.loading import load_llm

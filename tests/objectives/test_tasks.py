@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 
-from mtllm_ds.data.manifest import TaskEntry
+from mtllm_ds.data.shards.manifest import TaskEntry
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.heads import TaskHead, head_from
 from mtllm_ds.objectives.base import add_sums

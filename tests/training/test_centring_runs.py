@@ -11,10 +11,10 @@ from mtllm_ds import MTLLM
 from mtllm_ds.checkpoint.export import export_run
 from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.config.sections import EncoderSettings
-from mtllm_ds.data.build import ShardSettings, build_shards
-from mtllm_ds.data.sources import InputFile
-from mtllm_ds.data.stream import EvalStream
-from mtllm_ds.data.tokenization import TokenizerSpec
+from mtllm_ds.data.stream.stream import EvalStream
+from mtllm_ds.data.text.tokenization import TokenizerSpec
+from mtllm_ds.data.writing.builder import ShardSettings, build_shards
+from mtllm_ds.data.writing.sources import InputFile
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.encoders import load_encoder
 from mtllm_ds.training.assemble import run_training

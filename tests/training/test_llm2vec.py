@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from mtllm_ds.checkpoint.trained import read_trained
 from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.config.sections import LLMSettings
-from mtllm_ds.data.stream import EvalStream
+from mtllm_ds.data.stream.stream import EvalStream
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import load_reader
 from mtllm_ds.models.loading import load_llm

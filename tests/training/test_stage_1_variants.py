@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from mtllm_ds.cluster.launch import Cluster, join_cluster
-from mtllm_ds.data.build import ShardSettings, build_shards
-from mtllm_ds.data.manifest import Manifest
-from mtllm_ds.data.sources import InputFile
-from mtllm_ds.data.tokenization import TokenizerSpec
+from mtllm_ds.data.shards.manifest import Manifest
+from mtllm_ds.data.text.tokenization import TokenizerSpec
+from mtllm_ds.data.writing.builder import ShardSettings, build_shards
+from mtllm_ds.data.writing.sources import InputFile
 from mtllm_ds.errors import UserError
 from mtllm_ds.training.preflight import check_run
 from mtllm_ds.training.runs import run_seeds

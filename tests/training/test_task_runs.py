@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from mtllm_ds.checkpoint.export import export_run
 from mtllm_ds.checkpoint.trained import read_trained
 from mtllm_ds.cluster.launch import join_cluster
-from mtllm_ds.data.manifest import Manifest
-from mtllm_ds.data.stream import EvalStream
-from mtllm_ds.data.targets import TargetReader
+from mtllm_ds.data.shards.manifest import Manifest
+from mtllm_ds.data.shards.targets import TargetReader
+from mtllm_ds.data.stream.stream import EvalStream
 from mtllm_ds.models.build import load_reader
 from mtllm_ds.training.runs import run_seeds
 from tests.distributed.ranks import RankError, ranks

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mtllm_ds.data.manifest import TaskEntry
+from mtllm_ds.data.shards.manifest import TaskEntry
 from mtllm_ds.errors import UserError
 from mtllm_ds.training.preflight import check_run, describe_plan
 from tests.fixtures.exports import make_export

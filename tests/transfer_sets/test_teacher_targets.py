@@ -10,20 +10,20 @@ from transformers import LlamaModel, dynamic_module_utils
 
 from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.config.sections import LLMSettings, ModelSettings
-from mtllm_ds.data.build import ShardSettings, build_shards
-from mtllm_ds.data.manifest import Manifest, TaskEntry
-from mtllm_ds.data.shards import read_block
-from mtllm_ds.data.sources import InputFile
-from mtllm_ds.data.stream import EvalStream
-from mtllm_ds.data.targets import TargetReader
-from mtllm_ds.data.task_shards import TaskShardSettings, build_task_shards
-from mtllm_ds.data.tokenization import TokenizerSpec
+from mtllm_ds.data.shards.manifest import Manifest, TaskEntry
+from mtllm_ds.data.shards.tar_shards import read_block
+from mtllm_ds.data.shards.targets import TargetReader
+from mtllm_ds.data.stream.stream import EvalStream
+from mtllm_ds.data.text.tokenization import TokenizerSpec
+from mtllm_ds.data.writing.builder import ShardSettings, build_shards
+from mtllm_ds.data.writing.sources import InputFile
+from mtllm_ds.data.writing.tasks import TaskShardSettings, build_task_shards
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import new_reader
 from mtllm_ds.objectives.pooled_alignment import PooledAlignment
 from mtllm_ds.transfer_sets import teacher_targets
 from mtllm_ds.transfer_sets.teacher_targets import load_teacher, write_targets
-from tests.data.test_task_shards import CHOICE, choice_rows
+from tests.data.writing.test_tasks import CHOICE, choice_rows
 from tests.distributed.ranks import ranks
 from tests.fixtures.exports import make_export
 from tests.fixtures.hub import hub_at, push

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoTokenizer, M2M100ForConditionalGeneration
 
 from mtllm_ds.cluster.launch import join_cluster
-from mtllm_ds.data.tokenization import TokenizerSpec, load_text_tokenizer
+from mtllm_ds.data.text.tokenization import TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
 from mtllm_ds.transfer_sets.sentences import cut_in_two
 from mtllm_ds.transfer_sets.text_cache import TextCache

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from mtllm_ds.config.sections import EncoderSettings
-from mtllm_ds.data.task_encoding import encode_item
-from mtllm_ds.data.tokenization import TokenizerSpec, load_text_tokenizer
+from mtllm_ds.data.text.task_encoding import encode_item
+from mtllm_ds.data.text.tokenization import TokenizerSpec, load_text_tokenizer
 from mtllm_ds.models.encoders import load_encoder
 from mtllm_ds.models.readers import mean_pool
 

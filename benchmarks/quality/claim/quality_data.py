@@ -28,7 +28,7 @@ from benchmarks.quality.text.folder_text import (
 from benchmarks.quality.text.frozen import MANIFESTS, changed_files, files_of, manifest_of
 from mtllm_ds.atomic import write_json, write_text
 from mtllm_ds.command_line import Parser, positive_int, run_and_exit
-from mtllm_ds.data.tokenization import TokenizerSpec, load_text_tokenizer
+from mtllm_ds.data.text.tokenization import TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.leaks import LeakTest
 

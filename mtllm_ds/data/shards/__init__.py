@@ -1,0 +1,1 @@
+"""What lies on disk: blocks, tar shards, manifests, targets, and where they are read from."""

@@ -1,0 +1,315 @@
+"""What a data set holds: `manifest.json` names shards, languages and tokenizers; `index.bin` knows every block and sample.
+
+The index is one deflated block (`blocks.py`) with a row a block: where its bytes lie, their hash, its language, and both lengths
+of each of its samples, because the order of training is decided from lengths alone, without opening a shard.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from mtllm_ds import atomic
+from mtllm_ds.data.shards.blocks import (
+    Block,
+    BlockError,
+    Ragged,
+    concatenate_blocks,
+    decode_block,
+    encode_block,
+    narrowest_unsigned,
+)
+from mtllm_ds.data.shards.storage import RemoteSettings, Storage, StorageError, check_member_name, open_storage
+from mtllm_ds.data.text.tokenization import TextTokenizer
+from mtllm_ds.errors import UserError
+
+MANIFEST_NAME = "manifest.json"
+INDEX_NAME = "index.bin"
+FORMAT = "mtllm-ds shards"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """A tar file of blocks."""
+
+    name: str
+    bytes: int
+    sha256: str
+    blocks: int
+    samples: int
+
+
+@dataclass(frozen=True)
+class TokenizerEntry:
+    """The tokenizer of one side, as far as a reader of the ids must know it."""
+
+    name: str
+    revision: str | None
+    family: str
+    template: str
+    fingerprint: str
+    vocab_size: int
+    pad_id: int
+    max_length: int
+
+    @classmethod
+    def of(cls, tokenizer: TextTokenizer) -> "TokenizerEntry":
+        spec = tokenizer.spec
+        return cls(
+            spec.name,
+            spec.revision,
+            tokenizer.family,
+            str(tokenizer.template),
+            tokenizer.fingerprint,
+            tokenizer.vocab_size,
+            tokenizer.pad_id,
+            spec.max_length,
+        )
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """The task that the samples are labelled for."""
+
+    name: str
+    type: Literal["classification", "pair_classification", "multiple_choice"]
+    labels: tuple[str, ...]
+    """Column `label` holds positions in it; of multiple choice, where these are the options' numbers, the right option from 0"""
+
+
+@dataclass(frozen=True)
+class BlockIndex:
+    """A row a block, in order of shard and offset."""
+
+    shard: np.ndarray
+    """(blocks,) position in the manifest's list of shards"""
+    offset: np.ndarray
+    """(blocks,) first byte of the block inside the shard"""
+    size_bytes: np.ndarray
+    """(blocks,)"""
+    sha256: np.ndarray
+    """(blocks, 32) uint8"""
+    language: np.ndarray
+    """(blocks,) position in the manifest's list of languages"""
+    encoder_lengths: Ragged
+    """(blocks, samples): tokens of each sample on the encoder's side"""
+    llm_lengths: Ragged
+    """(blocks, samples)"""
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    def encode(self) -> bytes:
+        columns = {name: getattr(self, name) for name in ("shard", "offset", "size_bytes", "language")}
+        columns = {name: narrowest_unsigned(column) for name, column in columns.items()}
+        lengths = {
+            name: Ragged(narrowest_unsigned(ragged.values), ragged.offsets)
+            for name, ragged in (("encoder_lengths", self.encoder_lengths), ("llm_lengths", self.llm_lengths))
+        }
+        return encode_block({**columns, "sha256": self.sha256, **lengths}, deflate=True)
+
+    @classmethod
+    def decode(cls, data: bytes) -> "BlockIndex":
+        columns: dict[str, Any] = decode_block(data)
+        integers: dict[str, Any] = {
+            name: columns[name].astype(np.int64) for name in ("shard", "offset", "size_bytes", "language")
+        }
+        ragged: dict[str, Any] = {
+            name: Ragged(columns[name].values.astype(np.int32), columns[name].offsets)
+            for name in ("encoder_lengths", "llm_lengths")
+        }
+        return cls(**integers, sha256=columns["sha256"], **ragged)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["BlockIndex"]) -> "BlockIndex":
+        dense: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in ("shard", "offset", "size_bytes", "sha256", "language")
+        }
+        lengths: list[Block] = [
+            {"encoder_lengths": part.encoder_lengths, "llm_lengths": part.llm_lengths} for part in parts
+        ]
+        ragged: dict[str, Any] = concatenate_blocks(lengths)
+        return cls(**dense, **ragged)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A data set, loaded. Rows (samples) are numbered through all blocks in order."""
+
+    storage: Storage
+    hash: str
+    """sha256 of the bytes of `manifest.json`, which holds the index's hash, which holds every block's"""
+    languages: tuple[str, ...]
+    shards: tuple[ShardEntry, ...]
+    tokenizers: dict[str, TokenizerEntry]
+    """by side: `encoder`, `llm`"""
+    statistics: dict[str, dict[str, int]]
+    """by language: documents, samples, cut, empty, ..., text_bytes, encoder_tokens, llm_tokens; with translations, their number and
+    llm_text_bytes"""
+    index: BlockIndex
+    settings_hash: str
+    task: TaskEntry | None = None
+    """None: the samples are plain text"""
+
+    @classmethod
+    def load(cls, location: str | Path, remote: RemoteSettings | None = None) -> "Manifest":
+        """Read the manifest and index of the data set in a folder or below a URL (or of its `manifest.json`).
+
+        Raises:
+            UserError: there is none, it is damaged, or another version wrote it.
+        """
+        root = str(location).removesuffix(MANIFEST_NAME).rstrip("/") or "."
+        storage = open_storage(root, remote)
+        try:
+            raw = storage.read(MANIFEST_NAME)
+        except StorageError as error:
+            raise UserError(
+                f"no data set at '{root}' ({error}); give a folder that prepare.py shards has finished"
+            ) from error
+        try:
+            content = json.loads(raw)
+            if content["format"] != FORMAT or content["version"] != VERSION:
+                raise UserError(
+                    f"'{root}' is of version {content['version']}, this code reads {VERSION}; prepare it anew"
+                )
+            index_entry = content["index"]
+            index_bytes = storage.read(check_member_name(index_entry["name"]))
+            if hashlib.sha256(index_bytes).hexdigest() != index_entry["sha256"]:
+                raise UserError(
+                    f"the index '{index_entry['name']}' in '{root}' was altered; copy or prepare the data set anew"
+                )
+            return cls(
+                storage=storage,
+                hash=hashlib.sha256(raw).hexdigest(),
+                languages=tuple(content["languages"]),
+                shards=tuple(ShardEntry(**shard) for shard in content["shards"]),
+                tokenizers={side: TokenizerEntry(**entry) for side, entry in content["tokenizers"].items()},
+                statistics=content["statistics"],
+                index=BlockIndex.decode(index_bytes),
+                settings_hash=content["settings_hash"],
+                task=_task_entry(content.get("task")),
+            )
+        except StorageError as error:
+            raise UserError(f"the data set at '{root}' is not whole ({error}); copy or prepare it anew") from error
+        except (KeyError, TypeError, BlockError, json.JSONDecodeError) as error:
+            raise UserError(
+                f"the manifest in '{root}' is damaged ({error!r}); copy or prepare the data set anew"
+            ) from error
+
+    @cached_property
+    def first_row(self) -> np.ndarray:
+        """(blocks + 1,) number of the first row of each block; the last is the number of rows."""
+        return self.index.encoder_lengths.offsets
+
+    @property
+    def num_samples(self) -> int:
+        return int(self.first_row[-1])
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self.index)
+
+    @property
+    def encoder_lengths(self) -> np.ndarray:
+        """(samples,)"""
+        return self.index.encoder_lengths.values
+
+    @property
+    def llm_lengths(self) -> np.ndarray:
+        """(samples,)"""
+        return self.index.llm_lengths.values
+
+    @cached_property
+    def samples_of_language(self) -> np.ndarray:
+        """(languages,)"""
+        counts = np.zeros(len(self.languages), np.int64)
+        np.add.at(counts, self.index.language, np.diff(self.first_row))
+        return counts
+
+    def blocks_of_rows(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) block that each row lies in."""
+        return np.searchsorted(self.first_row, rows, side="right") - 1
+
+    def describe_block(self, block: int) -> str:
+        """Where a block lies, for messages."""
+        shard = self.shards[int(self.index.shard[block])]
+        start = int(self.index.offset[block])
+        end = start + int(self.index.size_bytes[block])
+        return f"block {block} ({self.languages[int(self.index.language[block])]}), shard '{shard.name}', bytes {start}-{end}"
+
+    def check_tokenizer(self, tokenizer: TextTokenizer) -> None:
+        """Refuse a tokenizer that would have produced other ids than those stored.
+
+        Raises:
+            UserError: its fingerprint differs from the manifest's.
+        """
+        side = tokenizer.spec.side
+        entry = self.tokenizers[side]
+        if tokenizer.fingerprint != entry.fingerprint:
+            raise UserError(
+                f"the {side}'s tokenizer '{tokenizer.spec.name}' is not the one the shards in '{self.storage.root}' were made "
+                f"with ('{entry.name}', template '{entry.template}'); use that one or prepare the shards anew"
+            )
+
+    def check_shards(self) -> None:
+        """Refuse shards that are missing, of a wrong size or listed twice, without reading them.
+
+        Raises:
+            UserError: naming the first such shard.
+        """
+        for listed in ("name", "sha256"):
+            if len({getattr(shard, listed) for shard in self.shards}) != len(self.shards):
+                raise UserError(f"a shard stands twice in the manifest of '{self.storage.root}'; prepare it anew")
+        try:
+            sizes = self.storage.sizes([shard.name for shard in self.shards])
+        except StorageError as error:
+            raise UserError(f"data set '{self.storage.root}': {error}") from error
+        for shard, size in zip(self.shards, sizes, strict=True):
+            if size is None:
+                raise UserError(
+                    f"the shard '{shard.name}' is missing in '{self.storage.root}'; copy or prepare it anew"
+                )
+            if size != shard.bytes:
+                raise UserError(
+                    f"the shard '{shard.name}' in '{self.storage.root}' has {size} bytes instead of {shard.bytes}; "
+                    "copy or prepare it anew"
+                )
+
+
+def _task_entry(content: dict[str, Any] | None) -> TaskEntry | None:
+    return TaskEntry(content["name"], content["type"], tuple(content["labels"])) if content else None
+
+
+def write_manifest(
+    folder: Path,
+    *,
+    languages: Sequence[str],
+    shards: Sequence[ShardEntry],
+    tokenizers: dict[str, TokenizerEntry],
+    statistics: dict[str, dict[str, int]],
+    index: BlockIndex,
+    settings_hash: str,
+    task: TaskEntry | None = None,
+) -> None:
+    """Write the index, then, last of all, the manifest, each under a temporary name first."""
+    index_bytes = index.encode()
+    atomic.write_bytes(folder / INDEX_NAME, index_bytes)
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        **({"task": asdict(task)} if task else {}),
+        "languages": list(languages),
+        "tokenizers": {side: asdict(entry) for side, entry in tokenizers.items()},
+        "statistics": statistics,
+        "settings_hash": settings_hash,
+        "index": {"name": INDEX_NAME, "bytes": len(index_bytes), "sha256": hashlib.sha256(index_bytes).hexdigest()},
+        "shards": [asdict(shard) for shard in shards],
+    }
+    atomic.write_bytes(folder / MANIFEST_NAME, (json.dumps(content, indent=1) + "\n").encode())

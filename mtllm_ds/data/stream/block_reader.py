@@ -1,0 +1,83 @@
+"""Samples by row number, whatever block they lie in."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from mtllm_ds.data.shards.blocks import Block
+from mtllm_ds.data.shards.manifest import Manifest
+from mtllm_ds.data.shards.tar_shards import DamagedBlockError, read_block
+from mtllm_ds.data.shards.targets import TargetReader
+from mtllm_ds.data.stream.collate import Sample
+from mtllm_ds.errors import UserError
+
+OnError = Literal["fail", "skip"]
+
+
+class BlockReader:
+    """Rows by number, with the blocks last used kept decoded.
+
+    Args:
+        on_error: `skip` drops damaged blocks whole, until their samples exceed `max_skipped_share` of the data set.
+        targets: target sets whose columns are added to each block's
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        cached_blocks: int,
+        on_error: OnError = "fail",
+        max_skipped_share: float = 0.0,
+        targets: Sequence[TargetReader] = (),
+    ) -> None:
+        self._targets = targets
+        self._manifest = manifest
+        self._blocks: OrderedDict[int, Block | None] = OrderedDict()
+        self._capacity = cached_blocks
+        self._on_error = on_error
+        self._max_skipped_share = max_skipped_share
+        self.skipped_blocks: set[int] = set()
+
+    def samples(self, rows: np.ndarray) -> list[Sample]:
+        """The samples of some rows; fewer where blocks are skipped."""
+        blocks = self._manifest.blocks_of_rows(rows)
+        places = (rows - self._manifest.first_row[blocks]).tolist()
+        languages = self._manifest.index.language[blocks].tolist()
+        found = []
+        for row, block, place, language in zip(rows.tolist(), blocks.tolist(), places, languages, strict=True):
+            columns = self._block(block)
+            if columns is not None:
+                found.append(Sample(columns, place, language, row))
+        return found
+
+    def _block(self, block: int) -> Block | None:
+        if block in self._blocks:
+            self._blocks.move_to_end(block)
+            return self._blocks[block]
+        columns = self._read(block)
+        self._blocks[block] = columns
+        if len(self._blocks) > self._capacity:
+            self._blocks.popitem(last=False)
+        return columns
+
+    def _read(self, block: int) -> Block | None:
+        if block in self.skipped_blocks:
+            return None
+        try:
+            columns = read_block(self._manifest, block)
+            for target in self._targets:
+                columns |= target.read(block)
+            return columns
+        except DamagedBlockError as error:
+            if self._on_error == "fail":
+                raise
+            self.skipped_blocks.add(block)
+            lost = sum(len(self._manifest.index.llm_lengths[bad]) for bad in self.skipped_blocks)
+            if lost > self._max_skipped_share * self._manifest.num_samples:
+                raise UserError(
+                    f"{lost} of {self._manifest.num_samples} samples lie in damaged blocks, more than "
+                    f"data.max_skipped_share = {self._max_skipped_share} allows; the last: {error}"
+                ) from error
+            return None

@@ -1,0 +1,294 @@
+"""Batches for training and validation: seeks straight to the blocks that the schedule names."""
+
+import io
+import pickle
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from mtllm_ds.data.shards.manifest import Manifest
+from mtllm_ds.data.shards.targets import TargetReader
+from mtllm_ds.data.stream.block_reader import BlockReader, OnError
+from mtllm_ds.data.stream.collate import Batch, Collator
+from mtllm_ds.data.stream.schedule import Order, Schedule, ScheduleSettings, cells_in_forward, check_cursor
+from mtllm_ds.errors import UserError
+
+
+@dataclass
+class StepBatches:
+    """One optimizer step of this rank."""
+
+    step: int
+    """Counted from 0."""
+    micro_batches: list[Batch]
+    """One a forward; equally many on every rank."""
+    _cursor: Callable[[int], dict[str, Any]]
+
+    @cached_property
+    def cursor(self) -> dict[str, Any]:
+        """Where the stream stands once this step is done: give it to `TrainStream` to go on from the next. Ask before asking for
+        that of a later step: cursors are only told in order."""
+        return self._cursor(self.step + 1)
+
+
+class TrainStream:
+    """This rank's part of an endless run over a data set, whose order depends on settings and seed alone.
+
+    Args:
+        manifest: a loaded manifest or where it lies
+        num_workers: reading processes; 0 reads in this one
+        on_error: what to do about damaged blocks: `fail`, or `skip` them whole, count them, and fail past `max_skipped_share`
+        cursor: `StepBatches.cursor` of the last step that was taken, from a run with any number of ranks and workers
+        targets: target sets whose columns come along as `Batch.extras`
+
+    Raises:
+        UserError: more ranks than lanes, a shard that is missing, or a cursor that does not fit.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest | str | Path,
+        schedule: ScheduleSettings,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+        on_error: OnError = "fail",
+        max_skipped_share: float = 0.01,
+        seed: int = 0,
+        cursor: dict[str, Any] | None = None,
+        targets: Sequence[TargetReader] = (),
+    ) -> None:
+        self.manifest = manifest if isinstance(manifest, Manifest) else Manifest.load(manifest)
+        self._settings = schedule
+        self._seed = seed
+        if world_size > schedule.lanes:
+            raise UserError(
+                f"{world_size} ranks but only data.lanes = {schedule.lanes}, raise data.lanes or use fewer ranks"
+            )
+        if on_error == "fail":
+            self.manifest.check_shards()
+        if cursor is not None:
+            check_cursor(cursor, self.manifest, schedule, seed)
+        self._start = cursor
+        # Ranks take whole forwards in turn, so that one holds the same, and draws the same dropout, on any number of them.
+        cells = cells_in_forward(schedule.lanes, schedule.cells_per_forward, world_size)
+        num_forwards = ceil(schedule.lanes / (cells * world_size))
+        self.first_lanes = [cells * (rank + world_size * i) for i in range(num_forwards)]
+        self._lanes_of_forward = [list(range(i, min(i + cells, schedule.lanes))) for i in self.first_lanes]
+        self._num_workers = min(num_workers, len(self._lanes_of_forward))
+        self._on_error = on_error
+        self._max_skipped_share = max_skipped_share
+        self._targets = targets
+        self._all_lanes = Schedule(Order(self.manifest, schedule, seed), range(schedule.lanes), cursor)
+        self._consumed = self._all_lanes.step
+        self._padding = {side: [0, 0] for side in ("encoder", "llm")}
+        self._skipped: set[int] = set()
+
+    @property
+    def micro_batches_per_step(self) -> int:
+        """Forwards a step, the same on every rank: gradient accumulation."""
+        return len(self._lanes_of_forward)
+
+    def __iter__(self) -> Iterator[StepBatches]:
+        if self._consumed > (self._start["step"] if self._start else 0):
+            self._start = self._cursor_at(self._consumed)  # iterated once more: go on
+        step = self._consumed
+        for parts in self._steps():
+            batches: dict[int, Batch] = {}
+            for part in parts:
+                if part.error:
+                    raise UserError(part.error)
+                batches |= part.batches
+                self._skipped |= part.skipped_blocks
+            micro_batches = [batches[forward] for forward in range(self.micro_batches_per_step)]
+            self._count_padding(micro_batches)
+            self._consumed = step + 1
+            yield StepBatches(step, micro_batches, self._cursor_at)
+            step += 1
+
+    def metrics(self) -> dict[str, float]:
+        """Counters over all ranks: samples and epochs a language; and of this rank: padding shares, samples skipped a language."""
+        self._go_to(self._consumed)
+        samples, epochs = self._all_lanes.samples_of_language, self._all_lanes.epochs_of_language
+        figures: dict[str, float] = {}
+        for position, language in enumerate(self.manifest.languages):
+            figures[f"samples/{language}"] = float(samples[position])
+            figures[f"epochs/{language}"] = float(epochs[position])
+        for side, (allocated, real) in self._padding.items():
+            figures[f"padding/{side}"] = 1 - real / allocated if allocated else 0.0
+        for block in self._skipped:
+            key = f"skipped_samples/{self.manifest.languages[int(self.manifest.index.language[block])]}"
+            figures[key] = figures.get(key, 0.0) + len(self.manifest.index.llm_lengths[block])
+        return figures
+
+    def _steps(self) -> Iterator[list["_Part"]]:
+        """The parts of each step, one a worker."""
+        workers = max(1, self._num_workers)
+        # A lane reads one block at a time; with token budgets some rows of earlier blocks still wait.
+        cached_blocks = (
+            (4 if self._settings.has_budgets else 2) * len(self._lanes_of_forward) * self._settings.cells_per_forward
+        )
+        reader = BlockReader(self.manifest, cached_blocks + 8, self._on_error, self._max_skipped_share, self._targets)
+        order = Order(self.manifest, self._settings, self._seed)
+        datasets = _Parts(self.manifest, order, reader, self._start, self._lanes_of_forward)
+        if not self._num_workers:
+            parts: Iterator[_Part] = iter(datasets)
+        else:
+            loader = DataLoader(
+                datasets,
+                batch_size=None,
+                num_workers=self._num_workers,
+                worker_init_fn=_ignore_signals,
+                collate_fn=_Part.pack,  # type: ignore[arg-type]
+            )
+            parts = (pickle.loads(packed) for packed in loader)  # of our own workers, never of a data set
+        while True:
+            yield [next(parts) for _ in range(workers)]
+
+    def _go_to(self, step: int) -> None:
+        while self._all_lanes.step < step:
+            self._all_lanes.next_cells()
+
+    def _cursor_at(self, step: int) -> dict[str, Any]:
+        assert step >= self._all_lanes.step, "cursors are only told in order"
+        self._go_to(step)
+        return self._all_lanes.cursor(self.manifest.hash)
+
+    def _count_padding(self, batches: list[Batch]) -> None:
+        for batch in batches:
+            encoder_masks, llm_mask = [batch.encoder_mask], batch.llm_mask
+            if batch.packed is not None:
+                encoder_masks, llm_mask = batch.packed.encoder_bucket_masks, batch.packed.llm.mask
+            self._padding["encoder"][0] += sum(mask.numel() for mask in encoder_masks)
+            self._padding["encoder"][1] += int(batch.encoder_mask[batch.valid].sum())
+            self._padding["llm"][0] += llm_mask.numel()
+            self._padding["llm"][1] += int(batch.llm_mask[batch.valid].sum())
+
+
+@dataclass
+class _Part:
+    """What one worker adds to a step. Crosses processes by value: torch would share each tensor by an open file, of which many
+    micro-batches need more than a process may have."""
+
+    batches: dict[int, Batch]
+    """By number of the forward within the step."""
+    skipped_blocks: set[int]
+    error: str = ""
+    """What the user must know, if reading failed: an exception would cross the process as a whole traceback."""
+
+    def pack(self) -> bytes:
+        stream = io.BytesIO()
+        _ByValue(stream, protocol=pickle.HIGHEST_PROTOCOL).dump(self)
+        return stream.getvalue()
+
+
+class _ByValue(pickle.Pickler):
+    def reducer_override(self, value: Any) -> Any:
+        return (torch.from_numpy, (value.numpy(),)) if isinstance(value, torch.Tensor) else NotImplemented
+
+
+class _Parts(IterableDataset):
+    """Endless parts of one worker (or of all, without workers): worker u of U serves every U-th forward of its rank."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        order: Order,
+        reader: BlockReader,
+        cursor: dict[str, Any] | None,
+        lanes_of_forward: list[list[int]],
+    ) -> None:
+        super().__init__()
+        self._manifest = manifest
+        self._order = order
+        self._reader = reader
+        self._cursor = cursor
+        self._lanes_of_forward = lanes_of_forward
+
+    def __iter__(self) -> Iterator[_Part]:
+        worker = get_worker_info()
+        number, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        forwards = {i: lanes for i, lanes in enumerate(self._lanes_of_forward) if i % stride == number}
+        lanes = [lane for own in forwards.values() for lane in own]
+        schedule = Schedule(self._order, lanes, self._cursor)
+        settings, reader = self._order.settings, self._reader
+        collate = _collator(self._manifest, settings.encoder_buckets if settings.has_budgets else 0)
+        while True:
+            cells = schedule.next_cells() if lanes else {}
+            try:
+                batches = {
+                    forward: collate([reader.samples(cells[lane]) for lane in own]) for forward, own in forwards.items()
+                }
+            except UserError as error:
+                yield _Part({}, set(), str(error))
+                return
+            yield _Part(batches, set(reader.skipped_blocks))
+
+
+def _ignore_signals(worker: int) -> None:
+    """A signal to the whole process group must not take the workers from a trainer that is still saving."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class EvalStream:
+    """Every sample exactly once over all ranks, in equally many batches a rank (the last may hold no valid row).
+
+    Args:
+        limit: that many samples at most, spread evenly over the data set so that no language is left out
+        on_error, max_skipped_share: as in `TrainStream`; `skipped_samples` counts what this rank's last pass lost
+        targets: target sets whose columns come along as `Batch.extras`
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest | str | Path,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        batch_size: int,
+        limit: int | None = None,
+        on_error: OnError = "fail",
+        max_skipped_share: float = 0.01,
+        targets: Sequence[TargetReader] = (),
+    ) -> None:
+        self._targets = targets
+        self._on_error = on_error
+        self._max_skipped_share = max_skipped_share
+        self.skipped_samples = 0
+        self.manifest = manifest if isinstance(manifest, Manifest) else Manifest.load(manifest)
+        if on_error == "fail":
+            self.manifest.check_shards()
+        total = self.manifest.num_samples
+        count = min(limit or total, total)
+        rows = np.arange(count) * total // max(1, count)
+        self._batches = [
+            rows[(i * world_size + rank) * batch_size :][:batch_size]
+            for i in range(ceil(count / (world_size * batch_size)))
+        ]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        reader = BlockReader(self.manifest, 8, self._on_error, self._max_skipped_share, self._targets)
+        collate = _collator(self.manifest)
+        self.skipped_samples = 0
+        for rows in self._batches:
+            samples = reader.samples(rows)
+            self.skipped_samples += len(rows) - len(samples)
+            yield collate([samples])
+
+
+def _collator(manifest: Manifest, packing_buckets: int = 0) -> Collator:
+    pad_ids = {side: entry.pad_id for side, entry in manifest.tokenizers.items()}
+    return Collator(pad_ids=pad_ids, packing_buckets=packing_buckets)

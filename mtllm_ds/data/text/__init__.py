@@ -1,0 +1,1 @@
+"""Text to ids: tokenizers, templates, items of tasks, cutting."""

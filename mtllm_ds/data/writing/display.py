@@ -1,0 +1,155 @@
+"""What a person sees of data preparation: progress bars and tables."""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mtllm_ds.config.names import resolve_model_name
+from mtllm_ds.data.shards.manifest import Manifest, TokenizerEntry
+from mtllm_ds.data.shards.tar_shards import read_block, verify_shards
+from mtllm_ds.data.writing import builder
+from mtllm_ds.errors import UserError
+
+LEFT_OUT = ("empty", "duplicate", "excluded")
+
+_STDERR = Console(stderr=True)
+_LOG_SECONDS = 60
+"""Between lines where there is no terminal for a progress bar."""
+
+
+class BuildDisplay:
+    """A progress bar that appears with the first report, after the tokenizing processes were forked; in a log, a line a minute."""
+
+    def __init__(self) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=_STDERR, disable=not _STDERR.is_terminal)
+        self._task = self._progress.add_task("tokenizing", total=None)
+        self._started = False
+        self._logged = time.monotonic()
+
+    def __enter__(self) -> "BuildDisplay":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._started:
+            self._progress.stop()
+
+    def report(self, progress: builder.Progress) -> None:
+        if not self._started:
+            self._progress.start()
+            self._started = True
+        done = f"{progress.samples:,} samples, {progress.tokens / 1e6:,.1f}M tokens, {progress.shards} shards"
+        self._progress.update(self._task, total=progress.bytes_total, completed=progress.bytes_read, description=done)
+        if not _STDERR.is_terminal and time.monotonic() - self._logged > _LOG_SECONDS:
+            self._logged = time.monotonic()
+            share = progress.bytes_read / max(1, progress.bytes_total)
+            print(f"{share:.0%} of the input read: {done}", file=sys.stderr, flush=True)
+
+
+class TargetDisplay:
+    """A progress bar over this rank's samples; in a log, a line a minute. Shows nothing if `quiet`."""
+
+    def __init__(self, folder: str, quiet: bool) -> None:
+        columns = (TextColumn(f"targets of {folder}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._quiet = quiet
+        self._progress = Progress(*columns, console=_STDERR, disable=quiet or not _STDERR.is_terminal)
+        self._task = self._progress.add_task("", total=None)
+        self._logged = time.monotonic()
+
+    def __enter__(self) -> "TargetDisplay":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def advance(self, done: int, total: int) -> None:
+        self._progress.update(self._task, total=total, completed=done)
+        if not self._quiet and not _STDERR.is_terminal and time.monotonic() - self._logged > _LOG_SECONDS:
+            self._logged = time.monotonic()
+            print(f"{done} of {total} samples of this rank", file=sys.stderr, flush=True)
+
+
+def verify_with_progress(manifest: Manifest) -> None:
+    """`verify_shards` behind a progress bar."""
+    columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TextColumn("blocks"), TimeRemainingColumn())
+    with Progress(*columns, console=_STDERR, disable=not _STDERR.is_terminal) as progress:
+        task = progress.add_task("", total=manifest.num_blocks)
+        verify_shards(manifest, lambda blocks: progress.advance(task, blocks))
+
+
+def print_summary(manifest: Manifest) -> None:
+    """A row a language: samples, tokens on both sides, bytes of text a token, share of documents cut, documents left out."""
+    table = Table(title=f"{manifest.storage.root}: {len(manifest.shards)} shards, {manifest.num_blocks} blocks")
+    table.add_column("language", no_wrap=True)
+    for heading in (
+        "documents",
+        "samples",
+        "encoder tokens",
+        "bytes a token",
+        "LLM tokens",
+        "bytes a token",
+        "cut",
+        *LEFT_OUT,
+    ):
+        table.add_column(heading, justify="right")
+    rows = dict(manifest.statistics)
+    if len(rows) > 1:
+        rows["all"] = dict(sum((Counter(counts) for counts in rows.values()), Counter()))
+    for language, given in rows.items():
+        counts = Counter(given)
+        table.add_row(
+            language,
+            f"{counts['documents']:,}",
+            f"{counts['samples']:,}",
+            f"{counts['encoder_tokens']:,}",
+            f"{counts['text_bytes'] / max(1, counts['encoder_tokens']):.2f}",
+            f"{counts['llm_tokens']:,}",
+            f"{(counts['llm_text_bytes'] or counts['text_bytes']) / max(1, counts['llm_tokens']):.2f}",
+            f"{counts['cut'] / max(1, counts['documents']):.2%}",
+            *(f"{counts[reason]:,}" for reason in LEFT_OUT),
+        )
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def print_samples(manifest: Manifest, block: int, count: int) -> None:
+    """The first samples of a block: ids of both sides, and the text they spell where the tokenizers are at hand."""
+    if not 0 <= block < manifest.num_blocks:
+        raise UserError(
+            f"there is no block {block}, '{manifest.storage.root}' holds blocks 0 to {manifest.num_blocks - 1}"
+        )
+    columns = read_block(manifest, block)
+    decoders = {side: _decoder(entry) for side, entry in manifest.tokenizers.items()}
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console.print(manifest.describe_block(block))
+    for row in range(min(count, len(columns["llm_ids"]))):
+        console.print(f"\nsample {int(manifest.first_row[block]) + row}")
+        for name, column in columns.items():
+            side = name.removesuffix("_ids")
+            values = column[row]
+            console.print(f"  {name}: {values.tolist()}")
+            if side in decoders:
+                console.print(f"    {decoders[side](values.tolist())!r}")
+
+
+def _decoder(entry: TokenizerEntry) -> Callable[[list[int]], str]:
+    from transformers import AutoTokenizer
+
+    try:
+        # False: transformers would ask on the terminal whether to run a tokenizer's own code.
+        tokenizer = AutoTokenizer.from_pretrained(
+            resolve_model_name(entry.name), revision=entry.revision, trust_remote_code=False
+        )
+    except (OSError, ValueError):
+        return lambda ids: f"(the tokenizer '{entry.name}' is not at hand)"
+    return lambda ids: str(tokenizer.decode(ids))

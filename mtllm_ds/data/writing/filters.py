@@ -1,0 +1,60 @@
+"""Documents that must not enter a data set: exact repetitions, and text that an exclusion list forbids (test sets)."""
+
+import hashlib
+import lzma
+import re
+from pathlib import Path
+
+from mtllm_ds.data.writing.sources import Document
+from mtllm_ds.errors import UserError
+
+_HASH_DIGITS = 24
+
+
+def normalized_hash(text: str) -> str:
+    """First 24 hex digits of the sha256 of a text, lower-cased, runs of non-word characters folded to one blank, stripped."""
+    folded = re.sub(r"\W+", " ", text.lower()).strip()
+    return hashlib.sha256(folded.encode()).hexdigest()[:_HASH_DIGITS]
+
+
+def read_exclusions(path: str) -> frozenset[bytes]:
+    """The hashes of a list (one `normalized_hash` a line, plain or .xz).
+
+    Raises:
+        UserError: no such file, or a line that is no hash.
+    """
+    try:
+        data = Path(path).read_bytes()
+        text = (lzma.decompress(data) if path.endswith(".xz") else data).decode()
+    except (OSError, lzma.LZMAError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the exclusion list '{path}' ({error})") from error
+    lines = text.split()
+    for number, line in enumerate(lines, start=1):
+        if not re.fullmatch(rf"[0-9a-f]{{{_HASH_DIGITS}}}", line):
+            raise UserError(f"'{path}', entry {number}: not {_HASH_DIGITS} hex digits, mend the exclusion list")
+    return frozenset(map(bytes.fromhex, lines))
+
+
+class DocumentFilter:
+    """Tells why a document is left out. Deduplication remembers 16 bytes a document of the whole input."""
+
+    def __init__(self, deduplicate: bool, exclusions: frozenset[bytes]) -> None:
+        self._seen: set[bytes] | None = set() if deduplicate else None
+        self._exclusions = exclusions
+
+    def reason(self, document: Document) -> str | None:
+        """`excluded`, `duplicate` (same language and texts as an earlier one), `empty`, or None to keep it."""
+        texts = document.segments if document.llm_text is None else (*document.segments, document.llm_text)
+        if not all(texts):
+            return "empty"
+        if self._exclusions:
+            compared = texts if document.compared is None else (document.compared,)
+            if any(bytes.fromhex(normalized_hash(text)) in self._exclusions for text in compared):
+                return "excluded"
+        if self._seen is not None:
+            key = "\0".join((document.language, *texts)).encode()
+            digest = hashlib.blake2b(key, digest_size=16).digest()
+            if digest in self._seen:
+                return "duplicate"
+            self._seen.add(digest)
+        return None

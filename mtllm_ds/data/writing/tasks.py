@@ -1,0 +1,157 @@
+"""Shards of a task's labelled items: the columns of any shards, the label, and for multiple choice where each choice stands.
+
+    label                  (rows,) position in the task's labels; of multiple choice the number of the right option, from 0
+    encoder_choice_spans   ragged (options, 2): [start, end) of each choice's tokens in `encoder_ids`
+    llm_choice_spans       the same in `llm_ids`
+
+Both sides read the same text, cut where the first of them is full.
+"""
+
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mtllm_ds.data.shards.blocks import Block, Ragged, ids_dtype
+from mtllm_ds.data.shards.manifest import MANIFEST_NAME, Manifest, TaskEntry
+from mtllm_ds.data.text.task_encoding import FittedItem, fit_item
+from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
+from mtllm_ds.data.writing.builder import TASK_DOCUMENTS, Build, Progress, Result, finished
+from mtllm_ds.data.writing.journal import Journal
+from mtllm_ds.data.writing.token_pairs import COLUMN as TOKEN_PAIRS
+from mtllm_ds.data.writing.token_pairs import token_pairs_column
+from mtllm_ds.errors import UserError
+
+CHOICE_SPANS = {"encoder": "encoder_choice_spans", "llm": "llm_choice_spans"}
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """One labelled item."""
+
+    segments: tuple[str, ...]
+    options: tuple[str, ...]
+    label: int
+    """Position in the task's labels"""
+    language: str
+    """The tag it is read with, a FLORES-200 code"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskShardSettings:
+    """Everything but the rows that decides the bytes of a data set."""
+
+    task: TaskEntry
+    encoder: TokenizerSpec
+    llm: TokenizerSpec
+    block_samples: int = 32
+    """Small blocks: training draws whole blocks, and a task has few items."""
+    shard_bytes: int = 64 << 20
+    token_pairs: bool = False
+    """Store which words are one token on both sides (`token_pairs.py`)."""
+
+
+def build_task_shards(
+    rows: Sequence[TaskRow],
+    settings: TaskShardSettings,
+    output: Path,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Manifest:
+    """Tokenize labelled items into a data set in `output`, in an order shuffled once; a killed run is gone on with.
+
+    Raises:
+        UserError: a tokenizer has no tag for a language, an item's choices are too long, or `output` holds something else.
+    """
+    encoder, llm = load_text_tokenizer(settings.encoder), load_text_tokenizer(settings.llm)
+    for language in {row.language for row in rows}:
+        encoder.check_tag(language)
+    decisive = {
+        "settings": asdict(settings),
+        "rows": hashlib.sha256(json.dumps([asdict(row) for row in rows]).encode()).hexdigest(),
+        "fingerprints": [encoder.fingerprint, llm.fingerprint],
+    }
+    settings_hash = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    if (output / MANIFEST_NAME).exists():
+        return finished(output, settings_hash)
+    progress = Progress(len(rows))
+    build = Build(
+        output,
+        settings_hash,
+        encoder,
+        llm,
+        settings.block_samples,
+        settings.shard_bytes,
+        progress,
+        report,
+        settings.task,
+    )
+    parts = _parts(rows)
+    written = build.write(lambda journal: _tokenized(parts, settings, encoder, llm, journal, progress))
+    if not written:
+        raise UserError(f"task {settings.task.name}: no item has text, check its fields")
+    return Manifest.load(output)
+
+
+def _parts(rows: Sequence[TaskRow]) -> list[list[TaskRow]]:
+    """Rows of one language each, shuffled: files are often sorted, and a block is one lane's food for many steps."""
+    parts = []
+    for language in sorted({row.language for row in rows}):
+        own = [row for row in rows if row.language == language]
+        random.Random(0).shuffle(own)
+        parts += [own[start : start + TASK_DOCUMENTS] for start in range(0, len(own), TASK_DOCUMENTS)]
+    return parts
+
+
+def _tokenized(
+    parts: Sequence[Sequence[TaskRow]],
+    settings: TaskShardSettings,
+    encoder: TextTokenizer,
+    llm: TextTokenizer,
+    journal: Journal,
+    progress: Progress,
+) -> Iterator[Result]:
+    """Results of all parts that the journal does not cover."""
+    for number, part in enumerate(parts):
+        progress.bytes_read += len(part)
+        if number >= journal.tasks_done:
+            yield _tokenize(part, settings, encoder, llm)
+
+
+def _tokenize(
+    rows: Sequence[TaskRow], settings: TaskShardSettings, encoder: TextTokenizer, llm: TextTokenizer
+) -> Result:
+    sides = (encoder, llm)
+    lengths = [side.spec.max_length for side in sides]
+    kept = [row for row in rows if any(segment.strip() for segment in row.segments)]
+    items = [fit_item(sides, row.segments, row.options, row.language, lengths) for row in kept]
+    columns: Block = {
+        f"{side.spec.side}_ids": Ragged.from_rows([item.sides[i].ids for item in items], ids_dtype(side.vocab_size))
+        for i, side in enumerate(sides)
+    }
+    columns["label"] = np.array([row.label for row in kept], np.int64)
+    if settings.task.type == "multiple_choice":
+        for i, name in enumerate(CHOICE_SPANS.values()):
+            columns[name] = _spans(items, i)
+    if settings.token_pairs:
+        columns[TOKEN_PAIRS] = token_pairs_column(sides, [item.texts for item in items])
+    texts = [text for row, item in zip(kept, items, strict=True) for text in (*item.segments, *row.options)]
+    statistics = Counter(
+        documents=len(rows),
+        samples=len(items),
+        empty=len(rows) - len(items),
+        cut=sum(item.is_cut for item in items),
+        text_bytes=sum(len(text.encode()) for text in texts),
+        encoder_tokens=sum(len(item.sides[0].ids) for item in items),
+        llm_tokens=sum(len(item.sides[1].ids) for item in items),
+    )
+    return Result(rows[0].language, columns, statistics)
+
+
+def _spans(items: Sequence[FittedItem], side: int) -> Ragged:
+    rows = [np.array(item.sides[side].choice_spans, np.int32).reshape(-1, 2) for item in items]
+    return Ragged.from_rows(rows, np.int32) if rows else Ragged(np.empty((0, 2), np.int32), np.zeros(1, np.int64))

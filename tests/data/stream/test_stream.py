@@ -1,0 +1,276 @@
+"""The order of training does not depend on ranks, workers or stops, and loses nothing."""
+
+import json
+import os
+from functools import partial
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mtllm_ds.data.shards.tar_shards import read_block
+from mtllm_ds.data.stream.collate import Collator
+from mtllm_ds.data.stream.mixing import Mixing
+from mtllm_ds.data.stream.schedule import Order, Schedule, ScheduleSettings
+from mtllm_ds.data.stream.stream import EvalStream, TrainStream
+from mtllm_ds.errors import UserError
+from tests.data.conftest import SAMPLES
+
+MIXES = (
+    Mixing(),
+    Mixing(rule="temperature", temperature=3.0, cycle_draws=10),
+    Mixing(rule="balanced", samples_per_language=16, cycle_draws=7),
+    Mixing(rule="unimax", max_epochs=2.0, budget_samples=1000),
+    Mixing(rule="explicit", weights={"eng_Latn": 1.0, "khm_Khmr": 5.0}, cycle_draws=3),
+)
+
+schedules = st.builds(
+    ScheduleSettings,
+    lanes=st.integers(5, 9),
+    samples_per_cell=st.integers(1, 5),
+    cells_per_forward=st.integers(1, 3),
+    one_language_per_cell=st.booleans(),
+    mixing=st.sampled_from(MIXES),
+) | st.builds(
+    partial(ScheduleSettings, encoder_tokens_per_cell=160, llm_tokens_per_cell=256),
+    lanes=st.integers(5, 9),
+    cells_per_forward=st.integers(1, 3),
+    queue_size=st.integers(1, 20),
+    one_language_per_cell=st.booleans(),
+    mixing=st.sampled_from(MIXES),
+)
+
+
+def global_batches(manifest, schedule, seed, world_size, num_workers, steps, cursor=None):
+    """Per step: lane-ordered valid rows over all ranks, with their ids; and the last step's cursor as each rank tells it."""
+    ranks = []
+    for rank in range(world_size):
+        stream = TrainStream(
+            manifest, schedule, rank=rank, world_size=world_size, num_workers=num_workers, seed=seed, cursor=cursor
+        )
+        taken = list(islice(stream, steps))
+        assert {len(step.micro_batches) for step in taken} == {stream.micro_batches_per_step}
+        ranks.append(taken)
+    assert len({len(rank[0].micro_batches) for rank in ranks}) == 1
+    batches = []
+    for parts in zip(*ranks, strict=True):
+        assert len({part.step for part in parts}) == 1
+        rows = {}
+        for part in parts:
+            for batch in part.micro_batches:
+                assert batch.valid.tolist() == sorted(batch.valid.tolist(), reverse=True)
+                for i in torch.nonzero(batch.valid).flatten().tolist():
+                    content = (
+                        batch.encoder_ids[i][batch.encoder_mask[i].bool()].tolist(),
+                        batch.llm_ids[i][batch.llm_mask[i].bool()].tolist(),
+                        int(batch.languages[i]),
+                        int(batch.extras["labels"][i]),
+                    )
+                    rows.setdefault(int(batch.sample_ids[i]), []).append(content)
+        batches.append(rows)
+    cursors = [rank[-1].cursor for rank in ranks]
+    assert all(other == cursors[0] for other in cursors)
+    return batches, json.loads(json.dumps(cursors[0]))
+
+
+@given(
+    schedule=schedules,
+    seed=st.integers(0, 1000),
+    world_size=st.integers(1, 5),
+    stop=st.integers(1, 12),
+    then_world_size=st.integers(1, 5),
+)
+@settings(max_examples=40)
+def test_global_batches_are_the_same_on_any_cluster_and_after_any_stop(
+    dataset, schedule, seed, world_size, stop, then_world_size
+):
+    steps = 14
+    expected, _ = global_batches(dataset, schedule, seed, 1, 0, steps)
+    before, cursor = global_batches(dataset, schedule, seed, world_size, 0, stop)
+    after, _ = global_batches(dataset, schedule, seed, then_world_size, 0, steps - stop, cursor)
+    assert before + after == expected
+
+
+@given(
+    schedule=schedules,
+    seed=st.integers(0, 1000),
+    world_size=st.integers(1, 5),
+    num_workers=st.integers(1, 2),
+    stop=st.integers(1, 8),
+    then_workers=st.integers(0, 2),
+)
+@settings(max_examples=8)
+def test_workers_change_nothing(dataset, schedule, seed, world_size, num_workers, stop, then_workers):
+    expected, _ = global_batches(dataset, schedule, seed, 1, 0, 10)
+    before, cursor = global_batches(dataset, schedule, seed, world_size, num_workers, stop)
+    after, _ = global_batches(dataset, schedule, seed, 1, then_workers, 10 - stop, cursor)
+    assert before + after == expected
+
+
+@given(schedule=schedules, seed=st.integers(0, 1000))
+@settings(max_examples=40)
+def test_within_a_draw_every_row_is_emitted_once_and_lanes_follow_their_draws(dataset, schedule, seed):
+    """Independent truth: what a lane emits plus what it holds back is exactly the rows of its draws so far."""
+    order = Order(dataset, schedule, seed)
+    all_lanes = Schedule(order, range(schedule.lanes))
+    emitted = {lane: [] for lane in range(schedule.lanes)}
+    for _ in range(30):
+        for lane, cell in all_lanes.next_cells().items():
+            assert len(cell)
+            if schedule.has_budgets:
+                assert order.encoder_lengths[cell].sum() <= schedule.encoder_tokens_per_cell
+                assert order.llm_lengths[cell].sum() <= schedule.llm_tokens_per_cell
+            if schedule.one_language_per_cell:
+                assert len(set(order.language_of_rows(cell).tolist())) == 1
+            emitted[lane] += cell.tolist()
+    for lane, rows in emitted.items():
+        draws, row, pending = all_lanes.lanes[lane].state()
+        expected = [r for d in range(draws) for r in order.rows_of_draw(lane + d * schedule.lanes).tolist()]
+        expected += order.rows_of_draw(lane + draws * schedule.lanes)[:row].tolist()
+        assert sorted(rows + pending) == sorted(expected)
+
+
+def test_an_epoch_repeats_and_loses_nothing(dataset):
+    """One lane, so that draws follow each other: the first 328 samples are the whole data set."""
+    stream = TrainStream(dataset, ScheduleSettings(lanes=1, samples_per_cell=4, mixing=Mixing(cycle_draws=1000)))
+    total = sum(SAMPLES.values())
+    rows = [i for step in islice(stream, 2 * total // 4) for i in step.micro_batches[0].sample_ids.tolist()]
+    seen = {code: [] for code in SAMPLES}
+    for row in rows:
+        seen[dataset.languages[dataset.index.language[dataset.blocks_of_rows([row])[0]]]].append(row)
+    for code, count in SAMPLES.items():
+        epochs = [seen[code][i : i + count] for i in range(0, len(seen[code]), count)]
+        assert all(len(set(epoch)) == len(epoch) for epoch in epochs)
+        assert set(epochs[0]) == set(epochs[1][:count]) or len(epochs[1]) < count
+    metrics = stream.metrics()
+    assert sum(metrics[f"samples/{code}"] for code in SAMPLES) == len(rows)
+    assert metrics["epochs/eng_Latn"] == len(seen["eng_Latn"]) / SAMPLES["eng_Latn"]
+
+
+def test_epochs_of_a_sub_sampled_language_are_counted_by_what_is_drawn(dataset):
+    mixing = Mixing(rule="balanced", samples_per_language=32, cycle_draws=6)
+    stream = TrainStream(dataset, ScheduleSettings(lanes=1, samples_per_cell=16, mixing=mixing))
+    rows = [row for step in islice(stream, 60) for row in step.micro_batches[0].sample_ids.tolist()]
+    metrics = stream.metrics()
+    languages = dataset.index.language[dataset.blocks_of_rows(np.array(rows))]
+    for position, code in enumerate(dataset.languages):
+        own = [row for row, language in zip(rows, languages.tolist(), strict=True) if language == position]
+        assert 32 <= len(set(own)) < 64
+        assert metrics[f"samples/{code}"] == len(own)
+        assert metrics[f"epochs/{code}"] == pytest.approx(len(own) / len(set(own)))
+
+
+def test_iterated_once_more_it_goes_on(dataset):
+    schedule = ScheduleSettings(lanes=4)
+    stream, truth = TrainStream(dataset, schedule), TrainStream(dataset, schedule)
+    taken = [*islice(stream, 3), *islice(stream, 2), *islice(stream, 4)]
+    for step, expected in zip(taken, truth, strict=False):
+        assert step.step == expected.step
+        assert step.micro_batches[0].sample_ids.tolist() == expected.micro_batches[0].sample_ids.tolist()
+
+
+def test_workers_open_no_file_for_each_tensor(dataset):
+    schedule = ScheduleSettings(lanes=64, encoder_tokens_per_cell=160, llm_tokens_per_cell=256)
+    before = len(os.listdir("/proc/self/fd"))
+    stream = iter(TrainStream(dataset, schedule, num_workers=2))
+    kept = [next(stream), next(stream)]
+    assert len(kept[0].micro_batches) == 64
+    assert len(os.listdir("/proc/self/fd")) < before + 40
+
+
+def test_batches_hold_what_the_blocks_hold(dataset):
+    batch = next(iter(TrainStream(dataset, ScheduleSettings(lanes=2, cells_per_forward=2)))).micro_batches[0]
+    assert len(batch) == 8
+    for i, row in enumerate(batch.sample_ids.tolist()):
+        block = int(dataset.blocks_of_rows([row])[0])
+        columns, place = read_block(dataset, block), row - int(dataset.first_row[block])
+        assert batch.encoder_ids[i, : batch.encoder_mask[i].sum()].tolist() == columns["encoder_ids"][place].tolist()
+        assert batch.llm_ids[i, : batch.llm_mask[i].sum()].tolist() == columns["llm_ids"][place].tolist()
+        assert (batch.encoder_ids[i, batch.encoder_mask[i].sum() :] == dataset.tokenizers["encoder"].pad_id).all()
+        assert batch.extras["labels"][i] == columns["labels"][place]
+
+
+def test_a_rank_without_a_lane_of_its_own_gets_a_batch_without_weight(dataset):
+    stream = TrainStream(dataset, ScheduleSettings(lanes=3), rank=1, world_size=2)
+    first = next(iter(stream))
+    assert stream.micro_batches_per_step == 2
+    assert [bool(batch.valid.any()) for batch in first.micro_batches] == [True, False]
+    assert first.micro_batches[1].encoder_mask.sum() == 1
+    assert first.micro_batches[1].sample_ids.tolist() == [-1]
+
+
+@given(schedule=schedules, world_size=st.integers(1, 5))
+@settings(max_examples=20)
+def test_a_forward_holds_the_same_on_any_number_of_ranks_that_leaves_it_whole(dataset, schedule, world_size):
+    def forwards(world_size):
+        found = {}
+        for rank in range(world_size):
+            stream = TrainStream(dataset, schedule, rank=rank, world_size=world_size)
+            for first, batch in zip(stream.first_lanes, next(iter(stream)).micro_batches, strict=True):
+                if batch.valid.any():
+                    found[first] = batch.sample_ids.tolist()
+        return found
+
+    alone, spread = forwards(1), forwards(world_size)
+    assert list(alone) == list(range(0, schedule.lanes, schedule.cells_per_forward))
+    if world_size * schedule.cells_per_forward <= schedule.lanes:
+        assert spread == alone
+    assert sorted(i for rows in spread.values() for i in rows) == sorted(i for rows in alone.values() for i in rows)
+
+
+@pytest.mark.parametrize("limit", [None, 1, 50])
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_validation_sees_every_sample_once(dataset, limit, world_size):
+    streams = [EvalStream(dataset, rank=r, world_size=world_size, batch_size=7, limit=limit) for r in range(world_size)]
+    assert len({len(stream) for stream in streams}) == 1
+    rows = [i for stream in streams for batch in stream for i in batch.sample_ids[batch.valid].tolist()]
+    assert len(rows) == len(set(rows)) == (limit or sum(SAMPLES.values()))
+    if limit == 50:
+        assert len(set(dataset.index.language[dataset.blocks_of_rows(rows)].tolist())) == 3
+
+
+def test_a_cursor_that_does_not_fit_is_refused_with_a_reason(dataset, shard_settings, tmp_path):
+    from dataclasses import replace
+
+    from mtllm_ds.data.writing.builder import build_shards
+
+    schedule = ScheduleSettings(lanes=4)
+    cursor = next(iter(TrainStream(dataset, schedule, seed=1))).cursor
+    TrainStream(dataset, replace(schedule, cells_per_forward=2), seed=1, cursor=cursor)
+    refused = [
+        (replace(schedule, lanes=5), 1, cursor, r"data\.lanes is 5, but the checkpoint's run has 4"),
+        (replace(schedule, mixing=Mixing(cycle_draws=9)), 1, cursor, r"data\.mixing is"),
+        (replace(schedule, queue_size=9), 1, cursor, r"data\.queue_size"),
+        (schedule, 2, cursor, r"run\.seed is 2"),
+        (schedule, 1, cursor | {"version": 0}, "of version 0"),
+    ]
+    for changed, seed, given_cursor, reason in refused:
+        with pytest.raises(UserError, match=reason):
+            TrainStream(dataset, changed, seed=seed, cursor=given_cursor)
+    other = build_shards(replace(shard_settings, block_samples=8), tmp_path / "other", num_workers=1)
+    with pytest.raises(UserError, match="made on another data set"):
+        TrainStream(other, schedule, seed=1, cursor=cursor)
+
+
+def test_impossible_settings_are_refused(dataset):
+    with pytest.raises(UserError, match=r"5 ranks but only data\.lanes = 4"):
+        TrainStream(dataset, ScheduleSettings(lanes=4), rank=4, world_size=5)
+    with pytest.raises(UserError, match="set both or none"):
+        ScheduleSettings(llm_tokens_per_cell=100)
+    with pytest.raises(UserError, match="longest sample has"):
+        TrainStream(dataset, ScheduleSettings(llm_tokens_per_cell=20, encoder_tokens_per_cell=200))
+    with pytest.raises(UserError, match=r"data\.lanes is 0"):
+        ScheduleSettings(lanes=0)
+
+
+def test_an_empty_batch_is_one_row_without_weight():
+    batch = Collator(pad_ids={"encoder": 1, "llm": 5}, packing_buckets=2)([])
+    assert batch.encoder_ids.tolist() == [[1]]
+    assert batch.llm_ids.tolist() == [[5]]
+    assert batch.valid.tolist() == [False]
+    assert batch.to("cpu").llm_mask.tolist() == [[1]]
+    assert [ids.tolist() for ids in batch.packed.encoder_buckets] == [[[1]], [[1]]]
+    assert batch.packed.llm_ids.tolist() == [[5]]
