@@ -19,7 +19,7 @@ from mtllm_ds.command_line import Parser, positive_int, quiet_libraries, run_and
 if TYPE_CHECKING:
     from mtllm_ds.checkpoint.export import Export
     from mtllm_ds.cluster.launch import Cluster
-    from mtllm_ds.evaluation.run_model import ModelEvaluation
+    from mtllm_ds.evaluation.answers.model_evaluation import ModelEvaluation
 
 TASKS = Path(__file__).parent / "tasks"
 
@@ -92,12 +92,12 @@ def main() -> int:
 
 
 def run_model(options: argparse.Namespace) -> None:
-    from mtllm_ds.evaluation.tasks import load_task
+    from mtllm_ds.evaluation.items.tasks import load_task
 
     task = load_task(options.task, TASKS).located(options.data)
     languages = task.select(options.languages)
     from mtllm_ds.checkpoint.export import read_export
-    from mtllm_ds.evaluation.model_and_task import check_model_answers, system_of, tags_of, wrong_tags
+    from mtllm_ds.evaluation.answers.model_and_task import check_model_answers, system_of, tags_of, wrong_tags
 
     export = read_export(options.model)
     labels = check_model_answers(export, task)
@@ -109,7 +109,8 @@ def run_model(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from mtllm_ds.cluster.launch import join_cluster_if_launched, leave_cluster
-    from mtllm_ds.evaluation.run_model import ModelEvaluation, Question, look_at_items
+    from mtllm_ds.evaluation.answers.model_evaluation import ModelEvaluation, Question, look_at_items
+    from mtllm_ds.evaluation.report.of_model import report_model
 
     question = Question(
         task=task, languages=languages, labels=labels, tags=tags, system=system, seed=options.seed,
@@ -120,7 +121,7 @@ def run_model(options: argparse.Namespace) -> None:
     evaluation = ModelEvaluation(question, surveys, units, options.output, cluster)
     if evaluation.units_to_do:
         _answer(evaluation, options, export, cluster)
-    evaluation.report(_facts(options, export, cluster), Console(quiet=not cluster.is_main))
+    report_model(evaluation, _facts(options, export, cluster), Console(quiet=not cluster.is_main))
     if cluster.is_main:
         print(f"report: {options.output / 'report.html'}")
     leave_cluster()
@@ -130,8 +131,8 @@ def _answer(evaluation: ModelEvaluation, options: argparse.Namespace, export: Ex
     import torch
 
     from mtllm_ds.cluster.agree import together
-    from mtllm_ds.evaluation.answering import TOLERANCE, Answerer
-    from mtllm_ds.evaluation.shuffled_connector import shuffle_connector
+    from mtllm_ds.evaluation.answers.answerer import TOLERANCE, Answerer
+    from mtllm_ds.evaluation.answers.shuffled_connector import shuffle_connector
     from mtllm_ds.inference import MTLLM
 
     dtype = getattr(torch, options.dtype)
@@ -174,6 +175,7 @@ def run_retrieval(options: argparse.Namespace) -> None:
     foreign, english = read_parallel(options.file, options.language, *fields, limit=options.limit)
     from mtllm_ds.cluster.launch import device_alone
     from mtllm_ds.inference import MTLLM  # slow to import: mistakes in the file are told before
+    from mtllm_ds.languages import ENGLISH
 
     model = MTLLM.from_pretrained(options.model, device=device_alone(options.device))
     encode = model.encode if options.vectors == "mtllm" else model.encode_with_encoder
@@ -181,7 +183,7 @@ def run_retrieval(options: argparse.Namespace) -> None:
         foreign,
         english,
         lambda texts: encode(texts, lang=options.language, batch_size=options.batch_size).numpy(),
-        lambda texts: encode(texts, lang="eng_Latn", batch_size=options.batch_size).numpy(),
+        lambda texts: encode(texts, lang=ENGLISH, batch_size=options.batch_size).numpy(),
     )
     print_scores(scores, options.language)
     if options.output:
@@ -191,12 +193,14 @@ def run_retrieval(options: argparse.Namespace) -> None:
 
 
 def run_baseline(options: argparse.Namespace) -> None:
-    from mtllm_ds.evaluation.predictions import write_predictions
-    from mtllm_ds.evaluation.tasks import load_task
+    from mtllm_ds.evaluation.answers.predictions import write_predictions
+    from mtllm_ds.evaluation.items.tasks import load_task
 
     task = load_task(options.task, TASKS).located(options.data, options.training_data)
     languages = task.select(options.languages)
-    from mtllm_ds.evaluation.baselines import predict_baseline  # slow to import: mistakes in the task are told before
+    from mtllm_ds.evaluation.answers.baselines import (
+        predict_baseline,  # slow to import: mistakes in the task are told before
+    )
 
     predictions = predict_baseline(options.system, task, languages, options.train_items)
     write_predictions(options.output, predictions)
@@ -206,10 +210,10 @@ def run_baseline(options: argparse.Namespace) -> None:
 def run_tables(options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from mtllm_ds.evaluation.predictions import read_predictions
-    from mtllm_ds.evaluation.report import compare_systems, write_report
-    from mtllm_ds.evaluation.report_parts import Report
-    from mtllm_ds.evaluation.tables import build_tables
+    from mtllm_ds.evaluation.answers.predictions import read_predictions
+    from mtllm_ds.evaluation.report.parts import Report
+    from mtllm_ds.evaluation.report.tables import build_tables
+    from mtllm_ds.evaluation.report.writing import compare_systems, write_report
 
     predictions = read_predictions(options.predictions)
     tables = tuple(build_tables(predictions))

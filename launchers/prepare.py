@@ -160,8 +160,8 @@ def run_task(options: argparse.Namespace) -> None:
     from mtllm_ds.data.shards.manifest import TaskEntry
     from mtllm_ds.data.writing.display import BuildDisplay, print_summary
     from mtllm_ds.data.writing.tasks import TaskRow, TaskShardSettings, build_task_shards
-    from mtllm_ds.evaluation.items import load_items
-    from mtllm_ds.evaluation.tasks import load_task
+    from mtllm_ds.evaluation.items.items import load_items
+    from mtllm_ds.evaluation.items.tasks import load_task
 
     task = load_task(options.task, TASKS)
     place = {"training_data" if task.training_source else "data": options.data}

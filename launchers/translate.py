@@ -17,9 +17,9 @@ from mtllm_ds.command_line import Parser, positive_int, quiet_libraries, run_and
 
 if TYPE_CHECKING:
     from mtllm_ds.cluster.launch import Cluster
-    from mtllm_ds.evaluation.items import Item
-    from mtllm_ds.evaluation.tasks import Split, Task
-    from mtllm_ds.evaluation.translate_test import Translate
+    from mtllm_ds.evaluation.items.items import Item
+    from mtllm_ds.evaluation.items.tasks import Split, Task
+    from mtllm_ds.evaluation.items.translated import Translate
 
     Direction = Callable[[str, str], Translate]
     Folders = dict[Path, dict[tuple[Split, str], list[Item]]]
@@ -62,14 +62,15 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     options = parse()
-    from mtllm_ds.evaluation.tasks import ENGLISH, load_task
+    from mtllm_ds.evaluation.items.tasks import load_task
+    from mtllm_ds.languages import ENGLISH
 
     task = load_task(options.task, TASKS).located(options.data)
     languages = [code for code in task.select(options.languages) if code != ENGLISH]
     from mtllm_ds.atomic import write_json
     from mtllm_ds.cluster.agree import together
     from mtllm_ds.cluster.launch import join_cluster_if_launched, leave_cluster
-    from mtllm_ds.evaluation.translate_test import write_task
+    from mtllm_ds.evaluation.items.translated import write_task
 
     cluster = join_cluster_if_launched()
     translate = together(lambda: _translator(options, cluster), cluster.device)
@@ -92,9 +93,9 @@ def main() -> int:
 
 def _test(options: argparse.Namespace, task: Task, languages: Sequence[str], translate: Direction) -> Folders:
     """Foreign test items in English, a folder a reading."""
-    from mtllm_ds.evaluation.items import load_items
-    from mtllm_ds.evaluation.tasks import ENGLISH
-    from mtllm_ds.evaluation.translate_test import read_in_english
+    from mtllm_ds.evaluation.items.items import load_items
+    from mtllm_ds.evaluation.items.translated import read_in_english
+    from mtllm_ds.languages import ENGLISH
 
     items = {code: load_items(task, "test", code, limit=options.items) for code in languages}
     return {
@@ -108,8 +109,8 @@ def _test(options: argparse.Namespace, task: Task, languages: Sequence[str], tra
 
 def _train(options: argparse.Namespace, task: Task, languages: Sequence[str], translate: Direction) -> Folders:
     """English training items, and the same in each language; validation stays English."""
-    from mtllm_ds.evaluation.tasks import ENGLISH
-    from mtllm_ds.evaluation.translate_test import some_of, translated
+    from mtllm_ds.evaluation.items.translated import some_of, translated
+    from mtllm_ds.languages import ENGLISH
 
     found = _english(options, task)
     training = found["train", ENGLISH]
@@ -126,8 +127,8 @@ def _train(options: argparse.Namespace, task: Task, languages: Sequence[str], tr
 
 def _round_trip(options: argparse.Namespace, task: Task, languages: Sequence[str], translate: Direction) -> Folders:
     """English training and validation items, each through one of the languages and back."""
-    from mtllm_ds.evaluation.tasks import ENGLISH
-    from mtllm_ds.evaluation.translate_test import round_trip
+    from mtllm_ds.evaluation.items.translated import round_trip
+    from mtllm_ds.languages import ENGLISH
 
     def through(code: str) -> Translate:
         there, back = translate(ENGLISH, task.tag_of(code)), translate(task.tag_of(code), ENGLISH)
@@ -138,8 +139,8 @@ def _round_trip(options: argparse.Namespace, task: Task, languages: Sequence[str
 
 
 def _english(options: argparse.Namespace, task: Task) -> dict[tuple[Split, str], list[Item]]:
-    from mtllm_ds.evaluation.items import load_items
-    from mtllm_ds.evaluation.tasks import ENGLISH
+    from mtllm_ds.evaluation.items.items import load_items
+    from mtllm_ds.languages import ENGLISH
 
     splits: tuple[Split, ...] = ("train", "valid")
     return {(split, ENGLISH): load_items(task, split, limit=options.items) for split in splits}

@@ -9,6 +9,9 @@ from collections.abc import Iterable
 
 from mtllm_ds.errors import UserError
 
+ENGLISH = "eng_Latn"
+"""What the LLM reads; the pivot of everything here."""
+
 FLORES_200: tuple[str, ...] = tuple(
     """
     ace_Arab ace_Latn acm_Arab acq_Arab aeb_Arab afr_Latn ajp_Arab aka_Latn als_Latn amh_Ethi apc_Arab arb_Arab arb_Latn

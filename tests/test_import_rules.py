@@ -15,6 +15,12 @@ FLOORS = {
     "launchers": 5, "benchmarks": 5, "mtllm_ds.adapters": 5,
 }  # fmt: skip
 
+# Within a folder: a room, and those that it may know.
+ROOMS = {
+    "mtllm_ds/evaluation": {"items": (), "answers": ("items",), "report": ("items", "answers")},
+    "benchmarks/quality": {"text": (), "vectors": (), "bases": ("text",), "claim": ("text", "vectors")},
+}
+
 DOORS = {
     "deepspeed": ("mtllm_ds/cluster/", "mtllm_ds/training/engine.py"),
     "triton": ("kernels/", "benchmarks/"),
@@ -69,15 +75,16 @@ def ground() -> list[str]:
     return [name for name, floor in FLOORS.items() if floor == 0]
 
 
-def test_the_rooms_of_the_quality_benchmark_are_in_order():
-    """Text lies lowest; base models and the claim know it, but not each other; the scripts beside the folders are on top."""
-    allowed = {"text": {"text"}, "bases": {"text", "bases"}, "claim": {"text", "claim"}}
+def test_rooms_of_a_folder_are_in_order():
+    """Scripts beside the rooms are on top."""
     wrong = [
         f"{path.relative_to(ROOT)} imports {name}"
-        for folder, below in allowed.items()
-        for path in sorted((ROOT / "benchmarks/quality" / folder).rglob("*.py"))
+        for folder, rooms in ROOMS.items()
+        for here, below in rooms.items()
+        for path in sorted((ROOT / folder / here).rglob("*.py"))
         for name in imported(path)
-        if name.startswith("benchmarks.") and name.removeprefix("benchmarks.quality.").split(".")[0] not in below
+        if name.startswith(package := folder.replace("/", ".") + ".")
+        and name.removeprefix(package).split(".")[0] not in (here, *below)
     ]
     assert wrong == []
 

@@ -15,13 +15,12 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from benchmarks.quality.vectors.borrowed_head import LabelledTexts, Readers, borrowed_head
+from benchmarks.quality.vectors.borrowed_head_report import write_report
 from mtllm_ds import MTLLM
 from mtllm_ds.command_line import Parser, quiet_libraries, run_and_exit
 from mtllm_ds.errors import UserError
-from mtllm_ds.evaluation.borrowed_head import LabelledTexts, Readers, borrowed_head
-from mtllm_ds.evaluation.borrowed_head_report import write_report
-
-ENGLISH = "eng_Latn"
+from mtllm_ds.languages import ENGLISH
 
 
 def parse() -> argparse.Namespace:

@@ -23,6 +23,7 @@ from sentence_transformers.base.modules import InputModule
 from mtllm_ds.atomic import write_json
 from mtllm_ds.errors import UserError
 from mtllm_ds.inference import MTLLM
+from mtllm_ds.languages import ENGLISH
 from mtllm_ds.models.readers import mean_pool
 
 _LANGUAGE = "language.json"
@@ -91,7 +92,7 @@ class MTLLMModule(InputModule):
 
 def load_sentence_transformer(
     folder: str | Path,
-    lang: str = "eng_Latn",
+    lang: str = ENGLISH,
     *,
     device: str | None = None,
     dtype: torch.dtype = torch.float32,

@@ -17,9 +17,8 @@ from mtllm_ds.cluster.agree import sum_over_ranks
 from mtllm_ds.cluster.zero import gathered
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.errors import UserError
+from mtllm_ds.languages import ENGLISH
 from mtllm_ds.models.encoders import FrozenEncoder
-
-ENGLISH = "eng_Latn"
 
 
 class LanguageCentring(nn.Module):

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from mtllm_ds.cluster.agree import wait_for_all, world_size
 from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
-from mtllm_ds.languages import check_language
+from mtllm_ds.languages import ENGLISH, check_language
 from mtllm_ds.models.loading import load_config, load_weights, weights_fingerprint
 from mtllm_ds.transfer_sets.sentences import cut_in_two, split_sentences
 from mtllm_ds.transfer_sets.text_cache import TextCache
@@ -178,7 +178,7 @@ class Translator:
         """Id of the target's tag, None for a model that translates into one language only."""
         if self._tokenizer.family in _TAGGED:
             return self._tokenizer.join([[]], target)[0]
-        if self._tokenizer.family == "madlad" and check_language(target) != "eng_Latn":
+        if self._tokenizer.family == "madlad" and check_language(target) != ENGLISH:
             raise UserError(
                 f"MT model {self._tokenizer.spec.name}: MADLAD is asked for English only here, not {target}"
             )

@@ -14,10 +14,10 @@ import yaml
 
 from launchers import evaluate
 from mtllm_ds.errors import UserError
-from mtllm_ds.evaluation.items import load_items
-from mtllm_ds.evaluation.predictions import read_predictions
-from mtllm_ds.evaluation.tasks import load_task
-from mtllm_ds.evaluation.translate_test import translated, write_task
+from mtllm_ds.evaluation.answers.predictions import read_predictions
+from mtllm_ds.evaluation.items.items import load_items
+from mtllm_ds.evaluation.items.tasks import load_task
+from mtllm_ds.evaluation.items.translated import translated, write_task
 from mtllm_ds.inference import MTLLM
 from tests.fixtures.exports import make_export
 from tests.fixtures.runs import REPOSITORY

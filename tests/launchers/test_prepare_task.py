@@ -7,7 +7,7 @@ import pytest
 from launchers import prepare
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.errors import UserError
-from tests.evaluation.test_items import write_card, write_parquet
+from tests.evaluation.items.test_items import write_card, write_parquet
 from tests.fixtures.models import save_llama, save_mt_model
 
 PAIR = {"premise": "the cell is empty", "hypothesis": "the cell has no text", "label": 0}

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from mtllm_ds.evaluation.items import load_items
-from mtllm_ds.evaluation.tasks import load_task
+from mtllm_ds.evaluation.items.items import load_items
+from mtllm_ds.evaluation.items.tasks import load_task
 from tests.fixtures.models import save_mt_model
 from tests.fixtures.runs import REPOSITORY
 from tests.fixtures.tasks import save_task

@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.quality.bases.mt_objective import mean_pool, pad
-from benchmarks.quality.text.folder_text import ENGLISH
+from mtllm_ds.languages import ENGLISH
 
 
 @torch.no_grad()

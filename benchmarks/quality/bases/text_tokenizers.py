@@ -8,7 +8,8 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, NllbTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from benchmarks.quality.text.folder_text import ENGLISH, ParallelText
+from benchmarks.quality.text.folder_text import ParallelText
+from mtllm_ds.languages import ENGLISH
 
 MT_SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]
 LLM_SPECIALS = ["<unk>", "<bos>", "<eos>", "<pad>", "<mask>"]

@@ -21,9 +21,10 @@ from benchmarks.quality.bases.llama_objectives import Windows, causal_loss, coll
 from benchmarks.quality.bases.mt_objective import mean_pool, pad
 from benchmarks.quality.bases.text_tokenizers import load_or_train, train_llm_tokenizer
 from benchmarks.quality.bases.timed_training import Clock, TimedTrainer, add_time_options, earlier_runs, last_checkpoint
-from benchmarks.quality.text.folder_text import ENGLISH, read_documents, read_jsonl
+from benchmarks.quality.text.folder_text import read_documents, read_jsonl
 from mtllm_ds.atomic import write_json
 from mtllm_ds.command_line import Parser, run_and_exit
+from mtllm_ds.languages import ENGLISH
 
 
 class LlamaTrainer(TimedTrainer):

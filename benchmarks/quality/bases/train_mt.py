@@ -29,7 +29,6 @@ from benchmarks.quality.bases.timed_training import (
 )
 from benchmarks.quality.bases.vocabulary import carry_vocabulary
 from benchmarks.quality.text.folder_text import (
-    ENGLISH,
     LANGUAGES,
     ParallelText,
     joined,
@@ -40,6 +39,7 @@ from benchmarks.quality.text.folder_text import (
 from mtllm_ds.atomic import new_folder, write_json
 from mtllm_ds.command_line import Parser, positive_int, run_and_exit
 from mtllm_ds.errors import UserError
+from mtllm_ds.languages import ENGLISH
 
 
 class TranslationTrainer(TimedTrainer):

@@ -18,11 +18,12 @@ from benchmarks.quality.bases import cards
 from benchmarks.quality.bases.mt_probe import centred_retrieval, mean_states
 from benchmarks.quality.bases.train_llama import topic_accuracy
 from benchmarks.quality.text.assets_text import write_text
-from benchmarks.quality.text.folder_text import ENGLISH, LANGUAGES, read_jsonl
+from benchmarks.quality.text.folder_text import LANGUAGES, read_jsonl
 from mtllm_ds.atomic import new_folder, write_json
 from mtllm_ds.atomic import write_text as write_file
 from mtllm_ds.command_line import Parser, run_and_exit
-from mtllm_ds.evaluation.translate_test import chrf
+from mtllm_ds.evaluation.items.translated import chrf
+from mtllm_ds.languages import ENGLISH
 from mtllm_ds.transfer_sets.translation import Translator
 
 

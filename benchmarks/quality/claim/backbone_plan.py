@@ -14,8 +14,8 @@ from benchmarks.quality.claim.learners import RIVALS, ROUND_TRIP, STAGE2, TEACHE
 from benchmarks.quality.claim.plan import python
 from benchmarks.quality.claim.steps import Command
 from benchmarks.quality.claim.variants import PLAIN, VARIANTS, Variant
-from benchmarks.quality.text.folder_text import ENGLISH
-from mtllm_ds.evaluation.translate_test import READINGS
+from mtllm_ds.evaluation.items.translated import READINGS
+from mtllm_ds.languages import ENGLISH
 
 COPY = "import shutil, sys; shutil.copytree(*sys.argv[1:], dirs_exist_ok=True)"
 

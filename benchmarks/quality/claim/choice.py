@@ -12,7 +12,7 @@ from benchmarks.quality.claim.collect import FILE, mean_accuracy
 from benchmarks.quality.claim.variants import PLAIN
 from mtllm_ds.atomic import write_json
 from mtllm_ds.command_line import Parser, run_and_exit
-from mtllm_ds.evaluation.predictions import read_predictions
+from mtllm_ds.evaluation.answers.predictions import read_predictions
 
 
 def main() -> int:

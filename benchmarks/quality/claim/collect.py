@@ -12,10 +12,10 @@ import numpy as np
 from benchmarks.quality.claim.learners import LEARNERS, RIVALS, TEACHER
 from benchmarks.quality.claim.plan import Plan
 from benchmarks.quality.claim.steps import DONE
-from mtllm_ds.evaluation.predictions import Predictions, concatenate, read_predictions
-from mtllm_ds.evaluation.report_parts import Cost
-from mtllm_ds.evaluation.translate_test import READINGS
-from mtllm_ds.evaluation.verdict import LanguageGate
+from benchmarks.quality.claim.verdict import LanguageGate
+from mtllm_ds.evaluation.answers.predictions import Predictions, concatenate, read_predictions
+from mtllm_ds.evaluation.items.translated import READINGS
+from mtllm_ds.evaluation.report.parts import Cost
 
 TRANSLATE_TEST = {"translate_test_greedy": "greedy", "translate_test_beam4": "beam4", "translate_test_tuned": "beam4"}
 """System -> decoding of what it reads."""

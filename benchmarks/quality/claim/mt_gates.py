@@ -6,11 +6,12 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.quality.claim.mt_means import MeanStates
-from benchmarks.quality.text.folder_text import ENGLISH, read_jsonl
+from benchmarks.quality.text.folder_text import read_jsonl
 from mtllm_ds.atomic import write_json
 from mtllm_ds.command_line import Parser, quiet_libraries, run_and_exit
+from mtllm_ds.evaluation.items.translated import chrf
 from mtllm_ds.evaluation.retrieval import score_parallel
-from mtllm_ds.evaluation.translate_test import chrf
+from mtllm_ds.languages import ENGLISH
 from mtllm_ds.transfer_sets.translation import Decoding, Translator
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.quality.claim.budgets import Budget
 from benchmarks.quality.claim.steps import Command, Step
-from mtllm_ds.evaluation.translate_test import READINGS
+from mtllm_ds.evaluation.items.translated import READINGS
 
 DECODINGS = {"greedy": 1, "beam4": 4}
 SHARED = ("data", "gates", "translate", "baseline")

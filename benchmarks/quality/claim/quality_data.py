@@ -17,7 +17,6 @@ import yaml
 
 from benchmarks.quality.text.assets_text import paragraphs
 from benchmarks.quality.text.folder_text import (
-    ENGLISH,
     ParallelText,
     leak_test,
     read_documents,
@@ -26,11 +25,12 @@ from benchmarks.quality.text.folder_text import (
     split_valid,
 )
 from benchmarks.quality.text.frozen import MANIFESTS, changed_files, files_of, manifest_of
+from benchmarks.quality.text.leaks import LeakTest
 from mtllm_ds.atomic import write_json, write_text
 from mtllm_ds.command_line import Parser, positive_int, run_and_exit
 from mtllm_ds.data.text.tokenization import TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
-from mtllm_ds.evaluation.leaks import LeakTest
+from mtllm_ds.languages import ENGLISH
 
 TASKS = Path("launchers/tasks")
 MONOLINGUAL = 3000

@@ -33,12 +33,20 @@ from benchmarks.quality.claim.plan import Plan
 from benchmarks.quality.claim.quality_notes import NOTES
 from benchmarks.quality.claim.steps import DONE
 from benchmarks.quality.claim.variants import PARALLEL, VARIANTS, Variant
-from benchmarks.quality.text.folder_text import ENGLISH
-from mtllm_ds.evaluation.predictions import Predictions
-from mtllm_ds.evaluation.report import TITLES, write_report
-from mtllm_ds.evaluation.report_parts import Comparison, Report
-from mtllm_ds.evaluation.tables import Table, best_system, build_tables, compare, compare_each
-from mtllm_ds.evaluation.verdict import LanguageGate, Rules, Verdict, backbone_reason, counting_languages, decide
+from benchmarks.quality.claim.verdict import (
+    LanguageGate,
+    Rules,
+    backbone_reason,
+    best_system,
+    counting_languages,
+    decide,
+    gates_section,
+)
+from mtllm_ds.evaluation.answers.predictions import Predictions
+from mtllm_ds.evaluation.report.parts import Comparison, Report, Verdict
+from mtllm_ds.evaluation.report.tables import Table, build_tables, compare, compare_each
+from mtllm_ds.evaluation.report.writing import TITLES, write_report
+from mtllm_ds.languages import ENGLISH
 
 SYSTEM = "mtllm_stage2"
 RIDGES = ("ridge", "ridge_centred")
@@ -72,8 +80,7 @@ def write_quality_report(
         tables=tables,
         comparisons=comparisons,
         costs=costs_of(plan, backbone),
-        gates=gates,
-        rules=rules,
+        sections=(gates_section(gates, rules),),
         verdict=verdict,
         facts=_facts(plan, backbone),
         notes=tuple(notes),

@@ -12,17 +12,18 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.quality.claim.mt_means import MeanStates
-from benchmarks.quality.text.folder_text import ENGLISH, read_jsonl
+from benchmarks.quality.text.folder_text import read_jsonl
+from benchmarks.quality.vectors.ridge import RidgeBaseline, fvu
 from mtllm_ds import MTLLM
 from mtllm_ds.atomic import write_json
 from mtllm_ds.checkpoint.export import read_export
 from mtllm_ds.command_line import Parser, quiet_libraries, run_and_exit
 from mtllm_ds.errors import UserError
-from mtllm_ds.evaluation.items import load_items
-from mtllm_ds.evaluation.masking import SETTINGS, in_setting
-from mtllm_ds.evaluation.predictions import concatenate, predictions_of, write_predictions
-from mtllm_ds.evaluation.ridge import RidgeBaseline, fvu
-from mtllm_ds.evaluation.tasks import load_task
+from mtllm_ds.evaluation.answers.predictions import concatenate, predictions_of, write_predictions
+from mtllm_ds.evaluation.items.items import load_items
+from mtllm_ds.evaluation.items.masking import SETTINGS, in_setting
+from mtllm_ds.evaluation.items.tasks import load_task
+from mtllm_ds.languages import ENGLISH
 
 
 def main() -> int:

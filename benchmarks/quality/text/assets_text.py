@@ -6,7 +6,6 @@ import random
 from pathlib import Path
 
 from benchmarks.quality.text.folder_text import (
-    ENGLISH,
     LANGUAGES,
     fingerprint,
     forbidden_fingerprints,
@@ -15,6 +14,7 @@ from benchmarks.quality.text.folder_text import (
     read_parallel,
     split_valid,
 )
+from mtllm_ds.languages import ENGLISH
 
 LABELLED_FIELDS = ("id", "group", "page", "label", "text", "text_en")
 MIN_CHARACTERS = 20

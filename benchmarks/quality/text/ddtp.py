@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mtllm_ds.evaluation.leaks import LeakTest
+from benchmarks.quality.text.leaks import LeakTest
 
 TOPICS = {
     "admin": "admin embedded kernel otherosfs shells",

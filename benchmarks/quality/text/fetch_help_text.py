@@ -17,9 +17,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from benchmarks.quality.text.apt import Apt
-from benchmarks.quality.text.folder_text import ENGLISH, LANGUAGES, fingerprint, read_jsonl
+from benchmarks.quality.text.folder_text import LANGUAGES, fingerprint, read_jsonl
 from mtllm_ds.atomic import write_bytes, write_json, write_text
 from mtllm_ds.command_line import Parser, run_and_exit
+from mtllm_ds.languages import ENGLISH
 
 PACKAGES = {
     ENGLISH: "en-us", "deu_Latn": "de", "fra_Latn": "fr", "jpn_Jpan": "ja", "rus_Cyrl": "ru", "khm_Khmr": "km", "gaz_Latn": "om",

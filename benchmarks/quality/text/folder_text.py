@@ -8,21 +8,19 @@ The folder holds `parallel_LANG.tsv.xz` (English TAB translation), `{train,valid
 import hashlib
 import json
 import lzma
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.quality.text.leaks import LeakTest, folded
 from mtllm_ds.errors import UserError
-from mtllm_ds.evaluation.leaks import LeakTest
+from mtllm_ds.languages import ENGLISH
 
-ENGLISH = "eng_Latn"
 LANGUAGES = ("deu_Latn", "fra_Latn", "jpn_Jpan", "rus_Cyrl", "khm_Khmr", "gaz_Latn")
 
 
 def fingerprint(segment: str) -> str:
     """First 24 hex digits of the sha256 of `segment`, lower-cased, runs of non-word characters folded to one space."""
-    folded = re.sub(r"\W+", " ", segment.lower()).strip()
-    return hashlib.sha256(folded.encode()).hexdigest()[:24]
+    return hashlib.sha256(folded(segment).encode()).hexdigest()[:24]
 
 
 def open_text(path: Path):

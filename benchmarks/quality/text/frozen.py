@@ -9,10 +9,10 @@ import json
 import lzma
 from pathlib import Path
 
-from benchmarks.quality.text.folder_text import ENGLISH
 from mtllm_ds.atomic import write_json
 from mtllm_ds.command_line import Parser, run_and_exit
 from mtllm_ds.errors import UserError
+from mtllm_ds.languages import ENGLISH
 
 MANIFESTS = {"lohelp_modules": "frozen_help_text.json", "ddtp_topics": "frozen_ddtp.json"}
 """Task of the benchmark -> its manifest, beside this file"""

@@ -13,11 +13,11 @@ from benchmarks.quality.claim.plan import Plan
 from benchmarks.quality.claim.quality_notes import NOTES
 from benchmarks.quality.claim.steps import _check
 from benchmarks.quality.claim.variants import PLAIN, VARIANTS
+from benchmarks.quality.claim.verdict import Rules
 from benchmarks.quality.quality import require_same
 from benchmarks.quality.text.frozen import MANIFESTS
 from mtllm_ds.config import load_settings
 from mtllm_ds.errors import UserError
-from mtllm_ds.evaluation.verdict import Rules
 
 LANGUAGES = ["deu_Latn", "fra_Latn", "jpn_Jpan"]
 

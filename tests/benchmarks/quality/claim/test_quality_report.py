@@ -13,8 +13,9 @@ from benchmarks.quality.claim.learners import LEARNERS
 from benchmarks.quality.claim.plan import Plan
 from benchmarks.quality.claim.quality_report import write_quality_report
 from mtllm_ds.atomic import write_json
-from mtllm_ds.evaluation.items import Item
-from mtllm_ds.evaluation.predictions import TaskFacts, concatenate, predictions_of, read_predictions, write_predictions
+from mtllm_ds.evaluation.answers.predictions import concatenate, predictions_of, read_predictions, write_predictions
+from mtllm_ds.evaluation.items.items import Item
+from mtllm_ds.evaluation.items.tasks import TaskFacts
 
 LANGUAGES = ["deu_Latn", "fra_Latn", "rus_Cyrl"]
 FACTS = TaskFacts("lohelp_modules", {}, ["deu_Latn"])

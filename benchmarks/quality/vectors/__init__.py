@@ -1,0 +1,1 @@
+"""What vectors alone show: the ridge and the borrowed head."""

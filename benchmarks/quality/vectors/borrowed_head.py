@@ -1,0 +1,140 @@
+"""The borrowed head: a classifier fitted on the LLM's vectors of English text reads the stacked model's vectors of any language.
+
+Nothing is tuned on the task beyond that head, so its accuracy says how well the stacked model's vectors of foreign text stand
+in for the LLM's vectors of English text. Shapes: n items, d width of the LLM, e width of the MT encoder; all arrays are
+float, computed in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from benchmarks.quality.vectors.ridge import fit_ridge, fvu
+
+STRENGTHS = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+
+Reader = Callable[[Sequence[str], str], np.ndarray]
+"""(texts, FLORES code) -> (n, width) mean-pooled vectors."""
+
+
+@dataclass(frozen=True)
+class Readers:
+    """The three ways of reading text that are compared: stacked model, LLM alone, mean of the MT encoder's states."""
+
+    mtllm: Reader
+    llm: Reader
+    encoder: Reader
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """Texts with their labels; `english[i]` is the English original of `texts[i]` (for English text: the same)."""
+
+    texts: Sequence[str]
+    labels: Sequence[str]
+    english: Sequence[str]
+
+
+def fit_head(vectors: np.ndarray, labels: Sequence[str], valid: np.ndarray, valid_labels: Sequence[str]) -> Pipeline:
+    """Logistic regression on standardised vectors; its strength is the one with the best English validation accuracy."""
+    heads = []
+    for strength in STRENGTHS:
+        head = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000))
+        heads.append(head.fit(vectors, labels))
+    return max(heads, key=lambda head: head.score(valid, valid_labels))
+
+
+def centred_cosines(
+    queries: np.ndarray, candidates: np.ndarray, query_mean: np.ndarray, candidate_mean: np.ndarray
+) -> np.ndarray:
+    """(queries, candidates) cosines after each side's own mean (over training text) is subtracted."""
+    sides = []
+    for vectors, mean in ((queries, query_mean), (candidates, candidate_mean)):
+        centred = vectors - mean
+        sides.append(centred / np.linalg.norm(centred, axis=1, keepdims=True).clip(min=1e-12))
+    return sides[0] @ sides[1].T
+
+
+def retrieval_accuracy(cosines: np.ndarray, texts: Sequence[str]) -> float:
+    """Share of queries whose nearest candidate is the own one (same row), or reads exactly the same."""
+    nearest = cosines.argmax(1)
+    return float(np.mean([texts[found] == texts[own] for own, found in enumerate(nearest)]))
+
+
+def majority_accuracy(train_labels: Sequence[str], test_labels: Sequence[str]) -> float:
+    """Chance: always answering the most frequent training label."""
+    most_frequent = max(sorted(set(train_labels)), key=list(train_labels).count)
+    return float(np.mean([label == most_frequent for label in test_labels]))
+
+
+def borrowed_head(
+    readers: Readers,
+    train: LabelledTexts,
+    valid: LabelledTexts,
+    tests: dict[str, LabelledTexts],
+    stage1_train: Sequence[str],
+    stage1_valid: Sequence[str],
+    english: str = "eng_Latn",
+    num_examples: int = 3,
+) -> dict:
+    """Evaluate the stacked model on `tests` (FLORES code -> items), everything else being English.
+
+    Returns `{"languages": {code: {mtllm, llm, ridge, originals, retrieval, n}}, "chance", "fvu", "ridge_fvu", "gap_closed",
+    "examples"}`: accuracies of the one head on MT-LLM vectors, on the LLM's own vectors of the foreign text, on the ridge's
+    (mean encoder states -> LLM vectors) and on the LLM's vectors of the English originals; `retrieval` is the share of items
+    whose English original has the highest centred cosine; FVU is on `stage1_valid`. `gap_closed` is the mean over languages
+    other than `english` of (mtllm - llm) divided by that of (originals - llm).
+    """
+    head = fit_head(readers.llm(train.texts, english), train.labels, readers.llm(valid.texts, english), valid.labels)
+    target, target_valid = readers.llm(stage1_train, english), readers.llm(stage1_valid, english)
+    encoder_valid = readers.encoder(stage1_valid, english)
+    ridge = fit_ridge(readers.encoder(stage1_train, english), target, encoder_valid, target_valid)
+    target_mean, student_mean = target.mean(0), readers.mtllm(stage1_train, english).mean(0)
+
+    languages: dict[str, dict] = {}
+    examples: list[dict] = []
+    for code, test in tests.items():
+        student, originals = readers.mtllm(test.texts, code), readers.llm(test.english, english)
+        cosines = centred_cosines(student, originals, student_mean, target_mean)
+        languages[code] = {
+            "mtllm": float(head.score(student, test.labels)),
+            "llm": float(head.score(readers.llm(test.texts, code), test.labels)),
+            "ridge": float(head.score(ridge(readers.encoder(test.texts, code)), test.labels)),
+            "originals": float(head.score(originals, test.labels)),
+            "retrieval": retrieval_accuracy(cosines, test.english),
+            "n": len(test.texts),
+        }
+        if code != english and len(examples) < num_examples:
+            examples.append(_example(code, test, cosines, row=len(test.texts) // 3))
+    return {
+        "languages": languages,
+        "chance": majority_accuracy(train.labels, next(iter(tests.values())).labels),
+        "fvu": fvu(readers.mtllm(stage1_valid, english), target_valid),
+        "ridge_fvu": fvu(ridge(encoder_valid), target_valid),
+        "gap_closed": gap_closed({code: row for code, row in languages.items() if code != english}),
+        "examples": examples,
+    }
+
+
+def gap_closed(rows: dict[str, dict]) -> float:
+    """Ratio of means: how much of the distance from the LLM's own reading to the English originals is covered."""
+    gained = np.mean([row["mtllm"] - row["llm"] for row in rows.values()])
+    possible = np.mean([row["originals"] - row["llm"] for row in rows.values()])
+    return float(gained / possible) if possible else float("nan")
+
+
+def _example(code: str, test: LabelledTexts, cosines: np.ndarray, row: int) -> dict:
+    """One query and its three nearest English texts."""
+    nearest = np.argsort(-cosines[row])[:3]
+    return {
+        "language": code,
+        "query": test.texts[row],
+        "original": test.english[row],
+        "nearest": [{"text": test.english[i], "cosine": float(cosines[row, i])} for i in nearest],
+    }

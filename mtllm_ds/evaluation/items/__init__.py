@@ -1,0 +1,1 @@
+"""What is asked: tasks, their items, copy-masked or translated."""

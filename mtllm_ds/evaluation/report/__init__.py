@@ -1,0 +1,1 @@
+"""What answers are worth: statistics, tables, pictures and pages, computed from predictions alone."""
