@@ -5,14 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from mtllm_kernels.linear_kl.function import solve_linear_kl
-from mtllm_kernels.topk_kl.function import solve_topk_kl
+from mtllm_kernels.linear_kl.function import linear_kl
+from mtllm_kernels.topk_kl.function import topk_kl
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 OPAQUE: dict[Any, Callable[..., Any]] = {
-    torch.ops.mtllm_kernels.linear_kl.default: solve_linear_kl,
-    torch.ops.mtllm_kernels.topk_kl.default: solve_topk_kl,
+    torch.ops.mtllm_kernels.linear_kl.default: linear_kl.compute,
+    torch.ops.mtllm_kernels.topk_kl.default: topk_kl.compute,
 }
 
 

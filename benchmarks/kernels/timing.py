@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from mtllm_kernels.linear_kl.chunked import release_scratch
+from mtllm_kernels.common.scratch import release_scratch
 
 from benchmarks.kernels.live_bytes import LiveBytes
 

@@ -4,7 +4,10 @@ import pytest
 import torch
 from kernel_cases import DIVERGENCES, Tensors, relative_error, truth
 from mtllm_kernels import fused_linear_kl, fused_topk_kl
+from mtllm_kernels.common.chunks import Wanted
+from mtllm_kernels.common.operator import Call
 from mtllm_kernels.linear_kl.function import linear_kl
+from mtllm_kernels.linear_kl.problem import Problem
 
 pytestmark = pytest.mark.gpu
 
@@ -121,9 +124,10 @@ def test_operator_and_whole_graph(backend: str) -> None:
     t = close(70, 1003, 64, 0.2)
     hidden = t.student_hidden.float().requires_grad_()
     weight, teacher = t.student_weight.float(), t.teacher_hidden.float()
-    settings = ("forward_kl", 0.5, 1.0, 1.0, 0.0, None, backend, False, True, False, False)
-    row_weight = torch.full((70,), 1 / 70, device="cuda")
-    torch.library.opcheck(linear_kl, (hidden, weight, teacher, None, None, None, row_weight, None, *settings))
+    problem = Problem(student_hidden=hidden, student_weight=weight, teacher_hidden=teacher, teacher_weight=None,
+                      row_weight=torch.full((70,), 1 / 70, device="cuda"))  # fmt: skip
+    call = Call(problem, Wanted(True, False, False), per_row=False, backend=backend)
+    torch.library.opcheck(linear_kl.operator, linear_kl.flat(call))
 
     def loss(hidden: torch.Tensor) -> torch.Tensor:
         return fused_linear_kl(hidden * 2, weight, teacher, weight, backend=backend)

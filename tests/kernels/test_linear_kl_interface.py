@@ -7,11 +7,13 @@ import sys
 import pytest
 import torch
 from kernel_cases import DIVERGENCES, gradients, make, relative_error, truth
-from mtllm_kernels import fused_linear_kl, products
+from mtllm_kernels import fused_linear_kl
+from mtllm_kernels.common import chunks, products, scratch
+from mtllm_kernels.common.chunks import Wanted
+from mtllm_kernels.common.operator import Call
 from mtllm_kernels.linear_kl import chunked
 from mtllm_kernels.linear_kl.function import linear_kl
 from mtllm_kernels.linear_kl.problem import Problem
-from mtllm_kernels.products import Wanted
 
 from benchmarks.kernels.live_bytes import LiveBytes
 
@@ -36,9 +38,11 @@ def test_gradcheck(backend: str, divergence: str) -> None:
 def test_opcheck(per_row: bool) -> None:
     t = make(5, 37, 8, 12)
     hidden, weight = t.student_hidden.requires_grad_(), t.student_weight.requires_grad_()
-    settings = ("jsd", 0.5, 2.0, 4.0, 0.0, None, "chunked", per_row, True, True, False)
-    tensors = (hidden, weight, t.teacher_hidden, t.teacher_weight, None, None, torch.rand(5), None)
-    torch.library.opcheck(linear_kl, (*tensors, *settings))
+    problem = Problem(student_hidden=hidden, student_weight=weight, teacher_hidden=t.teacher_hidden,
+                      teacher_weight=t.teacher_weight, row_weight=torch.rand(5), divergence="jsd", temperature=2.0,
+                      divergence_scale=4.0)  # fmt: skip
+    call = Call(problem, Wanted(True, True, False), per_row=per_row, backend="chunked")
+    torch.library.opcheck(linear_kl.operator, linear_kl.flat(call))
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -85,7 +89,7 @@ def test_the_teacher_is_never_differentiated() -> None:
 
 
 def test_without_gradients_none_is_formed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "times_head", None)
+    monkeypatch.setattr(chunks, "times_head", None)
     t = make(9, 67, 8, 12)
     t.student_hidden.requires_grad_()
     with torch.no_grad():
@@ -98,7 +102,10 @@ def test_without_gradients_none_is_formed(monkeypatch: pytest.MonkeyPatch) -> No
 def test_borders_of_chunks(rows_per_chunk: int, dtype: torch.dtype) -> None:
     t = make(13, 67, 8, 12).to(dtype)
     weight = torch.linspace(0, 2, 13)
-    problem = Problem(*t.arguments(), None, None, weight, None, "forward_kl", 0.5, 1.0, 1.0, 0.0, None)
+    tensors = dict(
+        zip(("student_hidden", "student_weight", "teacher_hidden", "teacher_weight"), t.arguments(), strict=True)
+    )
+    problem = Problem(**tensors, row_weight=weight)
     result = chunked.solve(problem, Wanted(True, True, False), rows_per_chunk)
     loss, grads = truth(t, reduction="none", upstream=weight, trained=("student_hidden", "student_weight"))
     assert relative_error(result.loss_rows[1:], loss[1:]) < 1e-5  # row 0 weighs nothing
@@ -163,23 +170,23 @@ def test_no_rows() -> None:
 
 def test_memory_does_not_grow_with_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside the gradient itself, the scratch alone: here 2 * 32 rows, and a block of as many, of the vocabulary."""
-    monkeypatch.setattr(chunked, "CPU_SCRATCH_BYTES", 0)
+    monkeypatch.setattr(scratch, "CPU_SCRATCH_BYTES", 0)
     vocabulary, width = 4096, 16
     peaks = []
     for num_rows in (32, 256):
         t = make(num_rows, vocabulary, width)
-        chunked.release_scratch()
+        scratch.release_scratch()
         gc.collect()
         with LiveBytes() as counted:
             gradients(t, backend="chunked")
         peaks.append(counted.peak)
-    scratch, small = 3 * 32 * vocabulary * 4, 40 * 256 * width * 4
-    assert peaks[0] >= scratch
-    assert max(peaks) <= scratch + small
+    scratch_bytes, small = 3 * 32 * vocabulary * 4, 40 * 256 * width * 4
+    assert peaks[0] >= scratch_bytes
+    assert max(peaks) <= scratch_bytes + small
 
 
 def test_scratch_made_in_inference_mode_serves_training() -> None:
-    chunked.release_scratch()
+    scratch.release_scratch()
     t = make(9, 67, 8)
     with torch.inference_mode():
         fused_linear_kl(*t.arguments())

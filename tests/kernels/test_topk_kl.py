@@ -6,8 +6,11 @@ import pytest
 import torch
 from kernel_cases import GRADIENT_ERROR, LOSS_ERROR, Run, interpreting, make, relative_error
 from mtllm_kernels import fused_linear_kl, fused_topk_kl
+from mtllm_kernels.common.chunks import Wanted
+from mtllm_kernels.common.operator import Call
 from mtllm_kernels.topk_kl import chunked
 from mtllm_kernels.topk_kl.function import topk_kl
+from mtllm_kernels.topk_kl.problem import TopkProblem
 from torch import Tensor
 
 VOCABULARY = 1003
@@ -113,8 +116,12 @@ class TestInterface:
     @pytest.mark.parametrize("per_row", [False, True])
     def test_opcheck(self, per_row: bool) -> None:
         t, (ids, log_probs) = make(5, 37, 8), targets(5, 4, 37)
-        tensors = (t.student_hidden.requires_grad_(), t.student_weight.requires_grad_(), ids, log_probs, torch.rand(5))
-        torch.library.opcheck(topk_kl, (*tensors, 2.0, "chunked", per_row, True, True))
+        problem = TopkProblem(
+            student_hidden=t.student_hidden.requires_grad_(), student_weight=t.student_weight.requires_grad_(),
+            row_weight=torch.rand(5), topk_ids=ids, topk_log_probs=log_probs, temperature=2.0,
+        )  # fmt: skip
+        call = Call(problem, Wanted(True, True, False), per_row=per_row, backend="chunked")
+        torch.library.opcheck(topk_kl.operator, topk_kl.flat(call))
 
     def test_compiled_whole_equals_eager(self) -> None:
         t, (ids, log_probs) = make(5, 37, 8), targets(5, 4, 37)
@@ -131,7 +138,7 @@ class TestInterface:
     def test_borders_of_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
         t, (ids, log_probs) = make(13, 37, 8), targets(13, 4, 37)
         whole = solved(t.student_hidden, t.student_weight, ids, log_probs)
-        monkeypatch.setattr(chunked, "chunk_rows", lambda problem: 5)
+        monkeypatch.setattr(chunked, "chunk_rows", lambda problem, num_matrices: 5)
         for one, other in zip(whole, solved(t.student_hidden, t.student_weight, ids, log_probs), strict=True):
             assert relative_error(other, one) < 1e-5
 

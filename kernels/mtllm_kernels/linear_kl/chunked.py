@@ -12,93 +12,39 @@ every summand is of second order in x, so a rounding error common to a row cance
 float32 (float64 for float64 inputs). Row weights multiply the (rows, D) product, never q, so float16 cannot underflow.
 """
 
-import threading
-
 import torch
 from torch import Tensor
 
-from mtllm_kernels.linear_kl.problem import IGNORED_LABEL, Problem
-from mtllm_kernels.products import GradientSum, Result, Wanted, balanced_rows, project, q_scale
+from mtllm_kernels.common.chunks import Chunk, Result, Wanted, chunk_of, solve_in_chunks
+from mtllm_kernels.common.constants import IGNORED_LABEL, INFINITE_LOSS, LARGEST_EXPONENT, LOWEST
+from mtllm_kernels.common.products import project
+from mtllm_kernels.common.scratch import chunk_rows, scratch_for
+from mtllm_kernels.linear_kl.problem import Problem
 
-LOWEST_LOGIT = -1e30  # stands for -inf: differences stay finite, exp gives exactly 0
-INFINITE_LOSS = 1e20  # a divergence beyond this met a column at -inf on one side only
-LARGEST_EXPONENT = 60.0  # x beyond this leaves nothing of p_s
-CPU_SCRATCH_BYTES = 2**28
 CPU_BLOCK_BYTES = 2**22  # of a block's logits, so that its passes stay in the cache
-GPU_SCRATCH_BYTES = 3 * 2**30
-
-
-class _KeptScratch(threading.local):
-    """A thread's CPU scratch, kept between calls: touching fresh pages costs as much time as the softmaxes."""
-
-    storage: Tensor | None = None
-
-
-_kept = _KeptScratch()
-
-
-def release_scratch() -> None:
-    """Frees what this thread keeps between calls on the CPU (at most CPU_SCRATCH_BYTES and one block)."""
-    _kept.storage = None
-
-
-def scratch_for(like: Tensor, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
-    """(rows, columns) of unspecified values on the device of `like`."""
-    if like.device.type != "cpu":
-        return like.new_empty(rows, columns, dtype=dtype)
-    num_bytes = rows * columns * dtype.itemsize
-    if _kept.storage is None or _kept.storage.numel() < num_bytes:
-        with torch.inference_mode(False):  # else it could not be written to outside of it
-            _kept.storage = torch.empty(num_bytes, dtype=torch.uint8)
-    return _kept.storage[:num_bytes].view(dtype).view(rows, columns)
-
-
-def chunk_rows(problem: Problem) -> int:
-    """Rows a chunk: as many as the scratch allows (but 32 on a CPU, 1024 on a GPU at least), in chunks of like size."""
-    on_cpu = problem.student_hidden.device.type == "cpu"
-    num_matrices = 2 if on_cpu else 3
-    budget, least = (CPU_SCRATCH_BYTES, 32) if on_cpu else (GPU_SCRATCH_BYTES, 1024)
-    row_bytes = num_matrices * problem.accumulator.itemsize * problem.student_weight.shape[0]
-    return balanced_rows(problem.student_hidden.shape[0], max(budget // row_bytes, least))
 
 
 def block_rows(problem: Problem, rows_per_chunk: int) -> int:
     """Rows whose elementwise passes follow each other: few on a CPU, the whole chunk on a GPU."""
     if problem.student_hidden.device.type != "cpu":
         return rows_per_chunk
-    row_bytes = problem.accumulator.itemsize * problem.student_weight.shape[0]
+    row_bytes = problem.accumulator.itemsize * problem.vocabulary
     return min(max(CPU_BLOCK_BYTES // row_bytes, 1), rows_per_chunk)
 
 
 def solve(problem: Problem, wanted: Wanted, rows_per_chunk: int | None = None) -> Result:
     """Losses and gradients of the whole problem, chunk by chunk."""
     p = problem
-    num_rows, vocabulary = p.student_hidden.shape[0], p.student_weight.shape[0]
-    rows_per_chunk = rows_per_chunk or chunk_rows(p)
-    loss_rows = p.student_hidden.new_empty(num_rows, dtype=p.accumulator)
-    gradients = GradientSum(p.student_hidden, p.student_weight, p.student_bias, p.row_weight, wanted)
+    num_matrices = 2 if p.student_hidden.device.type == "cpu" else 3
+    rows_per_chunk = rows_per_chunk or chunk_rows(p, num_matrices)
     block = block_rows(p, rows_per_chunk)
-    scratch = scratch_for(p.student_hidden, 2 * rows_per_chunk + block, vocabulary, p.accumulator)
-    for start in range(0, num_rows, rows_per_chunk):
-        rows = slice(start, min(start + rows_per_chunk, num_rows))
+    scratch = scratch_for(p.student_hidden, 2 * rows_per_chunk + block, p.vocabulary, p.accumulator)
+
+    def chunk(rows: slice) -> Chunk:
         loss, q = _loss_and_q(p, rows, scratch, block, wanted.any)
-        loss_rows[rows] = torch.where(p.row_weight[rows] != 0, loss, 0.0)
-        if wanted.any:
-            add_gradient(gradients, rows, q, p.student_weight, p.row_weight, wanted)
-    return gradients.result(loss_rows)
+        return chunk_of(p, rows, wanted, loss, q)
 
-
-def add_gradient(
-    gradients: GradientSum, rows: slice, q: Tensor, head: Tensor, row_weight: Tensor, wanted: Wanted
-) -> None:
-    """Adds a chunk's q, in the accumulator's dtype; its place may be taken."""
-    scale = 1.0
-    if wanted.weight or wanted.bias:
-        q = q.masked_fill_((row_weight[rows] == 0)[:, None], 0.0)
-    if q.device.type == "cuda" and q.dtype != head.dtype:  # products there want one dtype
-        scale = q_scale(head)
-        q = q.mul_(scale).to(head.dtype)
-    gradients.add(rows, q, scale)
+    return solve_in_chunks(p, wanted, rows_per_chunk, chunk)
 
 
 def _loss_and_q(p: Problem, rows: slice, scratch: Tensor, block: int, wants_q: bool) -> tuple[Tensor, Tensor]:
@@ -135,10 +81,10 @@ def _logits(p: Problem, rows: slice, out: Tensor) -> None:
         project(torch.cat((student, teacher)), p.student_weight, out)
     else:
         project(student, p.student_weight, out[: student.shape[0]])
-        project(teacher, p.teacher_weight, out[student.shape[0] :])
+        project(teacher, p.teacher_head, out[student.shape[0] :])
     for side, bias in zip(out.chunk(2), (p.student_bias, p.teacher_bias), strict=True):
         if bias is not None:
-            side.add_(bias).clamp_(min=LOWEST_LOGIT)
+            side.add_(bias).clamp_(min=LOWEST)
     if p.softcap is not None:
         out.div_(p.softcap).tanh_().mul_(p.softcap)
 

@@ -14,14 +14,15 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from mtllm_kernels.backend import interpreting
+from mtllm_kernels.common.backend import interpreting
+from mtllm_kernels.common.chunks import Chunk, Result, Wanted, q_scale, solve_in_chunks
+from mtllm_kernels.common.device import chunk_rows, padded, refuse_float64
+from mtllm_kernels.common.operator import Solver
+from mtllm_kernels.common.products import project
 from mtllm_kernels.linear_kl.device_fused import PARTS, combine_kernel, gradient_kernel, products_kernel
 from mtllm_kernels.linear_kl.device_split import statistics_and_gradient
 from mtllm_kernels.linear_kl.problem import Problem
-from mtllm_kernels.products import GradientSum, Result, Wanted, project, q_scale
 
-SCRATCH_BYTES = 7 * 2**29  # 3.5 GiB
-COLUMN_ALIGNMENT = 64  # of scratch rows, in elements: cuBLAS drops to slower kernels for unaligned ones
 FUSED_BELOW_WIDTH = 4096  # D_s + D_t; wider, cuBLAS's better products outweigh the traffic. An estimate, not measured
 
 
@@ -42,15 +43,18 @@ INTERPRETED_TILE = Tile(32, 256, 32, 4, 1)
 GRADIENT_BLOCK_COLUMNS = 2048
 FIRST_ORDER_ABOVE = 0.03  # a forward or reverse KL
 
-Chunk = Callable[[Problem, slice, bool], tuple[Tensor, Tensor | None]]  # -> losses (rows,), q (rows, V)
+
+@dataclass(frozen=True)
+class Plan:
+    """How a chunk's losses and q are formed, and the scratch it needs."""
+
+    chunk: Callable[[Problem, slice, bool], Chunk]
+    scratch_bytes: Callable[[torch.dtype], float]  # an element of (rows, V)
 
 
-def solver(backend: str, problem: Problem) -> Callable[[Problem, Wanted], Result]:
+def solver(backend: str, problem: Problem) -> Solver[Problem]:
     """The plan's solve function. Raises NotImplementedError naming an option or dtype that it does not honour."""
-    if problem.accumulator == torch.float64:
-        raise NotImplementedError(
-            f"backend {backend!r} has no float64; student_hidden is {problem.student_hidden.dtype}"
-        )
+    refuse_float64(backend, problem)
     refused = [name for name in ("student_bias", "teacher_bias", "softcap") if getattr(problem, name) is not None]
     refused += ["labels"] if problem.has_labels else []
     if backend == "triton-fused" and refused:
@@ -60,61 +64,22 @@ def solver(backend: str, problem: Problem) -> Callable[[Problem, Wanted], Result
     return functools.partial(solve, plan=FUSED if fused else SPLIT)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How a chunk's losses and q are formed, and the scratch it needs."""
-
-    chunk: Chunk
-    scratch_bytes: Callable[[torch.dtype], float]  # an element of (rows, V)
-
-
 def solve(problem: Problem, wanted: Wanted, plan: Plan, rows_per_chunk: int | None = None) -> Result:
     """Losses and gradients of the whole problem, chunk by chunk."""
-    p = problem
-    num_rows, head = p.student_hidden.shape[0], p.student_weight
-    rows_per_chunk = rows_per_chunk or chunk_rows(p.student_hidden, head.shape[0], plan.scratch_bytes(head.dtype))
-    loss_rows = torch.empty(num_rows, dtype=torch.float32, device=head.device)
-    gradients = GradientSum(p.student_hidden, head, p.student_bias, p.row_weight, wanted)
+    p, head = problem, problem.student_weight
+    rows_per_chunk = rows_per_chunk or chunk_rows(p.student_hidden, p.vocabulary, plan.scratch_bytes(head.dtype))
     with torch.cuda.device_of(head):
-        for start in range(0, num_rows, rows_per_chunk):
-            rows = slice(start, min(start + rows_per_chunk, num_rows))
-            loss_rows[rows], q = plan.chunk(p, rows, wanted.any)
-            if q is not None:
-                gradients.add(rows, q, q_scale(head))
-            del q  # before the next chunk's scratch is made
-    return gradients.result(loss_rows)
+        return solve_in_chunks(p, wanted, rows_per_chunk, lambda rows: plan.chunk(p, rows, wanted.any))
 
 
-def chunk_rows(hidden: Tensor, vocabulary: int, element_bytes: float) -> int:
-    """Rows a chunk: whole tiles, within the scratch, in the fewest waves of the dH product over the multiprocessors."""
-    num_rows, width = hidden.shape
-    most = max(int(SCRATCH_BYTES / (element_bytes * vocabulary)) // 128 * 128, 128)
-    processors = _num_multiprocessors(hidden.device)
-
-    def waves(rows: int) -> int:
-        tiles = triton.cdiv(rows, 128) * triton.cdiv(width, 256)
-        return triton.cdiv(num_rows, rows) * triton.cdiv(tiles, processors)
-
-    return min(range(min(1024, most), most + 1, 128), key=lambda rows: (waves(rows), rows))
-
-
-def _num_multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-
-
-def padded(num_rows: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Scratch (num_rows, V), its rows padded to an aligned length."""
-    length = triton.cdiv(vocabulary, COLUMN_ALIGNMENT) * COLUMN_ALIGNMENT
-    return torch.empty(num_rows, length, dtype=dtype, device=device)[:, :vocabulary]
-
-
-def _split_chunk(p: Problem, rows: slice, wants_q: bool) -> tuple[Tensor, Tensor | None]:
-    num_rows, vocabulary, device = rows.stop - rows.start, p.student_weight.shape[0], p.student_hidden.device
+def _split_chunk(p: Problem, rows: slice, wants_q: bool) -> Chunk:
+    num_rows, vocabulary, device = rows.stop - rows.start, p.vocabulary, p.student_hidden.device
     student, teacher = (padded(num_rows, vocabulary, torch.float32, device) for _ in range(2))
     project(p.student_hidden[rows], p.student_weight, student)
-    project(p.teacher_hidden[rows], p.teacher_weight, teacher)
+    project(p.teacher_hidden[rows], p.teacher_head, teacher)
     q = padded(num_rows, vocabulary, p.student_weight.dtype, device) if wants_q else None
-    return statistics_and_gradient(p, rows, student, teacher, q, q_scale(p.student_weight)), q
+    scale = q_scale(p.student_weight)
+    return Chunk(statistics_and_gradient(p, rows, student, teacher, q, scale), q, scale)
 
 
 @dataclass(frozen=True)
@@ -133,8 +98,8 @@ class _FusedScratch:
         return self.tile.columns // PARTS.value
 
 
-def _fused_chunk(p: Problem, rows: slice, wants_q: bool) -> tuple[Tensor, Tensor | None]:
-    num_rows, vocabulary, device = rows.stop - rows.start, p.student_weight.shape[0], p.student_hidden.device
+def _fused_chunk(p: Problem, rows: slice, wants_q: bool) -> Chunk:
+    num_rows, vocabulary, device = rows.stop - rows.start, p.vocabulary, p.student_hidden.device
     packed = p.student_hidden.dtype != torch.float32
     tile = LOW_PRECISION_TILE if packed else FLOAT32_TILE
     tile = INTERPRETED_TILE if interpreting() else tile
@@ -146,14 +111,14 @@ def _fused_chunk(p: Problem, rows: slice, wants_q: bool) -> tuple[Tensor, Tensor
     _multiply(p, rows, scratch, packed)
     q = e.view(p.student_weight.dtype)
     loss = _losses_and_gradient(p, scratch, q, wants_q)
-    return loss, q if wants_q else None
+    return Chunk(loss, q if wants_q else None, q_scale(p.student_weight))
 
 
 def _multiply(p: Problem, rows: slice, scratch: _FusedScratch, packed: bool) -> None:
     """Both products into E, D and the parts' factors."""
     tile, keeps_student = scratch.tile, p.divergence == "reverse_kl"
     (num_rows, vocabulary), num_parts = scratch.e.shape, scratch.statistics.shape[2]
-    operands = (p.student_hidden[rows], p.student_weight, p.teacher_hidden[rows], p.teacher_weight)
+    operands = (p.student_hidden[rows], p.student_weight, p.teacher_hidden[rows], p.teacher_head)
     matrices = [_row_major(x) for x in operands]
     blocks = [(tile.rows, tile.inner), (tile.columns, tile.inner)] * 2
     described = _has_tensor_copies(scratch.e.device) and all(_describable(x) for x in matrices)

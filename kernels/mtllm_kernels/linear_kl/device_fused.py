@@ -19,7 +19,7 @@ No bias, soft cap or label: these need the logits themselves.
 import triton
 import triton.language as tl
 
-from mtllm_kernels.triton_math import (
+from mtllm_kernels.common.triton_math import (
     LN_2,
     LOG2_E,
     LOWEST,
@@ -127,15 +127,12 @@ def products_kernel(
     accumulator = _multiply(accumulator, student_hidden, student_weight, first_row, first_column, num_rows, vocabulary,
                             student_width, ld_student_hidden, ld_student_weight, BM, BV, BK, DESCRIPTORS, PRECISION)  # fmt: skip
     WIDTH: tl.constexpr = BV // PARTS
-    at = rows[:, None].to(tl.int64) * ld_scratch + (first_column + tl.arange(0, WIDTH))[None, :]
     column = first_column + tl.arange(0, WIDTH)
-    left, right = columns_in_half(accumulator, BM, BV)
-    q0, q1 = columns_in_half(left, BM, BV // 2)
-    q2, q3 = columns_in_half(right, BM, BV // 2)
-    _park(q0, exponentials, deltas, at, _inside(row_inside, column, vocabulary), PACKED)
-    _park(q1, exponentials, deltas, at + WIDTH, _inside(row_inside, column + WIDTH, vocabulary), PACKED)
-    _park(q2, exponentials, deltas, at + 2 * WIDTH, _inside(row_inside, column + 2 * WIDTH, vocabulary), PACKED)
-    _park(q3, exponentials, deltas, at + 3 * WIDTH, _inside(row_inside, column + 3 * WIDTH, vocabulary), PACKED)
+    at = rows[:, None].to(tl.int64) * ld_scratch + column[None, :]
+    parts = _quarters(accumulator, BM, BV)
+    for i in tl.static_range(PARTS):
+        inside = _inside(row_inside, column + i * WIDTH, vocabulary)
+        _park(parts[i], exponentials, deltas, at + i * WIDTH, inside, PACKED)
 
     accumulator = _multiply(-accumulator, teacher_hidden, teacher_weight, first_row, first_column, num_rows, vocabulary,
                             teacher_width, ld_teacher_hidden, ld_teacher_weight, BM, BV, BK, DESCRIPTORS, PRECISION)  # fmt: skip
@@ -143,17 +140,20 @@ def products_kernel(
     to_base_2 = inverse_temperature * LOG2_E
     part_at = rows.to(tl.int64) * num_parts + first_column // WIDTH
     stride = tl.cast(num_rows, tl.int64) * num_parts
-    left, right = columns_in_half(accumulator, BM, BV)
-    q0, q1 = columns_in_half(left, BM, BV // 2)
-    q2, q3 = columns_in_half(right, BM, BV // 2)
-    _finish(q0, exponentials, deltas, statistics, at, _inside(row_inside, column, vocabulary),
-            part_at, stride, row_inside, to_base_2, KEEPS_STUDENT, PACKED, INTERPRETED)  # fmt: skip
-    _finish(q1, exponentials, deltas, statistics, at + WIDTH, _inside(row_inside, column + WIDTH, vocabulary),
-            part_at + 1, stride, row_inside, to_base_2, KEEPS_STUDENT, PACKED, INTERPRETED)  # fmt: skip
-    _finish(q2, exponentials, deltas, statistics, at + 2 * WIDTH, _inside(row_inside, column + 2 * WIDTH, vocabulary),
-            part_at + 2, stride, row_inside, to_base_2, KEEPS_STUDENT, PACKED, INTERPRETED)  # fmt: skip
-    _finish(q3, exponentials, deltas, statistics, at + 3 * WIDTH, _inside(row_inside, column + 3 * WIDTH, vocabulary),
-            part_at + 3, stride, row_inside, to_base_2, KEEPS_STUDENT, PACKED, INTERPRETED)  # fmt: skip
+    parts = _quarters(accumulator, BM, BV)
+    for i in tl.static_range(PARTS):
+        inside = _inside(row_inside, column + i * WIDTH, vocabulary)
+        _finish(parts[i], exponentials, deltas, statistics, at + i * WIDTH, inside, part_at + i, stride, row_inside,
+                to_base_2, KEEPS_STUDENT, PACKED, INTERPRETED)  # fmt: skip
+
+
+@triton.jit
+def _quarters(x, BM: tl.constexpr, BV: tl.constexpr):
+    """The four quarters of a (BM, BV) tile's columns, from left to right."""
+    left, right = columns_in_half(x, BM, BV)
+    first, second = columns_in_half(left, BM, BV // 2)
+    third, fourth = columns_in_half(right, BM, BV // 2)
+    return first, second, third, fourth
 
 
 @triton.jit

@@ -9,8 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mtllm_kernels.linear_kl.problem import IGNORED_LABEL, Problem
-from mtllm_kernels.triton_math import INFINITE_LOSS, LOWEST, divergence_terms, tanh
+from mtllm_kernels.common.constants import IGNORED_LABEL
+from mtllm_kernels.common.triton_math import INFINITE_LOSS, LOWEST, divergence_terms, tanh
+from mtllm_kernels.linear_kl.problem import Problem
 
 PLAIN, WITH_OPTIONS = (4096, 8), (1024, 4)  # block, warps
 IGNORED = tl.constexpr(IGNORED_LABEL)

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtllm_kernels.linear_kl.problem import IGNORED_LABEL, Problem
+from mtllm_kernels.common.constants import IGNORED_LABEL
+from mtllm_kernels.linear_kl.problem import Problem
 
 
 def logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None) -> Tensor:
@@ -50,16 +51,10 @@ def loss_rows(problem: Problem) -> Tensor:
     gone = (p.row_weight == 0)[:, None]  # such rows may hold anything, NaN included
     z_s = logits(p.student_hidden.masked_fill(gone, 0.0), p.student_weight, p.student_bias, p.softcap)
     with torch.no_grad():
-        z_t = logits(p.teacher_hidden.masked_fill(gone, 0.0), p.teacher_weight, p.teacher_bias, p.softcap)
+        z_t = logits(p.teacher_hidden.masked_fill(gone, 0.0), p.teacher_head, p.teacher_bias, p.softcap)
     log_p_s, log_p_t = (z_s / p.temperature).log_softmax(-1), (z_t / p.temperature).log_softmax(-1)
     rows = p.divergence_scale * divergence_rows(log_p_s, log_p_t, p.divergence, p.beta)
     if p.labels is None or p.label_weight == 0:
         return rows
     cross_entropy = F.cross_entropy(z_s, p.labels, ignore_index=IGNORED_LABEL, reduction="none")
     return (1 - p.label_weight) * rows + p.label_weight * cross_entropy
-
-
-def weighted_rows(problem: Problem) -> Tensor:
-    """Loss of every row times its weight, (N,); rows of weight 0 give 0 whatever they hold."""
-    weight = problem.row_weight
-    return torch.where(weight != 0, loss_rows(problem) * weight, 0.0)

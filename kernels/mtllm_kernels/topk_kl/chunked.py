@@ -10,43 +10,27 @@ its log-sum-exp is exact, never 1 - sum. The gradient with respect to a logit af
 import torch
 from torch import Tensor
 
-from mtllm_kernels.linear_kl.chunked import (
-    CPU_SCRATCH_BYTES,
-    GPU_SCRATCH_BYTES,
-    LOWEST_LOGIT,
-    add_gradient,
-    scratch_for,
-)
-from mtllm_kernels.products import GradientSum, Result, Wanted, balanced_rows, project
+from mtllm_kernels.common.chunks import Chunk, Result, Wanted, chunk_of, solve_in_chunks
+from mtllm_kernels.common.constants import LOWEST
+from mtllm_kernels.common.products import project
+from mtllm_kernels.common.scratch import chunk_rows, scratch_for
 from mtllm_kernels.topk_kl.problem import TopkProblem
 from mtllm_kernels.topk_kl.reference import tail_log_mass
-
-
-def chunk_rows(problem: TopkProblem) -> int:
-    """Rows a chunk, as for fused_linear_kl but with one matrix of scratch."""
-    on_cpu = problem.student_hidden.device.type == "cpu"
-    budget, least = (CPU_SCRATCH_BYTES, 32) if on_cpu else (GPU_SCRATCH_BYTES, 1024)
-    row_bytes = problem.accumulator.itemsize * problem.student_weight.shape[0]
-    return balanced_rows(problem.student_hidden.shape[0], max(budget // row_bytes, least))
 
 
 def solve(problem: TopkProblem, wanted: Wanted, rows_per_chunk: int | None = None) -> Result:
     """Losses and gradients of the whole problem, chunk by chunk."""
     p = problem
-    num_rows, vocabulary = p.student_hidden.shape[0], p.student_weight.shape[0]
-    rows_per_chunk = rows_per_chunk or chunk_rows(p)
-    loss_rows = p.student_hidden.new_empty(num_rows, dtype=p.accumulator)
-    gradients = GradientSum(p.student_hidden, p.student_weight, None, p.row_weight, wanted)
-    scratch = scratch_for(p.student_hidden, rows_per_chunk, vocabulary, p.accumulator)
-    for start in range(0, num_rows, rows_per_chunk):
-        rows = slice(start, min(start + rows_per_chunk, num_rows))
+    rows_per_chunk = rows_per_chunk or chunk_rows(p, num_matrices=1)
+    scratch = scratch_for(p.student_hidden, rows_per_chunk, p.vocabulary, p.accumulator)
+
+    def chunk(rows: slice) -> Chunk:
         z = scratch[: rows.stop - rows.start]
         project(p.student_hidden[rows], p.student_weight, z)
         loss, q = loss_and_q(z, p.topk_ids[rows], p.topk_log_probs[rows], p.temperature)
-        loss_rows[rows] = torch.where(p.row_weight[rows] != 0, loss, 0.0)
-        if wanted.any:
-            add_gradient(gradients, rows, q, p.student_weight, p.row_weight, wanted)
-    return gradients.result(loss_rows)
+        return chunk_of(p, rows, wanted, loss, q)
+
+    return solve_in_chunks(p, wanted, rows_per_chunk, chunk)
 
 
 def loss_and_q(z: Tensor, ids: Tensor, log_p_t: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -55,7 +39,7 @@ def loss_and_q(z: Tensor, ids: Tensor, log_p_t: Tensor, temperature: float) -> t
     if temperature != 1:
         z.div_(temperature)
     kept = z.gather(1, ids)
-    z.scatter_(1, ids, LOWEST_LOGIT)
+    z.scatter_(1, ids, LOWEST)
     highest = z.amax(-1)
     torch.softmax(z, -1, out=z)  # of the tail alone
     loss, kept_gradient, tail_scale = topk_terms(kept, highest - z.amax(-1).log(), log_p_t)
@@ -74,7 +58,7 @@ def topk_terms(kept: Tensor, tail_lse: Tensor, log_p_t: Tensor) -> tuple[Tensor,
     lse = torch.logaddexp(kept.logsumexp(-1), tail_lse)
     log_p_s, log_r_s, log_r_t = kept - lse[:, None], tail_lse - lse, tail_log_mass(log_p_t)
     p_t, r_t = log_p_t.exp(), log_r_t.exp()
-    has_tail = (log_r_t > -torch.inf) & (tail_lse > LOWEST_LOGIT / 2)
+    has_tail = (log_r_t > -torch.inf) & (tail_lse > LOWEST / 2)
     r_t = torch.where(has_tail, r_t, 0.0)
     loss = (p_t * (log_p_t - log_p_s).masked_fill(log_p_t == -torch.inf, 0.0)).sum(-1)
     loss = loss + torch.where(has_tail, r_t * (log_r_t - log_r_s), 0.0)

@@ -5,24 +5,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mtllm_kernels.linear_kl.problem import FLOATING, check_matrix, check_same
-from mtllm_kernels.products import accumulator_of
+from mtllm_kernels.common.checks import FLOATING, check_matrix, check_same
+from mtllm_kernels.common.problem import HeadProblem
 
 
-@dataclass(frozen=True)
-class TopkProblem:
-    """Tensors and settings of one call. `row_weight` already holds validity and the divisor of a mean."""
+@dataclass(frozen=True, kw_only=True)
+class TopkProblem(HeadProblem):
+    """Tensors and settings of one call."""
 
-    student_hidden: Tensor  # (N, D)
-    student_weight: Tensor  # (V, D)
-    topk_ids: Tensor  # (N, k) int64, distinct within a row
+    topk_ids: Tensor  # (N, k) int32 or int64, distinct within a row
     topk_log_probs: Tensor  # (N, k), the teacher's at this temperature
-    row_weight: Tensor  # (N,)
-    temperature: float
-
-    @property
-    def accumulator(self) -> torch.dtype:
-        return accumulator_of(self.student_hidden)
+    temperature: float = 1.0
 
 
 def check_topk_problem(problem: TopkProblem) -> None:
@@ -38,7 +31,5 @@ def check_topk_problem(problem: TopkProblem) -> None:
     check_matrix("topk_log_probs", p.topk_log_probs, num_rows, p.topk_ids.shape[1], kinds=FLOATING)
     for name, tensor in (("topk_ids", p.topk_ids), ("topk_log_probs", p.topk_log_probs)):
         check_same(name, tensor, "student_hidden", p.student_hidden, dtype=False)
-    if not 0 < p.topk_ids.shape[1] <= p.student_weight.shape[0]:
-        raise ValueError(
-            f"topk_ids has {p.topk_ids.shape[1]} columns, the vocabulary {p.student_weight.shape[0]} entries"
-        )
+    if not 0 < p.topk_ids.shape[1] <= p.vocabulary:
+        raise ValueError(f"topk_ids has {p.topk_ids.shape[1]} columns, the vocabulary {p.vocabulary} entries")

@@ -33,9 +33,3 @@ def loss_rows(problem: TopkProblem) -> Tensor:
     has_tail = (log_r_t > -torch.inf) & (log_r_s > -torch.inf)
     tail = log_r_t.exp() * (log_r_t - log_r_s).masked_fill(~has_tail, 0.0)
     return kept.sum(-1) + tail.masked_fill(~has_tail, 0.0)
-
-
-def weighted_rows(problem: TopkProblem) -> Tensor:
-    """Loss of every row times its weight, (N,); rows of weight 0 give 0 whatever they hold."""
-    weight = problem.row_weight
-    return torch.where(weight != 0, loss_rows(problem) * weight, 0.0)

@@ -5,8 +5,6 @@ import os
 
 import torch
 
-BACKENDS = ("auto", "triton", "triton-split", "triton-fused", "chunked", "reference")
-
 
 def interpreting() -> bool:
     """True where Triton's interpreter runs the kernels on the CPU, as the tests do."""
@@ -20,11 +18,15 @@ def triton_runs_on(device: torch.device) -> bool:
     return interpreting() if device.type == "cpu" else device.type == "cuda"
 
 
-def check_backend(backend: str) -> None:
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+def takes_triton(backend: str, device: torch.device) -> bool:
+    """Whether a backend other than "reference" means Triton here: "auto" does where Triton runs on a GPU.
 
-
-def require_triton(backend: str, device: torch.device) -> None:
+    Raises NotImplementedError where it means Triton and that cannot run.
+    """
+    if backend == "auto":
+        return device.type == "cuda" and triton_runs_on(device)
+    if backend == "chunked":
+        return False
     if not triton_runs_on(device):
         raise NotImplementedError(f"backend {backend!r} needs triton and a GPU; the tensors are on {device}")
+    return True

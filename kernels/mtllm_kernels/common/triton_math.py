@@ -3,11 +3,13 @@
 import triton
 import triton.language as tl
 
+from mtllm_kernels.common import constants
+
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
-LOWEST = tl.constexpr(-1e30)  # stands for -inf: differences stay finite, exp gives exactly 0
-LARGEST_EXPONENT = tl.constexpr(60.0)
-INFINITE_LOSS = tl.constexpr(1e20)
+LOWEST = tl.constexpr(constants.LOWEST)
+LARGEST_EXPONENT = tl.constexpr(constants.LARGEST_EXPONENT)
+INFINITE_LOSS = tl.constexpr(constants.INFINITE_LOSS)
 
 
 @triton.jit
