@@ -15,6 +15,7 @@ setup(
     packages=find_packages(include=["mtllm_ds", "mtllm_ds.*"])
     + find_packages("kernels", include=["mtllm_kernels", "mtllm_kernels.*"]),
     package_dir={"mtllm_kernels": "kernels/mtllm_kernels"},
+    entry_points={"console_scripts": ["mtllm-ds = mtllm_ds.__main__:main"]},
     install_requires=[
         "torch>=2.10",
         "deepspeed>=0.19.8",

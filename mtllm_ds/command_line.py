@@ -1,4 +1,4 @@
-"""How every launcher begins and ends: its options, its exit status, and one line on stderr for a mistake of the user."""
+"""How every command begins and ends: its options, its exit status, and one line on stderr for a mistake of the user."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeAlias
 
 from mtllm_ds.errors import PeerFailedError, UnsoundStepError, UserError
 
@@ -17,7 +17,21 @@ class Parser(argparse.ArgumentParser):
     """A parser whose mistakes are a `UserError`: one line from one rank, where argparse prints its usage on each."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}; see --help")
+        raise UserError(f"{self.prog}: {' '.join(message.split())}; see --help")
+
+
+Subcommands: TypeAlias = "argparse._SubParsersAction[Parser]"
+"""What `add_subparsers` returns; each parser added to it sets the default `run`, a function of the parsed options."""
+
+
+def run_subcommand(parser: Parser, add: Sequence[Callable[[Subcommands], None]], arguments: Sequence[str]) -> int:
+    """Give `parser` its subcommands, parse, and run the one that was asked for."""
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add_to in add:
+        add_to(commands)
+    options = parser.parse_args(arguments)
+    options.run(options)
+    return 0
 
 
 def positive_int(text: str) -> int:
@@ -51,7 +65,7 @@ def _whole_number(text: str, least: int) -> int:
     return number
 
 
-def run_and_exit(main: Callable[[], int]) -> None:
+def run_and_exit(main: Callable[[], int]) -> NoReturn:
     """Run `main` and end the process with its status.
 
     After a failure the process ends at once: peers may be inside a collective that will never finish.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mtllm_ds.config.schema import Settings
+from mtllm_ds.config.shipped import DEEPSPEED_FILES, find_file
 from mtllm_ds.errors import UserError
 
 # Keys that the recipe owns: the file may leave them out or say "auto", never contradict it.
@@ -28,9 +29,7 @@ def resolve_deepspeed(
     `micro_batch_size` is the number of samples of one forward on one rank, `micro_batches_per_step` the number of
     forwards of one optimizer step. Raises `UserError` for an unreadable file or a value that contradicts the recipe.
     """
-    path = Path(settings.training.deepspeed)
-    if not path.is_file():
-        raise UserError(f"training.deepspeed={path}: no such file; ds_configs/ holds those that ship")
+    path = find_file(DEEPSPEED_FILES, settings.training.deepspeed, "training.deepspeed")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

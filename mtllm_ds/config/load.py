@@ -14,16 +14,15 @@ from pydantic import BaseModel, ValidationError
 
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.config.sections import Sections
+from mtllm_ds.config.shipped import RECIPES, find_file
 from mtllm_ds.errors import UserError
 
 Chosen = TypeVar("Chosen", bound=Sections)
 
 
 def load_settings(recipe: str | Path, overrides: Sequence[str] = ()) -> Settings:
-    """Settings of a recipe with overrides such as `optim.learning_rate=1e-4`; raises `UserError` on any mistake."""
-    path = Path(recipe)
-    if not path.is_file():
-        raise UserError(f"recipe {path}: no such file; see launchers/recipes/ for those that exist")
+    """Settings of a recipe, by name or path, with overrides such as `optim.learning_rate=1e-4`; any mistake raises `UserError`."""
+    path = find_file(RECIPES, recipe, "--recipe")
     for override in overrides:
         if "=" not in override or override.startswith("-"):
             raise UserError(f"override '{override}': expected section.key=value, as in optim.learning_rate=1e-4")

@@ -5,13 +5,17 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from mtllm_ds.config.shipped import is_shipped, shipped_place
 from mtllm_ds.errors import UserError
 
 PACKAGE = "package:"
 
 
 def resolve_model_name(name: str) -> str:
-    """`package:some_package/model` -> that folder of an installed Python package; other names stay as they are."""
+    """Where to load a name from: `package:some_package/model` -> that folder of an installed Python package; `assets/mt` -> the
+    model that ships, unless such a folder is at hand; other names stay as they are."""
+    if is_shipped(name):
+        return str(shipped_place(name))
     if not name.startswith(PACKAGE):
         return name
     package, _, inside = name.removeprefix(PACKAGE).partition("/")
@@ -31,7 +35,8 @@ def is_missing_folder(name: str) -> bool:
     """
     if name.startswith(PACKAGE) or Path(name).is_dir():
         return False
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or ("/" in name and Path(name).parts[0] in _here())
+    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or is_shipped(name)
+    return is_path or ("/" in name and Path(name).parts[0] in _here())
 
 
 def _here() -> set[str]:

@@ -234,8 +234,8 @@ class TrainingSettings(Section):
     """Precision of the frozen models and of the forward; gradients accumulate and are reduced in fp32."""
     activation_checkpointing: bool = False
     """Recompute the LLM's layers in backward: less memory, about a third more time."""
-    deepspeed: str = "ds_configs/zero3.json"
-    """DeepSpeed configuration file; its `auto` values are filled from these settings."""
+    deepspeed: str = "zero3"
+    """DeepSpeed configuration: the name of one that ships, or a file; its `auto` values are filled from these settings."""
 
 
 class Sections(Section):

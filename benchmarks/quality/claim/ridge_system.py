@@ -38,7 +38,7 @@ def main() -> int:
     add("--output", type=Path, required=True)
     add("--device", default="cpu")
     options = parser.parse_args()
-    task = load_task(str(options.data / "task" / "task.yaml"), Path())
+    task = load_task(str(options.data / "task" / "task.yaml"))
     if task.type != "classification":
         raise UserError(f"task {task.name}: the ridge reads one text an item, not {task.type}; leave this system out")
     teacher = MTLLM.from_pretrained(options.teacher, device=options.device)

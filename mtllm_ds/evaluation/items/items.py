@@ -8,9 +8,9 @@ import lzma
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
+from mtllm_ds.config.shipped import shipped_place
 from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.items.tasks import Fields, Source, Split, Task
 from mtllm_ds.languages import ENGLISH
@@ -104,7 +104,7 @@ def _require(fields: Fields, row: dict[str, Any], where: str) -> None:
 
 def _folder_rows(source: Source, split: Split, config: str) -> Iterator[tuple[str, dict[str, Any]]]:
     assert source.folder is not None
-    path = Path(source.folder) / source.files.format(split=source.splits[split], config=config)
+    path = shipped_place(source.folder) / source.files.format(split=source.splits[split], config=config)
     if not path.is_file():
         path = path.with_name(f"{path.name}.xz")
     if not path.is_file():

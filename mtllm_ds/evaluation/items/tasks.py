@@ -7,15 +7,14 @@ text was translated, `read_as` names the tag of what it is in now.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mtllm_ds.config.shipped import TASKS, find_file
 from mtllm_ds.errors import UserError
 from mtllm_ds.languages import ENGLISH, FLORES_200, check_language, nearest_code
 
@@ -185,14 +184,9 @@ class Task(_Section):
         return self.model_copy(update=update)
 
 
-def load_task(name: str, folder: Path) -> Task:
-    """The task of a YAML file: `name` is a path, or the name of a file in `folder`. Any mistake raises `UserError`."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(file.stem for file in folder.glob("*.yaml"))
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-        hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
-        raise UserError(f"unknown task '{name}', there is no {path}{hint}")
+def load_task(name: str) -> Task:
+    """The task of a YAML file: its path, or the name of one that ships. Any mistake raises `UserError`."""
+    path = find_file(TASKS, name, "--task")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         return Task.model_validate(values)

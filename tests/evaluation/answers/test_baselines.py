@@ -6,7 +6,7 @@ from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.answers.baselines import TfidfBaseline, majority, predict_baseline
 from mtllm_ds.evaluation.items.items import Item, load_items
 from mtllm_ds.evaluation.report.tables import build_tables
-from tests.evaluation.items.test_tasks import FOLDER, load_task
+from tests.evaluation.items.test_tasks import load_task
 
 
 def item(number, label, *segments):
@@ -35,7 +35,7 @@ def test_tfidf_needs_two_classes():
 
 def test_baselines_on_the_sample_that_ships():
     """The sample is real text: accuracies of the reference (.698 in English, .403 in German, .260 in Khmer), within noise."""
-    task = load_task("lohelp_sample", FOLDER)
+    task = load_task("lohelp_sample")
     assert len(load_items(task, "test", "khm_Khmr")) == 454
     predictions = predict_baseline("tfidf", task, ["eng_Latn", "deu_Latn", "khm_Khmr"])
     plain, masked = build_tables(predictions)

@@ -27,7 +27,7 @@ ALONE = Cluster(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
 
 def evaluate(path, output, model=None, batch_size=16, cluster=ALONE, **changes):
     """The whole evaluation of a classifier; returns the object and the Answerer."""
-    task = load_task(str(path), path.parent)
+    task = load_task(str(path))
     chosen = {"languages": task.languages, "labels": task.labels, "system": "mtllm_stage2"} | changes
     tags = {code: task.tag_of(code) for code in chosen["languages"]}
     question = Question(task=task, tags=tags, **chosen)
@@ -65,7 +65,7 @@ def thousand(tmp_path_factory):
 
 def test_predictions_are_the_models(thousand):
     path, output = thousand
-    task = load_task(str(path), path.parent)
+    task = load_task(str(path))
     predictions = read_predictions([output / "predictions.parquet"])
     assert len(predictions) == 1000 * 5  # English has no originals, so no masked text
     for setting in ("plain", "copy_masked"):
@@ -244,7 +244,7 @@ def test_multiple_choice_answers_are_numbers_from_1(tmp_path):
         f"source: {{folder: {tmp_path}, fields: {{segments: [p, q], options: [a, b, c], id: [id]}}}}\n"
     )
     evaluate(path, tmp_path / "out", labels=())
-    items = load_items(load_task(str(path), tmp_path), "test")
+    items = load_items(load_task(str(path)), "test")
     expected = [str(1 + int(row.argmax())) for row in ByteClassifier().predict(items, "eng_Latn", 20)]
     assert read_predictions([tmp_path / "out" / "predictions.parquet"]).prediction.tolist() == expected
     assert len(set(expected)) > 1

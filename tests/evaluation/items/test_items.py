@@ -60,7 +60,7 @@ def local(tmp_path):
     jsonl(tmp_path / "train_eng_Latn.jsonl", [row(n) for n in range(20)])
     jsonl(tmp_path / "test_eng_Latn.jsonl", [row(n) for n in range(4)])
     jsonl(tmp_path / "test_jpn_Jpan.jsonl.xz", [row(n, text="日本語", text_en=f"Text {n}") for n in (2, 3)])
-    return load_task("ddtp_topics", FOLDER).located(str(tmp_path))
+    return load_task("ddtp_topics").located(str(tmp_path))
 
 
 def test_local_folder_plain_and_compressed(local):
@@ -107,7 +107,7 @@ def test_xnli_groups_by_the_english_premise(tmp_path):
             write_parquet(tmp_path / config / f"{split}-00000-of-00001.parquet", rows, names)
     splits = ("train", "validation", "test")
     write_card(tmp_path, {c: {s: f"{c}/{s}-*.parquet" for s in splits} for c in ("en", "de")})
-    task = load_task("xnli", FOLDER).located(str(tmp_path))
+    task = load_task("xnli").located(str(tmp_path))
     items = load_items(task, "test", "deu_Latn")
     assert [item.label for item in items[:3]] == names
     assert items[4].segments == ("V1", "F4")
@@ -125,7 +125,7 @@ def test_americas_nli_trains_on_xnli(tmp_path):
     write_card(tmp_path / "a", {"aym": {"test": "aym/test-*.parquet"}})
     write_parquet(tmp_path / "x/en/train-00000-of-00001.parquet", [{"premise": "a", "hypothesis": "b", "label": 0}])
     write_card(tmp_path / "x", {"en": {"train": "en/train-*.parquet"}})
-    task = load_task("americas_nli", FOLDER).located(str(tmp_path / "a"), str(tmp_path / "x"))
+    task = load_task("americas_nli").located(str(tmp_path / "a"), str(tmp_path / "x"))
     (item,) = load_items(task, "test", "ayr_Latn")
     assert (item.label, item.original) == ("contradiction", None)
     assert load_items(task, "train")[0].label == "entailment"
@@ -148,7 +148,7 @@ def test_belebele_joins_by_link_and_number(tmp_path):
     race = {"example_id": "h.txt", "article": "A", "answer": "C", "question": "Q", "options": ["a", "b", "c", "d"]}
     write_parquet(tmp_path / "r/all/train-00000-of-00001.parquet", [race])
     write_card(tmp_path / "r", {"all": {"train": "all/train-*.parquet"}})
-    task = load_task("belebele", FOLDER).located(str(tmp_path / "b"), str(tmp_path / "r"))
+    task = load_task("belebele").located(str(tmp_path / "b"), str(tmp_path / "r"))
     first, second = load_items(task, "test", "hin_Latn")
     assert task.tag_of("hin_Latn") == "hin_Deva"
     assert first.options == ("do 1", "do 2", "do 3", "do 4")
@@ -157,7 +157,7 @@ def test_belebele_joins_by_link_and_number(tmp_path):
     (trained,) = load_items(task, "train")
     assert (trained.label, trained.options) == ("3", ("a", "b", "c", "d"))
     with pytest.raises(UserError, match=r"data set .*nowhere all, split train: .*; name a local folder instead"):
-        load_items(load_task("belebele", FOLDER).located(training_data=str(tmp_path / "nowhere")), "train")
+        load_items(load_task("belebele").located(training_data=str(tmp_path / "nowhere")), "train")
 
 
 def test_nusax_reads_folders_without_a_card(tmp_path):
@@ -165,7 +165,7 @@ def test_nusax_reads_folders_without_a_card(tmp_path):
         rows = [{"id": n, "text": f"{text} {n}", "lang": config, "label": n % 3} for n in (5, 3)]
         for split in ("train", "test"):
             write_parquet(tmp_path / config / split / "0000.parquet", rows, ["negative", "neutral", "positive"])
-    task = load_task("nusax_senti", FOLDER).located(str(tmp_path))
+    task = load_task("nusax_senti").located(str(tmp_path))
     items = load_items(task, "test", "bbc_Latn")
     assert [(item.id, item.label, item.original.segments[0]) for item in items] == [
         ("5", "positive", "good 5"),
@@ -182,7 +182,7 @@ def test_sib_reads_tab_separated_files(tmp_path):
             f"index_id\tcategory\ttext\n7\tscience/technology\t{quoted}\n", encoding="utf-8"
         )
     write_card(tmp_path, {c: {"test": f"data/{c}/test.tsv"} for c in ("eng_Latn", "nqo_Nkoo")})
-    task = load_task("sib200", FOLDER).located(str(tmp_path))
+    task = load_task("sib200").located(str(tmp_path))
     (item,) = load_items(task, "test", "nqo_Nkoo")
     assert (item.id, item.label, item.segments) == ("7", "science/technology", ("ߒߞߏ",))
     assert item.original.segments == ('The "river" rose',)
@@ -190,6 +190,6 @@ def test_sib_reads_tab_separated_files(tmp_path):
 
 def test_a_hub_that_cannot_be_reached_is_one_line():
     with pytest.raises(UserError) as caught:
-        load_items(load_task("sib200", FOLDER), "test", "deu_Latn")
+        load_items(load_task("sib200"), "test", "deu_Latn")
     assert "name a local folder instead" in str(caught.value)
     assert "\n" not in str(caught.value)

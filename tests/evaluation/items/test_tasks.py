@@ -23,7 +23,7 @@ def test_codes_that_nllb_lacks():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_tag_is_one_of_nllb(name):
-    task = load_task(name, FOLDER)
+    task = load_task(name)
     assert task.name == name
     for code in task.languages:
         assert task.tag_of(code) in FLORES_200
@@ -32,15 +32,15 @@ def test_every_tag_is_one_of_nllb(name):
 
 
 def test_the_numbers_of_languages_are_the_papers():
-    sizes = {name: len(load_task(name, FOLDER).languages) for name in NAMES}
+    sizes = {name: len(load_task(name).languages) for name in NAMES}
     assert sizes == {
         "americas_nli": 10, "belebele": 122, "ddtp_topics": 14, "lohelp_modules": 11, "lohelp_sample": 7, "nusax_senti": 12,
         "sib200": 205, "xnli": 15,
     }  # fmt: skip
-    assert len(load_task("americas_nli", FOLDER).tag_proxies) == 7
-    assert set(load_task("nusax_senti", FOLDER).tag_proxies) == {"bbc_Latn", "mad_Latn", "nij_Latn"}
+    assert len(load_task("americas_nli").tag_proxies) == 7
+    assert set(load_task("nusax_senti").tag_proxies) == {"bbc_Latn", "mad_Latn", "nij_Latn"}
     romanised = {"arb_Latn", "ben_Latn", "hin_Latn", "npi_Latn", "sin_Latn", "urd_Latn"}
-    assert set(load_task("belebele", FOLDER).tag_proxies) == romanised
+    assert set(load_task("belebele").tag_proxies) == romanised
 
 
 def values(**changes):
@@ -58,7 +58,7 @@ def mistake(tmp_path, **changes):
     path = tmp_path / "colours.yaml"
     path.write_text(yaml.safe_dump(values(**changes)))
     with pytest.raises(UserError) as caught:
-        load_task("colours", tmp_path)
+        load_task(str(tmp_path / "colours.yaml"))
     line = str(caught.value)
     assert "\n" not in line
     assert "colours.yaml" in line
@@ -66,8 +66,8 @@ def mistake(tmp_path, **changes):
 
 
 def test_unknown_task_names_the_nearest():
-    with pytest.raises(UserError, match="did you mean 'belebele'"):
-        load_task("belebelle", FOLDER)
+    with pytest.raises(UserError, match=r"--task=belebelle: no such task; .* the nearest is 'belebele'"):
+        load_task("belebelle")
 
 
 def test_a_language_that_is_misspelt(tmp_path):
@@ -104,7 +104,7 @@ def test_one_place_and_fitting_fields(tmp_path):
 
 def test_selecting_languages(tmp_path):
     (tmp_path / "colours.yaml").write_text(yaml.safe_dump(values()))
-    task = load_task("colours", tmp_path)
+    task = load_task(str(tmp_path / "colours.yaml"))
     assert task.select(["all"]) == ("eng_Latn", "ell_Grek")
     assert task.select(["ell_Grek"]) == ("ell_Grek",)
     with pytest.raises(UserError, match="did you mean 'ell_Grek'"):
@@ -114,19 +114,19 @@ def test_selecting_languages(tmp_path):
 
 
 def test_a_training_source_has_english_only(tmp_path):
-    task = load_task("americas_nli", FOLDER)
+    task = load_task("americas_nli")
     assert len(task.select(["all"])) == 10
     assert task.select(["all"], "train") == task.select(["eng_Latn"], "valid") == ("eng_Latn",)
     with pytest.raises(UserError, match="its train items are English, not 'ayr_Latn'; ask for eng_Latn"):
         task.select(["ayr_Latn"], "train")
     (tmp_path / "colours.yaml").write_text(yaml.safe_dump(values()))
-    own = load_task("colours", tmp_path)
+    own = load_task(str(tmp_path / "colours.yaml"))
     assert own.select(["all"], "train") == own.languages
 
 
 def test_a_translation_is_read_with_a_tag(tmp_path):
     (tmp_path / "colours.yaml").write_text(yaml.safe_dump(values(read_as={"ell_Grek": "eng_Latn"})))
-    task = load_task("colours", tmp_path)
+    task = load_task(str(tmp_path / "colours.yaml"))
     assert (task.tag_of("ell_Grek"), task.facts.tag_proxies) == ("eng_Latn", {})
     assert "read_as: 'deu_Latn' is not among the languages" in mistake(tmp_path, read_as={"deu_Latn": "eng_Latn"})
     assert "no tag for 'arb_Latn'" in mistake(tmp_path, read_as={"ell_Grek": "arb_Latn"})
@@ -136,4 +136,4 @@ def test_a_split_that_a_task_lacks(tmp_path):
     source = {"folder": "data", "splits": {"test": "test"}, "fields": {"segments": ["text"]}}
     (tmp_path / "colours.yaml").write_text(yaml.safe_dump(values(source=source)))
     with pytest.raises(UserError, match="no train split, there are test"):
-        load_task("colours", tmp_path).source_of("train")
+        load_task(str(tmp_path / "colours.yaml")).source_of("train")

@@ -61,9 +61,9 @@ def test_some_items_differ_by_language_and_keep_their_order():
 
 
 def test_a_written_task_is_read_again(tmp_path):
-    task = load_task(str(save_task(tmp_path / "task", 12)), tmp_path)
+    task = load_task(str(save_task(tmp_path / "task", 12)))
     german = translated(load_items(task, "test", "deu_Latn"), backwards)
-    written = load_task(str(write_task(tmp_path / "new", task, {("test", "deu_Latn"): german})), tmp_path)
+    written = load_task(str(write_task(tmp_path / "new", task, {("test", "deu_Latn"): german})))
     assert written.facts == task.facts
     assert [(i.id, i.label, i.segments) for i in load_items(written, "test", "deu_Latn")] == [
         (i.id, i.label, i.segments) for i in german
@@ -73,14 +73,14 @@ def test_a_written_task_is_read_again(tmp_path):
 def test_a_task_in_another_language_says_how_it_is_read(tmp_path):
     """Its languages keep their names and places in tables: only the tag is another."""
     proxies = {"languages": ["eng_Latn", "deu_Latn", "khm_Khmr", "tar_Latn"], "tag_proxies": {"tar_Latn": "spa_Latn"}}
-    task = load_task(str(save_task(tmp_path / "task", 12, **proxies)), tmp_path)
+    task = load_task(str(save_task(tmp_path / "task", 12, **proxies)))
     german = load_items(task, "test", "deu_Latn")
     items = {("test", "deu_Latn"): german, ("test", "tar_Latn"): german}
     read_as = {"deu_Latn": "eng_Latn", "tar_Latn": "eng_Latn"}
-    written = load_task(str(write_task(tmp_path / "new", task, items, read_as)), tmp_path)
+    written = load_task(str(write_task(tmp_path / "new", task, items, read_as)))
     assert [written.tag_of(code) for code in written.languages] == ["eng_Latn", "eng_Latn", "khm_Khmr", "eng_Latn"]
     assert written.facts == task.facts
-    again = load_task(str(write_task(tmp_path / "more", written, {("test", "deu_Latn"): german})), tmp_path)
+    again = load_task(str(write_task(tmp_path / "more", written, {("test", "deu_Latn"): german})))
     assert again.tag_of("deu_Latn") == "deu_Latn"
 
 
@@ -88,9 +88,9 @@ def test_english_of_a_training_source_becomes_a_language_of_the_written_task(tmp
     """AmericasNLI has no English test items, but English training items."""
     source = {"folder": str(tmp_path / "task"), "fields": {"segments": ["text"], "id": ["id"]}}
     path = save_task(tmp_path / "task", 12, languages=["deu_Latn"], training_source=source)
-    task = load_task(str(path), tmp_path)
+    task = load_task(str(path))
     items = {("train", code): load_items(task, "train") for code in ("eng_Latn", "deu_Latn")}
-    written = load_task(str(write_task(tmp_path / "new", task, items)), tmp_path)
+    written = load_task(str(write_task(tmp_path / "new", task, items)))
     assert written.select(["eng_Latn"], "train") == ("eng_Latn",)
     assert written.select(["all"], "train") == ("deu_Latn", "eng_Latn")
     assert len(load_items(written, "train")) == 12

@@ -5,7 +5,7 @@ import pytest
 from benchmarks.quality.text.leaks import LeakTest
 from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.items.items import load_items
-from tests.evaluation.items.test_tasks import FOLDER, load_task
+from tests.evaluation.items.test_tasks import load_task
 
 WORDS = [f"w{n}" for n in range(40)]
 ITEM = " ".join(WORDS[:17])  # ten 8-grams
@@ -43,7 +43,7 @@ def test_the_run_stops():
 
 
 def test_what_is_left_of_the_sample_that_ships_does_not_leak():
-    task = load_task("lohelp_sample", FOLDER)
+    task = load_task("lohelp_sample")
     test = LeakTest([item.segments[0] for item in load_items(task, "test")])
     texts = [item.segments[0] for item in load_items(task, "train")]
     kept = test.leak_free(texts)

@@ -81,7 +81,7 @@ def test_mistakes(task, tmp_path):
     def baseline(which, *more):
         return refused("baseline", "--task", which, "--system", "majority", "--output", tmp_path / "out.parquet", *more)
 
-    assert "did you mean 'ddtp_topics'" in baseline("ddtp_topic")
+    assert "the nearest is 'ddtp_topics'" in baseline("ddtp_topic")
     assert "did you mean 'deu_Latn'" in baseline(task, "--languages", "deu_Latin")
     values = yaml.safe_load(task.read_text())
     task.write_text(yaml.safe_dump(values | {"languages": ["eng_Latn", "tar_Latn"]}))

@@ -1,10 +1,8 @@
-"""`prepare.py task` where training items come from elsewhere: English is read, and nothing else passes for another language."""
-
-import sys
+"""`prepare task` where training items come from elsewhere: English is read, and nothing else passes for another language."""
 
 import pytest
 
-from launchers import prepare
+from mtllm_ds.commands import prepare
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.errors import UserError
 from tests.evaluation.items.test_items import write_card, write_parquet
@@ -42,8 +40,7 @@ def task(tmp_path, monkeypatch, sides):
             tmp_path / "out",
             *more,
         ]
-        monkeypatch.setattr(sys, "argv", ["prepare.py", "task", *map(str, arguments)])
-        prepare.main()
+        prepare.main(["task", *map(str, arguments)])
         return Manifest.load(tmp_path / "out")
 
     return run

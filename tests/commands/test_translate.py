@@ -45,10 +45,10 @@ def test_readings_of_the_test(place, tmp_path):
     launch(place, "test", "--readings", "plain", "masked_after", "--output", tmp_path / "new")
     found = {}
     for reading in ("plain", "masked_after"):
-        task = load_task(str(tmp_path / "new" / reading / "task.yaml"), tmp_path)
+        task = load_task(str(tmp_path / "new" / reading / "task.yaml"))
         assert task.read_as == {"deu_Latn": "eng_Latn", "khm_Khmr": "eng_Latn"}
         found[reading] = [item for code in ("deu_Latn", "khm_Khmr") for item in load_items(task, "test", code)]
-    original = load_task(str(place / "task" / "colours.yaml"), tmp_path)
+    original = load_task(str(place / "task" / "colours.yaml"))
     expected = [item for code in ("deu_Latn", "khm_Khmr") for item in load_items(original, "test", code)]
     for items in found.values():
         assert [(item.id, item.label) for item in items] == [(item.id, item.label) for item in expected]
@@ -58,13 +58,13 @@ def test_readings_of_the_test(place, tmp_path):
 
 def test_training_items_in_languages_and_through_them(place, tmp_path):
     launch(place, "train", "--languages", "deu_Latn", "--items", 4, "--output", tmp_path / "train")
-    task = load_task(str(tmp_path / "train" / "task.yaml"), tmp_path)
+    task = load_task(str(tmp_path / "train" / "task.yaml"))
     assert task.read_as == {}
     english, german = load_items(task, "train"), load_items(task, "train", "deu_Latn")
     assert [(item.id, item.label) for item in english] == [(item.id, item.label) for item in german]
     assert len(english) == 4
     launch(place, "round-trip", "--languages", "deu_Latn", "--items", 4, "--output", tmp_path / "trip")
-    task = load_task(str(tmp_path / "trip" / "task.yaml"), tmp_path)
+    task = load_task(str(tmp_path / "trip" / "task.yaml"))
     assert [item.id for item in load_items(task, "train")] == [item.id for item in english]
     assert len(load_items(task, "valid")) == 3
 

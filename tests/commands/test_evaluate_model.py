@@ -1,4 +1,4 @@
-"""`evaluate.py model` from the command line: one rank and two, and one line for every mistake."""
+"""`evaluate model` from the command line: one rank and two, and one line for every mistake."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from launchers import evaluate
+from mtllm_ds.commands import evaluate
 from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.answers.predictions import read_predictions
 from mtllm_ds.evaluation.items.items import load_items
@@ -45,8 +45,7 @@ def run(monkeypatch):
     def run_here(*arguments):
         monkeypatch.delenv("RANK", raising=False)
         monkeypatch.setenv("COLUMNS", "120")
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
-        assert evaluate.main() == 0
+        assert evaluate.main(list(map(str, arguments))) == 0
 
     return run_here
 
@@ -106,7 +105,7 @@ def test_controls_change_what_the_model_reads(export, task, tmp_path, run, refus
         assert set(found.system) == {"mtllm_direct" if control == "none" else control}
         scores[control] = found.where(language="deu_Latn").score.tolist()
     truth = MTLLM.from_pretrained(export)
-    items = load_items(load_task(str(task), task.parent), "test", "deu_Latn")
+    items = load_items(load_task(str(task)), "test", "deu_Latn")
 
     def probabilities(tag):
         return [float(row.softmax(-1).max()) for row in truth.predict(items, tag, batch_size=32)]
@@ -157,7 +156,7 @@ def test_mistakes_in_task_and_data(export, task, tmp_path, refused):
     def asked(which, *more):
         return refused("model", "--model", export, "--task", which, "--output", tmp_path / "out", *more)
 
-    assert "did you mean 'ddtp_topics'" in asked("ddtp_topic")
+    assert "the nearest is 'ddtp_topics'" in asked("ddtp_topic")
     assert "did you mean 'deu_Latn'" in asked(task, "--languages", "deu_Latin")
     values = yaml.safe_load(task.read_text())
     task.write_text(yaml.safe_dump(values | {"languages": ["eng_Latn", "tar_Latn"]}))
@@ -202,10 +201,10 @@ def test_a_mistake_ends_the_process_with_status_2(export, task, tmp_path, mistak
 
 
 def test_a_translated_task_is_read_as_english_and_stays_in_means(export, task, tmp_path, run):
-    german = load_items(load_task(str(task), task.parent), "test", "deu_Latn")
+    german = load_items(load_task(str(task)), "test", "deu_Latn")
     english = translated(german, lambda texts: [text_of(number, "eng_Latn") for number in range(len(texts))])
     items, read_as = {("test", "deu_Latn"): english}, {"deu_Latn": "eng_Latn"}
-    new = write_task(tmp_path / "new", load_task(str(task), task.parent), items, read_as)
+    new = write_task(tmp_path / "new", load_task(str(task)), items, read_as)
     run("model", "--model", export, "--task", new, "--languages", "deu_Latn", "--output", tmp_path / "out")
     found = read_predictions([tmp_path / "out" / "predictions.parquet"])
     assert set(found.language) == {"deu_Latn"}

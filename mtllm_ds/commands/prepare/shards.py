@@ -1,0 +1,83 @@
+"""`mtllm-ds prepare shards`: raw text into a data set for training."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mtllm_ds.command_line import Subcommands, natural_int, positive_int
+from mtllm_ds.commands.prepare.sides import add_sides, sides_of
+from mtllm_ds.config.shipped import shipped_place
+from mtllm_ds.errors import UserError
+
+if TYPE_CHECKING:
+    from mtllm_ds.data.writing.sources import InputFile
+
+
+def add_shards(commands: Subcommands) -> None:
+    """`shards` among the subcommands."""
+    shards = commands.add_parser("shards", help="tokenize raw text into shards; a killed run is gone on with")
+    shards.set_defaults(run=run)
+    add = shards.add_argument
+    add("--input", nargs="+", required=True, metavar="FILE", help="JSONL, TSV (.gz .xz .zst), Parquet; or CODE=FILE")
+    add("--language", help="FLORES-200 code of the inputs, such as eng_Latn")
+    add("--language-field", help="field that holds each document's code")
+    add("--text-field", default="text", help="JSON key, column name, or column number from 1 of a TSV without header")
+    add("--second-text-field", help="second segment of pairs")
+    add(
+        "--llm-text-field",
+        help="field of every input that the LLM reads in place of the text: a translation's original",
+    )
+    add("--label-field", help="integer label, stored beside the ids")
+    add_sides(shards)
+    add("--long-documents", choices=("truncate", "split"), default="truncate", help="what becomes of longer texts")
+    add("--block-samples", type=positive_int, default=256, help="samples a block (default %(default)s)")
+    add(
+        "--shard-megabytes", type=positive_int, default=64, help="size at which a shard is closed (default %(default)s)"
+    )
+    add("--deduplicate", action="store_true", help="leave out documents that repeat an earlier one exactly")
+    add("--exclude", metavar="FILE", help="list of hashes of texts that must not enter (test sets), plain or .xz")
+    add("--exclude-field", help="field that is compared with the list, if not the text itself")
+    add("--num-workers", type=natural_int, default=0, help="processes (default: one a core)")
+    add("--output", type=Path, required=True, metavar="DIR")
+
+
+def run(options: argparse.Namespace) -> None:
+    from mtllm_ds.data.writing.builder import ShardSettings, build_shards
+    from mtllm_ds.data.writing.display import BuildDisplay, print_summary
+
+    sides = sides_of(options)
+    settings = ShardSettings(
+        inputs=tuple(_input_file(options, given) for given in options.input),
+        encoder=sides["encoder"],
+        llm=sides["llm"],
+        long_documents=options.long_documents,
+        block_samples=options.block_samples,
+        shard_bytes=options.shard_megabytes << 20,
+        deduplicate=options.deduplicate,
+        exclusion_list=options.exclude,
+        token_pairs=options.token_pairs,
+    )
+    with BuildDisplay() as display:
+        manifest = build_shards(settings, options.output, options.num_workers, display.report)
+    print_summary(manifest)
+
+
+def _input_file(options: argparse.Namespace, given: str) -> InputFile:
+    from mtllm_ds.data.writing.sources import InputFile
+
+    named = re.fullmatch(r"([a-z]{3}_[A-Z][a-z]{3})=(.+)", given)
+    if named and (options.language or options.language_field):
+        raise UserError(f"the input '{given}' names its language, leave out --language and --language-field")
+    return InputFile(
+        path=str(shipped_place(named[2] if named else given)),
+        language=named[1] if named else options.language,
+        language_field=options.language_field,
+        text_field=options.text_field,
+        second_text_field=options.second_text_field,
+        llm_text_field=options.llm_text_field,
+        label_field=options.label_field,
+        compared_field=options.exclude_field,
+    )

@@ -1,0 +1,49 @@
+"""The two sides that read every sample: options that name their tokenizers."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from mtllm_ds.command_line import positive_int
+
+
+def add_sides(parser: argparse.ArgumentParser) -> None:
+    """Options that say what both sides' tokenizers are."""
+    add = parser.add_argument
+    add("--encoder", required=True, help="tokenizer of the MT encoder: folder or hub name")
+    add("--encoder-revision")
+    add("--encoder-family", default="auto", help="template of the encoder's ids: nllb, m2m100, t5, madlad, xlm-r, bert")
+    add("--llm", required=True, help="tokenizer of the LLM: folder or hub name")
+    add("--llm-revision")
+    add("--llm-family", default="auto", help="template of the LLM's ids: decoder, bert, xlm-r")
+    add("--trust-remote-code", action="store_true", help="run the code that a tokenizer may bring")
+    add(
+        "--max-length",
+        type=positive_int,
+        default=512,
+        help="most tokens of a sample on either side (default %(default)s)",
+    )
+    add(
+        "--token-pairs",
+        action="store_true",
+        help="store which words are one token on both sides (objective.token_weight)",
+    )
+
+
+def sides_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What both sides' tokenizers are, by side."""
+    from mtllm_ds.config.names import resolve_model_name
+    from mtllm_ds.data.text.tokenization import TokenizerSpec
+
+    return {
+        side: TokenizerSpec(
+            name=resolve_model_name(getattr(options, side)),
+            revision=getattr(options, f"{side}_revision"),
+            family=getattr(options, f"{side}_family"),
+            trust_remote_code=options.trust_remote_code,
+            side=side,
+            max_length=options.max_length,
+        )
+        for side in ("encoder", "llm")
+    }
