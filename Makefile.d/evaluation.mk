@@ -11,4 +11,4 @@ ddtp: $(VENV)  ## rebuild the topic task and its text from Debian's translated p
 # The MT model of the help text goes on with package descriptions, in other languages and with a vocabulary of their own.
 ddtp-bases: $(VENV)  ## train the MT model of ddtp_topics (after make ddtp; BUDGET=cpu or gpu; continues where it was stopped)
 	test -f $(MT_DDTP)/summary.json || $(PY) -m benchmarks.quality.bases.train_mt --data $(DDTP) --languages $(DDTP_LANGUAGES) --pairs-per-language 30000 --out $(MT_DDTP) --start assets/mt --new-vocabulary --vocab-size 12000 --translation 1 --learning-rate 1e-3 --batch-size 32 --eval-steps 600 --max-length 96 --milestones 0.25 0.5 --core-minutes $(DDTP_MINUTES) $(BASES_DEVICE)
-	test -f $(MT_DDTP)/figures.json || $(PY) -m benchmarks.quality.claim.mt_gates --mt $(MT_DDTP) --data $(DDTP) --languages $(DDTP_LANGUAGES) --cache runs/translations --output $(MT_DDTP)/figures.json $(BASES_DEVICE)
+	test -f $(MT_DDTP)/figures.json || $(PY) -m benchmarks.quality.bases.mt_gates --mt $(MT_DDTP) --data $(DDTP) --languages $(DDTP_LANGUAGES) --cache runs/translations --output $(MT_DDTP)/figures.json $(BASES_DEVICE)

@@ -19,11 +19,11 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from benchmarks.quality.claim.backbone_plan import BackbonePlan
+from benchmarks.quality.claim.backbone import BackbonePlan
 from benchmarks.quality.claim.backbone_steps import BACKBONES
 from benchmarks.quality.claim.budgets import BUDGETS, budget_of, place_of
+from benchmarks.quality.claim.data import TASKS, known_languages
 from benchmarks.quality.claim.plan import Plan
-from benchmarks.quality.claim.quality_data import TASKS, known_languages
 from benchmarks.quality.claim.steps import Steps, chosen_steps, describe
 from benchmarks.quality.claim.variants import PARALLEL, VARIANTS
 from benchmarks.quality.text.frozen import MANIFESTS
@@ -116,7 +116,7 @@ def main() -> int:
         console.print(f"{len(left)} steps are left, start again to go on", highlight=False)
     if not all(step.optional for step in left):
         return 0
-    from benchmarks.quality.claim.quality_report import write_quality_report
+    from benchmarks.quality.claim.report import write_quality_report
 
     default = root / "report" if budget.name == "smoke" else Path("benchmarks/results/quality") / place
     for backbone in options.backbones:

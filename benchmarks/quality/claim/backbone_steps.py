@@ -1,4 +1,4 @@
-"""What the steps of one backbone are made of: shards, recipes, and the commands that train, export and ask.
+"""What the steps of one backbone are made of: shards, trainings, and the commands that train, export and ask.
 
 A learning rate is chosen by short pilots (seed 0) on English validation.
 """
@@ -9,11 +9,11 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.quality.claim.learners import STAGE2, Learner
+from benchmarks.quality.claim import trainings
 from benchmarks.quality.claim.plan import SHARED, Commands, Plan, python
-from benchmarks.quality.claim.recipes import TARGETS_OF_LLM, Recipe
 from benchmarks.quality.claim.steps import Command
-from benchmarks.quality.claim.variants import CENTRING_TEXT, PARALLEL, PLAIN, VARIANTS, Variant
+from benchmarks.quality.claim.trainings import TARGETS_OF_LLM, Learner, Models, Run, Training
+from benchmarks.quality.claim.variants import PARALLEL, PLAIN, VARIANTS, Variant
 from mtllm_ds.evaluation.items.translated import READINGS
 from mtllm_ds.languages import ENGLISH
 
@@ -95,21 +95,20 @@ class BackboneSteps:
             # The verdict needs no translate-train.
             self.add(f"shards/{name}", commands, [source], 30, optional=name == "translate_train")
 
-    def _recipe(self, shards: str, steps: int, rate: float, seed: int, mt: str | None) -> Recipe:
-        # One rank has nothing to shard. On CPU, the backward of PyTorch's fused attention takes several times as long as plain
-        # products for texts this short.
-        deepspeed, attention = {"cpu": ("zero2", "eager"), "cuda": ("zero3", "auto")}[self.plan.device]
-        return Recipe(
-            self.budget, mt or self.plan.mt, self.llm, self.bidirectional, self.plan.precision,
-            f"ds_configs/{deepspeed}.json", attention, self.folder(f"shards/{shards}"), steps, rate, seed,
-        )  # fmt: skip
+    def _models(self, mt: str | None) -> Models:
+        return Models(mt or self.plan.mt, self.llm, self.bidirectional, self.plan.device, self.plan.precision)
 
-    def _stage1_recipe(
+    def _run(self, shards: str, steps: int, rate: float, seed: int) -> Run:
+        return Run(steps, rate, seed, self.folder(f"shards/{shards}"))
+
+    def _stage1_training(
         self, steps: int, rate: float, seed: int, variant: Variant = VARIANTS[PLAIN], mt: str | None = None
-    ) -> Recipe:
-        return self._recipe(variant.stage1_shards, steps, rate, seed, mt).stage1().changed(variant.stage1 or {})
+    ) -> Training:
+        return trainings.stage1(
+            self.budget, self._models(mt), self._run(variant.stage1_shards, steps, rate, seed), variant
+        )
 
-    def _task_recipe(
+    def _task_training(
         self,
         learner: Learner,
         steps: int,
@@ -118,25 +117,26 @@ class BackboneSteps:
         start: Path | None,
         variant: Variant = VARIANTS[PLAIN],
         mt: str | None = None,
-    ) -> Recipe:
-        recipe = self._recipe(learner.shards, steps, rate, seed, mt).task(learner.reader, start)
-        if not learner.is_stacked:
-            return recipe
-        text = str(self.folder("shards/monolingual") / "train")
-        changes = {key: text if value == CENTRING_TEXT else value for key, value in variant.stage2.items()}
-        if learner is not STAGE2:
-            return recipe.changed({key: value for key, value in changes.items() if key.startswith("model.")})
-        return recipe.distillation(self.folder(f"teacher/seed-{seed}") / "export", f"teacher-{seed}").changed(changes)
+    ) -> Training:
+        changes: list[str] = []
+        if learner.is_stacked:
+            monolingual, teacher = (
+                self.folder("shards/monolingual") / "train",
+                self.folder(f"teacher/seed-{seed}") / "export",
+            )
+            changes = trainings.stage2_changes(learner, variant, monolingual, teacher, f"teacher-{seed}")
+        run = self._run(learner.shards, steps, rate, seed)
+        return trainings.task(learner, self.budget, self._models(mt), run, start, changes)
 
-    def _plainly(self, learner: Learner, steps: int, rate: float, seed: int) -> Recipe:
+    def _plainly(self, learner: Learner, steps: int, rate: float, seed: int) -> Training:
         """The plain method, from its stage 1 of seed 0."""
-        return self._task_recipe(learner, steps, rate, seed, self.folder(PLAIN_STAGE1) / "export")
+        return self._task_training(learner, steps, rate, seed, self.folder(PLAIN_STAGE1) / "export")
 
-    def _train(self, step: str, recipe: Recipe) -> Command:
+    def _train(self, step: str, training: Training) -> Command:
         """Train in the step's folder; a run that was killed goes on."""
-        folder = self.folder(step)
-        resume = ["--resume"] if any((folder / "run" / "checkpoints").glob("step_*")) else []
-        return python("launchers/train.py", "--recipe", recipe.write(folder), *resume)
+        run = self.folder(step) / "run"
+        resume = ["--resume"] if any((run / "checkpoints").glob("step_*")) else []
+        return python("launchers/train.py", *training.arguments, f"run.output_dir={run}", *resume)
 
     def _export(self, step: str) -> Command:
         return python("launchers/export.py", self.folder(step) / "run", self.folder(step) / "export")
@@ -148,7 +148,7 @@ class BackboneSteps:
     def _pilots(
         self,
         learner: str,
-        recipe: Callable[[int, float, int], Recipe],
+        training: Callable[[int, float, int], Training],
         needs: Sequence[str],
         optional: bool = False,
     ) -> None:
@@ -157,7 +157,7 @@ class BackboneSteps:
         for rate, name in self._pilot_names(learner).items():
 
             def commands(name: str = name, rate: float = rate) -> list[Command]:
-                return [self._train(name, recipe(steps, rate, 0))]
+                return [self._train(name, training(steps, rate, 0))]
 
             self.add(name, commands, needs, self._seconds(steps), optional)
 

@@ -40,7 +40,7 @@ class Budget:
     """Of the primary test."""
     beams: int = 4
     variants: tuple[str, ...] = ()
-    """Compared with the plain method on development languages with seed 0, the best is taken; see `variants.py`."""
+    """Compared with the plain method on development languages with seed 0, the best is taken; see `variants.yaml`."""
     ablations: tuple[str, ...] = ()
     """Compared in the same way, but no candidates."""
     num_jobs: int = 2

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.quality.claim.learners import LEARNERS, RIVALS, TEACHER
 from benchmarks.quality.claim.plan import Plan
 from benchmarks.quality.claim.steps import DONE
-from benchmarks.quality.claim.verdict import LanguageGate
+from benchmarks.quality.claim.trainings import LEARNERS, RIVALS, TEACHER
+from benchmarks.quality.claim.verdict import LanguageGate, mean_accuracy
 from mtllm_ds.evaluation.answers.predictions import Predictions, concatenate, read_predictions
 from mtllm_ds.evaluation.items.translated import READINGS
 from mtllm_ds.evaluation.report.parts import Cost
@@ -65,12 +65,6 @@ def _better(parts: dict[str, Predictions], system: str, languages: Sequence[str]
     masked = [reading for reading in READINGS if reading != "plain"]
     readings = Readings(system, {reading: mean_accuracy(parts[reading], languages) for reading in masked})
     return concatenate([parts["plain"], in_setting(parts[readings.better], "copy_masked")]), readings
-
-
-def mean_accuracy(predictions: Predictions, languages: Sequence[str]) -> float:
-    """Mean over languages of the share of right answers; all languages that are there where none is given."""
-    chosen = languages or sorted(set(predictions.language))
-    return float(np.mean([predictions.where(language=code).correct.mean() for code in chosen]))
 
 
 def collect(plan: Plan, backbone: str, counting: Sequence[str]) -> tuple[Predictions, list[Readings]]:

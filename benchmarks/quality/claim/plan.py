@@ -75,7 +75,7 @@ class Plan:
     def gates(self, mt: str, step: str, languages: list[str]) -> Command:
         """chrF and retrieval of an MT model on validation pairs -> `gates.json` in the step's folder."""
         return python(
-            "-m", "benchmarks.quality.claim.mt_gates", "--mt", mt, "--data", self.folder("data"), "--languages", *languages,
+            "-m", "benchmarks.quality.bases.mt_gates", "--mt", mt, "--data", self.folder("data"), "--languages", *languages,
             "--cache", self.root / "translations", "--output", self.folder(step) / "gates.json", "--device", self.device,
         )  # fmt: skip
 
@@ -96,7 +96,7 @@ class Plan:
         }  # fmt: skip
         given = [part for name, value in limits.items() if value is not None for part in (name, value)]
         return python(
-            "-m", "benchmarks.quality.claim.quality_data", "--data", self.text, "--mt", self.mt, "--output",
+            "-m", "benchmarks.quality.claim.data", "--data", self.text, "--mt", self.mt, "--output",
             self.folder("data"), "--task", self.task_name, *given,
             *(["--any-data"] if self.any_data else []),
         )  # fmt: skip

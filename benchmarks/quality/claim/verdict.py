@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtllm_ds.errors import UserError
+from mtllm_ds.evaluation.answers.predictions import Predictions
 from mtllm_ds.evaluation.report.parts import Section, Verdict
 from mtllm_ds.evaluation.report.statistics import Difference
 from mtllm_ds.evaluation.report.tables import Table
@@ -147,3 +148,9 @@ def best_system(table: Table, candidates: Sequence[str], languages: Sequence[str
             "add their predictions"
         )
     return max(means, key=lambda name: float(np.mean(means[name])))
+
+
+def mean_accuracy(predictions: Predictions, languages: Sequence[str]) -> float:
+    """Mean over languages of the share of right answers; all languages that are there where none is given."""
+    chosen = languages or sorted(set(predictions.language))
+    return float(np.mean([predictions.where(language=code).correct.mean() for code in chosen]))

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.quality.claim.backbone_plan import BackbonePlan
+from benchmarks.quality.claim.backbone import BackbonePlan
 from benchmarks.quality.claim.backbone_steps import best_figure
 from benchmarks.quality.claim.budgets import BUDGETS, budget_of, place_of
-from benchmarks.quality.claim.learners import LEARNERS, STAGE2
 from benchmarks.quality.claim.plan import Plan
-from benchmarks.quality.claim.quality_notes import NOTES
+from benchmarks.quality.claim.report import NOTES
 from benchmarks.quality.claim.steps import _check
+from benchmarks.quality.claim.trainings import LEARNERS, STAGE2, Training
 from benchmarks.quality.claim.variants import PLAIN, VARIANTS
 from benchmarks.quality.claim.verdict import Rules
 from benchmarks.quality.quality import require_same
@@ -96,23 +96,25 @@ def test_learners_share_learning_rates_and_steps(tmp_path):
         assert list(backbone._pilot_names(learner.name)) == list(plan.budget.learning_rates)
 
 
+def settings_of(training: Training):
+    return load_settings(training.arguments[1], [*training.arguments[2:], "run.output_dir=run"])
+
+
 @pytest.mark.parametrize("backbone", ["minilm", "llama"])
 @pytest.mark.parametrize("variant", list(VARIANTS))
 def test_recipes_are_accepted_by_the_trainer(tmp_path, variant, backbone):
     plan, changed = BackbonePlan(plan_of(tmp_path, "cpu"), backbone), VARIANTS[variant]
     if changed.stage1 is not None:
-        stage1 = load_settings(plan._stage1_recipe(7, 1e-3, 1, changed).write(tmp_path / "stage1"), [])
+        stage1 = settings_of(plan._stage1_training(7, 1e-3, 1, changed))
         assert (stage1.objective.name, stage1.run.seed, stage1.run.max_steps) == ("pooled_alignment", 1, 7)
         is_slower = stage1.model.connector.init == "least_squares"
         assert (stage1.optim.connector_learning_rate is not None) == is_slower
     start = None if changed.stage1 is None else tmp_path / "export"
     for learner in LEARNERS:
         own = start if learner.is_stacked else None
-        settings = load_settings(
-            plan._task_recipe(learner, 7, 2e-3, 2, own, changed).write(tmp_path / learner.name), []
-        )
+        settings = settings_of(plan._task_training(learner, 7, 2e-3, 2, own, changed))
         assert settings.model.reader == learner.reader
-        assert settings.objective.name == learner.objective
+        assert settings.objective.name == f"task_{learner.recipe}"
         assert settings.selects_by == "accuracy"
         if learner.is_stacked and changed.stage1 is not None:
             assert settings.model.connector.type == stage1.model.connector.type

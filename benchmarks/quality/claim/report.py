@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+import yaml
 from rich.console import Console
 
-from benchmarks.quality.claim.backbone_plan import BackbonePlan
+from benchmarks.quality.claim.backbone import BackbonePlan
 from benchmarks.quality.claim.budgets import CPU, place_of
 from benchmarks.quality.claim.collect import (
     TRANSLATE_TEST,
@@ -28,10 +29,9 @@ from benchmarks.quality.claim.collect import (
     variants_of,
     was_asked,
 )
-from benchmarks.quality.claim.learners import LEARNERS
 from benchmarks.quality.claim.plan import Plan
-from benchmarks.quality.claim.quality_notes import NOTES
 from benchmarks.quality.claim.steps import DONE
+from benchmarks.quality.claim.trainings import LEARNERS
 from benchmarks.quality.claim.variants import PARALLEL, VARIANTS, Variant
 from benchmarks.quality.claim.verdict import (
     LanguageGate,
@@ -50,6 +50,7 @@ from mtllm_ds.languages import ENGLISH
 
 SYSTEM = "mtllm_stage2"
 RIDGES = ("ridge", "ridge_centred")
+NOTES = yaml.safe_load(Path(__file__).with_name("notes.yaml").read_text(encoding="utf-8"))
 TITLE = "Does the stacked model beat translate-test with the same MT model?"
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks.quality.claim.quality_data import require_no_leak
+from benchmarks.quality.claim.data import require_no_leak
 from benchmarks.quality.text import frozen
 from mtllm_ds.errors import UserError
 from tests.fixtures.runs import REPOSITORY
@@ -48,7 +48,7 @@ def folder(tmp_path):
 
 def prepare(folder, *more):
     return subprocess.run(
-        [sys.executable, "-m", "benchmarks.quality.claim.quality_data", "--task", "ddtp_topics", "--mt", "assets/mt",
+        [sys.executable, "-m", "benchmarks.quality.claim.data", "--task", "ddtp_topics", "--mt", "assets/mt",
          "--data", str(folder), "--output", str(folder.parent / "data"), *more],
         cwd=REPOSITORY, capture_output=True, text=True, timeout=120,
     )  # fmt: skip

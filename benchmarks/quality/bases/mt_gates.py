@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from benchmarks.quality.claim.mt_means import MeanStates
 from benchmarks.quality.text.folder_text import read_jsonl
+from benchmarks.quality.vectors.mean_states import MeanStates
 from mtllm_ds.atomic import write_json
 from mtllm_ds.command_line import Parser, quiet_libraries, run_and_exit
 from mtllm_ds.evaluation.items.translated import chrf
@@ -19,7 +19,7 @@ def main() -> int:
     parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--mt", required=True)
-    add("--data", type=Path, required=True, help="folder of valid_CODE.jsonl, as quality_data writes it")
+    add("--data", type=Path, required=True, help="folder of valid_CODE.jsonl, as claim.data writes it")
     add("--languages", nargs="+", required=True)
     add("--max-length", type=int, default=128)
     add("--cache", type=Path, required=True, help="of translations")

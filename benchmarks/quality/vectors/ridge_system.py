@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.quality.claim.mt_means import MeanStates
 from benchmarks.quality.text.folder_text import read_jsonl
+from benchmarks.quality.vectors.mean_states import MeanStates
 from benchmarks.quality.vectors.ridge import RidgeBaseline, fvu
 from mtllm_ds import MTLLM
 from mtllm_ds.atomic import write_json
@@ -31,7 +31,7 @@ def main() -> int:
     add = parser.add_argument
     add("--mt", required=True)
     add("--teacher", type=Path, required=True, help="export of the tuned LLM")
-    add("--data", type=Path, required=True, help="folder that quality_data writes")
+    add("--data", type=Path, required=True, help="folder that claim.data writes")
     add("--texts", type=int, required=True, help="stage-1 texts beside the task's training items")
     add("--max-length", type=int, default=128)
     add("--seed", type=int, required=True)

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from benchmarks.quality.claim.backbone_steps import PARALLEL_TARGETS, PLAIN_STAGE1, PLAIN_TARGETS, BackboneSteps
-from benchmarks.quality.claim.learners import RIVALS, ROUND_TRIP, STAGE2, TEACHER, Learner
 from benchmarks.quality.claim.plan import python
 from benchmarks.quality.claim.steps import Command
+from benchmarks.quality.claim.trainings import RIVALS, ROUND_TRIP, STAGE2, TEACHER, Learner
 from benchmarks.quality.claim.variants import PLAIN, VARIANTS, Variant
 from mtllm_ds.evaluation.items.translated import READINGS
 from mtllm_ds.languages import ENGLISH
@@ -27,7 +27,7 @@ class BackbonePlan(BackboneSteps):
         """All steps, what the verdict does not need last; `ladder`: earlier checkpoints of the MT model."""
         self._shards()
         self._plain_targets()
-        self._pilots("stage1", self._stage1_recipe, [PLAIN_TARGETS])
+        self._pilots("stage1", self._stage1_training, [PLAIN_TARGETS])
         self._stage1(PLAIN_STAGE1, 0, VARIANTS[PLAIN])
         self._learn(TEACHER)
         for seed in self.budget.seeds:
@@ -64,8 +64,8 @@ class BackbonePlan(BackboneSteps):
         steps = max(2, round(self.budget.stage1_steps * variant.stage1_share))
 
         def commands() -> list[Command]:
-            recipe = self._stage1_recipe(steps, self.rate("stage1"), seed, variant)
-            return [self._train(name, recipe), self._export(name)]
+            training = self._stage1_training(steps, self.rate("stage1"), seed, variant)
+            return [self._train(name, training), self._export(name)]
 
         needs = [*self._pilot_names("stage1").values(), self._targets_of(variant)]
         self.add(name, commands, needs, self._seconds(steps), optional)
@@ -82,8 +82,8 @@ class BackbonePlan(BackboneSteps):
             if seed == 0 and (self.folder(done) / "export").is_dir():
                 return [python("-c", COPY, self.folder(done) / "export", self.folder(name) / "export")]
             steps = max(2, round(self.budget.stage1_steps * variant.stage1_share))
-            recipe = self._stage1_recipe(steps, self.rate("stage1"), seed, variant)
-            return [self._train(name, recipe), self._export(name)]
+            training = self._stage1_training(steps, self.rate("stage1"), seed, variant)
+            return [self._train(name, training), self._export(name)]
 
         needs = [PLAIN_STAGE1, *self._every_target, *self._after_choice]
         self.add(name, commands, needs, self._seconds(self.budget.stage1_steps))
@@ -94,7 +94,7 @@ class BackbonePlan(BackboneSteps):
 
     def _choose(self) -> None:
         folders = ["--folder", self.plan.folder(self.name), "--output", self.plan.choice]
-        command = python("-m", "benchmarks.quality.claim.choice", *folders, "--languages", *self.plan.development)
+        command = python("-m", "benchmarks.quality.claim.variants", *folders, "--languages", *self.plan.development)
         names = [step.name for step in self.plan.steps if step.name.startswith(f"{self.name}/variants/")]
         self.add("choice", [command], names, 10)
 
@@ -102,8 +102,8 @@ class BackbonePlan(BackboneSteps):
         """One run a seed, and for those that do not stack pilots before."""
         optional = learner in RIVALS
         if not learner.is_stacked:
-            recipe = partial(self._task_recipe, learner, start=None)
-            self._pilots(learner.name, recipe, [f"shards/{learner.shards}"], optional)
+            training = partial(self._task_training, learner, start=None)
+            self._pilots(learner.name, training, [f"shards/{learner.shards}"], optional)
         for seed in self.budget.seeds:
             name = f"{learner.name}/seed-{seed}"
 
@@ -120,11 +120,11 @@ class BackbonePlan(BackboneSteps):
     def _learn_once(self, learner: Learner, name: str, seed: int) -> list[Command]:
         steps, rate = self.budget.task_steps, self.rate(learner.name)
         if not learner.is_stacked:
-            return [self._train(name, self._task_recipe(learner, steps, rate, seed, None)), self._export(name)]
+            return [self._train(name, self._task_training(learner, steps, rate, seed, None)), self._export(name)]
         variant = VARIANTS[self.headline]
         start = None if variant.stage1 is None else self.folder(f"stage1/seed-{seed}") / "export"
-        recipe = self._task_recipe(learner, steps, rate, seed, start, variant)
-        return [self._train(name, recipe), self._export(name)]
+        training = self._task_training(learner, steps, rate, seed, start, variant)
+        return [self._train(name, training), self._export(name)]
 
     def _evaluate(self, seed: int) -> None:
         """What the verdict needs of a seed, each system in a step of its own; translate-test reads what was translated before."""
@@ -143,7 +143,7 @@ class BackbonePlan(BackboneSteps):
         teacher = self.folder(f"teacher/seed-{seed}") / "export"
         command = ["--mt", self.plan.mt, "--teacher", teacher, *more, "--seed", seed]
         output = ["--output", self.folder(f"eval/ridge-{seed}") / "ridge", "--device", self.plan.device]
-        ridge = python("-m", "benchmarks.quality.claim.ridge_system", *command, *output)
+        ridge = python("-m", "benchmarks.quality.vectors.ridge_system", *command, *output)
         self.add(f"eval/ridge-{seed}", [ridge], [f"teacher/seed-{seed}"], 120)
 
     def _ask_learner(self, learner: Learner, seed: int) -> None:
@@ -175,9 +175,9 @@ class BackbonePlan(BackboneSteps):
         languages = (ENGLISH, *self.plan.development)
 
         def commands() -> list[Command]:
-            recipe = self._task_recipe(STAGE2, self.budget.task_steps, self.rate("stage2"), 0, start, variant)
+            training = self._task_training(STAGE2, self.budget.task_steps, self.rate("stage2"), 0, start, variant)
             ask = self._ask(self.folder(step) / "export", step, f"variant_{name}", 0, languages=languages)
-            return [self._train(step, recipe), self._export(step), ask]
+            return [self._train(step, training), self._export(step), ask]
 
         self.add(step, commands, needs, self._seconds(self.budget.task_steps) + 40, optional)
 
@@ -189,8 +189,8 @@ class BackbonePlan(BackboneSteps):
         def first() -> list[Command]:
             variant = VARIANTS[self.headline]
             steps = max(2, round(self.budget.stage1_steps * variant.stage1_share))
-            recipe = self._stage1_recipe(steps, self.rate("stage1"), 0, variant, mt)
-            return [] if variant.stage1 is None else [self._train(stage1, recipe), self._export(stage1)]
+            training = self._stage1_training(steps, self.rate("stage1"), 0, variant, mt)
+            return [] if variant.stage1 is None else [self._train(stage1, training), self._export(stage1)]
 
         self.add(
             stage1,
@@ -203,12 +203,12 @@ class BackbonePlan(BackboneSteps):
         def commands() -> list[Command]:
             variant = VARIANTS[self.headline]
             start = None if variant.stage1 is None else self.folder(stage1) / "export"
-            recipe = self._task_recipe(STAGE2, self.budget.task_steps, self.rate("stage2"), 0, start, variant, mt)
+            training = self._task_training(STAGE2, self.budget.task_steps, self.rate("stage2"), 0, start, variant, mt)
             full, readings = self._full(step), ["--readings", *READINGS]
             return [
                 self.plan.gates(mt, full, languages),
                 self.plan.translate("test", f"{full}/translate", *readings, mt=mt, languages=languages),
-                self._train(f"{step}/stage2", recipe),
+                self._train(f"{step}/stage2", training),
                 self._export(f"{step}/stage2"),
                 self._ask(self.folder(f"{step}/stage2") / "export", step, "mtllm_stage2", 0, languages=languages),
                 *self._ask_readings("teacher/seed-0", step, "translate_test_greedy", 0, f"{step}/translate", languages),

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks.quality.claim.backbone_plan import BackbonePlan
+from benchmarks.quality.claim.backbone import BackbonePlan
 from benchmarks.quality.claim.budgets import SMOKE, Budget
-from benchmarks.quality.claim.learners import LEARNERS
 from benchmarks.quality.claim.plan import Plan
-from benchmarks.quality.claim.quality_report import write_quality_report
+from benchmarks.quality.claim.report import write_quality_report
+from benchmarks.quality.claim.trainings import LEARNERS
 from mtllm_ds.atomic import write_json
 from mtllm_ds.evaluation.answers.predictions import concatenate, predictions_of, read_predictions, write_predictions
 from mtllm_ds.evaluation.items.items import Item

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from benchmarks.quality.claim import ridge_system
+from benchmarks.quality.vectors import ridge_system
 from mtllm_ds.errors import UserError
 from tests.fixtures.tasks import save_task
 
