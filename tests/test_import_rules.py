@@ -19,7 +19,12 @@ FLOORS = {
 # Within a folder: a room, and those that it may know.
 ROOMS = {
     "mtllm_ds/evaluation": {"items": (), "answers": ("items",), "report": ("items", "answers")},
-    "benchmarks/quality": {"text": (), "vectors": ("text",), "bases": ("text", "vectors"), "claim": ("text", "vectors")},
+    "benchmarks/quality": {
+        "text": (),
+        "vectors": ("text",),
+        "bases": ("text", "vectors"),
+        "claim": ("text", "vectors"),
+    },
 }
 
 DOORS = {
