@@ -6,7 +6,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 FLOORS = {
-    "mtllm_ds.errors": 0, "mtllm_ds.atomic": 0, "mtllm_ds.command_line": 0, "mtllm_ds.config": 0, "mtllm_ds.languages": 0,
+    "mtllm_ds.errors": 0, "mtllm_ds.atomic": 0, "mtllm_ds.file_lock": 0, "mtllm_ds.text_files": 0,
+    "mtllm_ds.command_line": 0, "mtllm_ds.config": 0, "mtllm_ds.languages": 0,
     "mtllm_kernels": 0,
     "mtllm_ds.data": 1, "mtllm_ds.observe": 1, "mtllm_ds.cluster": 1,
     "mtllm_ds.models": 2, "mtllm_ds.checkpoint": 2,
@@ -18,6 +19,12 @@ FLOORS = {
 
 # Within a folder: a room, and those that it may know.
 ROOMS = {
+    "mtllm_ds/data": {
+        "text": (),
+        "shards": ("columns", "text"),
+        "writing": ("columns", "text", "shards"),
+        "stream": ("columns", "text", "shards"),
+    },
     "mtllm_ds/evaluation": {"items": (), "answers": ("items",), "report": ("items", "answers")},
     "benchmarks/quality": {
         "text": (),

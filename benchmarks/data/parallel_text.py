@@ -16,7 +16,8 @@ from transformers import NllbTokenizer, PreTrainedTokenizerFast
 
 from mtllm_ds.data.shards.manifest import MANIFEST_NAME, Manifest
 from mtllm_ds.data.text.tokenization import TokenizerSpec
-from mtllm_ds.data.writing.builder import ShardSettings, build_shards
+from mtllm_ds.data.writing.builder import build_shards
+from mtllm_ds.data.writing.settings import ShardSettings
 from mtllm_ds.data.writing.sources import InputFile
 
 LINES_FOR_VOCABULARY = 1_000

@@ -22,14 +22,12 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from mtllm_ds.data.columns import TEACHER_POOLED, TOKEN_PAIRS
 from mtllm_ds.data.stream.collate import Batch
-from mtllm_ds.data.writing.token_pairs import COLUMN as TOKEN_PAIRS
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.readers import mean_pool
 from mtllm_ds.models.stacked import StackedModel
 from mtllm_ds.objectives.base import Objective, ObjectiveOutput, per_language, plain
-
-TARGETS = "teacher_pooled"
 
 
 class PooledAlignment(Objective):
@@ -86,7 +84,7 @@ class PooledAlignment(Objective):
             return self.stack.teacher_vectors(batch)
         if not batch.valid.any():
             return torch.zeros(len(batch), self.stack.hidden_size, device=batch.valid.device)
-        return batch.extras[TARGETS].float()
+        return batch.extras[TEACHER_POOLED].float()
 
     def _sums(
         self,

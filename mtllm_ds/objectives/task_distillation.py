@@ -14,14 +14,13 @@ from typing import Literal
 
 import torch
 
+from mtllm_ds.data.columns import TEACHER_POOLED
 from mtllm_ds.data.shards.manifest import TaskEntry
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.models.heads import TaskHead
 from mtllm_ds.models.readers import Reader
 from mtllm_ds.objectives.base import ObjectiveOutput, Sums, plain
 from mtllm_ds.objectives.task import TaskObjective
-
-TARGETS = "teacher_pooled"
 
 
 class TaskDistillation(TaskObjective):
@@ -41,7 +40,7 @@ class TaskDistillation(TaskObjective):
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """Summed row losses of a micro-batch; rows that are not valid weigh nothing."""
         student, present = self.vectors(batch)
-        teacher = batch.extras[TARGETS].float() if batch.valid.any() else torch.zeros_like(student)
+        teacher = batch.extras[TEACHER_POOLED].float() if batch.valid.any() else torch.zeros_like(student)
         squared_error = _mean_over_choices((student - teacher).square().mean(-1), present)
         # The head is a module of its own under ZeRO: one call serves student and teacher.
         asked = student if self.match == "logits" else student.detach()

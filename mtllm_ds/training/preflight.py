@@ -11,11 +11,11 @@ from typing import Any, Literal
 from mtllm_ds.checkpoint.model import Trained
 from mtllm_ds.config.deepspeed import resolve_deepspeed, zero_stage
 from mtllm_ds.config.schema import Settings
+from mtllm_ds.data.columns import TOKEN_PAIRS
 from mtllm_ds.data.shards.manifest import Manifest, TaskEntry
 from mtllm_ds.data.shards.tar_shards import read_block
 from mtllm_ds.data.stream.schedule import cells_in_forward
 from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
-from mtllm_ds.data.writing.token_pairs import COLUMN as TOKEN_PAIRS
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.encoders import encoder_family
 from mtllm_ds.models.loading import load_config, weights_fingerprint

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
 from pathlib import Path
 from typing import IO
 
 from mtllm_ds.errors import UserError
+from mtllm_ds.file_lock import HeldError, lock_file
 
 
 def hold_folder(folder: Path) -> IO[str]:
     """Lock a run folder until the returned file is closed or this process ends, however it ends.
 
-    A record lock belongs to this process alone: reader processes that outlive a killed one for a moment do not hold it.
     Raises `UserError` if another process, on this machine or on one that shares the folder, holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    handle = (folder / ".lock").open("w")
     try:
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        handle.close()
+        return lock_file(folder / ".lock")
+    except HeldError as error:
         raise UserError(
             f"run.output_dir={folder}: another process is training there; stop it first (ranks may outlive their launcher: "
             "pkill -TERM -f 'train.py --local_rank'), or choose another folder"
         ) from error
-    except OSError:  # a file system without locks: train on, unprotected
-        pass
-    return handle

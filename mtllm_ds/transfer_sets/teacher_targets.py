@@ -19,12 +19,12 @@ from mtllm_ds.checkpoint.trained import Trained, read_trained
 from mtllm_ds.cluster.agree import together, wait_for_all
 from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.config.sections import EncoderSettings, LLMSettings
+from mtllm_ds.data.columns import CHOICE_SPANS
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.shards.targets import GroupSink, TargetWriter, Teacher, choice_columns, pooled_columns
 from mtllm_ds.data.stream.block_reader import BlockReader
 from mtllm_ds.data.stream.collate import Batch, Collator
 from mtllm_ds.data.text.tokenization import TokenizerSpec, load_text_tokenizer
-from mtllm_ds.data.writing.tasks import CHOICE_SPANS
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import load_reader, located
 from mtllm_ds.models.loading import choose_attention, load_llm, weights_fingerprint

@@ -9,7 +9,8 @@ from hypothesis import settings
 
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.text.tokenization import TokenizerSpec
-from mtllm_ds.data.writing.builder import ShardSettings, build_shards
+from mtllm_ds.data.writing.builder import build_shards
+from mtllm_ds.data.writing.settings import ShardSettings
 from mtllm_ds.data.writing.sources import InputFile
 from tests.fixtures.tokenizers import TEXT, save_llama_tokenizer, save_nllb_tokenizer
 
@@ -55,7 +56,10 @@ def text_files(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def shard_settings(specs, text_files) -> ShardSettings:
     """Blocks of 16 samples, and a shard every few blocks."""
-    inputs = tuple(InputFile(path=str(file), language=code, label_field="label") for code, file in text_files.items())
+    inputs = tuple(
+        InputFile(path=str(file), language=code, label_field="label", labels=("0", "1", "2"))
+        for code, file in text_files.items()
+    )
     return ShardSettings(inputs=inputs, **specs, block_samples=16, shard_bytes=10_000)
 
 

@@ -181,7 +181,7 @@ def test_a_tokenizer_that_does_not_match(dataset, specs, tmp_path):
 
 def test_blocks_are_read_as_written_whatever_the_order(dataset):
     for block in (5, 0, dataset.num_blocks - 1):
-        assert len(read_block(dataset, block)["labels"]) == len(dataset.index.llm_lengths[block])
+        assert len(read_block(dataset, block)["label"]) == len(dataset.index.llm_lengths[block])
 
 
 def test_a_thousand_random_flips_and_truncations_never_yield_a_wrong_sample(dataset, dataset_copy):

@@ -13,7 +13,8 @@ import torch
 from mtllm_ds.cluster.launch import Cluster, join_cluster
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.text.tokenization import TokenizerSpec
-from mtllm_ds.data.writing.builder import ShardSettings, build_shards
+from mtllm_ds.data.writing.builder import build_shards
+from mtllm_ds.data.writing.settings import ShardSettings
 from mtllm_ds.data.writing.sources import InputFile
 from mtllm_ds.training.runs import run_seeds
 from mtllm_ds.transfer_sets.teacher_targets import load_teacher, write_targets

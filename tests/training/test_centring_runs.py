@@ -13,7 +13,8 @@ from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.config.sections import EncoderSettings
 from mtllm_ds.data.stream.stream import EvalStream
 from mtllm_ds.data.text.tokenization import TokenizerSpec
-from mtllm_ds.data.writing.builder import ShardSettings, build_shards
+from mtllm_ds.data.writing.builder import build_shards
+from mtllm_ds.data.writing.settings import ShardSettings
 from mtllm_ds.data.writing.sources import InputFile
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.encoders import load_encoder

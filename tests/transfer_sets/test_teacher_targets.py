@@ -15,7 +15,8 @@ from mtllm_ds.data.shards.tar_shards import read_block
 from mtllm_ds.data.shards.targets import TargetReader
 from mtllm_ds.data.stream.stream import EvalStream
 from mtllm_ds.data.text.tokenization import TokenizerSpec
-from mtllm_ds.data.writing.builder import ShardSettings, build_shards
+from mtllm_ds.data.writing.builder import build_shards
+from mtllm_ds.data.writing.settings import ShardSettings
 from mtllm_ds.data.writing.sources import InputFile
 from mtllm_ds.data.writing.tasks import TaskShardSettings, build_task_shards
 from mtllm_ds.errors import UserError

@@ -21,7 +21,13 @@ def add_shards(commands: Subcommands) -> None:
     shards = commands.add_parser("shards", help="tokenize raw text into shards; a killed run is gone on with")
     shards.set_defaults(run=run)
     add = shards.add_argument
-    add("--input", nargs="+", required=True, metavar="FILE", help="JSONL, TSV (.gz .xz .zst), Parquet; or CODE=FILE")
+    add(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="JSONL, TSV (.gz .xz .bz2 .zst), Parquet; or CODE=FILE",
+    )
     add("--language", help="FLORES-200 code of the inputs, such as eng_Latn")
     add("--language-field", help="field that holds each document's code")
     add("--text-field", default="text", help="JSON key, column name, or column number from 1 of a TSV without header")
@@ -30,7 +36,8 @@ def add_shards(commands: Subcommands) -> None:
         "--llm-text-field",
         help="field of every input that the LLM reads in place of the text: a translation's original",
     )
-    add("--label-field", help="integer label, stored beside the ids")
+    add("--label-field", help="field that holds each document's label, for a classification of texts or pairs")
+    add("--labels", nargs="+", default=(), metavar="LABEL", help="all labels that it may hold, in order")
     add_sides(shards)
     add("--long-documents", choices=("truncate", "split"), default="truncate", help="what becomes of longer texts")
     add("--block-samples", type=positive_int, default=256, help="samples a block (default %(default)s)")
@@ -38,15 +45,19 @@ def add_shards(commands: Subcommands) -> None:
         "--shard-megabytes", type=positive_int, default=64, help="size at which a shard is closed (default %(default)s)"
     )
     add("--deduplicate", action="store_true", help="leave out documents that repeat an earlier one exactly")
-    add("--exclude", metavar="FILE", help="list of hashes of texts that must not enter (test sets), plain or .xz")
+    add(
+        "--exclude", metavar="FILE", help="list of hashes of texts that must not enter (test sets), plain or compressed"
+    )
     add("--exclude-field", help="field that is compared with the list, if not the text itself")
-    add("--num-workers", type=natural_int, default=0, help="processes (default: one a core)")
+    add("--num-workers", type=natural_int, default=0, help="processes (default: one per core that may be used)")
+    add("--on-error", choices=("fail", "skip"), default="fail", help="what to do with a row that cannot be used")
     add("--output", type=Path, required=True, metavar="DIR")
 
 
 def run(options: argparse.Namespace) -> None:
-    from mtllm_ds.data.writing.builder import ShardSettings, build_shards
+    from mtllm_ds.data.writing.builder import build_shards
     from mtllm_ds.data.writing.display import BuildDisplay, print_summary
+    from mtllm_ds.data.writing.settings import ShardSettings
 
     sides = sides_of(options)
     settings = ShardSettings(
@@ -59,9 +70,10 @@ def run(options: argparse.Namespace) -> None:
         deduplicate=options.deduplicate,
         exclusion_list=options.exclude,
         token_pairs=options.token_pairs,
+        on_error=options.on_error,
     )
     with BuildDisplay() as display:
-        manifest = build_shards(settings, options.output, options.num_workers, display.report)
+        manifest = build_shards(settings, options.output.expanduser(), options.num_workers, display.report)
     print_summary(manifest)
 
 
@@ -79,5 +91,6 @@ def _input_file(options: argparse.Namespace, given: str) -> InputFile:
         second_text_field=options.second_text_field,
         llm_text_field=options.llm_text_field,
         label_field=options.label_field,
+        labels=tuple(options.labels),
         compared_field=options.exclude_field,
     )

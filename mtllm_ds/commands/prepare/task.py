@@ -46,5 +46,5 @@ def run(options: argparse.Namespace) -> None:
         task=entry, **sides_of(options), block_samples=options.block_samples, token_pairs=options.token_pairs
     )
     with BuildDisplay() as display:
-        manifest = build_task_shards(rows, settings, options.output, display.report)
+        manifest = build_task_shards(rows, settings, options.output.expanduser(), display.report)
     print_summary(manifest)

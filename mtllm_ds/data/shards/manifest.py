@@ -24,7 +24,14 @@ from mtllm_ds.data.shards.blocks import (
     encode_block,
     narrowest_unsigned,
 )
-from mtllm_ds.data.shards.storage import RemoteSettings, Storage, StorageError, check_member_name, open_storage
+from mtllm_ds.data.shards.storage import (
+    LocalStorage,
+    RemoteSettings,
+    Storage,
+    StorageError,
+    check_member_name,
+    open_storage,
+)
 from mtllm_ds.data.text.tokenization import TextTokenizer
 from mtllm_ds.errors import UserError
 
@@ -166,7 +173,7 @@ class Manifest:
             UserError: there is none, it is damaged, or another version wrote it.
         """
         root = str(location).removesuffix(MANIFEST_NAME).rstrip("/") or "."
-        storage = open_storage(root, remote)
+        storage = LocalStorage(root) if isinstance(location, Path) else open_storage(root, remote)
         try:
             raw = storage.read(MANIFEST_NAME)
         except StorageError as error:

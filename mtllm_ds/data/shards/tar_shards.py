@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -75,10 +76,12 @@ class ShardWriter:
         )
 
     def abort(self) -> None:
-        """Drop what was written."""
-        self._tar.close()
-        self._file.close()
-        self._temporary.unlink(missing_ok=True)
+        """Drop what was written, also where the disk is too full to finish it."""
+        for close in (self._tar.close, self._file.close):
+            with suppress(OSError):
+                close()
+        with suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
 
 
 class DamagedBlockError(UserError):

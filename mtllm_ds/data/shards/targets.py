@@ -20,6 +20,12 @@ import numpy as np
 import torch
 
 from mtllm_ds import atomic
+from mtllm_ds.data.columns import (
+    TEACHER_LOG_TAIL_MASS,
+    TEACHER_POOLED,
+    TEACHER_TOP_IDS,
+    TEACHER_TOP_LOG_PROBS,
+)
 from mtllm_ds.data.shards.blocks import (
     Block,
     BlockError,
@@ -78,12 +84,12 @@ def pooled_columns(vectors: torch.Tensor, dtype: str = "float32") -> Block:
     Raises:
         UserError: a vector is not finite in `dtype`.
     """
-    return {"teacher_pooled": _stored(vectors, dtype)}
+    return {TEACHER_POOLED: _stored(vectors, dtype)}
 
 
 def choice_columns(vectors: Sequence[torch.Tensor], dtype: str = "float32") -> Block:
     """Columns of the choices' vectors: a (C_i, D) tensor a row -> `teacher_pooled`, ragged (C_i, D). Errors as above."""
-    return {"teacher_pooled": Ragged.from_rows([_stored(own, dtype) for own in vectors], dtype)}
+    return {TEACHER_POOLED: Ragged.from_rows([_stored(own, dtype) for own in vectors], dtype)}
 
 
 def _stored(vectors: torch.Tensor, dtype: str) -> np.ndarray:
@@ -102,9 +108,9 @@ def top_k_columns(samples: list[TopK], vocab_size: int) -> Block:
         return Ragged.from_rows([getattr(sample, name).cpu().numpy() for sample in samples], dtype)
 
     return {
-        "teacher_top_ids": column("ids", ids_dtype(vocab_size)),
-        "teacher_top_log_probs": column("log_probs", np.float16),
-        "teacher_log_tail_mass": column("log_tail_mass", np.float16),
+        TEACHER_TOP_IDS: column("ids", ids_dtype(vocab_size)),
+        TEACHER_TOP_LOG_PROBS: column("log_probs", np.float16),
+        TEACHER_LOG_TAIL_MASS: column("log_tail_mass", np.float16),
     }
 
 

@@ -7,15 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from mtllm_ds.data.columns import ALWAYS_READ, ENCODER_IDS, LLM_IDS, column_named
 from mtllm_ds.data.shards.blocks import Block, Ragged
 from mtllm_ds.data.stream.packing import PackedBatch, pack_batch, pad_rows
-from mtllm_ds.data.writing.token_pairs import COLUMN as TOKEN_PAIRS
-
-_CORE_COLUMNS = ("encoder_ids", "llm_ids")
-IGNORED_LABEL = -100
-"""Fills ragged integer extras of one number a position, as the field's losses expect; other ragged extras are filled with 0."""
-NO_PAIR = -1
-"""Fills `token_pairs`, where 0 is a position."""
 
 
 class Sample(NamedTuple):
@@ -46,7 +40,7 @@ class Batch:
     sample_ids: torch.Tensor
     """(B,) int64, row number in the data set; -1 where not valid"""
     extras: dict[str, torch.Tensor] = field(default_factory=dict)
-    """Further columns (labels, teacher targets): dense (B, ...), ragged ones padded to (B, S, ...)"""
+    """Further columns by name (`data/columns.py`): (B, ...) per row, padded to (B, S, ...) otherwise"""
     packed: PackedBatch | None = None
     """The same samples packed, under token budgets; None with cells of a fixed count"""
 
@@ -77,8 +71,8 @@ class Collator:
     def __call__(self, cells: Sequence[Sequence[Sample]]) -> Batch:
         samples = [sample for cell in cells for sample in cell]
         cell_of_sample = [number for number, cell in enumerate(cells) for _ in cell]
-        encoder_rows = [s.block["encoder_ids"][s.row] for s in samples] or [np.array([self.pad_ids["encoder"]])]
-        llm_rows = [s.block["llm_ids"][s.row] for s in samples] or [np.array([self.pad_ids["llm"]])]
+        encoder_rows = [s.block[ENCODER_IDS][s.row] for s in samples] or [np.array([self.pad_ids["encoder"]])]
+        llm_rows = [s.block[LLM_IDS][s.row] for s in samples] or [np.array([self.pad_ids["llm"]])]
         encoder_ids, encoder_mask = pad_rows(encoder_rows, self.pad_ids["encoder"])
         llm_ids, llm_mask = pad_rows(llm_rows, self.pad_ids["llm"])
         return Batch(
@@ -97,13 +91,14 @@ class Collator:
 
 
 def _extra_columns(samples: Sequence[Sample]) -> list[str]:
-    return [name for name in samples[0].block if name not in _CORE_COLUMNS] if samples else []
+    return [name for name in samples[0].block if name not in ALWAYS_READ] if samples else []
 
 
 def _extra(name: str, samples: Sequence[Sample]) -> torch.Tensor:
-    rows = [np.asarray(sample.block[name][sample.row]) for sample in samples]
-    if isinstance(samples[0].block[name], Ragged):
-        is_labels = rows[0].dtype.kind in "ui" and rows[0].ndim == 1
-        return pad_rows(rows, IGNORED_LABEL if is_labels else NO_PAIR if name == TOKEN_PAIRS else 0)[0]
-    stacked = np.stack(rows)
-    return torch.from_numpy(stacked.astype(np.int64) if stacked.dtype.kind in "ui" else stacked)
+    """The tensor of a column, typed and padded as its description says."""
+    column = column_named(name)
+    rows = [np.asarray(sample.block[name][sample.row]).astype(column.dtype, copy=False) for sample in samples]
+    if not isinstance(samples[0].block[name], Ragged):
+        return torch.from_numpy(np.stack(rows))
+    assert column.fill is not None, f"the column {name} has rows of unequal length and nothing to fill them up with"
+    return pad_rows(rows, column.fill)[0]

@@ -136,7 +136,7 @@ def pack_rows(lengths: np.ndarray, starts: np.ndarray, cells: Sequence[int]) -> 
     return PackedRows(tensors[0], tensors[1], tensors[2], tensors[3], max_seqlen=int(lengths.max()))
 
 
-def pad_rows(rows: Sequence[np.ndarray], fill: int) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_rows(rows: Sequence[np.ndarray], fill: float | bool) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, S, ...) values, padded on the right, and (B, S) int64 mask of rows (length, ...); integers of any type become int64."""
     lengths = np.array([len(row) for row in rows])
     mask = np.arange(lengths.max(initial=0)) < lengths[:, None]

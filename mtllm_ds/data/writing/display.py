@@ -12,10 +12,12 @@ from rich.table import Table
 from mtllm_ds.config.names import resolve_model_name
 from mtllm_ds.data.shards.manifest import Manifest, TokenizerEntry
 from mtllm_ds.data.shards.tar_shards import read_block, verify_shards
-from mtllm_ds.data.writing import builder
+from mtllm_ds.data.writing import output
 from mtllm_ds.errors import UserError
 
 LEFT_OUT = ("empty", "duplicate", "excluded")
+SKIPPED = ("not_utf8", "not_json", "no_field", "no_text", "unknown_language", "no_tag", "bad_label")
+"""Reasons of `--on-error skip`: shown where they occurred"""
 
 _STDERR = Console(stderr=True)
 _LOG_SECONDS = 60
@@ -44,7 +46,7 @@ class BuildDisplay:
         if self._started:
             self._progress.stop()
 
-    def report(self, progress: builder.Progress) -> None:
+    def report(self, progress: output.Progress) -> None:
         if not self._started:
             self._progress.start()
             self._started = True
@@ -90,6 +92,7 @@ def verify_with_progress(manifest: Manifest) -> None:
 
 def print_summary(manifest: Manifest) -> None:
     """A row a language: samples, tokens on both sides, bytes of text a token, share of documents cut, documents left out."""
+    reasons = (*LEFT_OUT, *(r for r in SKIPPED if any(r in counts for counts in manifest.statistics.values())))
     table = Table(title=f"{manifest.storage.root}: {len(manifest.shards)} shards, {manifest.num_blocks} blocks")
     table.add_column("language", no_wrap=True)
     for heading in (
@@ -100,7 +103,7 @@ def print_summary(manifest: Manifest) -> None:
         "LLM tokens",
         "bytes a token",
         "cut",
-        *LEFT_OUT,
+        *reasons,
     ):
         table.add_column(heading, justify="right")
     rows = dict(manifest.statistics)
@@ -117,7 +120,7 @@ def print_summary(manifest: Manifest) -> None:
             f"{counts['llm_tokens']:,}",
             f"{(counts['llm_text_bytes'] or counts['text_bytes']) / max(1, counts['llm_tokens']):.2f}",
             f"{counts['cut'] / max(1, counts['documents']):.2%}",
-            *(f"{counts[reason]:,}" for reason in LEFT_OUT),
+            *(f"{counts[reason]:,}" for reason in reasons),
         )
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 

@@ -1,12 +1,12 @@
 """Documents that must not enter a data set: exact repetitions, and text that an exclusion list forbids (test sets)."""
 
 import hashlib
-import lzma
 import re
 from pathlib import Path
 
 from mtllm_ds.data.writing.sources import Document
 from mtllm_ds.errors import UserError
+from mtllm_ds.text_files import decoded, lines_of
 
 _HASH_DIGITS = 24
 
@@ -18,21 +18,20 @@ def normalized_hash(text: str) -> str:
 
 
 def read_exclusions(path: str) -> frozenset[bytes]:
-    """The hashes of a list (one `normalized_hash` a line, plain or .xz).
+    """The hashes of a list (one `normalized_hash` per line, plain or compressed).
 
     Raises:
         UserError: no such file, or a line that is no hash.
     """
-    try:
-        data = Path(path).read_bytes()
-        text = (lzma.decompress(data) if path.endswith(".xz") else data).decode()
-    except (OSError, lzma.LZMAError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the exclusion list '{path}' ({error})") from error
-    lines = text.split()
-    for number, line in enumerate(lines, start=1):
-        if not re.fullmatch(rf"[0-9a-f]{{{_HASH_DIGITS}}}", line):
-            raise UserError(f"'{path}', entry {number}: not {_HASH_DIGITS} hex digits, mend the exclusion list")
-    return frozenset(map(bytes.fromhex, lines))
+    if not Path(path).is_file():
+        raise UserError(f"--exclude={path}: no such file, give a list of hashes")
+    hashes = set()
+    for place, line in lines_of(path):
+        digits = decoded(place, line).strip()
+        if not re.fullmatch(rf"[0-9a-f]{{{_HASH_DIGITS}}}", digits):
+            raise UserError(f"{place}: not {_HASH_DIGITS} hex digits, mend the exclusion list")
+        hashes.add(bytes.fromhex(digits))
+    return frozenset(hashes)
 
 
 class DocumentFilter:

@@ -1,6 +1,5 @@
 """What a killed `prepare.py shards` has already done, so that a rerun goes on after the last finished shard."""
 
-import fcntl
 import json
 import shutil
 from collections import Counter
@@ -15,6 +14,7 @@ from mtllm_ds import atomic
 from mtllm_ds.data.shards.blocks import Block, Ragged, concatenate_blocks, decode_block, encode_block
 from mtllm_ds.data.shards.manifest import BlockIndex, ShardEntry
 from mtllm_ds.errors import UserError
+from mtllm_ds.file_lock import HeldError, lock_file
 from mtllm_ds.languages import FLORES_200
 
 _FOLDER = ".unfinished"
@@ -35,7 +35,7 @@ class WrittenBlock:
 class Journal:
     """Progress of one output folder, kept on disk a finished shard; a context manager that holds the folder's lock.
 
-    `tasks_done`, `statistics` and `pending` (samples that wait for their block, by language) are of this moment; the disk holds
+    `chunks_done`, `statistics` and `pending` (samples that wait for their block, by language) are of this moment; the disk holds
     them as they were when the last shard was finished.
     """
 
@@ -46,16 +46,17 @@ class Journal:
         self._lock: IO[str] | None = None
         self._parts: list[BlockIndex] = []
         self.shards: list[ShardEntry] = []
-        self.tasks_done = 0
+        self.chunks_done = 0
+        self.digest = ""
+        """Of the chunks done (`chunks.py`)"""
         self.statistics: dict[str, Counter[str]] = {}
         self.pending: dict[str, list[Block]] = {}
 
     def __enter__(self) -> "Journal":
         self._folder.mkdir(exist_ok=True)
-        self._lock = open(self._folder / "lock", "w")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            self._lock = lock_file(self._folder / "lock")
+        except HeldError as error:
             raise UserError(
                 f"another prepare.py is writing to '{self._output}', wait for it or choose another folder"
             ) from error
@@ -80,7 +81,8 @@ class Journal:
         state = {
             "settings_hash": self._settings_hash,
             "shard": asdict(shard),
-            "tasks_done": self.tasks_done,
+            "chunks_done": self.chunks_done,
+            "digest": self.digest,
             "statistics": self.statistics,
         }
         parts = {"state": json.dumps(state).encode(), "index": part.encode()}
@@ -124,7 +126,7 @@ class Journal:
                 )
             self.shards.append(shard)
             self._parts.append(BlockIndex.decode(parts.pop("index")))
-            self.tasks_done = state["tasks_done"]
+            self.chunks_done, self.digest = state["chunks_done"], state["digest"]
             self.statistics = {code: Counter(counts) for code, counts in state["statistics"].items()}
             self.pending = {code: [decode_block(part)] for code, part in parts.items()}
 

@@ -1,17 +1,18 @@
-"""Raw text in: JSON lines, tab-separated values (either .gz, .xz or .zst) and Parquet, read document by document."""
+"""Raw text in: JSON lines, tab-separated values (either .gz, .xz, .bz2 or .zst) and Parquet, read document by document."""
 
-import bz2
-import gzip
+import hashlib
 import io
-import json
-import lzma
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Literal
 
 from mtllm_ds.errors import UserError
 from mtllm_ds.languages import check_language
+from mtllm_ds.text_files import COMPRESSIONS, BadLineError, decoded, json_object, lines_of
+
+OnError = Literal["fail", "skip"]
 
 _FORMATS = {
     ".jsonl": "jsonl",
@@ -21,7 +22,6 @@ _FORMATS = {
     ".txt": "tsv",
     ".parquet": "parquet",
 }
-_COMPRESSIONS = {".gz", ".xz", ".zst", ".bz2"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,9 @@ class InputFile:
     llm_text_field: str | None = None
     """What the LLM reads, where that is another text than the encoder's: the English original of a translation."""
     label_field: str | None = None
-    """Integer label, stored in the column `labels`."""
+    """The label of each document, one of `labels`."""
+    labels: tuple[str, ...] = ()
+    """What the labels are called, in the order in which they are numbered."""
     compared_field: str | None = None
     """Field compared with the exclusion list, where that is not the text itself (such as the English side of a translation)."""
 
@@ -54,6 +56,12 @@ class InputFile:
             check_language(self.language)
         if self.llm_text_field is not None and self.second_text_field is not None:
             raise UserError(f"'{self.path}': pairs have no other text for the LLM, leave out one of the two fields")
+        if (self.label_field is None) != (not self.labels):
+            raise UserError(
+                f"'{self.path}': --label-field and --labels belong together, give the field and all the labels that it may hold"
+            )
+        if len(set(self.labels)) < len(self.labels):
+            raise UserError(f"--labels {' '.join(self.labels)}: a label stands twice, name each once")
         if self.llm_text_field == self.text_field:
             raise UserError(
                 f"'{self.path}': the LLM reads the field '{self.text_field}' anyway, leave out its own field"
@@ -79,151 +87,205 @@ class Document:
     segments: tuple[str, ...]
     language: str
     label: int | None = None
+    """Position among the file's labels"""
     compared: str | None = None
     """What the exclusion list is compared with, where that is not the segments"""
     llm_text: str | None = None
     """What the LLM reads, where that is not the segments"""
+    place: str = field(default="", compare=False)
+    """File and line, for messages"""
 
 
 class SourceReader:
-    """Documents of one file, in order. `bytes_read` of `bytes_total` (both on disk) tells how far it is."""
+    """Documents of one file, in order. `bytes_read` of `bytes_total` (both on disk) tells how far it is.
 
-    def __init__(self, source: InputFile) -> None:
+    Args:
+        on_error: `skip` leaves out rows that cannot be used, and counts them in `skipped` by reason; a damaged file always fails
+    """
+
+    def __init__(self, source: InputFile, on_error: OnError = "fail") -> None:
         self.source = source
+        self.skipped: Counter[str] = Counter()
+        self.sha256 = ""
+        """Of the file's bytes, once all documents were read"""
+        self._on_error = on_error
         path = Path(source.path)
         if not path.is_file():
             raise UserError(f"no input file at '{path}', give the path of an existing file")
         self.bytes_total = path.stat().st_size
         if not self.bytes_total:
             raise UserError(f"the input file '{path}' is empty, leave it out")
-        suffixes = [suffix for suffix in path.suffixes[-2:] if suffix not in _COMPRESSIONS]
+        suffixes = [suffix for suffix in path.suffixes[-2:] if suffix not in COMPRESSIONS]
         if not suffixes or suffixes[-1] not in _FORMATS:
             raise UserError(f"cannot tell the format of '{path}' by its name, use one of {', '.join(_FORMATS)}")
         self.format = _FORMATS[suffixes[-1]]
-        self._raw: IO[bytes] | None = None
-        self._bytes_done = 0
+        self._raw: _HashedFile | None = None
+        self._share_read = 0.0
 
     @property
     def bytes_read(self) -> int:
         """Bytes of the file read so far."""
-        return self._raw.tell() if self._raw and not self._raw.closed else self._bytes_done
+        if self._raw is None or self._raw.closed:
+            return 0 if self._raw is None else self.bytes_total
+        return int(self._share_read * self.bytes_total) if self.format == "parquet" else self._raw.tell()
 
     def __iter__(self) -> Iterator[Document]:
-        with open(self.source.path, "rb") as self._raw:
-            rows = {"jsonl": self._json_rows, "tsv": self._tsv_rows, "parquet": self._parquet_rows}[self.format]()
-            try:
-                for place, row in rows:
+        self.skipped.clear()
+        rows = {"jsonl": self._json_rows, "tsv": self._tsv_rows, "parquet": self._parquet_rows}[self.format]
+        with _HashedFile(self.source.path) as self._raw:
+            for place, row in rows():
+                try:
+                    if isinstance(row, BadLineError):
+                        raise row
                     yield self._document(place, row)
-            except (EOFError, OSError, lzma.LZMAError, UnicodeDecodeError, _zstd_error()) as error:
-                raise UserError(f"'{self.source.path}' is damaged or not what its name says ({error})") from error
-        self._bytes_done = self.bytes_total
+                except BadLineError as error:
+                    self.skip(error)
+            self.sha256 = self._raw.sha256.hexdigest()
+        if self.format == "parquet":  # which is not read from front to back
+            with open(self.source.path, "rb") as file:
+                self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+
+    def skip(self, error: BadLineError) -> None:
+        """Count a row that cannot be used, or raise what is wrong with it."""
+        if self._on_error == "fail":
+            raise error
+        self.skipped[error.reason] += 1
+
+    def check(self) -> None:
+        """Read as far as the first document: mistakes in fields, format and names show before any work.
+
+        Raises:
+            UserError: the file holds no document, or not what its name or the fields say.
+        """
+        if next(iter(self), None) is None and not self.skipped:
+            raise UserError(f"the input file '{self.source.path}' holds no document, leave it out")
 
     def _document(self, place: str, row: dict[str, Any]) -> Document:
         source = self.source
+        self._require(place, row)
         optional = [name for name in (source.second_text_field, source.llm_text_field) if name is not None]
-        texts = {name: row[name] for name in (source.text_field, *optional)}
-        for name, text in texts.items():
-            if not isinstance(text, str):
-                raise UserError(
-                    f"{place}: the text in '{name}' is not a string but {type(text).__name__}, choose another field"
-                )
+        texts = [_text(place, name, row[name]) for name in (source.text_field, *optional)]
         language = source.language if source.language_field is None else row[source.language_field]
         try:
             code = check_language(str(language))
         except UserError as error:
-            raise UserError(f"{place}: {error}") from error
-        label = None
-        if source.label_field is not None:
-            try:
-                label = int(row[source.label_field])
-            except (TypeError, ValueError) as error:
-                raise UserError(f"{place}: the label {row[source.label_field]!r} is not an integer") from error
-        compared = None if source.compared_field is None else str(row[source.compared_field])
-        segments = tuple(text.strip() for text in texts.values())
+            raise BadLineError(place, "unknown_language", str(error)) from error
+        label = None if source.label_field is None else self._label(place, row[source.label_field])
+        compared = None if source.compared_field is None else _compared(place, source.compared_field, row)
         if source.llm_text_field is None:
-            return Document(segments, code, label, compared)
-        text, llm_text = segments
-        return Document((text,), code, label, compared, None if llm_text == text else llm_text)
+            return Document(tuple(texts), code, label, compared, place=place)
+        text, llm_text = texts
+        return Document((text,), code, label, compared, None if llm_text == text else llm_text, place)
 
-    def _lines(self) -> Iterator[tuple[str, str]]:
-        stream = io.BufferedReader(_decompress(self._raw, Path(self.source.path).suffix))
-        for number, raw in enumerate(stream, start=1):
-            place = f"{self.source.path}, line {number}"
+    def _label(self, place: str, value: Any) -> int:
+        """Position of a label among `labels`; a whole number stands for its digits, nothing else is made into a label."""
+        name = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
+        if name not in self.source.labels:
+            known = _shown(", ".join(self.source.labels), 80)
+            shown = _shown(repr(value))
+            raise BadLineError(
+                place, "bad_label", f"the label {shown} is none of --labels {known}; mend the line or add it"
+            )
+        return self.source.labels.index(name)
+
+    def _json_rows(self) -> Iterator[tuple[str, dict[str, Any] | BadLineError]]:
+        for place, line in lines_of(self.source.path, self._raw):
             try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(f"{place}: not UTF-8 ({error.reason}), convert the file, as by iconv") from error
-            if line.strip():
-                yield place, line.rstrip("\r\n")
+                yield place, json_object(place, line)
+            except BadLineError as error:
+                yield place, error
 
-    def _json_rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        for place, line in self._lines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{place}: not JSON ({error.msg}), mend or remove the line") from error
-            if not isinstance(row, dict):
-                raise UserError(f"{place}: not a JSON object, mend or remove the line")
-            self._require(place, row)
-            yield place, row
-
-    def _tsv_rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        fields = self.source.fields
+    def _tsv_rows(self) -> Iterator[tuple[str, dict[str, Any] | BadLineError]]:
         names: list[str] | None = None
-        by_number = all(field.isdigit() for field in fields)
-        for place, line in self._lines():
-            cells = line.split("\t")
+        by_number = all(field.isdigit() for field in self.source.fields)
+        for place, line in lines_of(self.source.path, self._raw):
+            try:
+                cells = decoded(place, line).split("\t")
+            except BadLineError as error:
+                yield place, error
+                continue
             if by_number:
-                row = {str(i): cell for i, cell in enumerate(cells, start=1)}
+                yield place, {str(i): cell for i, cell in enumerate(cells, start=1)}
             elif names is None:
                 names = cells
-                self._require(
-                    place, dict.fromkeys(names), "; where this line is no header, give columns by number from 1"
-                )
-                continue
+                header: dict[str, Any] = dict.fromkeys(names)
+                self._require(place, header, "; where this line is no header, give columns by number from 1", UserError)
             else:
-                row = dict(zip(names, cells, strict=False))
-            self._require(place, row)
-            yield place, row
+                yield place, dict(zip(names, cells, strict=False))
 
-    def _parquet_rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _parquet_rows(self) -> Iterator[tuple[str, dict[str, Any] | BadLineError]]:
         import pyarrow
         from pyarrow import parquet
 
+        path = self.source.path
         try:
-            table = parquet.ParquetFile(self._raw)
-        except pyarrow.ArrowInvalid as error:
-            raise UserError(f"'{self.source.path}' is not a Parquet file ({str(error).splitlines()[0]})") from error
-        self._require(self.source.path, dict.fromkeys(table.schema_arrow.names))
-        number = 0
-        for batch in table.iter_batches(batch_size=1024, columns=list(dict.fromkeys(self.source.fields))):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{self.source.path}, row {number}", row
+            table = parquet.ParquetFile(path, page_checksum_verification=True)
+            self._require(path, dict.fromkeys(table.schema_arrow.names), error_class=UserError)
+            number = 0
+            for batch in table.iter_batches(batch_size=1024, columns=list(dict.fromkeys(self.source.fields))):
+                for row in batch.to_pylist():
+                    number += 1
+                    self._share_read = number / table.metadata.num_rows
+                    yield f"{path}, row {number}", row
+            if number != table.metadata.num_rows:
+                raise OSError(f"{number} rows instead of {table.metadata.num_rows}")
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"'{path}' is damaged or not a Parquet file ({str(error).splitlines()[0]}); copy or make it anew"
+            ) from error
 
-    def _require(self, place: str, row: dict[str, Any], hint: str = "") -> None:
-        for field in self.source.fields:
-            if field not in row:
-                there = ", ".join(repr(name if len(name) < 40 else f"{name[:36]}...") for name in row)
-                raise UserError(f"{place}: no field '{field}', there are {there}{hint}")
-
-
-def _decompress(raw: IO[bytes] | None, suffix: str) -> Any:
-    assert raw is not None
-    if suffix == ".gz":
-        return gzip.open(raw)
-    if suffix == ".xz":
-        return lzma.open(raw)
-    if suffix == ".bz2":
-        return bz2.open(raw)
-    if suffix == ".zst":
-        import zstandard
-
-        return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-    return raw
+    def _require(
+        self, place: str, row: dict[str, Any], hint: str = "", error_class: type[UserError] = BadLineError
+    ) -> None:
+        for name in self.source.fields:
+            if name not in row:
+                there = _shown(", ".join(repr(_shown(known)) for known in row), 200)
+                problem = f"no field '{name}', there are {there}{hint}"
+                if error_class is BadLineError:
+                    raise BadLineError(place, "no_field", problem)
+                raise UserError(f"{place}: {problem}")
 
 
-def _zstd_error() -> type[Exception]:
-    import zstandard
+class _HashedFile(io.FileIO):
+    """A file for reading from front to back that hashes what goes by."""
 
-    return zstandard.ZstdError
+    def __init__(self, path: str) -> None:
+        super().__init__(path, "rb")
+        self.sha256 = hashlib.sha256()
+
+    def readinto(self, buffer: Any) -> int:
+        length = super().readinto(buffer)
+        self.sha256.update(memoryview(buffer)[:length])
+        return length
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self.sha256.update(data)
+        return data
+
+
+def _text(place: str, name: str, text: Any) -> str:
+    """A field's text, stripped; only what can be written as UTF-8 and holds no NUL is text."""
+    if not isinstance(text, str):
+        raise BadLineError(
+            place, "no_text", f"the text in '{name}' is not a string but {type(text).__name__}, choose another field"
+        )
+    if "\0" in text:
+        raise BadLineError(place, "no_text", f"the text in '{name}' holds a NUL character, mend or remove it")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadLineError(
+            place, "no_text", f"the text in '{name}' holds half a character (a lone surrogate), mend or remove it"
+        ) from error
+    return text.strip()
+
+
+def _compared(place: str, name: str, row: dict[str, Any]) -> str:
+    value = row[name]
+    return _text(place, name, str(value) if isinstance(value, int | float) else value)
+
+
+def _shown(text: str, most: int = 40) -> str:
+    """Text of the input in a message: one short line."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."

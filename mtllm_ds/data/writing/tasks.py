@@ -9,6 +9,7 @@ Both sides read the same text, cut where the first of them is full.
 
 import hashlib
 import json
+import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -17,17 +18,16 @@ from pathlib import Path
 
 import numpy as np
 
+from mtllm_ds.data.columns import CHOICE_SPANS, LABEL, TOKEN_PAIRS
 from mtllm_ds.data.shards.blocks import Block, Ragged, ids_dtype
 from mtllm_ds.data.shards.manifest import MANIFEST_NAME, Manifest, TaskEntry
 from mtllm_ds.data.text.task_encoding import FittedItem, fit_item
 from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
-from mtllm_ds.data.writing.builder import TASK_DOCUMENTS, Build, Progress, Result, finished
+from mtllm_ds.data.writing.chunks import CHUNK_DOCUMENTS
 from mtllm_ds.data.writing.journal import Journal
-from mtllm_ds.data.writing.token_pairs import COLUMN as TOKEN_PAIRS
+from mtllm_ds.data.writing.output import Build, Progress, Result, finished
 from mtllm_ds.data.writing.token_pairs import token_pairs_column
 from mtllm_ds.errors import UserError
-
-CHOICE_SPANS = {"encoder": "encoder_choice_spans", "llm": "llm_choice_spans"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def build_task_shards(
         "fingerprints": [encoder.fingerprint, llm.fingerprint],
     }
     settings_hash = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
-    if (output / MANIFEST_NAME).exists():
+    if os.path.exists(output / MANIFEST_NAME):
         return finished(output, settings_hash)
     progress = Progress(len(rows))
     build = Build(
@@ -103,7 +103,7 @@ def _parts(rows: Sequence[TaskRow]) -> list[list[TaskRow]]:
     for language in sorted({row.language for row in rows}):
         own = [row for row in rows if row.language == language]
         random.Random(0).shuffle(own)
-        parts += [own[start : start + TASK_DOCUMENTS] for start in range(0, len(own), TASK_DOCUMENTS)]
+        parts += [own[start : start + CHUNK_DOCUMENTS] for start in range(0, len(own), CHUNK_DOCUMENTS)]
     return parts
 
 
@@ -118,7 +118,7 @@ def _tokenized(
     """Results of all parts that the journal does not cover."""
     for number, part in enumerate(parts):
         progress.bytes_read += len(part)
-        if number >= journal.tasks_done:
+        if number >= journal.chunks_done:
             yield _tokenize(part, settings, encoder, llm)
 
 
@@ -133,7 +133,7 @@ def _tokenize(
         f"{side.spec.side}_ids": Ragged.from_rows([item.sides[i].ids for item in items], ids_dtype(side.vocab_size))
         for i, side in enumerate(sides)
     }
-    columns["label"] = np.array([row.label for row in kept], np.int64)
+    columns[LABEL] = np.array([row.label for row in kept], np.int64)
     if settings.task.type == "multiple_choice":
         for i, name in enumerate(CHOICE_SPANS.values()):
             columns[name] = _spans(items, i)

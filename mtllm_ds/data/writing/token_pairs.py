@@ -17,7 +17,6 @@ from mtllm_ds.data.shards.blocks import Ragged
 from mtllm_ds.data.text.tokenization import SegmentTokens, TextTokenizer
 from mtllm_ds.errors import UserError
 
-COLUMN = "token_pairs"
 _WORD = re.compile(r"\w+")
 
 

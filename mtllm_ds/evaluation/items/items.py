@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import lzma
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,6 +12,7 @@ from mtllm_ds.config.shipped import shipped_place
 from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.items.tasks import Fields, Source, Split, Task
 from mtllm_ds.languages import ENGLISH
+from mtllm_ds.text_files import json_object, lines_of
 
 
 @dataclass(frozen=True)
@@ -111,16 +110,8 @@ def _folder_rows(source: Source, split: Split, config: str) -> Iterator[tuple[st
         raise UserError(
             f"{path.with_suffix('')}: no such file, neither plain nor .xz; name the folder of the task's data"
         )
-    with lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            place = f"{path}, line {number}"
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{place}: not JSON ({error.msg}), mend or remove the line") from error
-            if not isinstance(row, dict):
-                raise UserError(f"{place}: not a JSON object, mend or remove the line")
-            yield place, row
+    for place, line in lines_of(str(path)):
+        yield place, json_object(place, line)
 
 
 def _hub_rows(source: Source, split: Split, config: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -67,7 +67,7 @@ def global_batches(manifest, schedule, seed, world_size, num_workers, steps, cur
                         batch.encoder_ids[i][batch.encoder_mask[i].bool()].tolist(),
                         batch.llm_ids[i][batch.llm_mask[i].bool()].tolist(),
                         int(batch.languages[i]),
-                        int(batch.extras["labels"][i]),
+                        int(batch.extras["label"][i]),
                     )
                     rows.setdefault(int(batch.sample_ids[i]), []).append(content)
         batches.append(rows)
@@ -190,7 +190,7 @@ def test_batches_hold_what_the_blocks_hold(dataset):
         assert batch.encoder_ids[i, : batch.encoder_mask[i].sum()].tolist() == columns["encoder_ids"][place].tolist()
         assert batch.llm_ids[i, : batch.llm_mask[i].sum()].tolist() == columns["llm_ids"][place].tolist()
         assert (batch.encoder_ids[i, batch.encoder_mask[i].sum() :] == dataset.tokenizers["encoder"].pad_id).all()
-        assert batch.extras["labels"][i] == columns["labels"][place]
+        assert batch.extras["label"][i] == columns["label"][place]
 
 
 def test_a_rank_without_a_lane_of_its_own_gets_a_batch_without_weight(dataset):

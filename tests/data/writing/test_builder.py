@@ -15,8 +15,9 @@ from mtllm_ds.data.shards.blocks import decode_block
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.shards.tar_shards import read_block, verify_shards
 from mtllm_ds.data.text.tokenization import load_text_tokenizer
-from mtllm_ds.data.writing import builder
-from mtllm_ds.data.writing.builder import ShardSettings, build_shards
+from mtllm_ds.data.writing import chunks
+from mtllm_ds.data.writing.builder import build_shards
+from mtllm_ds.data.writing.settings import ShardSettings
 from mtllm_ds.data.writing.sources import InputFile
 from mtllm_ds.errors import UserError
 from tests.data.conftest import SAMPLES, sentences
@@ -35,7 +36,7 @@ def test_every_text_is_there_once_in_order_with_its_label(dataset, specs):
         for row in range(len(columns["encoder_ids"])):
             rows[0].append(columns["encoder_ids"][row].tolist())
             rows[1].append(columns["llm_ids"][row].tolist())
-            rows[2].append(int(columns["labels"][row]))
+            rows[2].append(int(columns["label"][row]))
     for seed, (code, count) in enumerate(SAMPLES.items()):
         texts = sentences(count, seed)
         assert read[code][2] == [i % 3 for i in range(count)]
@@ -76,17 +77,17 @@ def test_plain_webdataset_reads_the_shards(dataset):
         assert decode_block(member["block"])["llm_ids"].lengths.tolist() == dataset.index.llm_lengths[block].tolist()
 
 
-@pytest.mark.parametrize("tasks_before_the_end", [0, 1, 9, 18])
+@pytest.mark.parametrize("chunks_before_the_end", [0, 1, 9, 18])
 def test_a_rerun_goes_on_after_the_last_finished_shard(
-    dataset, shard_settings, tmp_path, monkeypatch, tasks_before_the_end
+    dataset, shard_settings, tmp_path, monkeypatch, chunks_before_the_end
 ):
-    monkeypatch.setattr(builder, "TASK_DOCUMENTS", 16)
+    monkeypatch.setattr(chunks, "CHUNK_DOCUMENTS", 16)
     whole = build_shards(shard_settings, tmp_path / "whole", num_workers=1)
     tokenized = []
 
     def stop(progress):
         tokenized.append(progress.samples)
-        if len(tokenized) == tasks_before_the_end:
+        if len(tokenized) == chunks_before_the_end:
             raise KeyboardInterrupt
 
     output = tmp_path / "stopped"
@@ -98,7 +99,7 @@ def test_a_rerun_goes_on_after_the_last_finished_shard(
     tokenized.clear()
     build_shards(shard_settings, output, num_workers=1, report=lambda progress: tokenized.append(progress.samples))
     assert contents(output) == contents(whole.storage.root)
-    if tasks_before_the_end == 18:
+    if chunks_before_the_end == 18:
         assert len(tokenized) < first  # finished shards were kept
 
 
@@ -165,7 +166,7 @@ def test_memory_does_not_grow_with_the_input(specs, tmp_path):
     peaks = []
     for tasks in (4, 16):
         text = tmp_path / f"{tasks}.jsonl"
-        rows = [{"text": line} for line in sentences(tasks * builder.TASK_DOCUMENTS, 1)]
+        rows = [{"text": line} for line in sentences(tasks * chunks.CHUNK_DOCUMENTS, 1)]
         text.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         settings = ShardSettings(
             inputs=(InputFile(path=str(text), language="eng_Latn"),), **specs, block_samples=64, shard_bytes=50_000
@@ -174,4 +175,4 @@ def test_memory_does_not_grow_with_the_input(specs, tmp_path):
         build_shards(settings, tmp_path / f"out{tasks}", num_workers=1)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < 1.2 * peaks[0] + 40 * 12 * builder.TASK_DOCUMENTS
+    assert peaks[1] < 1.2 * peaks[0] + 40 * 12 * chunks.CHUNK_DOCUMENTS

@@ -5,8 +5,9 @@ import pytest
 
 from mtllm_ds.data.shards.tar_shards import read_block
 from mtllm_ds.data.text.tokenization import load_text_tokenizer
-from mtllm_ds.data.writing.builder import ShardSettings, build_shards
+from mtllm_ds.data.writing.builder import build_shards
 from mtllm_ds.data.writing.documents import read_documents
+from mtllm_ds.data.writing.settings import ShardSettings
 from mtllm_ds.data.writing.sources import Document, InputFile
 from mtllm_ds.errors import UserError
 from mtllm_ds.training.students import _start_texts
@@ -26,7 +27,10 @@ def file(tmp_path):
 
 
 def settings_of(file, specs, **more) -> ShardSettings:
-    source = InputFile(path=str(file), language="deu_Latn", llm_text_field="text_en", label_field="label")
+    labels = ("0", "1", "2", "3", "4")
+    source = InputFile(
+        path=str(file), language="deu_Latn", llm_text_field="text_en", label_field="label", labels=labels
+    )
     return ShardSettings(inputs=(source,), **specs, **more)
 
 
@@ -34,7 +38,7 @@ def test_the_encoder_reads_the_translation_and_the_llm_its_original(file, specs,
     encoder, llm = (load_text_tokenizer(specs[side]) for side in ("encoder", "llm"))
     manifest = build_shards(settings_of(file, specs), tmp_path / "out")
     columns = read_block(manifest, 0)
-    read = {int(columns["labels"][i]): i for i in range(len(ROWS))}
+    read = {int(columns["label"][i]): i for i in range(len(ROWS))}
     for row in ROWS[:2]:
         at = read[row["label"]]
         assert columns["encoder_ids"][at].tolist() == encoder([row["text"]], "deu_Latn")

@@ -29,22 +29,25 @@ def read(path, **fields):
 def test_json_lines(tmp_path, name):
     text = "".join(json.dumps({"lang": code, "body": text, "y": y}) + "\n\n" for code, text, y in ROWS)
     path = write(tmp_path / name, text)
-    assert read(path, language_field="lang", text_field="body", label_field="y") == DOCUMENTS
+    assert read(path, language_field="lang", text_field="body", label_field="y", labels=("0", "1")) == DOCUMENTS
 
 
 @pytest.mark.parametrize("name", ["a.tsv", "a.tsv.xz"])
 def test_tab_separated_with_and_without_header(tmp_path, name):
     body = "".join(f"{code}\t{text}\t{y}\n" for code, text, y in ROWS)
     path = write(tmp_path / name, body)
-    assert read(path, language_field="1", text_field="2", label_field="3") == DOCUMENTS
+    assert read(path, language_field="1", text_field="2", label_field="3", labels=("0", "1")) == DOCUMENTS
     path = write(tmp_path / f"b{name}", "lang\tbody\ty\n" + body)
-    assert read(path, language_field="lang", text_field="body", label_field="y") == DOCUMENTS
+    assert read(path, language_field="lang", text_field="body", label_field="y", labels=("0", "1")) == DOCUMENTS
 
 
 def test_parquet(tmp_path):
     columns = {"lang": [r[0] for r in ROWS], "body": [r[1] for r in ROWS], "y": [r[2] for r in ROWS]}
     parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
-    assert read(str(tmp_path / "a.parquet"), language_field="lang", text_field="body", label_field="y") == DOCUMENTS
+    assert (
+        read(str(tmp_path / "a.parquet"), language_field="lang", text_field="body", label_field="y", labels=("0", "1"))
+        == DOCUMENTS
+    )
 
 
 def test_pairs_and_one_language_for_all(tmp_path):
@@ -70,7 +73,12 @@ def test_pairs_and_one_language_for_all(tmp_path):
             "line 1: .*ell_Grek",
         ),
         ("a.parquet", "not parquet at all", {}, "not a Parquet file"),
-        ("a.jsonl", '{"text": "x", "y": "z"}\n', {"label_field": "y"}, "the label 'z' is not an integer"),
+        (
+            "a.jsonl",
+            '{"text": "x", "y": "z"}\n',
+            {"label_field": "y", "labels": ("0",)},
+            "line 1: the label .z. is none of --labels 0",
+        ),
     ],
 )
 def test_bad_input_is_told_by_file_and_line(tmp_path, name, text, fields, message):

@@ -8,7 +8,8 @@ import pytest
 from mtllm_ds.data.shards.tar_shards import read_block
 from mtllm_ds.data.stream.stream import EvalStream
 from mtllm_ds.data.text.tokenization import TokenizerSpec, load_text_tokenizer
-from mtllm_ds.data.writing.builder import ShardSettings, build_shards
+from mtllm_ds.data.writing.builder import build_shards
+from mtllm_ds.data.writing.settings import ShardSettings
 from mtllm_ds.data.writing.sources import InputFile
 from mtllm_ds.data.writing.tasks import TaskShardSettings, build_task_shards
 from mtllm_ds.data.writing.token_pairs import token_pairs_column

@@ -1,0 +1,1 @@
+from tests.data.conftest import specs, tokenizer_folders  # noqa: F401
