@@ -13,7 +13,8 @@ from mtllm_ds.data.shards.blocks import Ragged
 from mtllm_ds.data.shards.tar_shards import read_block
 from mtllm_ds.data.shards.targets import TopK, choice_columns, pooled_columns, top_k_columns
 from mtllm_ds.data.stream.collate import Collator, Sample
-from mtllm_ds.data.writing.builder import ShardSettings, build_shards
+from mtllm_ds.data.writing.builder import build_shards
+from mtllm_ds.data.writing.settings import ShardSettings
 from mtllm_ds.data.writing.sources import InputFile
 from mtllm_ds.errors import UserError
 
