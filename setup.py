@@ -4,6 +4,10 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+# What a wheel carries below `mtllm_ds/shipped/`, in the folders of the repository (see mtllm_ds/config/shipped.py).
+SHIPPED = ("launchers/recipes", "launchers/tasks", "ds_configs", "assets/mt", "assets/llm", "assets/text")
+SHIPPED_PACKAGES = {f"mtllm_ds.shipped.{folder.replace('/', '.')}": folder for folder in SHIPPED}
+
 setup(
     name="mtllm-ds",
     version="0.1.0",
@@ -13,8 +17,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["mtllm_ds", "mtllm_ds.*"])
-    + find_packages("kernels", include=["mtllm_kernels", "mtllm_kernels.*"]),
-    package_dir={"mtllm_kernels": "kernels/mtllm_kernels"},
+    + find_packages("kernels", include=["mtllm_kernels", "mtllm_kernels.*"])
+    + list(SHIPPED_PACKAGES),
+    package_dir={"mtllm_kernels": "kernels/mtllm_kernels", **SHIPPED_PACKAGES},
+    package_data={package: ["*"] for package in SHIPPED_PACKAGES},
     entry_points={"console_scripts": ["mtllm-ds = mtllm_ds.__main__:main"]},
     install_requires=[
         "torch>=2.10",

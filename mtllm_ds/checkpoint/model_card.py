@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from mtllm_ds.checkpoint.model import Trained
+from mtllm_ds.config.names import resolve_model_name
 from mtllm_ds.data.shards.manifest import TaskEntry
 
 # Base models whose licence is known without asking a hub; by the start of the name's last part.
@@ -22,7 +23,7 @@ _KNOWN = {
 
 def base_licence(name: str) -> str:
     """Licence of a base model: from the card in its folder, else by its well-known name, else where to look."""
-    card = Path(name) / "README.md"
+    card = Path(resolve_model_name(name)) / "README.md"
     if card.is_file():
         parts = card.read_text(encoding="utf-8").split("---\n")
         header = yaml.safe_load(parts[1]) if len(parts) > 2 and not parts[0].strip() else None

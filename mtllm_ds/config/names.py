@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from mtllm_ds.config.shipped import is_shipped, shipped_place
+from mtllm_ds.config.shipped import ASSETS, ROOT, is_shipped, shipped_place
 from mtllm_ds.errors import UserError
 
 PACKAGE = "package:"
@@ -26,6 +26,16 @@ def resolve_model_name(name: str) -> str:
     if not folder.is_dir():
         raise UserError(f"the Python package '{package}' has no folder '{inside}'")
     return str(folder)
+
+
+def lasting_name(name: str) -> str:
+    """A name to remember a model by: a folder's whole path, so that it is found from any other folder; of what ships, the name
+    that finds it in any installation."""
+    if not Path(name).is_dir():
+        return name
+    path = Path(name).resolve()
+    ships = path.is_relative_to(ROOT.resolve() / ASSETS)
+    return path.relative_to(ROOT.resolve()).as_posix() if ships else str(path)
 
 
 def is_missing_folder(name: str) -> bool:

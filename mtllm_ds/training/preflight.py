@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from math import ceil
-from pathlib import Path
 from typing import Any, Literal
 
 from mtllm_ds.checkpoint.model import Trained
 from mtllm_ds.config.deepspeed import resolve_deepspeed, zero_stage
+from mtllm_ds.config.names import lasting_name
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.data.columns import TOKEN_PAIRS
 from mtllm_ds.data.shards.manifest import Manifest, TaskEntry
@@ -191,8 +191,7 @@ def _require_token_pairs(manifest: Manifest) -> None:
 def _bases(settings: Settings) -> Bases:
     return {
         side: {
-            # A local model is remembered by its whole path, so that what was trained can be used from any folder.
-            "name": str(Path(chosen.name).resolve()) if Path(chosen.name).is_dir() else chosen.name,
+            "name": lasting_name(chosen.name),
             "revision": chosen.revision,
             # The weights of a side that the reader does without need not be there.
             "fingerprint": weights_fingerprint(chosen.name, chosen.revision) if side in settings.model.sides else None,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mtllm_ds.config.names import is_missing_folder, resolve_model_name
+from mtllm_ds.config.names import is_missing_folder, lasting_name, resolve_model_name
 from mtllm_ds.config.shipped import DEEPSPEED_FILES, KINDS, RECIPES, ROOT, TASKS, find_file, shipped_place
 from mtllm_ds.errors import UserError
 
@@ -57,5 +57,8 @@ def test_models_and_texts(tmp_path):
     assert is_missing_folder("assets/mtt")  # no owner of the hub
     for name in ("facebook/nllb-200-distilled-600M", "./assets/mt", "assets/../setup.py", "assets/mtt", "runs/demo"):
         assert resolve_model_name(name) == name
+    assert lasting_name(resolve_model_name("assets/mt")) == "assets/mt"
     (tmp_path / "assets" / "mt").mkdir(parents=True)
     assert resolve_model_name("assets/mt") == "assets/mt"
+    assert lasting_name("assets/mt") == str(tmp_path / "assets" / "mt")
+    assert lasting_name("facebook/nllb-200-distilled-600M") == "facebook/nllb-200-distilled-600M"
