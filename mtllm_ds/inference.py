@@ -19,6 +19,7 @@ from mtllm_ds.models.build import load_reader, located
 from mtllm_ds.models.heads import TaskHead, head_from, task_scores
 from mtllm_ds.models.readers import Reader, mean_pool, span_means
 from mtllm_ds.models.stacked import StackedModel
+from mtllm_ds.teachers.frozen_self import FrozenSelf
 
 Languages = str | Sequence[str]
 States = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -133,7 +134,7 @@ class MTLLM:
         """Vectors of the plain LLM of a stack reading the texts itself (the teacher's view): (n, d) float32 on the CPU."""
         stack, tokenizer = self._stack, self._tokenizers["llm"]
         encoded = [encode_item(tokenizer, (text,), (), None, tokenizer.spec.max_length) for text in _checked(texts)]
-        return self._pooled(encoded, tokenizer, batch_size, stack.teacher_states, stack.hidden_size)
+        return self._pooled(encoded, tokenizer, batch_size, FrozenSelf(stack).read, stack.hidden_size)
 
     def encode_with_encoder(self, texts: Sequence[str], lang: Languages, batch_size: int = 32) -> torch.Tensor:
         """Mean states of a stack's MT encoder alone: (n, d_encoder) float32 on the CPU."""

@@ -24,12 +24,12 @@ def train_and_encode(recipe, overrides):
     """On a rank: train, then the validation set's vectors (student, teacher) from the model in memory."""
     trainer = open_run(settings_of(recipe, **overrides), join_cluster(), False, Console(quiet=True))
     trainer.run()
-    stack = trainer.objective.stack.eval()
+    stack = trainer.objective.student.eval()
     vectors = []
     with gathered(stack.parameters()), torch.no_grad():
         for batch in EvalStream(recipe.parent / "validation", batch_size=8):
             student = stack.states(batch.encoder_ids, batch.encoder_mask)
-            teacher = stack.teacher_states(batch.llm_ids, batch.llm_mask)
+            teacher = trainer.objective.teacher.read(batch.llm_ids, batch.llm_mask)
             vectors.append((mean_pool(student, batch.encoder_mask), mean_pool(teacher, batch.llm_mask)))
     trainer.close()
     return [torch.cat(side).numpy() for side in zip(*vectors, strict=True)]

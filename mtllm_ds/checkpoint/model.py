@@ -17,7 +17,7 @@ from mtllm_ds.checkpoint.store import CheckpointState, load_kept, load_trainable
 from mtllm_ds.config.load import parse_saved
 from mtllm_ds.config.sections import ModelSettings
 from mtllm_ds.data.shards.manifest import TaskEntry
-from mtllm_ds.data.shards.targets import Teacher
+from mtllm_ds.data.shards.targets import TeacherIdentity
 from mtllm_ds.errors import UserError
 
 _HEAD = "head."
@@ -54,9 +54,9 @@ class Trained:
         """The tokenizer whose ids it reads."""
         return self.model.sides[0]
 
-    def as_teacher(self, tokenizer_fingerprint: str) -> Teacher:
+    def as_teacher(self, tokenizer_fingerprint: str) -> TeacherIdentity:
         """Who it is as the teacher of a target set; the fingerprint is that of the tokenizer whose ids it reads."""
-        return Teacher(name=self.name, revision=self.fingerprint, tokenizer_fingerprint=tokenizer_fingerprint)
+        return TeacherIdentity(name=self.name, revision=self.fingerprint, tokenizer_fingerprint=tokenizer_fingerprint)
 
     @property
     def name(self) -> str:
@@ -99,8 +99,8 @@ def trained_from_run(run: Path, step: int | None = None) -> Trained:
 
 
 def own_name(name: str) -> str:
-    """A checkpoint's name without the objective's own prefix: `reader.` (or `stack.`); the head keeps its `head.`."""
-    return name.removeprefix("stack.").removeprefix("reader.")
+    """A checkpoint's name without the objective's prefix: `student.` (earlier `reader.` or `stack.`); heads keep `head.`."""
+    return name.removeprefix("student.").removeprefix("stack.").removeprefix("reader.")
 
 
 def task_entry(content: Mapping[str, Any] | None) -> TaskEntry | None:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from mtllm_ds import atomic
 from mtllm_ds.checkpoint.store import checkpoint_folders
@@ -22,12 +23,12 @@ def best_step(root: Path) -> int | None:
     return step if step in checkpoint_folders(root) else None
 
 
-def is_better(root: Path, figure: str, figures: Mapping[str, float]) -> bool:
-    """Whether validation figures beat those of the best checkpoint: a lower loss, or a higher figure of any other name."""
+def is_better(root: Path, figure: str, figures: Mapping[str, float], better: Literal["lower", "higher"]) -> bool:
+    """Whether validation figures beat those of the best checkpoint in `figure`."""
     if best_step(root) is None:
         return True
     value, best = figures[figure], float(json.loads((root / BEST).read_text(encoding="utf-8"))["value"])
-    return value < best if figure == "eval_loss" else value > best
+    return value < best if better == "lower" else value > best
 
 
 def note_best(root: Path, step: int, figure: str, value: float) -> None:

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
-from mtllm_ds.config.schema import Settings
-from mtllm_ds.config.sections import Sections
+from mtllm_ds.config.objectives import BUILT_IN, ObjectiveSettings, objective_class
+from mtllm_ds.config.schema import Sections, Settings
 from mtllm_ds.config.shipped import RECIPES, find_file
 from mtllm_ds.errors import UserError
 
@@ -49,7 +49,17 @@ def parse_settings(values: dict[str, Any], where: str | Callable[[str], str]) ->
 
 def parse_saved(values: dict[str, Any], where: str) -> Sections:
     """Settings of an earlier run: what came later takes its default, and a rule that came later locks nothing away."""
-    return _parse(Sections, values, where)
+    return _parse(Sections, {**values, "objective": _own_settings(values.get("objective", {}))}, where)
+
+
+def _own_settings(objective: dict[str, Any]) -> dict[str, Any]:
+    """Runs of version 0.1 saved the settings of all objectives together; only those of their own meant anything."""
+    try:
+        fields = objective_class(objective["name"]).model_fields
+    except (KeyError, ValueError):
+        return objective
+    others = {name for cls in BUILT_IN.values() for name in cls.model_fields} - set(fields)
+    return {name: value for name, value in objective.items() if name not in others}
 
 
 def _parse(schema: type[Chosen], values: dict[str, Any], where: str | Callable[[str], str]) -> Chosen:
@@ -72,13 +82,22 @@ def _first_mistake(error: ValidationError) -> str:
     first = details[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"unknown key '{key}' (value {first['input']!r}); nearest valid key: '{_nearest_key(key)}'{more}"
+        return f"{_unknown_key(key, first['input'])}{more}"
     if first["type"] == "missing":
         return f"missing key '{key}'; set it in the recipe or as {key}=VALUE{more}"
     message = first["msg"].removeprefix("Value error, ")
     if not key:
         return f"{message}{more}"
     return f"{key}={first['input']!r}: {message[0].lower()}{message[1:]}{more}"
+
+
+def _unknown_key(key: str, value: Any) -> str:
+    section, _, name = key.partition(".")
+    owners = [objective for objective, cls in BUILT_IN.items() if section == "objective" and name in cls.model_fields]
+    if owners:
+        shown = str(value).lower() if isinstance(value, bool) else value
+        return f"{key}={shown} has no effect here: it belongs to objective.name={' or '.join(owners)}; remove it"
+    return f"unknown key '{key}' (value {value!r}); nearest valid key: '{_nearest_key(key)}'"
 
 
 def _nearest_key(key: str) -> str:
@@ -97,7 +116,9 @@ def valid_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Dotted names of all settings below a section."""
     for name, field in section.model_fields.items():
         annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        if annotation is ObjectiveSettings:
+            yield from dict.fromkeys(key for cls in BUILT_IN.values() for key in valid_keys(cls, f"{prefix}{name}."))
+        elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
             yield from valid_keys(annotation, f"{prefix}{name}.")
         else:
             yield prefix + name

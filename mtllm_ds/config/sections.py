@@ -1,21 +1,18 @@
-"""Every setting of a run, one model a section; the text under a field is its documentation.
+"""The settings that every run has, one class per section; the text under a field is its documentation.
 
-All sections refuse unknown keys. Checks that need more than one section stand in `combinations.py`.
+The section `objective` is one of several classes (`objectives.py`); checks that need more than one section stand in `rules.py`.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from mtllm_ds.config.names import resolve_model_name
+from mtllm_ds.config.section import Section
 
 ModelName = Annotated[str, AfterValidator(resolve_model_name)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
 
 
 class RunSettings(Section):
@@ -24,7 +21,7 @@ class RunSettings(Section):
     seed: int = Field(default=0, ge=0)
     """Seeds the order of the data, the connector, LoRA, the head, dropout and masks."""
     seeds: tuple[int, ...] | None = None
-    """Run once a seed, each in `output_dir/seed-N`. `{seed}` in `model.start`, `objective.teacher` and `data.targets` becomes N."""
+    """Run once a seed, each in `output_dir/seed-N`. `{seed}` in any other text setting becomes N."""
     max_steps: int = Field(gt=0)
     """Optimizer steps of the whole run."""
     log_every: int = Field(default=10, gt=0)
@@ -83,7 +80,7 @@ class ConnectorSettings(Section):
     init_ridge: float = Field(default=1e-3, ge=0)
     """Ridge of the least-squares start, relative to the mean variance of the encoder states."""
     trainable: bool | None = None
-    """Train the connector; null trains it in stage 1 (`pooled_alignment`) and keeps it frozen in the task objectives."""
+    """Train the connector; null leaves it to the objective: trained in stage 1, frozen in the task objectives."""
     centring: Literal["none", "language"] = "none"
     """`language`: what enters the connector has its language's mean replaced by that of English. Needs language tags."""
     centring_text: str | None = None
@@ -135,7 +132,7 @@ class MixingSettings(Section):
     """`unimax`: most passes over a language."""
     budget_samples: int | None = Field(default=None, gt=0)
     """`unimax`: samples of the whole run."""
-    weights: dict[str, float] = {}
+    weights: dict[str, float] = Field(default={})
     """`explicit`: language code to weight; a language not named is not drawn."""
     cycle_draws: int = Field(default=256, gt=0)
     """Draws (blocks) after which the shares are exact again."""
@@ -172,44 +169,15 @@ class DataSettings(Section):
     """What to do with a damaged block of the training or validation set: stop, or drop the whole block and count it."""
     max_skipped_share: float = Field(default=0.01, ge=0, le=1)
     """With `on_error: skip`: the run fails once more than this share of all samples was dropped."""
+    ignored_columns: tuple[str, ...] = ()
+    """Columns of the shards that the objective does not read and that are left aside on purpose."""
     targets: str | None = None
-    """Name of the teacher's target set in the training and validation shards (`prepare.py teacher-targets`). `pooled_alignment`
-    can do without: its teacher then runs beside the student."""
+    """Name of the teacher's target set in the training and validation shards (`prepare.py teacher-targets`). Where
+    the objective's teacher is the frozen LLM itself it can be null: the teacher then runs beside the student."""
 
     @property
     def has_budgets(self) -> bool:
         return self.llm_tokens_per_cell is not None
-
-
-class ObjectiveSettings(Section):
-    name: Literal["pooled_alignment", "task_tuning", "task_distillation", "masked_next_token", "simcse"] = (
-        "pooled_alignment"
-    )
-    """`pooled_alignment`: stage 1 of MT-LLM, mean-squared error between mean-pooled final states. `task_tuning`: cross-entropy of a
-    head on labelled shards. `task_distillation`: stage 2, the stack matches a task-tuned teacher's cached vectors.
-    `masked_next_token`, then `simcse`: a causal LLM learns to look both ways (LLM2Vec)."""
-    teacher: str | None = None
-    """`task_distillation`: run or export of the teacher; its head is copied and stays frozen."""
-    start_at_teacher: bool = False
-    """`task_distillation`: LoRA starts as the teacher's, beside stage 1's (needs `model.merge_start_lora`). The student begins with
-    both changes to the LLM instead of learning the task's from nothing."""
-    match: Literal["vectors", "logits"] = "vectors"
-    """`task_distillation`: mean-squared error between pooled (or choice) vectors, or the KL divergence of the head's answers."""
-    sequence_weight: float = Field(default=1.0, ge=0)
-    """`pooled_alignment`: weight of the error between mean-pooled states."""
-    token_weight: float = Field(default=0.0, ge=0)
-    """`pooled_alignment`: weight of the error between the states of words that are one token on both sides (a later variant by
-    the authors: 0.667, with sequence_weight 0.333). Needs shards made with `--token-pairs`."""
-    mask_share: float = Field(default=0.2, gt=0, lt=1)
-    """`masked_next_token`: share of a text's tokens that is masked."""
-    mask_token: str = "_"
-    """`masked_next_token`: token of the LLM's vocabulary that stands for a masked one."""
-    temperature: float = Field(default=0.05, gt=0)
-    """`simcse`: divides the cosines."""
-    attention_dropout: float = Field(default=0.3, ge=0, lt=1)
-    """`simcse`: dropout of attention weights, which tells a text's two vectors apart."""
-    select_by: Literal["loss", "accuracy"] | None = None
-    """Which validation figure picks the best checkpoint; null takes accuracy for `task_tuning` and loss otherwise."""
 
 
 class OptimSettings(Section):
@@ -238,23 +206,11 @@ class TrainingSettings(Section):
     """DeepSpeed configuration: the name of one that ships, or a file; its `auto` values are filled from these settings."""
 
 
-class Sections(Section):
-    """All sections of a run, each valid by itself."""
+class CommonSections(Section):
+    """The sections whose form does not depend on what is minimised."""
 
     run: RunSettings
     model: ModelSettings
     data: DataSettings
-    objective: ObjectiveSettings = ObjectiveSettings()
     optim: OptimSettings = OptimSettings()
     training: TrainingSettings = TrainingSettings()
-
-    @property
-    def connector_trains(self) -> bool:
-        """Whether the connector is trained, its default resolved."""
-        chosen = self.model.connector.trainable
-        return self.objective.name == "pooled_alignment" if chosen is None else chosen
-
-    @property
-    def selects_by(self) -> Literal["loss", "accuracy"]:
-        """The validation figure that picks the best checkpoint, its default resolved."""
-        return self.objective.select_by or ("accuracy" if self.objective.name == "task_tuning" else "loss")

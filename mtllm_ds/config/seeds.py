@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mtllm_ds.config.load import parse_settings
 from mtllm_ds.config.schema import Settings
 
@@ -16,9 +18,14 @@ def seed_runs(settings: Settings) -> list[Settings]:
 
 
 def _with_seed(settings: Settings, seed: int, output_dir: str) -> Settings:
-    values = settings.model_dump(mode="json")
+    values = _filled(settings.model_dump(mode="json"), str(seed))
     values["run"] |= {"seed": seed, "seeds": None, "output_dir": output_dir}
-    for section, name in (("model", "start"), ("objective", "teacher"), ("data", "targets")):
-        if values[section][name] is not None:
-            values[section][name] = values[section][name].replace(_PLACEHOLDER, str(seed))
     return parse_settings(values, where=f"seed {seed}")
+
+
+def _filled(values: Any, seed: str) -> Any:
+    if isinstance(values, dict):
+        return {name: _filled(value, seed) for name, value in values.items()}
+    if isinstance(values, list):
+        return [_filled(value, seed) for value in values]
+    return values.replace(_PLACEHOLDER, seed) if isinstance(values, str) else values

@@ -1,4 +1,7 @@
-"""The contract between an objective and the loop: sums and counts, never means."""
+"""The contract between an objective and the loop: sums and counts, never means.
+
+A new objective is a subclass of `Objective` and a subclass of `config.objectives.ObjectiveSettings` that names it in `built_by`.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from mtllm_ds.cluster.agree import sum_over_ranks
+from mtllm_ds.config.objectives import imported
+from mtllm_ds.config.schema import Settings
+from mtllm_ds.data.shards.manifest import TaskEntry
 from mtllm_ds.data.stream.collate import Batch
-from mtllm_ds.models.readers import Side
+from mtllm_ds.models.readers import Reader, Side
+from mtllm_ds.teachers.base import Teacher
 
 Sums = dict[str, torch.Tensor]
 
@@ -23,16 +31,35 @@ class ObjectiveOutput:
     loss_sum: torch.Tensor
     """Scalar with gradient: the summed loss of the valid rows."""
     sums: Sums
-    """Detached sums for the log, still on the device; `count` is among them."""
+    """Detached sums for the log, still on the device, with the names and shapes of `Objective.empty_sums`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a run hands its objective."""
+
+    settings: Settings
+    student: Reader
+    teacher: Teacher | None
+    num_languages: int
+    """Languages of the training or of the validation set, whichever has more."""
+    task: TaskEntry | None = None
+    """The task of the shards, where the objective answers one."""
+    head: Mapping[str, torch.Tensor] | None = None
+    """fp32 weights of the head of `ObjectiveSettings.teacher_run`."""
 
 
 class Objective(nn.Module, ABC):
     """The one module that the engine wraps: all use of sharded weights happens inside its forward."""
 
-    side: Side
-    """Whose ids the student reads."""
+    student: Reader
     step_seed: int = 0
     """Set by the loop before a training step. What an objective draws may depend on it and the sample alone, never on the batch."""
+
+    @classmethod
+    @abstractmethod
+    def build(cls, parts: Parts) -> Objective:
+        """The objective of a run."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> ObjectiveOutput:
@@ -43,13 +70,44 @@ class Objective(nn.Module, ABC):
         """What the batch adds to the divisor of the loss, known before its forward."""
 
     @abstractmethod
+    def empty_sums(self) -> Sums:
+        """Zeros, float64 on the CPU, of the name and shape of everything that `forward` sums.
+
+        Fixed for a run: which collectives are made may not depend on what a rank happened to see.
+        """
+
+    @abstractmethod
     def summarize(self, sums: Mapping[str, torch.Tensor], languages: Sequence[str]) -> dict[str, float]:
         """Readable figures (`loss` among them) from sums added up over forwards and ranks."""
 
+    @property
+    def side(self) -> Side:
+        """Whose ids the student reads."""
+        return self.student.side
+
+
+def build_objective(parts: Parts) -> Objective:
+    """The objective that the settings name."""
+    return imported(parts.settings.objective.built_by).build(parts)
+
+
+def zeros(*names: str, **shapes: Sequence[int]) -> Sums:
+    """Empty sums: scalars by name, others with their shapes."""
+    wanted: dict[str, Sequence[int]] = {**dict.fromkeys(names, ()), **shapes}
+    return {name: torch.zeros(tuple(shape), dtype=torch.float64) for name, shape in wanted.items()}
+
 
 def add_sums(total: Sums, more: Mapping[str, torch.Tensor]) -> Sums:
-    """Elementwise total; an empty total takes the shape of what comes."""
-    return {key: total[key] + value if key in total else value for key, value in more.items()}
+    """Elementwise total of sums with the same names, on the device of `more`."""
+    assert total.keys() == more.keys(), f"sums differ: {sorted(total.keys() ^ more.keys())}"
+    return {name: total[name].to(value.device) + value for name, value in more.items()}
+
+
+def over_ranks(sums: Sums, device: torch.device) -> Sums:
+    """Totals over all ranks, on the CPU, by one all-reduce."""
+    flat = torch.cat([value.double().flatten().to(device) for value in sums.values()])
+    parts = sum_over_ranks(flat).cpu().split([value.numel() for value in sums.values()])
+    return {name: part.view(value.shape) for (name, value), part in zip(sums.items(), parts, strict=True)}
 
 
 def per_language(values: torch.Tensor, languages: torch.Tensor, num_languages: int) -> torch.Tensor:

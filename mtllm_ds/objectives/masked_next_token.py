@@ -16,21 +16,37 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from mtllm_ds.config.objectives import MaskedNextToken as MaskedNextTokenSettings
 from mtllm_ds.data.stream.collate import Batch
+from mtllm_ds.data.text.tokenization import TokenizerSpec, load_text_tokenizer
+from mtllm_ds.models.build import dtype_of
+from mtllm_ds.models.lm_head import load_lm_head
 from mtllm_ds.models.readers import LLMReader
-from mtllm_ds.objectives.base import Objective, ObjectiveOutput, plain
+from mtllm_ds.objectives.base import Objective, ObjectiveOutput, Parts, Sums, plain, zeros
 
 
 class MaskedNextToken(Objective):
     """Cross-entropy at masked positions, told from the position before."""
 
-    def __init__(self, reader: LLMReader, lm_head: nn.Linear, mask_id: int, mask_share: float) -> None:
+    def __init__(self, student: LLMReader, lm_head: nn.Linear, mask_id: int, mask_share: float) -> None:
         super().__init__()
-        self.reader = reader
+        self.student = student
         self.lm_head = lm_head
         self.mask_id = mask_id
         self.mask_share = mask_share
-        self.side = reader.side
+
+    @classmethod
+    def build(cls, parts: Parts) -> MaskedNextToken:
+        settings, llm = parts.settings.objective, parts.settings.model.llm
+        assert isinstance(settings, MaskedNextTokenSettings)
+        assert isinstance(parts.student, LLMReader)
+        spec = TokenizerSpec(
+            name=llm.name, revision=llm.revision, side="llm", max_length=llm.max_length,
+            trust_remote_code=llm.trust_remote_code,
+        )  # fmt: skip
+        mask_id = load_text_tokenizer(spec).id_of(settings.mask_token, "objective.mask_token")
+        lm_head = load_lm_head(llm, parts.student, dtype_of(parts.settings))
+        return cls(parts.student, lm_head, mask_id, settings.mask_share)
 
     def count(self, batch: Batch) -> int:
         """Number of masked positions: it follows from the lengths alone."""
@@ -40,7 +56,7 @@ class MaskedNextToken(Objective):
         """Summed cross-entropy of a micro-batch."""
         ids = batch.llm_ids
         masked = self._masked(batch)
-        states = self.reader.states(ids.masked_fill(masked, self.mask_id), batch.llm_mask)
+        states = self.student.states(ids.masked_fill(masked, self.mask_id), batch.llm_mask)
         following = masked[:, 1:]
         logits = self.lm_head(states[:, :-1][following]).float()
         wanted = ids[:, 1:][following]
@@ -51,6 +67,9 @@ class MaskedNextToken(Objective):
             "right": (logits.argmax(-1) == wanted).double().sum(),
         }
         return ObjectiveOutput(loss, sums)
+
+    def empty_sums(self) -> Sums:
+        return zeros("count", "loss", "right")
 
     def summarize(self, sums: Mapping[str, torch.Tensor], languages: Sequence[str]) -> dict[str, float]:
         """`loss` (nats a masked token) and `masked_accuracy`."""

@@ -22,12 +22,12 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from mtllm_ds.data.columns import TEACHER_POOLED, TOKEN_PAIRS
+from mtllm_ds.config.objectives import PooledAlignment as PooledAlignmentSettings
+from mtllm_ds.data.columns import TOKEN_PAIRS
 from mtllm_ds.data.stream.collate import Batch
-from mtllm_ds.errors import UserError
-from mtllm_ds.models.readers import mean_pool
-from mtllm_ds.models.stacked import StackedModel
-from mtllm_ds.objectives.base import Objective, ObjectiveOutput, per_language, plain
+from mtllm_ds.models.readers import Reader, mean_pool
+from mtllm_ds.objectives.base import Objective, ObjectiveOutput, Parts, Sums, per_language, plain, zeros
+from mtllm_ds.teachers.base import Teacher
 
 
 class PooledAlignment(Objective):
@@ -35,22 +35,27 @@ class PooledAlignment(Objective):
 
     def __init__(
         self,
-        stack: StackedModel,
+        student: Reader,
+        teacher: Teacher,
         num_languages: int,
         *,
-        cached_teacher: bool = False,
         sequence_weight: float = 1.0,
         token_weight: float = 0.0,
     ) -> None:
         super().__init__()
-        assert not (cached_teacher and token_weight), "a cache holds no states of tokens"
-        self.stack = stack
-        self.cached_teacher = cached_teacher
-        """The teacher's vectors come with the batch (`Batch.extras["teacher_pooled"]`): it need not run"""
+        self.student = student
+        self.teacher = teacher
         self.sequence_weight = sequence_weight
         self.token_weight = token_weight
-        self.side = stack.side
         self.num_languages = num_languages
+
+    @classmethod
+    def build(cls, parts: Parts) -> PooledAlignment:
+        settings, teacher = parts.settings.objective, parts.teacher
+        assert isinstance(settings, PooledAlignmentSettings)
+        assert teacher is not None
+        weights = {"sequence_weight": settings.sequence_weight, "token_weight": settings.token_weight}
+        return cls(parts.student, teacher, parts.num_languages, **weights)
 
     def count(self, batch: Batch) -> int:
         """Number of valid rows."""
@@ -60,11 +65,11 @@ class PooledAlignment(Objective):
         """Summed row losses of a micro-batch; rows that are not valid weigh nothing."""
         valid = batch.valid.to(torch.float32)
         if not self.token_weight:
-            teacher_BD = self._teacher_vectors(batch)
-            student_BD = self.stack.vectors(batch)
+            teacher_BD = self.teacher.vectors(batch)
+            student_BD = self.student.vectors(batch)
         else:
-            teacher_BSD = self.stack.padded_teacher_states(batch)
-            student_BSD = self.stack.padded_states(batch)
+            teacher_BSD = self.teacher.states(batch)
+            student_BSD = self.student.padded_states(batch)
             teacher_BD = mean_pool(teacher_BSD, batch.llm_mask)
             student_BD = mean_pool(student_BSD, batch.encoder_mask)
         sequence_loss = (student_BD - teacher_BD).square().mean(-1) * valid
@@ -78,13 +83,13 @@ class PooledAlignment(Objective):
         sums = self._sums(row_loss.detach(), sequence_loss.detach(), teacher_BD, valid, batch.languages)
         return ObjectiveOutput(row_loss.sum(), sums | token_sums)
 
-    def _teacher_vectors(self, batch: Batch) -> torch.Tensor:
-        """(B, D) float32"""
-        if not self.cached_teacher:
-            return self.stack.teacher_vectors(batch)
-        if not batch.valid.any():
-            return torch.zeros(len(batch), self.stack.hidden_size, device=batch.valid.device)
-        return batch.extras[TEACHER_POOLED].float()
+    def empty_sums(self) -> Sums:
+        token_sums = ("token_loss", "token_rows") if self.token_weight else ()
+        return zeros(
+            "count", "loss", "squared_error", "teacher_square", *token_sums,
+            teacher_sum=(self.student.hidden_size,),
+            language_loss=(self.num_languages,), language_count=(self.num_languages,),
+        )  # fmt: skip
 
     def _sums(
         self,
@@ -129,10 +134,6 @@ def _pairs(batch: Batch) -> torch.Tensor:
     """(B, N, 2) places of the same word on the encoder's and the LLM's side; -1 where there is none."""
     if not batch.valid.any():
         return torch.zeros(len(batch), 0, 2, dtype=torch.int64, device=batch.valid.device)
-    if TOKEN_PAIRS not in batch.extras:
-        raise UserError(
-            "objective.token_weight: the shards have no column token_pairs, prepare them with --token-pairs"
-        )
     return batch.extras[TOKEN_PAIRS]
 
 

@@ -16,22 +16,29 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch.nn import functional
 
+from mtllm_ds.config.objectives import SimCSE as SimCSESettings
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.readers import Reader
-from mtllm_ds.objectives.base import Objective, ObjectiveOutput, plain
+from mtllm_ds.objectives.base import Objective, ObjectiveOutput, Parts, Sums, plain, zeros
 
 
 class SimCSE(Objective):
     """Each text finds itself among the texts of its cell."""
 
-    def __init__(self, reader: Reader, samples_per_cell: int, temperature: float, attention_dropout: float) -> None:
+    def __init__(self, student: Reader, samples_per_cell: int, temperature: float, attention_dropout: float) -> None:
         super().__init__()
-        self.reader = reader
+        self.student = student
         self.samples_per_cell = samples_per_cell
         self.temperature = temperature
-        self.side = reader.side
-        set_attention_dropout(reader, attention_dropout)
+        set_attention_dropout(student, attention_dropout)
+
+    @classmethod
+    def build(cls, parts: Parts) -> SimCSE:
+        samples_per_cell, settings = parts.settings.data.samples_per_cell, parts.settings.objective
+        assert isinstance(settings, SimCSESettings)
+        assert samples_per_cell is not None
+        return cls(parts.student, samples_per_cell, settings.temperature, settings.attention_dropout)
 
     def count(self, batch: Batch) -> int:
         """Number of valid rows."""
@@ -39,7 +46,7 @@ class SimCSE(Objective):
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """Summed row losses of a micro-batch; rows that are not valid weigh nothing and stand against nobody."""
-        one, other = (functional.normalize(self.reader.vectors(batch), dim=-1) for _ in range(2))
+        one, other = (functional.normalize(self.student.vectors(batch), dim=-1) for _ in range(2))
         cell = torch.arange(len(batch), device=one.device) // self.samples_per_cell
         rivals = (cell[:, None] == cell[None, :]) & batch.valid[None, :]
         rivals |= torch.eye(len(batch), dtype=torch.bool, device=one.device)
@@ -53,6 +60,9 @@ class SimCSE(Objective):
             "similarity": similarity.double().sum(),
         }
         return ObjectiveOutput(row_loss.sum(), sums)
+
+    def empty_sums(self) -> Sums:
+        return zeros("count", "loss", "similarity")
 
     def summarize(self, sums: Mapping[str, torch.Tensor], languages: Sequence[str]) -> dict[str, float]:
         """`loss`, and `self_similarity`, the mean cosine of a text's two vectors."""

@@ -14,13 +14,15 @@ from typing import Literal
 
 import torch
 
-from mtllm_ds.data.columns import TEACHER_POOLED
+from mtllm_ds.config.objectives import TaskDistillation as TaskDistillationSettings
 from mtllm_ds.data.shards.manifest import TaskEntry
 from mtllm_ds.data.stream.collate import Batch
-from mtllm_ds.models.heads import TaskHead
+from mtllm_ds.models.build import dtype_of
+from mtllm_ds.models.heads import TaskHead, head_from
 from mtllm_ds.models.readers import Reader
-from mtllm_ds.objectives.base import ObjectiveOutput, Sums, plain
+from mtllm_ds.objectives.base import ObjectiveOutput, Parts, Sums, plain, zeros
 from mtllm_ds.objectives.task import TaskObjective
+from mtllm_ds.teachers.base import Teacher
 
 
 class TaskDistillation(TaskObjective):
@@ -28,19 +30,32 @@ class TaskDistillation(TaskObjective):
 
     def __init__(
         self,
-        reader: Reader,
+        student: Reader,
+        teacher: Teacher,
         head: TaskHead,
         task: TaskEntry,
         num_languages: int,
         match: Literal["vectors", "logits"] = "vectors",
     ) -> None:
-        super().__init__(reader, head.requires_grad_(False), task, num_languages)
+        super().__init__(student, head.requires_grad_(False), task, num_languages)
+        self.teacher = teacher
         self.match = match
+
+    @classmethod
+    def build(cls, parts: Parts) -> TaskDistillation:
+        settings = parts.settings.objective
+        assert isinstance(settings, TaskDistillationSettings)
+        assert parts.head is not None
+        assert parts.task is not None
+        assert parts.teacher is not None
+        head = head_from(parts.head, parts.student.hidden_size, f"objective.teacher={settings.teacher}")
+        head = head.to(dtype_of(parts.settings))
+        return cls(parts.student, parts.teacher, head, parts.task, parts.num_languages, settings.match)
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """Summed row losses of a micro-batch; rows that are not valid weigh nothing."""
         student, present = self.vectors(batch)
-        teacher = batch.extras[TEACHER_POOLED].float() if batch.valid.any() else torch.zeros_like(student)
+        teacher = self.teacher.vectors(batch)
         squared_error = _mean_over_choices((student - teacher).square().mean(-1), present)
         # The head is a module of its own under ZeRO: one call serves student and teacher.
         asked = student if self.match == "logits" else student.detach()
@@ -50,6 +65,10 @@ class TaskDistillation(TaskObjective):
         row_loss = row_loss * batch.valid
         sums = self.answer_sums(row_loss, student_scores, self.labels(batch), batch)
         return ObjectiveOutput(row_loss.sum(), sums | self._spread(squared_error.detach(), teacher, present, batch))
+
+    def empty_sums(self) -> Sums:
+        spread = zeros("squared_error", "teacher_rows", "teacher_square", teacher_sum=(self.student.hidden_size,))
+        return super().empty_sums() | spread
 
     def summarize(self, sums: Mapping[str, torch.Tensor], languages: Sequence[str]) -> dict[str, float]:
         """As of any task objective, and `fvu`, the fraction of the teacher's variance that is left unexplained."""

@@ -10,17 +10,26 @@ from __future__ import annotations
 from torch.nn import functional
 
 from mtllm_ds.data.stream.collate import Batch
-from mtllm_ds.objectives.base import ObjectiveOutput
-from mtllm_ds.objectives.task import TaskObjective
+from mtllm_ds.models.build import dtype_of
+from mtllm_ds.models.heads import new_head
+from mtllm_ds.objectives.base import ObjectiveOutput, Parts
+from mtllm_ds.objectives.task import NO_LABEL, TaskObjective
 
 
 class TaskTuning(TaskObjective):
-    """Reader and head learn a task from labels."""
+    """Student and head learn a task from labels."""
+
+    @classmethod
+    def build(cls, parts: Parts) -> TaskTuning:
+        assert parts.task is not None
+        settings, student = parts.settings, parts.student
+        head = new_head(student.hidden_size, parts.task, seed=settings.run.seed, dtype=dtype_of(settings))
+        return cls(student, head, parts.task, parts.num_languages)
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """Summed cross-entropy of a micro-batch; rows that are not valid weigh nothing."""
         labels = self.labels(batch)
-        assert labels is not None, "unlabelled shards"
         scores = self.scores(*self.vectors(batch))
-        row_loss = functional.cross_entropy(scores, labels, reduction="none") * batch.valid
+        # A row that is not valid, in a forward without any sample, has no label: what it counts is nothing.
+        row_loss = functional.cross_entropy(scores, labels, reduction="none", ignore_index=NO_LABEL) * batch.valid
         return ObjectiveOutput(row_loss.sum(), self.answer_sums(row_loss, scores, labels, batch))

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from mtllm_ds.cluster.agree import each_together, sum_over_ranks
+from mtllm_ds.cluster.agree import each_together
 from mtllm_ds.data.stream.collate import Batch
-from mtllm_ds.objectives.base import Objective, ObjectiveOutput, Sums, add_sums
+from mtllm_ds.objectives.base import Objective, ObjectiveOutput, add_sums, over_ranks
 
 
 @torch.no_grad()
@@ -27,9 +27,9 @@ def evaluate_objective(
     was_training = objective.training
     objective.eval()
     try:
-        sums: Sums = {}
+        sums = objective.empty_sums()
         for batch in each_together(batches, device):
             sums = add_sums(sums, forward(batch.to(device)).sums)
     finally:
         objective.train(was_training)
-    return objective.summarize({name: sum_over_ranks(value) for name, value in sums.items()}, languages)
+    return objective.summarize(over_ranks(sums, device), languages)

@@ -22,11 +22,15 @@ from mtllm_ds.data.stream.mixing import Mixing
 from mtllm_ds.data.stream.schedule import ScheduleSettings
 from mtllm_ds.data.stream.stream import EvalStream, TrainStream
 from mtllm_ds.models.build import build_reader
-from mtllm_ds.models.readers import Reader
-from mtllm_ds.objectives.base import Objective
-from mtllm_ds.objectives.build import Parts, build_objective
+from mtllm_ds.models.readers import LLMReader, Reader
+from mtllm_ds.models.stacked import StackedModel
+from mtllm_ds.objectives.base import Objective, Parts, build_objective
 from mtllm_ds.objectives.validation import evaluate_objective
 from mtllm_ds.observe.sinks import JsonlSink, ScreenSink, Sink, TensorBoardSink
+from mtllm_ds.teachers.base import Teacher
+from mtllm_ds.teachers.cached import CachedTeacher
+from mtllm_ds.teachers.frozen_self import FrozenSelf
+from mtllm_ds.teachers.trained import plain_teacher
 from mtllm_ds.training.dropout import regrouped
 from mtllm_ds.training.engine import Engine
 from mtllm_ds.training.hub_models import as_started, held
@@ -36,7 +40,6 @@ from mtllm_ds.training.preflight import RunPlan, check_run, samples_per_cell
 from mtllm_ds.training.resume import checkpoint_to_resume, require_same_run
 from mtllm_ds.training.run_lock import hold_folder
 from mtllm_ds.training.students import kept_tensors, start_reader
-from mtllm_ds.transfer_sets.teacher_targets import plain_teacher
 
 EVAL_BATCH_SIZE = 16
 
@@ -143,8 +146,27 @@ def _train_stream(plan: RunPlan, cluster: Cluster, cursor: dict | None) -> Train
 
 
 def _objective(plan: RunPlan, reader: Reader) -> Objective:
-    num_languages = max(len(m.languages) for m in (plan.train, plan.validation) if m is not None)
-    return build_objective(Parts(plan.settings, reader, num_languages, plan.task, plan.teacher))
+    parts = Parts(
+        settings=plan.settings,
+        student=reader,
+        teacher=_teacher(plan, reader),
+        num_languages=max(len(m.languages) for m in (plan.train, plan.validation) if m is not None),
+        task=plan.task,
+        head=plan.teacher_head,
+    )
+    return build_objective(parts)
+
+
+def _teacher(plan: RunPlan, reader: Reader) -> Teacher | None:
+    """Who gives the objective its targets."""
+    kind = plan.settings.teacher_kind
+    if kind == "cached":
+        of_choices = plan.task is not None and plan.task.type == "multiple_choice"
+        return CachedTeacher(reader.hidden_size, of_choices=of_choices)
+    if kind == "frozen_self":
+        assert isinstance(reader, StackedModel | LLMReader)
+        return FrozenSelf(reader)
+    return None
 
 
 def _targets(plan: RunPlan, manifest: Manifest) -> list[TargetReader]:

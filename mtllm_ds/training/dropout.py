@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from mtllm_ds.config.schema import Settings
-from mtllm_ds.config.sections import Sections
+from mtllm_ds.config.schema import Sections, Settings
 from mtllm_ds.data.stream.schedule import cells_in_forward
 
 
 def has_dropout(settings: Settings) -> bool:
     """Whether training draws any dropout: base models keep none of their own."""
-    objective = settings.objective
-    return settings.model.lora.dropout > 0 or (objective.name == "simcse" and objective.attention_dropout > 0)
+    return settings.model.lora.dropout > 0 or settings.objective.draws_dropout
 
 
 def split_forwards(settings: Settings, world_size: int) -> list[str]:

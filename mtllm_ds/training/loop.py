@@ -18,7 +18,7 @@ from mtllm_ds.cluster.zero import TrainableState
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.data.shards.manifest import TaskEntry
 from mtllm_ds.data.stream.stream import StepBatches, TrainStream
-from mtllm_ds.objectives.base import Objective, Sums, add_sums, tokens_in
+from mtllm_ds.objectives.base import Objective, add_sums, over_ranks, tokens_in
 from mtllm_ds.observe.sinks import Sink
 from mtllm_ds.observe.throughput import Throughput
 from mtllm_ds.training.engine import Engine
@@ -48,7 +48,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self._throughput = Throughput()
-        self._sums: Sums = {}
+        self._sums = self.objective.empty_sums()
         self._eval: dict[str, float] = {}
         self._started = time.perf_counter()
 
@@ -104,8 +104,8 @@ class Trainer:
         torch.manual_seed(hash((self.settings.run.seed, step, self.stream.first_lanes[index])) % 2**63)
 
     def _log(self, done: int, learning_rate: float) -> None:
-        totals = {name: sum_over_ranks(value) for name, value in self._sums.items()}
-        self._sums = {}
+        totals = over_ranks(self._sums, self.cluster.device)
+        self._sums = self.objective.empty_sums()
         tokens, seconds = self._throughput.read()
         all_tokens = float(sum_over_ranks(torch.tensor(float(tokens), device=self.cluster.device)))
         row: dict[str, Any] = {"step": done, **self.objective.summarize(totals, self.languages)}
@@ -127,15 +127,16 @@ class Trainer:
         self._eval = {f"eval_{name}": value for name, value in self.validate().items()}
         self._throughput.pause(time.perf_counter() - began)
         self._write({"step": done, **self._eval})
+        better = self.settings.objective.figures[self.settings.objective.selected_by]
         # All ranks must take the same branch, and only the main one reads the record before it changes.
         return any_says(
-            self.cluster.is_main and is_better(checkpoint_root(self.settings), self._best_figure, self._eval),
+            self.cluster.is_main and is_better(checkpoint_root(self.settings), self._best_figure, self._eval, better),
             self.cluster.device,
         )
 
     @property
     def _best_figure(self) -> str:
-        return f"eval_{self.settings.selects_by}"
+        return f"eval_{self.settings.objective.selected_by}"
 
     def _save(self, done: int, cursor: dict[str, Any], is_best: bool) -> None:
         began = time.perf_counter()

@@ -11,7 +11,7 @@ from mtllm_ds.checkpoint.model import Trained
 from mtllm_ds.config.deepspeed import resolve_deepspeed, zero_stage
 from mtllm_ds.config.names import lasting_name
 from mtllm_ds.config.schema import Settings
-from mtllm_ds.data.columns import TOKEN_PAIRS
+from mtllm_ds.data.columns import check_columns
 from mtllm_ds.data.shards.manifest import Manifest, TaskEntry
 from mtllm_ds.data.shards.tar_shards import read_block
 from mtllm_ds.data.stream.schedule import cells_in_forward
@@ -71,11 +71,11 @@ def check_run(settings: Settings, world_size: int, *, read_all_shards: bool = Fa
     tokenizers = load_tokenizers(settings)
     check_centring(settings, tokenizers["encoder"])
     manifests = [_check_data(folder, tokenizers, read_all_shards) for folder in (data.train, data.validation) if folder]
-    if settings.objective.token_weight:
-        for manifest in manifests:
-            _require_token_pairs(manifest)
     bases = _bases(settings)
     teacher = read_teacher(settings, bases)
+    task = task_of(settings, manifests, teacher)
+    for manifest in manifests:
+        _check_columns(manifest, str(manifest.storage.root), settings)
     return RunPlan(
         settings=settings,
         world_size=world_size,
@@ -88,7 +88,7 @@ def check_run(settings: Settings, world_size: int, *, read_all_shards: bool = Fa
         ds_config=ds_config,
         start=read_start(settings, bases),
         teacher=teacher,
-        task=task_of(settings, manifests, teacher),
+        task=task,
         warnings=[*warnings_of(settings, llm_config), *split_forwards(settings, world_size)],
     )
 
@@ -180,12 +180,17 @@ def _check_data(folder: str, tokenizers: dict[str, TextTokenizer], read_all: boo
     return manifest
 
 
-def _require_token_pairs(manifest: Manifest) -> None:
-    if TOKEN_PAIRS not in read_block(manifest, 0):
-        raise UserError(
-            f"objective.token_weight: the shards in '{manifest.storage.root}' have no column {TOKEN_PAIRS}, "
-            "prepare them with --token-pairs"
-        )
+def _check_columns(manifest: Manifest, folder: str, settings: Settings) -> None:
+    """Every sample brings what the objective reads, and nothing else: the columns of one block are those of all."""
+    objective = settings.objective
+    check_columns(
+        read_block(manifest, 0),
+        objective.columns,
+        where=f"data set {folder}",
+        reader=f"objective.name={objective.name}",
+        may_read=objective.optional_columns,
+        left_aside=settings.data.ignored_columns,
+    )
 
 
 def _bases(settings: Settings) -> Bases:

@@ -7,8 +7,7 @@ from typing import Any
 
 from mtllm_ds.checkpoint.store import CheckpointState, checkpoint_folders, read_state
 from mtllm_ds.config.load import parse_saved
-from mtllm_ds.config.schema import Settings
-from mtllm_ds.config.sections import Sections
+from mtllm_ds.config.schema import Sections, Settings
 from mtllm_ds.errors import UserError
 
 # Changing one of these would continue another run; everything else (machine, logging, length) may change.

@@ -69,7 +69,7 @@ def _start_weights(plan: RunPlan) -> dict[str, torch.Tensor]:
     if start is None:
         return {}
     weights = with_frozen_adapter(start.weights, start.model.lora) if model.merge_start_lora else start.weights
-    if plan.settings.objective.start_at_teacher:
+    if plan.settings.objective.starts_at_teacher:
         assert plan.teacher is not None
         weights |= {name: tensor for name, tensor in plan.teacher.weights.items() if ".lora_" in name}
     takes_means = model.connector.centring == "language" and model.connector.centring_text is None

@@ -54,20 +54,20 @@ def read_start(settings: Settings, bases: Bases) -> Trained | None:
 
 def read_teacher(settings: Settings, bases: Bases) -> Trained | None:
     """The teacher of a task distillation; `UserError` where it has no head, or no LoRA that the student could start with."""
-    place = settings.objective.teacher
+    place = settings.objective.teacher_run
     if place is None:
         return None
     teacher = read_trained(place, "objective.teacher")
     if teacher.head is None or teacher.task is None:
         raise UserError(f"objective.teacher={place}: it has no head; name a run of objective.name=task_tuning")
-    if settings.objective.start_at_teacher:
+    if settings.objective.starts_at_teacher:
         _require_same_adapter(teacher, settings, bases)
     return teacher
 
 
 def _require_same_adapter(teacher: Trained, settings: Settings, bases: Bases) -> None:
     """The student can start with the teacher's LoRA: it adapts the same LLM in the same shape."""
-    where = f"objective.start_at_teacher=true: the teacher {settings.objective.teacher}"
+    where = f"objective.start_at_teacher=true: the teacher {settings.objective.teacher_run}"
     if teacher.adapted_side != "llm" or teacher.bases["llm"]["fingerprint"] != bases["llm"]["fingerprint"]:
         name = teacher.bases[teacher.adapted_side]["name"]
         raise UserError(f"{where} adapts another model ({name}); set start_at_teacher=false")
@@ -79,7 +79,7 @@ def _require_same_adapter(teacher: Trained, settings: Settings, bases: Bases) ->
 
 def task_of(settings: Settings, manifests: list[Manifest], teacher: Trained | None) -> TaskEntry | None:
     """The task of a run's shards, None where the objective has none; `UserError` where shards and teacher have different ones."""
-    if settings.objective.name not in ("task_tuning", "task_distillation"):
+    if not settings.objective.answers_a_task:
         return None
     expected = teacher.task if teacher is not None else manifests[0].task
     if expected is None:
@@ -88,16 +88,18 @@ def task_of(settings: Settings, manifests: list[Manifest], teacher: Trained | No
         )
     for name, manifest in zip(("data.train", "data.validation"), manifests, strict=False):
         found = manifest.task
-        # Stage 2 needs no labels: shards of plain text serve where the task asks for no choices.
-        if found is None and teacher is not None and expected.type != "multiple_choice":
+        # Where no label is needed, shards of plain text serve, unless the task asks for choices.
+        unlabelled = "label" not in settings.objective.columns and expected.type != "multiple_choice"
+        if found is None and unlabelled and teacher is not None:
             continue
         if found is None or (found.type, found.labels) != (expected.type, expected.labels):
             raise UserError(
                 f"{name}={getattr(settings.data, name.split('.')[1])}: {_named(found)}, expected {_named(expected)} "
                 f"as {'the teacher has it' if teacher else 'the training shards have it'}"
             )
-    if settings.selects_by == "accuracy" and len(manifests) > 1 and manifests[1].task is None:
-        raise UserError("objective.select_by=accuracy: data.validation has no labels; make it with prepare.py task")
+    chosen = settings.objective.selected_by
+    if chosen in ("accuracy", "macro_f1") and len(manifests) > 1 and manifests[1].task is None:
+        raise UserError(f"objective.select_by={chosen}: data.validation has no labels; make it with prepare.py task")
     return expected
 
 
@@ -121,7 +123,7 @@ def warnings_of(settings: Settings, llm_config: PretrainedConfig) -> list[str]:
     model = settings.model
     found = []
     is_causal = llm_config.model_type not in BERT_LIKE and getattr(llm_config, "is_causal", True) is not False
-    adapts = settings.objective.name in ("masked_next_token", "simcse")
+    adapts = settings.objective.teaches_direction
     if "llm" in model.sides and model.llm.bidirectional and is_causal and not adapts:
         found.append(
             f"model.llm.bidirectional=true: {model.llm.name} is a causal LLM that was never adapted to it (its config.json says "

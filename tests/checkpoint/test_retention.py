@@ -23,10 +23,10 @@ def test_only_whole_checkpoints_count(tmp_path):
 def test_the_newest_and_the_best_stay(tmp_path):
     for step in (1, 2, 3, 4):
         checkpoint(tmp_path, step)
-    assert is_better(tmp_path, "eval_loss", {"eval_loss": 9.0})
+    assert is_better(tmp_path, "eval_loss", {"eval_loss": 9.0}, "lower")
     note_best(tmp_path, 2, "eval_loss", 0.5)
-    assert is_better(tmp_path, "eval_loss", {"eval_loss": 0.4})
-    assert not is_better(tmp_path, "eval_loss", {"eval_loss": 0.5})
+    assert is_better(tmp_path, "eval_loss", {"eval_loss": 0.4}, "lower")
+    assert not is_better(tmp_path, "eval_loss", {"eval_loss": 0.5}, "lower")
     drop_old(tmp_path, keep=1)
     assert list(checkpoint_folders(tmp_path)) == [2, 4]
     assert folder_to_use(tmp_path) == tmp_path / "step_00000002"
@@ -35,15 +35,15 @@ def test_the_newest_and_the_best_stay(tmp_path):
 def test_of_accuracies_the_highest_is_the_best(tmp_path):
     checkpoint(tmp_path, 1)
     note_best(tmp_path, 1, "eval_accuracy", 0.5)
-    assert is_better(tmp_path, "eval_accuracy", {"eval_accuracy": 0.6, "eval_loss": 9.0})
-    assert not is_better(tmp_path, "eval_accuracy", {"eval_accuracy": 0.5, "eval_loss": 0.0})
+    assert is_better(tmp_path, "eval_accuracy", {"eval_accuracy": 0.6, "eval_loss": 9.0}, "higher")
+    assert not is_better(tmp_path, "eval_accuracy", {"eval_accuracy": 0.5, "eval_loss": 0.0}, "higher")
 
 
 def test_a_best_that_is_gone_is_none(tmp_path):
     checkpoint(tmp_path, 1)
     note_best(tmp_path, 7, "eval_loss", 0.1)
     assert best_step(tmp_path) is None
-    assert is_better(tmp_path, "eval_loss", {"eval_loss": 0.2})
+    assert is_better(tmp_path, "eval_loss", {"eval_loss": 0.2}, "lower")
     assert folder_to_use(tmp_path) == tmp_path / "step_00000001"
 
 

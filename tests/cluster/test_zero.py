@@ -8,6 +8,7 @@ from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.cluster.zero import MASTER, MOMENTS, TrainableState, full_numel, gathered, partitioned_loading
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import build_reader
+from mtllm_ds.teachers.frozen_self import FrozenSelf
 from mtllm_ds.training.engine import Engine
 from mtllm_ds.training.preflight import check_run
 from tests.distributed.ranks import RankError, ranks
@@ -54,7 +55,7 @@ def state_out_and_in(recipe, stage):
 
     with partitioned_loading(plan.ds_config):
         stack = build_reader(settings, cluster.device)
-    engine = Engine(PooledAlignment(stack, 1), settings, plan.ds_config)
+    engine = Engine(PooledAlignment(stack, FrozenSelf(stack), 1), settings, plan.ds_config)
     trainable = TrainableState(engine.deepspeed)
     assert trainable.num_updates() == 0
     trainable.begin(17)

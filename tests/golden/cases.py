@@ -16,8 +16,9 @@ from mtllm_ds.data.text.tokenization import TokenizerSpec
 from mtllm_ds.data.writing.builder import build_shards
 from mtllm_ds.data.writing.settings import ShardSettings
 from mtllm_ds.data.writing.sources import InputFile
+from mtllm_ds.teachers.trained import load_teacher
 from mtllm_ds.training.runs import run_seeds
-from mtllm_ds.transfer_sets.teacher_targets import load_teacher, write_targets
+from mtllm_ds.transfer_sets.teacher_targets import write_targets
 from tests.fixtures.runs import make_run, settings_of
 from tests.fixtures.task_runs import CHOICE, make_task_run
 

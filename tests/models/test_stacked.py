@@ -27,6 +27,7 @@ from mtllm_ds.models.loading import load_llm, set_direction
 from mtllm_ds.models.lora import add_lora, lora_layers
 from mtllm_ds.models.readers import mean_pool
 from mtllm_ds.models.stacked import StackedModel
+from mtllm_ds.teachers.frozen_self import FrozenSelf
 from tests.fixtures.models import LLM_WIDTH, save_bert, save_llama, save_mt_model
 
 COMMON = {
@@ -89,7 +90,7 @@ def test_bidirectional_attention_sees_the_last_token(family, padded):
     last = int(mask[0].sum()) - 1
     # Mistral and Gemma 3 look four tokens far in a layer of sliding attention: change one within reach.
     changed[0, last if family not in ("mistral", "gemma3") else 2] = 1
-    before, after = stack.teacher_states(ids, mask), stack.teacher_states(changed, mask)
+    before, after = FrozenSelf(stack).read(ids, mask), FrozenSelf(stack).read(changed, mask)
     assert not torch.allclose(before[0, 0], after[0, 0])
     assert torch.equal(before[2], after[2])
 
@@ -103,15 +104,15 @@ def test_causal_attention_does_not(family, padded):
         mask = torch.ones_like(mask)
     changed = ids.clone()
     changed[:, -1] = 1
-    assert torch.equal(stack.teacher_states(ids, mask)[:, :6], stack.teacher_states(changed, mask)[:, :6])
+    assert torch.equal(FrozenSelf(stack).read(ids, mask)[:, :6], FrozenSelf(stack).read(changed, mask)[:, :6])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_padding_changes_nothing(family):
     stack = own_embeddings_stack(family_model(family))
     ids, mask = ids_and_mask()
-    alone = stack.teacher_states(ids[1:2, :6], mask[1:2, :6])
-    torch.testing.assert_close(stack.teacher_states(ids, mask)[1, :6], alone[0], atol=2e-6, rtol=1e-5)
+    alone = FrozenSelf(stack).read(ids[1:2, :6], mask[1:2, :6])
+    torch.testing.assert_close(FrozenSelf(stack).read(ids, mask)[1, :6], alone[0], atol=2e-6, rtol=1e-5)
     refilled = ids.clone()
     refilled[1, 6:] = 7
     torch.testing.assert_close(mean_pool(stack.states(refilled, mask), mask), mean_pool(stack.states(ids, mask), mask))
@@ -121,17 +122,17 @@ def test_padding_changes_nothing(family):
 def test_own_embeddings_and_untrained_lora_give_the_teacher_itself(family):
     stack = own_embeddings_stack(family_model(family))
     ids, mask = ids_and_mask()
-    assert torch.equal(stack.states(ids, mask), stack.teacher_states(ids, mask))
+    assert torch.equal(stack.states(ids, mask), FrozenSelf(stack).read(ids, mask))
 
 
 def test_adapters_are_off_for_the_teacher_only():
     stack = own_embeddings_stack(family_model("llama"))
     ids, mask = ids_and_mask()
-    teacher = stack.teacher_states(ids, mask)
+    teacher = FrozenSelf(stack).read(ids, mask)
     for name, parameter in stack.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.3)
-    assert torch.equal(stack.teacher_states(ids, mask), teacher)
+    assert torch.equal(FrozenSelf(stack).read(ids, mask), teacher)
     assert not torch.allclose(stack.states(ids, mask), teacher)
     assert all(p.requires_grad for n, p in stack.named_parameters() if "lora_" in n)
     assert not any(layer._disable_adapters for layer in lora_layers(stack))
@@ -140,7 +141,7 @@ def test_adapters_are_off_for_the_teacher_only():
 def test_teacher_has_no_dropout_in_training():
     stack = own_embeddings_stack(family_model("bert")).train()
     ids, mask = ids_and_mask()
-    assert torch.equal(stack.teacher_states(ids, mask), stack.teacher_states(ids, mask))
+    assert torch.equal(FrozenSelf(stack).read(ids, mask), FrozenSelf(stack).read(ids, mask))
     assert not torch.equal(stack.states(ids, mask), stack.states(ids, mask))
 
 

@@ -9,11 +9,11 @@ from torch import nn
 from mtllm_ds.config.sections import LoraSettings
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.data.stream.packing import pack_batch
-from mtllm_ds.errors import UserError
 from mtllm_ds.models.lora import add_lora
 from mtllm_ds.models.stacked import StackedModel
 from mtllm_ds.objectives.base import add_sums
 from mtllm_ds.objectives.pooled_alignment import PooledAlignment
+from mtllm_ds.teachers.frozen_self import FrozenSelf
 from tests.models.test_stacked import family_model, own_embeddings_stack
 
 LANGUAGES = ("eng_Latn", "deu_Latn")
@@ -52,30 +52,34 @@ def trained_stack(dropout=0.0):
     return stack
 
 
+def alignment(stack, **weights):
+    return PooledAlignment(stack, FrozenSelf(stack), len(LANGUAGES), **weights)
+
+
 def test_the_teacher_itself_has_loss_exactly_zero():
-    objective = PooledAlignment(own_embeddings_stack(family_model("llama")), len(LANGUAGES)).train()
+    objective = alignment(own_embeddings_stack(family_model("llama"))).train()
     output = objective(batch())
     assert output.loss_sum.item() == 0.0
     assert objective.summarize(output.sums, LANGUAGES)["fvu"] == 0.0
 
 
 def test_loss_and_gradient_equal_float64():
-    objective = PooledAlignment(trained_stack(), len(LANGUAGES)).eval()
+    objective = alignment(trained_stack()).eval()
     data = batch()
     objective(data).loss_sum.backward()
     gradients = {n: p.grad.double() for n, p in objective.named_parameters() if p.requires_grad}
     objective.zero_grad()
     double = objective.double()
-    stack = double.stack
+    stack = double.student
 
     def pooled(states, mask):
         return torch.stack([row[: int(length)].mean(0) for row, length in zip(states, mask.sum(1), strict=True)])
 
     student = pooled(stack.states(data.encoder_ids, data.encoder_mask), data.encoder_mask)
-    teacher = pooled(stack.teacher_states(data.llm_ids, data.llm_mask), data.llm_mask)
+    teacher = pooled(double.teacher.read(data.llm_ids, data.llm_mask), data.llm_mask)
     truth = nn.functional.mse_loss(student, teacher) * len(data)
     truth.backward()
-    single = PooledAlignment(trained_stack(), len(LANGUAGES)).eval()(data).loss_sum
+    single = alignment(trained_stack()).eval()(data).loss_sum
     torch.testing.assert_close(single.double(), truth, rtol=1e-5, atol=0)
     for name, parameter in double.named_parameters():
         if parameter.requires_grad:
@@ -90,15 +94,15 @@ PAIRS = torch.tensor(
 def test_token_loss_and_gradient_equal_float64():
     def objective(dtype):
         stack = trained_stack().to(dtype)
-        return PooledAlignment(stack, len(LANGUAGES), sequence_weight=0.333, token_weight=0.667).eval()
+        return alignment(stack, sequence_weight=0.333, token_weight=0.667).eval()
 
     data = batch()
     data.extras["token_pairs"] = PAIRS
     single, double = objective(torch.float32), objective(torch.float64)
     output = single(data)
     output.loss_sum.backward()
-    student = double.stack.states(data.encoder_ids, data.encoder_mask)
-    teacher = double.stack.teacher_states(data.llm_ids, data.llm_mask)
+    student = double.student.states(data.encoder_ids, data.encoder_mask)
+    teacher = double.teacher.read(data.llm_ids, data.llm_mask)
     truth, token_losses = 0.0, []
     for row in range(4):
         length = int(data.llm_mask[row].sum())
@@ -117,14 +121,14 @@ def test_token_loss_and_gradient_equal_float64():
     figures = single.summarize(output.sums, LANGUAGES)
     assert figures["token_loss"] == pytest.approx(sum(token_losses).item() / 3, rel=1e-5)
     assert figures["loss"] == pytest.approx(truth.item() / 4, rel=1e-5)
-    plain = PooledAlignment(trained_stack(), len(LANGUAGES)).eval()
+    plain = alignment(trained_stack()).eval()
     assert figures["fvu"] == pytest.approx(plain.summarize(plain(data).sums, LANGUAGES)["fvu"], rel=1e-5)
 
 
 def test_token_loss_of_packed_rows_is_that_of_padded_ones():
     data = batch()
     data.extras["token_pairs"] = PAIRS
-    objective = PooledAlignment(trained_stack(), len(LANGUAGES), sequence_weight=0.5, token_weight=2.0).eval()
+    objective = alignment(trained_stack(), sequence_weight=0.5, token_weight=2.0).eval()
     rows = [ids[mask.bool()].numpy() for ids, mask in zip(data.llm_ids, data.llm_mask, strict=True)]
     packed = replace(data, packed=pack_batch(rows, rows, [0, 0, 1, 1], {"encoder": 0, "llm": 0}, 2))
     one, other = objective(data), objective(packed)
@@ -132,17 +136,15 @@ def test_token_loss_of_packed_rows_is_that_of_padded_ones():
     torch.testing.assert_close(other.sums["token_loss"], one.sums["token_loss"], rtol=1e-5, atol=0)
 
 
-def test_a_forward_without_samples_or_without_the_column():
-    objective = PooledAlignment(trained_stack(), len(LANGUAGES), token_weight=1.0).eval()
+def test_a_forward_without_samples():
+    objective = alignment(trained_stack(), token_weight=1.0).eval()
     empty = objective(batch(valid=torch.zeros(4, dtype=torch.bool)))
     assert empty.loss_sum.item() == 0.0
     empty.loss_sum.backward()
-    with pytest.raises(UserError, match="no column token_pairs, prepare them with --token-pairs"):
-        objective(batch())
 
 
 def test_rows_without_weight_change_nothing():
-    objective = PooledAlignment(trained_stack(), len(LANGUAGES)).eval()
+    objective = alignment(trained_stack()).eval()
     whole = batch()
     part = batch(valid=torch.tensor([True, True, False, False]))
     short = Batch(**{n: v[:2] if isinstance(v, torch.Tensor) else v for n, v in vars(whole).items()})
@@ -154,14 +156,14 @@ def test_rows_without_weight_change_nothing():
 
 
 def test_fvu_is_that_of_its_definition_and_knows_its_teacher():
-    objective = PooledAlignment(trained_stack(), len(LANGUAGES)).eval()
-    sums, students, teachers = {}, [], []
+    objective = alignment(trained_stack()).eval()
+    sums, students, teachers = objective.empty_sums(), [], []
     for seed in range(3):
         data = batch(seed=seed)
         sums = add_sums(sums, objective(data).sums)
         with torch.no_grad():
-            students.append(pool(objective.stack.states(data.encoder_ids, data.encoder_mask), data.encoder_mask))
-            teachers.append(pool(objective.stack.teacher_states(data.llm_ids, data.llm_mask), data.llm_mask))
+            students.append(pool(objective.student.states(data.encoder_ids, data.encoder_mask), data.encoder_mask))
+            teachers.append(pool(objective.teacher.read(data.llm_ids, data.llm_mask), data.llm_mask))
     student, teacher = torch.cat(students).double(), torch.cat(teachers).double()
     residual = (student - teacher).square().sum()
     figures = objective.summarize(sums, LANGUAGES)
@@ -176,9 +178,9 @@ def test_fvu_is_that_of_its_definition_and_knows_its_teacher():
 
 
 def test_the_teacher_stays_bitwise_the_same_over_training():
-    objective = PooledAlignment(trained_stack(dropout=0.1), len(LANGUAGES)).train()
+    objective = alignment(trained_stack(dropout=0.1)).train()
     data = batch()
-    before = objective.stack.teacher_states(data.llm_ids, data.llm_mask)
+    before = objective.teacher.read(data.llm_ids, data.llm_mask)
     frozen = {n: p.clone() for n, p in objective.named_parameters() if not p.requires_grad}
     optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=1e-2)
     losses = []
@@ -189,7 +191,7 @@ def test_the_teacher_stays_bitwise_the_same_over_training():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
-    assert torch.equal(objective.stack.teacher_states(data.llm_ids, data.llm_mask), before)
+    assert torch.equal(objective.teacher.read(data.llm_ids, data.llm_mask), before)
     assert all(torch.equal(p, frozen[n]) for n, p in objective.named_parameters() if n in frozen)
 
 

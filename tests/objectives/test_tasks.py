@@ -14,6 +14,7 @@ from mtllm_ds.models.heads import TaskHead, head_from
 from mtllm_ds.objectives.base import add_sums
 from mtllm_ds.objectives.task_distillation import TaskDistillation
 from mtllm_ds.objectives.task_tuning import TaskTuning
+from mtllm_ds.teachers.cached import CachedTeacher
 from tests.models.test_readers import SPANS, batches, reader_of
 
 TOPICS = TaskEntry("topics", "classification", ("a", "b", "c"))
@@ -43,7 +44,9 @@ def tuning(kind="llm", task=TOPICS):
 def distillation(match="vectors", task=TOPICS):
     reader = reader_of("stacked")
     reader.connector.requires_grad_(False)
-    return TaskDistillation(reader, head_of(32, 3 if task is TOPICS else 1), task, 1, match)
+    return TaskDistillation(
+        reader, CachedTeacher(32, of_choices=task is CHOICE), head_of(32, 3 if task is TOPICS else 1), task, 1, match
+    )
 
 
 def with_teacher(batch, task=TOPICS, seed=7):
@@ -59,7 +62,7 @@ def with_teacher(batch, task=TOPICS, seed=7):
 def test_classification_is_cross_entropy_of_the_heads_answers(kind, packed):
     objective, batch = tuning(kind), batch_of(TOPICS, packed=packed)
     output = objective(batch)
-    vectors = objective.reader.vectors(batch).double()
+    vectors = objective.student.vectors(batch).double()
     logits = vectors @ objective.head.weight.double().T + objective.head.bias.double()
     truth = -logits.log_softmax(-1)[torch.arange(5), LABELS].sum()
     torch.testing.assert_close(output.loss_sum.double(), truth, rtol=1e-5, atol=1e-6)
@@ -71,7 +74,7 @@ def test_classification_is_cross_entropy_of_the_heads_answers(kind, packed):
 @pytest.mark.parametrize("kind", ["stacked", "llm", "encoder"])
 def test_a_choice_is_scored_by_its_span_and_absent_ones_have_no_chance(kind):
     objective, batch = tuning(kind, CHOICE), batch_of(CHOICE)
-    states = objective.reader.states(*objective.reader.ids_and_mask(batch)).double()
+    states = objective.student.states(*objective.student.ids_and_mask(batch)).double()
     weight, bias = objective.head.weight.double()[0], objective.head.bias.double()[0]
     truth = 0.0
     for row in range(5):
@@ -107,14 +110,14 @@ def test_rows_without_weight_and_empty_forwards_change_nothing(make, task):
 
 def test_figures_are_those_of_scikit_learn():
     objective = tuning()
-    sums, labels, answers = {}, [], []
+    sums, labels, answers = objective.empty_sums(), [], []
     generator = torch.Generator().manual_seed(0)
     for _ in range(4):
         here = torch.randint(0, 2, (5,), generator=generator)  # class c never occurs
         batch = batch_of(TOPICS, here)
         sums = add_sums(sums, objective(batch).sums)
         labels.append(here.numpy())
-        answers.append(objective.scores(objective.reader.vectors(batch), None).argmax(-1).numpy())
+        answers.append(objective.scores(objective.student.vectors(batch), None).argmax(-1).numpy())
         objective.head.bias.data += torch.randn(3, generator=generator)
     truth, given = np.concatenate(labels), np.concatenate(answers)
     figures = objective.summarize(sums, LANGUAGES)
@@ -127,10 +130,10 @@ def test_vectors_are_matched_in_mean_square(task):
     objective, batch = distillation(task=task), with_teacher(batch_of(task), task)
     teacher = batch.extras["teacher_pooled"].double()
     if task is TOPICS:
-        student = objective.reader.vectors(batch).double()
+        student = objective.student.vectors(batch).double()
         rows = [(student[r : r + 1], teacher[r : r + 1]) for r in range(5)]
     else:
-        student = objective.reader.choice_vectors(batch, SPANS).double()
+        student = objective.student.choice_vectors(batch, SPANS).double()
         there = [[c for c in range(2) if SPANS[r, c, 1] > SPANS[r, c, 0]] for r in range(5)]
         rows = [(student[r, there[r]], teacher[r, there[r]]) for r in range(5)]
     truth = sum((s - t).square().mean() for s, t in rows)
@@ -148,7 +151,7 @@ def test_logits_are_matched_by_divergence_from_the_teacher(task):
     objective, batch = distillation("logits", task), with_teacher(batch_of(task), task)
     teacher = batch.extras["teacher_pooled"]
     truth = 0.0
-    vectors = objective.reader.vectors(batch) if task is TOPICS else objective.reader.choice_vectors(batch, SPANS)
+    vectors = objective.student.vectors(batch) if task is TOPICS else objective.student.choice_vectors(batch, SPANS)
     for row in range(5):
         here = slice(None) if task is TOPICS else [c for c in range(2) if SPANS[row, c, 1] > SPANS[row, c, 0]]
         scores = [
@@ -176,7 +179,7 @@ def test_labels_change_nothing_and_head_and_connector_stay_bitwise(match):
     assert torch.equal(objective(batch).loss_sum, objective(permuted).loss_sum)
     assert torch.equal(objective(batch).loss_sum, objective(unlabelled).loss_sum)
     assert "accuracy" not in objective.summarize(objective(unlabelled).sums, LANGUAGES)
-    fixed = {n: p.clone() for n, p in objective.named_parameters() if n.startswith(("head", "reader.connector"))}
+    fixed = {n: p.clone() for n, p in objective.named_parameters() if n.startswith(("head", "student.connector"))}
     optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=1e-2)
     losses = []
     for _ in range(6):
@@ -198,9 +201,9 @@ def test_a_head_for_other_vectors_is_refused():
 def test_a_perfect_student_has_no_loss():
     objective, batch = distillation(), batch_of(TOPICS)
     with torch.no_grad():
-        own = objective.reader.vectors(batch)
+        own = objective.student.vectors(batch)
     batch = replace(batch, extras=batch.extras | {"teacher_pooled": own})
     assert objective(batch).loss_sum.item() == 0.0
-    divergence = TaskDistillation(objective.reader, objective.head, TOPICS, 1, "logits")
+    divergence = TaskDistillation(objective.student, objective.teacher, objective.head, TOPICS, 1, "logits")
     assert abs(divergence(batch).loss_sum.item()) < 1e-6
     assert isinstance(objective.head, nn.Linear)

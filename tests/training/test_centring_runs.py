@@ -99,10 +99,10 @@ def test_means_of_a_file_and_of_a_start_are_taken_as_they_are(recipe, means):
     language = {"model__connector__centring": "language"}
     run_on(1, recipe, "file", **language, model__connector__centring_text=str(path))
     kept = [load_file(p / "kept.safetensors") for p in (folder / "file" / "checkpoints").glob("step_*")]
-    torch.testing.assert_close(kept[0]["stack.centring.means"][1].double(), means["deu_Latn"], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(kept[0]["student.centring.means"][1].double(), means["deu_Latn"], atol=1e-6, rtol=1e-6)
     run_on(1, recipe, "from_start", **language, model__start=str(folder / "file"))
     again = load_file(next(Path(folder / "from_start" / "checkpoints").glob("step_*")) / "kept.safetensors")
-    assert torch.equal(again["stack.centring.means"], kept[0]["stack.centring.means"])
+    assert torch.equal(again["student.centring.means"], kept[0]["student.centring.means"])
     run_on(1, recipe, "without", model__start=str(folder / "file"))
     assert not list((folder / "without").rglob("kept.safetensors"))
 

@@ -88,12 +88,12 @@ def test_settings_that_do_not_fit(recipe):
     fits = {"objective__name": "simcse", "model__reader": "llm"}
     assert settings_of(recipe, **fits).objective.temperature == 0.05
     for change, words in (
-        ({"model__reader": "stacked"}, "adapts the LLM alone: set model.reader=llm"),
-        ({"model__llm__bidirectional": "false"}, "set model.llm.bidirectional=true"),
-        ({"data__samples_per_cell": "1"}, "set data.samples_per_cell to 2 or more"),
-        ({"objective__mask_share": "0.5"}, "objective.mask_share=0.5 has no effect with objective.name=simcse"),
-        ({"objective__token_weight": "0.5"}, "objective.token_weight=0.5 has no effect with objective.name=simcse"),
-        ({"objective__select_by": "accuracy"}, "has no labels, set select_by=loss"),
+        ({"model__reader": "stacked"}, "does not train it; set model.reader=llm"),
+        ({"model__llm__bidirectional": "false"}, "teaches the LLM to look both ways; set it to true"),
+        ({"data__samples_per_cell": "1"}, "compares the texts of a cell; set it to 2 or more"),
+        ({"objective__mask_share": "0.5"}, "it belongs to objective.name=masked_next_token; remove it"),
+        ({"objective__token_weight": "0.5"}, "it belongs to objective.name=pooled_alignment; remove it"),
+        ({"objective__select_by": "accuracy"}, "no figure of objective.name=simcse"),
         ({"data__targets": "t"}, "data.targets=t has no effect with objective.name=simcse"),
     ):
         with pytest.raises(UserError, match=words.replace(".", r"\.")):

@@ -77,7 +77,7 @@ def test_the_run_learns_and_leaves_what_it_should(recipe, uninterrupted):
     tensors = load_file(checkpoint / "trainable.safetensors")
     assert all(tensor.numel() > 0 and tensor.dtype == torch.float32 for tensor in tensors.values())
     assert any("lora_A" in name for name in tensors)
-    assert "stack.connector.weight" in tensors
+    assert "student.connector.weight" in tensors
 
 
 @pytest.mark.parametrize("world_size", [2, 3])

@@ -10,9 +10,10 @@ from mtllm_ds.data.writing.builder import build_shards
 from mtllm_ds.data.writing.settings import ShardSettings
 from mtllm_ds.data.writing.sources import InputFile
 from mtllm_ds.errors import UserError
+from mtllm_ds.teachers.trained import load_teacher
 from mtllm_ds.training.preflight import check_run
 from mtllm_ds.training.runs import run_seeds
-from mtllm_ds.transfer_sets.teacher_targets import load_teacher, write_targets
+from mtllm_ds.transfer_sets.teacher_targets import write_targets
 from tests.distributed.ranks import RankError, ranks
 from tests.fixtures.models import save_llama
 from tests.fixtures.runs import losses_of, make_run, rows_of, settings_of
@@ -61,7 +62,10 @@ def test_vectors_of_another_llm_are_refused(recipe, tmp_path):
 
 def test_token_loss_runs_and_wants_its_column(recipe, tmp_path):
     weights = {"objective__token_weight": "0.667", "objective__sequence_weight": "0.333"}
-    with pytest.raises(UserError, match="have no column token_pairs, prepare them with --token-pairs"):
+    with pytest.raises(
+        UserError,
+        match=r"has no column 'token_pairs', which .* reads; add it by",
+    ):
         check_run(settings_of(recipe, **weights), 1)
     with pytest.raises(UserError, match="holds its pooled vectors only"):
         settings_of(recipe, **weights, data__targets="plain")

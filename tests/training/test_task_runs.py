@@ -139,7 +139,7 @@ def test_head_and_connector_never_move(distillation, distilled, teacher):
     run = distillation.parent / "distilled_one"
     checkpoints = sorted((run / "checkpoints").glob("step_*"))
     kept = [load_file(folder / "kept.safetensors") for folder in checkpoints]
-    assert sorted(kept[0]) == ["head.bias", "head.weight", "reader.connector.bias", "reader.connector.weight"]
+    assert sorted(kept[0]) == ["head.bias", "head.weight", "student.connector.bias", "student.connector.weight"]
     assert all(torch.equal(kept[0][name], kept[-1][name]) for name in kept[0])
     assert not any("connector" in n or "head" in n for n in load_file(checkpoints[-1] / "trainable.safetensors"))
     head = read_trained(teacher).head

@@ -22,8 +22,11 @@ from mtllm_ds.data.writing.tasks import TaskShardSettings, build_task_shards
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import new_reader
 from mtllm_ds.objectives.pooled_alignment import PooledAlignment
+from mtllm_ds.teachers.cached import CachedTeacher
+from mtllm_ds.teachers.frozen_self import FrozenSelf
+from mtllm_ds.teachers.trained import load_teacher, plain_teacher
 from mtllm_ds.transfer_sets import teacher_targets
-from mtllm_ds.transfer_sets.teacher_targets import load_teacher, write_targets
+from mtllm_ds.transfer_sets.teacher_targets import write_targets
 from tests.data.writing.test_tasks import CHOICE, choice_rows
 from tests.distributed.ranks import ranks
 from tests.fixtures.exports import make_export
@@ -165,14 +168,13 @@ def test_stage_1_from_the_cache_gives_the_loss_of_the_live_teacher(base, data):
     manifest = Manifest.load(data)
     model = ModelSettings(encoder={"name": str(base / "mt")}, llm={"name": str(base / "llm")}, lora={"rank": 2})
     stack = new_reader(model, torch.device("cpu"), torch.float32).eval()
-    live, cached = PooledAlignment(stack, 1), PooledAlignment(stack, 1, cached_teacher=True)
+    live, cached = (PooledAlignment(stack, asked, 1) for asked in (FrozenSelf(stack), CachedTeacher(stack.hidden_size)))
     for batch in EvalStream(manifest, batch_size=16, targets=[TargetReader(manifest, "t", teacher.identity)]):
         one, other = live(batch), cached(batch)
         assert other.loss_sum.item() == pytest.approx(one.loss_sum.item(), rel=1e-6)
         assert one.sums.keys() == other.sums.keys()
         for name, value in one.sums.items():
             assert torch.allclose(other.sums[name], value, rtol=1e-5, atol=1e-5), name
-    stack.teacher_vectors = None  # the cache is all it needs
     empty = replace(batch, valid=torch.zeros_like(batch.valid), extras={})
     assert cached(empty).loss_sum.item() == 0.0
 
@@ -218,6 +220,6 @@ def test_another_teacher_or_tokenizer_is_refused(base, data, tmp_path):
     with pytest.raises(UserError, match=r"tokenizer .* is not the one the shards"):
         write(data, base / "mt")
     manifest = Manifest.load(data)
-    expected = teacher_targets.plain_teacher(LLMSettings(name=str(again)), "x")
+    expected = plain_teacher(LLMSettings(name=str(again)), "x")
     with pytest.raises(UserError, match="come from the teacher's"):
         TargetReader(manifest, "t", expected)

@@ -9,7 +9,7 @@ from mtllm_ds.command_line import Subcommands, positive_int
 
 if TYPE_CHECKING:
     from mtllm_ds.data.shards.manifest import Manifest
-    from mtllm_ds.transfer_sets.teacher_targets import TeacherModel
+    from mtllm_ds.teachers.trained import TrainedTeacher
 
 
 def add_teacher_targets(commands: Subcommands) -> None:
@@ -43,14 +43,15 @@ def run(options: argparse.Namespace) -> None:
     from mtllm_ds.cluster.launch import join_cluster_if_launched, leave_cluster
     from mtllm_ds.data.shards.manifest import Manifest
     from mtllm_ds.data.writing.display import TargetDisplay
-    from mtllm_ds.transfer_sets.teacher_targets import load_teacher, write_targets
+    from mtllm_ds.teachers.trained import load_teacher
+    from mtllm_ds.transfer_sets.teacher_targets import write_targets
 
     cluster = join_cluster_if_launched()
     precision = options.precision or ("bf16" if cluster.device.type == "cuda" else "fp32")
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     for folder in options.data:
 
-        def load(folder: str = folder) -> tuple[Manifest, TeacherModel]:
+        def load(folder: str = folder) -> tuple[Manifest, TrainedTeacher]:
             manifest = Manifest.load(folder)
             return manifest, load_teacher(
                 options.teacher, manifest, cluster.device, dtype, bidirectional=not options.causal,

@@ -48,7 +48,7 @@ _INDEX, _TEACHER = "index.bin", "teacher.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Teacher:
+class TeacherIdentity:
     """Whose word it is. All three must agree when targets are used."""
 
     name: str
@@ -132,7 +132,9 @@ class TargetWriter:
         UserError: the data set is remote, or the target set was begun by another teacher.
     """
 
-    def __init__(self, manifest: Manifest, name: str, teacher: Teacher, group_blocks: int = GROUP_BLOCKS) -> None:
+    def __init__(
+        self, manifest: Manifest, name: str, teacher: TeacherIdentity, group_blocks: int = GROUP_BLOCKS
+    ) -> None:
         self._manifest = manifest
         self._group_blocks = group_blocks
         self._folder = Path(manifest.storage.root) / "targets" / check_member_name(name)
@@ -232,7 +234,7 @@ class TargetReader:
         UserError: there is no such finished set, it belongs to another data set, or another teacher wrote it.
     """
 
-    def __init__(self, manifest: Manifest, name: str, teacher: Teacher | None = None) -> None:
+    def __init__(self, manifest: Manifest, name: str, teacher: TeacherIdentity | None = None) -> None:
         self._manifest = manifest
         self._prefix = f"targets/{check_member_name(name)}"
         self._where = f"the targets '{name}' of '{manifest.storage.root}'"
@@ -243,7 +245,7 @@ class TargetReader:
             raise UserError(f"{self._where} are not finished or damaged ({error}); compute them first") from error
         if content["version"] != VERSION or content["data_set"] != manifest.hash:
             raise UserError(f"{self._where} belong to other shards or another version, compute them anew")
-        self.teacher = Teacher(**content["teacher"])
+        self.teacher = TeacherIdentity(**content["teacher"])
         self._check_teacher(teacher)
         self._group_blocks = content["group_blocks"]
         self._offset, self._size, self._sha256 = index["offset"], index["size_bytes"], index["sha256"]
@@ -252,7 +254,7 @@ class TargetReader:
                 f"{self._where} cover {len(self._offset)} of {manifest.num_blocks} blocks, compute them anew"
             )
 
-    def _check_teacher(self, expected: Teacher | None) -> None:
+    def _check_teacher(self, expected: TeacherIdentity | None) -> None:
         for field, value in asdict(expected).items() if expected else ():
             if getattr(self.teacher, field) != value:
                 raise UserError(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from mtllm_ds.checkpoint.export import Export
+from mtllm_ds.config.objectives import names_of_systems
 from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.answers.survey import Read
@@ -13,13 +14,6 @@ from mtllm_ds.evaluation.items.tasks import Task
 from mtllm_ds.languages import ENGLISH
 
 Control = Literal["none", "wrong_tag", "shuffled_connector"]
-SYSTEMS = {
-    ("llm", "task_tuning"): "llm_direct",
-    ("encoder", "task_tuning"): "mt_encoder",
-    ("stacked", "task_tuning"): "mtllm_direct",
-    ("stacked", "task_distillation"): "mtllm_stage2",
-}
-"""(reader, objective) -> what tables call such a system."""
 
 
 def check_model_answers(export: Export, task: Task) -> tuple[str, ...]:
@@ -86,7 +80,7 @@ def system_of(export: Export, control: Control, read: Read) -> str:
         return control
     if read == "originals":
         return "english_originals"
-    return SYSTEMS.get((export.reader, str(export.objective)), export.folder.name)
+    return names_of_systems(str(export.objective)).get(export.reader, export.folder.name)
 
 
 def _reads_tags(export: Export) -> bool:

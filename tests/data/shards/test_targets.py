@@ -8,7 +8,7 @@ from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.shards.targets import (
     TargetReader,
     TargetWriter,
-    Teacher,
+    TeacherIdentity,
     pooled_columns,
     top_k_columns,
     top_k_log_probs,
@@ -17,7 +17,7 @@ from mtllm_ds.data.stream.schedule import ScheduleSettings
 from mtllm_ds.data.stream.stream import EvalStream, TrainStream
 from mtllm_ds.errors import UserError
 
-TEACHER = Teacher(name="tiny", revision="1", tokenizer_fingerprint="abc")
+TEACHER = TeacherIdentity(name="tiny", revision="1", tokenizer_fingerprint="abc")
 VOCABULARY, K = 600, 5
 
 
@@ -123,7 +123,7 @@ def test_another_teacher_or_data_set_is_refused(dataset_copy, shard_settings, tm
     manifest = Manifest.load(dataset_copy)
     write(manifest, "pooled", ranks=1).finish()
     for field, value in (("name", "other"), ("revision", None), ("tokenizer_fingerprint", "abd")):
-        changed = Teacher(**(vars(TEACHER) | {field: value}))
+        changed = TeacherIdentity(**(vars(TEACHER) | {field: value}))
         with pytest.raises(UserError, match=f"come from the teacher's {field}"):
             TargetReader(manifest, "t", changed)
         with pytest.raises(UserError, match="begun by another teacher"):

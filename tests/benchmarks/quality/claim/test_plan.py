@@ -115,7 +115,7 @@ def test_recipes_are_accepted_by_the_trainer(tmp_path, variant, backbone):
         settings = settings_of(plan._task_training(learner, 7, 2e-3, 2, own, changed))
         assert settings.model.reader == learner.reader
         assert settings.objective.name == f"task_{learner.recipe}"
-        assert settings.selects_by == "accuracy"
+        assert settings.objective.selected_by == "accuracy"
         if learner.is_stacked and changed.stage1 is not None:
             assert settings.model.connector.type == stage1.model.connector.type
         assert settings.optim.learning_rate == 2e-3

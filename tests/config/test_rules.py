@@ -24,14 +24,14 @@ def recipe(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["objective.name=task_distillation"], "objective.teacher"),
+        (["objective.name=task_distillation", "data.targets=x"], "objective.teacher"),
         ([*STAGE2[:2]], "data.targets"),
         ([*TUNING, "objective.teacher=t"], "objective.teacher=t has no effect"),
         ([*TUNING, "data.targets=x"], "data.targets=x has no effect"),
         ([*TUNING, "objective.match=logits"], "objective.match=logits has no effect"),
         ([*TUNING, "objective.start_at_teacher=true"], "objective.start_at_teacher=true has no effect"),
         ([*STAGE2, "objective.start_at_teacher=true"], "set model.merge_start_lora=true"),
-        (["objective.select_by=accuracy"], "no labels"),
+        (["objective.select_by=accuracy"], "no figure of objective.name=pooled_alignment"),
         (["model.reader=llm"], "set model.reader=stacked"),
         ([*STAGE2, "model.reader=encoder"], "set model.reader=stacked"),
         ([*TUNING, "model.reader=llm", "model.connector.type=mlp"], "model.connector has no effect"),
@@ -90,7 +90,7 @@ def test_what_has_an_effect_is_accepted_and_kept(recipe, overrides):
 def test_defaults_follow_the_objective(recipe):
     stage1, tuning, stage2 = (load_settings(recipe, given) for given in ([], TUNING, STAGE2))
     assert [s.connector_trains for s in (stage1, tuning, stage2)] == [True, False, False]
-    assert [s.selects_by for s in (stage1, tuning, stage2)] == ["loss", "accuracy", "loss"]
+    assert [s.objective.selected_by for s in (stage1, tuning, stage2)] == ["loss", "accuracy", "loss"]
     assert load_settings(recipe, [*STAGE2, "model.connector.trainable=true"]).connector_trains
 
 

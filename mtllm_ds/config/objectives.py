@@ -1,0 +1,265 @@
+"""What a run minimises: one class an objective, each saying what it needs. Nothing else asks for an objective's name.
+
+A recipe's `objective.name` picks the class: a built-in name, or `module:Class` for one of your own (the module on `PYTHONPATH`).
+Settings of other objectives are unknown keys. What the class says of itself:
+
+    built_by    where its `Objective` stands, `module:Class`; imported when a run is built
+    students    values of `model.reader` that it trains
+    teachers    who can give its targets: `frozen_self` (the LLM itself, adapters off, beside the student), `cached`
+                (the target set `data.targets`), or `none`
+    figures     what validation reports and which way is better; the first picks the best checkpoint unless `select_by` does
+    columns     further columns of the shards that it needs; `optional_columns` are read where they are there
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, SerializeAsAny
+
+from mtllm_ds.config.section import Section
+from mtllm_ds.config.sections import CommonSections
+
+Student = Literal["stacked", "llm", "encoder"]
+TeacherKind = Literal["frozen_self", "cached", "none"]
+Better = Literal["lower", "higher"]
+
+_CHOICE_SPANS = ("encoder_choice_spans", "llm_choice_spans")
+
+
+class ObjectiveSettings(Section):
+    """What all objectives share; a subclass names itself and adds its own settings."""
+
+    name: str
+    select_by: str | None = None
+    """Validation figure that picks the best checkpoint; null takes the objective's first."""
+
+    built_by: ClassVar[str]
+    students: ClassVar[tuple[Student, ...]]
+    teachers: ClassVar[tuple[TeacherKind, ...]] = ("none",)
+    figures: ClassVar[Mapping[str, Better]] = {"loss": "lower"}
+    optional_columns: ClassVar[tuple[str, ...]] = ()
+    trains_connector: ClassVar[bool] = False
+    """Whether a stack's connector trains unless `model.connector.trainable` says."""
+    answers_a_task: ClassVar[bool] = False
+    """Whether it has a head on the task of the shards."""
+    packs: ClassVar[bool] = True
+    """Whether it takes cells of packed samples (token budgets)."""
+    teaches_direction: ClassVar[bool] = False
+    """Whether it is what makes a causal LLM look both ways."""
+    systems: ClassVar[Mapping[Student, str]] = {}
+    """What tables call a model that it trained, by `model.reader`."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that every sample must bring."""
+        return ()
+
+    @property
+    def teacher_run(self) -> str | None:
+        """Run or export whose head and task the objective takes over."""
+        return None
+
+    @property
+    def starts_at_teacher(self) -> bool:
+        """Whether the student's LoRA starts as that run's."""
+        return False
+
+    @property
+    def draws_dropout(self) -> bool:
+        """Whether it adds dropout of its own."""
+        return False
+
+    @property
+    def selected_by(self) -> str:
+        """The figure that picks the best checkpoint, its default resolved."""
+        return self.select_by or next(iter(self.figures))
+
+    def mistakes(self, run: CommonSections) -> Iterator[str]:
+        """What of these settings and the others does not fit together, a line each."""
+        yield from ()
+
+
+class PooledAlignment(ObjectiveSettings):
+    """Stage 1 of MT-LLM: mean-squared error between mean-pooled final states."""
+
+    name: Literal["pooled_alignment"] = "pooled_alignment"
+    sequence_weight: float = Field(default=1.0, ge=0)
+    """Weight of the error between mean-pooled states."""
+    token_weight: float = Field(default=0.0, ge=0)
+    """Weight of the error between the states of words that are one token on both sides (a later variant by the authors: 0.667, with
+    sequence_weight 0.333). Needs shards made with `--token-pairs`."""
+
+    built_by: ClassVar = "mtllm_ds.objectives.pooled_alignment:PooledAlignment"
+    students: ClassVar = ("stacked",)
+    teachers: ClassVar = ("frozen_self", "cached")
+    figures: ClassVar = {"loss": "lower", "fvu": "lower"}
+    optional_columns: ClassVar = ("token_pairs",)
+    trains_connector: ClassVar = True
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("token_pairs",) if self.token_weight else ()
+
+    def mistakes(self, run: CommonSections) -> Iterator[str]:
+        if self.token_weight and run.data.targets is not None:
+            yield (
+                "objective.token_weight needs the teacher's states, and data.targets holds its pooled vectors only: "
+                "remove one of the two"
+            )
+        elif not self.token_weight + self.sequence_weight:
+            yield "objective.sequence_weight and objective.token_weight are both 0: set one of them"
+
+
+class TaskTuning(ObjectiveSettings):
+    """Cross-entropy of a head on labelled shards."""
+
+    name: Literal["task_tuning"] = "task_tuning"
+
+    built_by: ClassVar = "mtllm_ds.objectives.task_tuning:TaskTuning"
+    students: ClassVar = ("llm", "stacked", "encoder")
+    figures: ClassVar = {"accuracy": "higher", "macro_f1": "higher", "loss": "lower"}
+    optional_columns: ClassVar = _CHOICE_SPANS
+    answers_a_task: ClassVar = True
+    systems: ClassVar = {"llm": "llm_direct", "encoder": "mt_encoder", "stacked": "mtllm_direct"}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("label",)
+
+
+class TaskDistillation(ObjectiveSettings):
+    """Stage 2 of MT-LLM: the stack matches a task-tuned teacher's cached vectors."""
+
+    name: Literal["task_distillation"] = "task_distillation"
+    teacher: str | None = None
+    """Run or export of the teacher; its head is copied and stays frozen."""
+    start_at_teacher: bool = False
+    """LoRA starts as the teacher's, beside stage 1's (needs `model.merge_start_lora`). The student begins with both changes to the
+    LLM instead of learning the task's from nothing."""
+    match: Literal["vectors", "logits"] = "vectors"
+    """Mean-squared error between pooled (or choice) vectors, or the KL divergence of the head's answers."""
+
+    built_by: ClassVar = "mtllm_ds.objectives.task_distillation:TaskDistillation"
+    students: ClassVar = ("stacked",)
+    teachers: ClassVar = ("cached",)
+    figures: ClassVar = {"loss": "lower", "fvu": "lower", "accuracy": "higher", "macro_f1": "higher"}
+    optional_columns: ClassVar = ("label", *_CHOICE_SPANS)
+    answers_a_task: ClassVar = True
+    systems: ClassVar = {"stacked": "mtllm_stage2"}
+
+    @property
+    def teacher_run(self) -> str | None:
+        return self.teacher
+
+    @property
+    def starts_at_teacher(self) -> bool:
+        return self.start_at_teacher
+
+    def mistakes(self, run: CommonSections) -> Iterator[str]:
+        if self.teacher is None:
+            yield "objective.teacher=null: name the teacher's run or export"
+        if self.start_at_teacher and not run.model.merge_start_lora:
+            yield (
+                "objective.start_at_teacher=true would replace the LoRA of model.start by the teacher's: "
+                "set model.merge_start_lora=true, or remove it"
+            )
+
+
+class _Adaptation(ObjectiveSettings):
+    """A causal LLM learns to look both ways (LLM2Vec)."""
+
+    students: ClassVar = ("llm",)
+    packs: ClassVar = False
+    teaches_direction: ClassVar = True
+
+    def mistakes(self, run: CommonSections) -> Iterator[str]:
+        if not run.model.llm.bidirectional:
+            yield f"model.llm.bidirectional=false: objective.name={self.name} teaches the LLM to look both ways; set it to true"
+
+
+class MaskedNextToken(_Adaptation):
+    """First step of LLM2Vec: masked tokens are told from the position before."""
+
+    name: Literal["masked_next_token"] = "masked_next_token"
+    mask_share: float = Field(default=0.2, gt=0, lt=1)
+    """Share of a text's tokens that is masked."""
+    mask_token: str = "_"
+    """Token of the LLM's vocabulary that stands for a masked one."""
+
+    built_by: ClassVar = "mtllm_ds.objectives.masked_next_token:MaskedNextToken"
+    figures: ClassVar = {"loss": "lower", "masked_accuracy": "higher"}
+
+
+class SimCSE(_Adaptation):
+    """Second step of LLM2Vec: a text's two vectors under dropout find each other among the texts of a cell."""
+
+    name: Literal["simcse"] = "simcse"
+    temperature: float = Field(default=0.05, gt=0)
+    """Divides the cosines."""
+    attention_dropout: float = Field(default=0.3, ge=0, lt=1)
+    """Dropout of attention weights, which tells a text's two vectors apart."""
+
+    built_by: ClassVar = "mtllm_ds.objectives.simcse:SimCSE"
+    figures: ClassVar = {"loss": "lower", "self_similarity": "higher"}
+
+    @property
+    def draws_dropout(self) -> bool:
+        return self.attention_dropout > 0
+
+    def mistakes(self, run: CommonSections) -> Iterator[str]:
+        yield from super().mistakes(run)
+        if not run.data.has_budgets and (run.data.samples_per_cell or 0) < 2:
+            yield "data.samples_per_cell: objective.name=simcse compares the texts of a cell; set it to 2 or more"
+
+
+BUILT_IN: dict[str, type[ObjectiveSettings]] = {
+    cls.model_fields["name"].default: cls
+    for cls in (PooledAlignment, TaskTuning, TaskDistillation, MaskedNextToken, SimCSE)
+}
+
+
+def objective_class(name: str) -> type[ObjectiveSettings]:
+    """The settings of a built-in objective, or of `module:Class`; `ValueError` where there is none."""
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise ValueError(f"no such objective; there are {', '.join(BUILT_IN)}, or module:Class for one of your own")
+    found = imported(name)
+    if not (isinstance(found, type) and issubclass(found, ObjectiveSettings)):
+        raise ValueError(f"{attribute} of {module} is no subclass of ObjectiveSettings")
+    return found
+
+
+def names_of_systems(objective: str) -> Mapping[str, str]:
+    """What tables call models that an objective trained, by `model.reader`; nothing of an objective that is not at hand."""
+    try:
+        return {str(student): name for student, name in objective_class(objective).systems.items()}
+    except ValueError:
+        return {}
+
+
+def imported(place: str) -> Any:
+    """What stands at `module:attribute`; `ValueError` where nothing does."""
+    module, _, attribute = place.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{place} cannot be imported ({error}); is its folder on PYTHONPATH?") from error
+
+
+def _chosen(values: Any) -> Any:
+    """Plain values as the settings that their name asks for."""
+    if not isinstance(values, Mapping):
+        return values
+    name = values.get("name", PooledAlignment.model_fields["name"].default)
+    if not isinstance(name, str):
+        raise ValueError("name: expected the name of an objective")
+    return objective_class(name).model_validate({**values, "name": name})
+
+
+AnyObjective = Annotated[SerializeAsAny[ObjectiveSettings], BeforeValidator(_chosen)]
+"""The section `objective` of a recipe."""

@@ -1,0 +1,116 @@
+"""Settings that contradict each other or have no effect: each mistake in one line that says what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mtllm_ds.config.objectives import ObjectiveSettings
+from mtllm_ds.config.section import unread
+from mtllm_ds.config.sections import CommonSections
+
+
+def mistakes(settings: CommonSections, objective: ObjectiveSettings, connector_trains: bool) -> Iterator[str]:
+    """What does not fit together, first things first."""
+    yield from _machine(settings)
+    yield from _data(settings)
+    yield from _connector(settings, connector_trains)
+    yield from _reader(settings)
+    yield from _objective(settings, objective)
+
+
+def _machine(settings: CommonSections) -> Iterator[str]:
+    if settings.model.attention.startswith("flash") and settings.training.precision == "fp32":
+        yield (
+            f"model.attention={settings.model.attention} cannot run in training.precision=fp32: "
+            "set training.precision=bf16 or model.attention=sdpa"
+        )
+    run = settings.run
+    if run.seeds is not None and (not run.seeds or len(set(run.seeds)) < len(run.seeds) or min(run.seeds) < 0):
+        yield f"run.seeds={list(run.seeds)}: give at least one seed, each once and none negative"
+    if run.seeds is not None and run.seed:
+        yield f"run.seed={run.seed} has no effect beside run.seeds: remove one of the two"
+
+
+def _data(settings: CommonSections) -> Iterator[str]:
+    data = settings.data
+    if (data.encoder_tokens_per_cell is None) != (data.llm_tokens_per_cell is None):
+        yield "data.encoder_tokens_per_cell and data.llm_tokens_per_cell belong together: set both, or neither"
+    if data.has_budgets and data.samples_per_cell is not None:
+        yield (
+            f"data.samples_per_cell={data.samples_per_cell} has no effect beside token budgets: remove one of the two"
+        )
+    if not data.has_budgets:
+        yield from unread(data, "data", ("queue_size", "encoder_buckets"), "without token budgets")
+    if data.on_error == "fail":
+        yield from unread(data, "data", ("max_skipped_share",), "with data.on_error=fail")
+    if data.validation is None:
+        yield from unread(data, "data", ("validation_samples",), "without data.validation")
+
+
+def _connector(settings: CommonSections, connector_trains: bool) -> Iterator[str]:
+    connector, model = settings.model.connector, settings.model
+    closed_form = connector.init == "least_squares" or connector.match_scale
+    where = "model.connector"
+    if not closed_form:
+        yield from unread(connector, where, ("init_documents",), f"without {where}.init=least_squares or match_scale")
+    if connector.init != "least_squares":
+        yield from unread(connector, where, ("init_ridge",), f"without {where}.init=least_squares")
+    if connector.centring_text is None:
+        yield from unread(connector, where, ("centring_documents",), f"without {where}.centring_text")
+    if model.reader == "stacked" and not connector_trains:
+        yield from unread(settings.optim, "optim", ("connector_learning_rate",), "on a frozen connector")
+    if connector.type == "linear" and connector.hidden_size is not None:
+        yield (
+            f"model.connector.hidden_size={connector.hidden_size} has no effect with "
+            "model.connector.type=linear: remove it or set model.connector.type=mlp"
+        )
+    if connector.type == "mlp" and closed_form:
+        yield (
+            "model.connector.init=least_squares and model.connector.match_scale=true have a closed form only for "
+            "model.connector.type=linear: set type=linear, or init=default and match_scale=false"
+        )
+    if model.start is not None and closed_form:
+        yield (
+            "model.connector.init and model.connector.match_scale have no effect beside model.start, which brings its "
+            "connector: set init=default and match_scale=false, or model.start=null"
+        )
+    if model.start is None and connector.centring == "language" and connector.centring_text is None:
+        yield "model.connector.centring=language: name a folder of shards or a JSON file of means in model.connector.centring_text"
+    if connector.centring == "none" and connector.centring_text is not None:
+        yield (
+            f"model.connector.centring_text={connector.centring_text} has no effect with model.connector.centring=none: "
+            "set centring=language or remove it"
+        )
+
+
+def _reader(settings: CommonSections) -> Iterator[str]:
+    model, connector = settings.model, settings.model.connector
+    if model.start is None and model.merge_start_lora:
+        yield "model.merge_start_lora=true has no effect without model.start: name the run or export to start from"
+    if model.reader == "stacked":
+        return
+    yield from unread(settings.optim, "optim", ("connector_learning_rate",), f"with model.reader={model.reader}")
+    if connector != type(connector)():
+        yield f"model.connector has no effect with model.reader={model.reader}: leave its settings at their defaults"
+    if model.reader == "encoder" and model.liger:
+        yield "model.liger=true has no effect with model.reader=encoder: set it to false"
+
+
+def _objective(settings: CommonSections, objective: ObjectiveSettings) -> Iterator[str]:
+    name, reader, targets = objective.name, settings.model.reader, settings.data.targets
+    if reader not in objective.students:
+        yield f"model.reader={reader}: objective.name={name} does not train it; set model.reader={' or '.join(objective.students)}"
+    if targets is not None and "cached" not in objective.teachers:
+        yield f"data.targets={targets} has no effect with objective.name={name}: remove it"
+    if targets is None and objective.teachers == ("cached",):
+        yield (
+            f"data.targets=null: objective.name={name} needs the teacher's target set; name it (prepare.py teacher-targets)"
+        )
+    if settings.data.has_budgets and not objective.packs:
+        yield f"objective.name={name} packs no samples: set data.samples_per_cell in place of the token budgets"
+    if objective.selected_by not in objective.figures:
+        yield (
+            f"objective.select_by={objective.select_by}: no figure of objective.name={name}; "
+            f"it has {', '.join(objective.figures)}"
+        )
+    yield from objective.mistakes(settings)

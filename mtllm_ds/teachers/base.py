@@ -1,0 +1,24 @@
+"""What an objective asks of its teacher, whoever that is. A teacher never trains and holds no parameters of its own.
+
+Shapes: B samples, S_l LLM tokens, C choices, D the width of the teacher's states.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+
+from mtllm_ds.data.stream.collate import Batch
+
+
+class Teacher(ABC):
+    """Gives targets of a batch, without gradients."""
+
+    @abstractmethod
+    def vectors(self, batch: Batch) -> torch.Tensor:
+        """A vector of each sample: (B, D) float32; of each choice of a multiple choice: (B, C, D)."""
+
+    def states(self, batch: Batch) -> torch.Tensor:
+        """Final states at the places of `llm_ids`: (B, S_l, D); `NotImplementedError` from a teacher that has none."""
+        raise NotImplementedError(f"{type(self).__name__} has no states of tokens")

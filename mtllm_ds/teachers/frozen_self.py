@@ -1,0 +1,62 @@
+"""The student's own frozen LLM as the teacher: adapters and dropout off, reading the text that the LLM side holds.
+
+It lies in the same module as the student, so under ZeRO-3 it has to be asked inside the objective's forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from mtllm_ds.data.stream.collate import Batch
+from mtllm_ds.models.lora import adapters_off, lora_layers
+from mtllm_ds.models.packed import run_packed
+from mtllm_ds.models.readers import LLMReader, base_of, mean_pool, unpack
+from mtllm_ds.models.stacked import StackedModel
+from mtllm_ds.teachers.base import Teacher
+
+
+class FrozenSelf(Teacher):
+    """The LLM of a student, as it is without what was trained."""
+
+    def __init__(self, student: StackedModel | LLMReader) -> None:
+        self._llm = student.llm
+        self._lora_layers = lora_layers(student.llm)
+
+    @torch.no_grad()
+    def vectors(self, batch: Batch) -> torch.Tensor:
+        """Mean-pooled final states, packed or padded: (B, D) float32."""
+        if batch.packed is None:
+            return mean_pool(self.read(batch.llm_ids, batch.llm_mask), batch.llm_mask)
+        return batch.packed.llm.sample_means(self._packed_states(batch))
+
+    @torch.no_grad()
+    def states(self, batch: Batch) -> torch.Tensor:
+        """Final states at the places of `llm_ids`, packed or padded: (B, S_l, D)."""
+        if batch.packed is None:
+            return self.read(batch.llm_ids, batch.llm_mask)
+        return unpack(batch.packed.llm, self._packed_states(batch), batch.llm_ids.shape[1])
+
+    @torch.no_grad()
+    def read(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Final states of padded ids: (B, S_l) int64 ids and mask -> (B, S_l, D)."""
+        with self._untrained():
+            return base_of(self._llm)(input_ids=ids, attention_mask=mask).last_hidden_state
+
+    def _packed_states(self, batch: Batch) -> torch.Tensor:
+        assert batch.packed is not None
+        with self._untrained():
+            return run_packed(base_of(self._llm), batch.packed.llm, input_ids=batch.packed.llm_ids)
+
+    @contextmanager
+    def _untrained(self) -> Iterator[None]:
+        """Adapters and dropout off inside."""
+        was_training = self._llm.training
+        self._llm.eval()
+        try:
+            with adapters_off(self._lora_layers):
+                yield
+        finally:
+            self._llm.train(was_training)
