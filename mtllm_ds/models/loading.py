@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
+from mtllm_ds.config.hub import require_reachable
 from mtllm_ds.config.names import is_missing_folder
 from mtllm_ds.config.sections import LLMSettings
 from mtllm_ds.errors import UserError
@@ -27,6 +28,7 @@ BERT_LIKE = ("bert", "roberta", "xlm-roberta")
 
 def load_config(name: str, revision: str | None, trust_remote_code: bool, setting: str) -> PretrainedConfig:
     """Config of a hub name or local folder; `setting` names the key of the recipe in the error."""
+    require_reachable(name, setting)
     if is_missing_folder(name):
         raise UserError(f"{setting}={name}: the folder does not exist; give a folder or a hub name")
     try:

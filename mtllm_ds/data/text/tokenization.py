@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from mtllm_ds.config.hub import require_reachable
 from mtllm_ds.config.names import is_missing_folder, resolve_model_name
 from mtllm_ds.errors import UserError
 from mtllm_ds.languages import ALIASES, FLORES_200, check_language, nearest_code
@@ -201,6 +202,7 @@ def pretrained_tokenizer(spec: TokenizerSpec) -> Any:
     from transformers import AutoTokenizer  # seconds to import: only where it is used
 
     name = resolve_model_name(spec.name)
+    require_reachable(name, spec.side)
     if is_missing_folder(name):
         raise UserError(f"no tokenizer at '{spec.name}': the folder does not exist; give a folder or a hub name")
     try:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mtllm_ds.config.hub import go_offline_if_away
 from mtllm_ds.config.shipped import shipped_place
 from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.items.tasks import Fields, Source, Split, Task
@@ -115,6 +116,7 @@ def _folder_rows(source: Source, split: Split, config: str) -> Iterator[tuple[st
 
 
 def _hub_rows(source: Source, split: Split, config: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    go_offline_if_away()
     try:
         import datasets
     except ImportError as error:
