@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if options.dry_run:
         from mtllm_ds.config.seeds import seed_runs
-        from mtllm_ds.training.preflight import check_run, describe_plan
+        from mtllm_ds.preflight.plan import check_run, describe_plan
 
         world_size = options.world_size or int(os.environ.get("WORLD_SIZE", "1"))
         for run in seed_runs(settings):

@@ -27,17 +27,17 @@ from mtllm_ds.models.stacked import StackedModel
 from mtllm_ds.objectives.base import Objective, Parts, build_objective
 from mtllm_ds.objectives.validation import evaluate_objective
 from mtllm_ds.observe.sinks import JsonlSink, ScreenSink, Sink, TensorBoardSink
+from mtllm_ds.preflight.dropout import regrouped
+from mtllm_ds.preflight.hub_models import as_started, held
+from mtllm_ds.preflight.plan import RunPlan, check_run, samples_per_cell
+from mtllm_ds.preflight.resume import checkpoint_to_resume, require_same_run
 from mtllm_ds.teachers.base import Teacher
 from mtllm_ds.teachers.cached import CachedTeacher
 from mtllm_ds.teachers.frozen_self import FrozenSelf
 from mtllm_ds.teachers.trained import plain_teacher
-from mtllm_ds.training.dropout import regrouped
 from mtllm_ds.training.engine import Engine
-from mtllm_ds.training.hub_models import as_started, held
 from mtllm_ds.training.loop import Trainer, checkpoint_root
 from mtllm_ds.training.preemption import EXIT_PREEMPTED, Preemption
-from mtllm_ds.training.preflight import RunPlan, check_run, samples_per_cell
-from mtllm_ds.training.resume import checkpoint_to_resume, require_same_run
 from mtllm_ds.training.run_lock import hold_folder
 from mtllm_ds.training.students import kept_tensors, start_reader
 

@@ -20,7 +20,7 @@ from mtllm_ds.models.own_weights import is_own, put_weights
 from mtllm_ds.models.readers import Reader
 from mtllm_ds.models.stacked import StackedModel
 from mtllm_ds.objectives.base import Objective
-from mtllm_ds.training.preflight import RunPlan
+from mtllm_ds.preflight.plan import RunPlan
 
 _READING_BATCH = 32
 _HEAD = "head."

@@ -8,9 +8,9 @@ from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.cluster.zero import MASTER, MOMENTS, TrainableState, full_numel, gathered, partitioned_loading
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import build_reader
+from mtllm_ds.preflight.plan import check_run
 from mtllm_ds.teachers.frozen_self import FrozenSelf
 from mtllm_ds.training.engine import Engine
-from mtllm_ds.training.preflight import check_run
 from tests.distributed.ranks import RankError, ranks
 from tests.fixtures.runs import make_run, settings_of
 

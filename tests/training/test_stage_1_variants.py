@@ -10,8 +10,8 @@ from mtllm_ds.data.writing.builder import build_shards
 from mtllm_ds.data.writing.settings import ShardSettings
 from mtllm_ds.data.writing.sources import InputFile
 from mtllm_ds.errors import UserError
+from mtllm_ds.preflight.plan import check_run
 from mtllm_ds.teachers.trained import load_teacher
-from mtllm_ds.training.preflight import check_run
 from mtllm_ds.training.runs import run_seeds
 from mtllm_ds.transfer_sets.teacher_targets import write_targets
 from tests.distributed.ranks import RankError, ranks

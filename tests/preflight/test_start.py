@@ -6,7 +6,7 @@ import pytest
 
 from mtllm_ds.data.shards.manifest import TaskEntry
 from mtllm_ds.errors import UserError
-from mtllm_ds.training.preflight import check_run, describe_plan
+from mtllm_ds.preflight.plan import check_run, describe_plan
 from tests.fixtures.exports import make_export
 from tests.fixtures.runs import build_data, settings_of, write_text
 from tests.fixtures.task_runs import build_task_data, make_task_run, topic_rows

@@ -20,8 +20,8 @@ from mtllm_ds.errors import UserError
 from mtllm_ds.models.encoders import encoder_family
 from mtllm_ds.models.loading import load_config, weights_fingerprint
 from mtllm_ds.models.packed import require_packing
-from mtllm_ds.training.dropout import split_forwards
-from mtllm_ds.training.trained_parts import Bases, check_centring, read_start, read_teacher, task_of, warnings_of
+from mtllm_ds.preflight.dropout import split_forwards
+from mtllm_ds.preflight.start import Bases, check_centring, read_start, read_teacher, task_of, warnings_of
 
 
 @dataclass(frozen=True)

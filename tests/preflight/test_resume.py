@@ -6,7 +6,7 @@ import pytest
 
 from mtllm_ds.checkpoint.store import CheckpointState
 from mtllm_ds.errors import UserError
-from mtllm_ds.training.resume import require_same_run
+from mtllm_ds.preflight.resume import require_same_run
 from tests.fixtures.runs import make_run, settings_of
 
 BASES = {"encoder": {"name": "mt", "revision": None, "fingerprint": "a"}}

@@ -4,8 +4,8 @@ import pytest
 from rich.console import Console
 
 from mtllm_ds.cluster.launch import join_cluster
+from mtllm_ds.preflight.dropout import regrouped, split_forwards
 from mtllm_ds.training.assemble import open_run, run_training
-from mtllm_ds.training.dropout import regrouped, split_forwards
 from tests.distributed.ranks import ranks
 from tests.fixtures.runs import losses_of, make_run, settings_of
 

@@ -12,8 +12,8 @@ from mtllm_ds.checkpoint.export import export_run
 from mtllm_ds.checkpoint.store import checkpoint_folders, read_state
 from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.errors import UserError
-from mtllm_ds.training.hub_models import held
-from mtllm_ds.training.preflight import check_run, describe_plan
+from mtllm_ds.preflight.hub_models import held
+from mtllm_ds.preflight.plan import check_run, describe_plan
 from mtllm_ds.training.runs import run_seeds
 from tests.distributed.ranks import ranks
 from tests.fixtures.hub import hub_at, push

@@ -8,7 +8,7 @@ from pathlib import Path
 from mtllm_ds.checkpoint.store import checkpoint_folders, read_state
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.models.loading import stored_weights
-from mtllm_ds.training.preflight import RunPlan
+from mtllm_ds.preflight.plan import RunPlan
 
 
 def as_started(settings: Settings, root: Path, resume: bool) -> Settings:
