@@ -10,7 +10,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ class Figures:
     shared_bytes: int
     wgmma: int
     mma: int
+    narrow_stores: int  # stores of 16 bits a thread: four and more times as many as there need be
+    narrow_loads: int
 
 
 def products_build(dtype: str, tile: device.Tile, *, descriptors: bool, divergence: str = "forward_kl") -> Build:
@@ -63,10 +65,10 @@ def products_build(dtype: str, tile: device.Tile, *, descriptors: bool, divergen
     if descriptors:
         operands = {n: f"tensordesc<{dtype}[{b[0]}, {b[1]}]>" for n, b in zip(names, blocks, strict=True)}
     packed = dtype != "fp32"
-    scratch = "*bf16" if packed else "*fp32"
+    scratch = ("*bf16", "*fp16") if packed else ("*fp32", "*fp32")
     integers = ("num_rows", "vocabulary", "student_width", "teacher_width", "ld_student_hidden", "ld_student_weight",
                 "ld_teacher_hidden", "ld_teacher_weight", "ld_scratch", "num_parts")  # fmt: skip
-    types = operands | {"row_weight": "*fp32", "exponentials": scratch, "deltas": scratch, "statistics": "*fp32"}
+    types = operands | {"row_weight": "*fp32", "exponentials": scratch[0], "deltas": scratch[1], "statistics": "*fp32"}
     types |= dict.fromkeys(integers, "i32") | {"inverse_temperature": "fp32"}
     constants = {"BM": tile.rows, "BV": tile.columns, "BK": tile.inner, "DESCRIPTORS": descriptors,
                  "KEEPS_STUDENT": divergence == "reverse_kl", "PACKED": packed,
@@ -84,25 +86,30 @@ def combine_build() -> Build:
 
 
 def gradient_build(divergence: str) -> Build:
-    pointers = ("statistics", "row_weight", "means", "losses", "measured")
-    types = dict.fromkeys(("exponentials", "deltas", "gradient"), "*bf16") | dict.fromkeys(pointers, "*fp32")
-    types |= dict.fromkeys(("num_rows", "vocabulary", "ld_scratch", "num_parts"), "i32")
-    types |= dict.fromkeys(("beta", "loss_scale", "gradient_scale"), "fp32")
+    pointers = ("statistics", "row_weight", "means", "losses", "measured", "units")
+    types = {"exponentials": "*bf16", "deltas": "*fp16", "gradient": "*bf16"} | dict.fromkeys(pointers, "*fp32")
+    types |= dict.fromkeys(("num_rows", "ld_scratch", "num_parts"), "i32")
+    types |= dict.fromkeys(("beta", "rest", "loss_scale", "gradient_scale"), "fp32")
     width = device.LOW_PRECISION_TILE.columns // device_fused.PARTS.value
-    constants = {"KIND": divergence, "MEASURES": True, "WANTS_GRADIENT": True, "WIDTH": width,
+    constants = {"KIND": divergence, "MEASURES": True, "WANTS_GRADIENT": True, "HAS_UNIT": False, "WIDTH": width,
                  "BLOCK_PARTS": device.GRADIENT_BLOCK_COLUMNS // width}  # fmt: skip
     return Build(f"gradient {divergence}", device_fused.gradient_kernel, types, constants, 4, 3)
 
 
 def split_build(divergence: str, *, options: bool) -> Build:
     types = {"student": "*fp32", "teacher": "*fp32", "student_bias": "*bf16", "teacher_bias": "*bf16", "labels": "*i64",
-             "row_weight": "*fp32", "losses": "*fp32", "gradient": "*bf16"}  # fmt: skip
+             "row_weight": "*fp32", "losses": "*fp32", "gradient": "*bf16", "units": "*fp32"}  # fmt: skip
     types |= dict.fromkeys(("vocabulary", "ld_logits", "ld_gradient"), "i32")
-    floats = ("inverse_temperature", "beta", "softcap", "divergence_scale", "label_weight", "gradient_scale")
+    floats = ("inverse_temperature", "beta", "rest", "softcap", "divergence_scale", "label_weight")
     types |= dict.fromkeys(floats, "fp32")
     flags = ("HAS_STUDENT_BIAS", "HAS_TEACHER_BIAS", "HAS_CAP", "HAS_LABELS")
     block, num_warps = device_split.WITH_OPTIONS if options else device_split.PLAIN
-    constants = dict.fromkeys(flags, options) | {"KIND": divergence, "WANTS_GRADIENT": True, "BLOCK": block}
+    constants = dict.fromkeys(flags, options) | {
+        "KIND": divergence,
+        "WANTS_GRADIENT": True,
+        "HAS_UNIT": False,
+        "BLOCK": block,
+    }
     name = f"split {divergence}" + (" all options" if options else "")
     return Build(name, device_split.split_kernel, types, constants, num_warps, 3)
 
@@ -156,6 +163,8 @@ def compile_for(build: Build, capability: int) -> Figures:
         shared_bytes=compiled.metadata.shared,
         wgmma=ptx.count("wgmma.mma_async"),
         mma=len(re.findall(r"\bmma\.sync|tcgen05\.mma", ptx)),
+        narrow_stores=len(re.findall(r"st\.global(?:\.\w+)*\.[bu]16 ", ptx)),
+        narrow_loads=len(re.findall(r"ld\.global(?:\.\w+)*\.[bu]16 ", ptx)),
     )
 
 
@@ -185,7 +194,7 @@ def main() -> None:
     parser.add_argument("--targets", type=int, nargs="+", default=list(CHIPS))
     arguments = parser.parse_args()
     rows = []
-    heading = ("kernel", "target", "warps", "stages", "registers", "spilled_bytes", "shared_bytes", "wgmma", "mma")
+    heading = tuple(field.name for field in fields(Figures))
     print(f"{heading[0]:42}" + "".join(f"{h:>14}" for h in heading[1:]), flush=True)
     for capability in arguments.targets:
         for build in {b.name: b for b in builds(capability)}.values():

@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 
 @pytest.mark.slow
 @pytest.mark.skipif(interpreting(), reason="this is that process")
-@pytest.mark.parametrize("module", ["test_linear_kl.py", "test_topk_kl.py"])
+@pytest.mark.parametrize("module", ["test_linear_kl.py", "test_linear_kl_hard_inputs.py", "test_topk_kl.py"])
 def test_in_the_interpreter(module: str) -> None:
     pytest.importorskip("triton")
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from kernel_cases import DIVERGENCES, gradients, make, relative_error, truth
+from kernel_cases import DIVERGENCES, Tensors, gradients, make, relative_error, truth
 from mtllm_kernels import fused_linear_kl
 from mtllm_kernels.common import chunks, products, scratch
 from mtllm_kernels.common.chunks import Wanted
@@ -71,12 +71,88 @@ def test_backward_twice() -> None:
     assert torch.equal(first, second)
 
 
-def test_a_second_derivative_is_refused() -> None:
+@pytest.mark.parametrize("through_scale", [False, True])
+def test_a_second_derivative_is_refused(through_scale: bool) -> None:
+    """Already when it is asked for: the first derivative would look like a constant."""
     t = make(9, 67, 8)
-    hidden, scale = t.student_hidden.requires_grad_(), torch.ones((), requires_grad=True)
-    (grad,) = torch.autograd.grad(fused_linear_kl(*t.arguments()) * scale, hidden, create_graph=True)
-    with pytest.raises(RuntimeError, match="twice"):
-        grad.sum().backward()
+    hidden, scale = t.student_hidden.requires_grad_(), torch.ones((), requires_grad=through_scale)
+    loss = fused_linear_kl(*t.arguments()) * scale
+    with pytest.raises(NotImplementedError, match="first derivatives"):
+        torch.autograd.grad(loss, hidden, create_graph=True)
+
+
+def test_forward_mode_is_refused() -> None:
+    t = make(9, 67, 8)
+
+    def loss(hidden: torch.Tensor, weight: torch.Tensor, backend: str) -> torch.Tensor:
+        return fused_linear_kl(hidden, weight, t.teacher_hidden, t.teacher_weight, backend=backend)
+
+    ones = torch.ones_like(t.student_hidden)
+    for backend in ("auto", "chunked"):
+        with pytest.raises(NotImplementedError, match="forward-mode"):
+            torch.func.jvp(lambda h, b=backend: loss(h, t.student_weight, b), (t.student_hidden,), (ones,))
+    _, tangent = torch.func.jvp(lambda h: loss(h, t.student_weight, "reference"), (t.student_hidden,), (ones,))
+    _, (grad,) = gradients(t, backend="chunked")
+    torch.testing.assert_close(tangent, grad.sum(), rtol=1e-4, atol=1e-6)
+
+
+class TestAutocast:
+    """Hidden states and heads are cast as `F.linear` casts them; what is float64, or lies outside, is left alone."""
+
+    NAMES = ("student_hidden", "student_weight")
+
+    @pytest.mark.parametrize("backend", ["chunked", "reference"])
+    @pytest.mark.parametrize("widths", [(8, None), (8, 12)])
+    def test_as_if_cast_by_hand(self, backend: str, widths: tuple[int, int | None]) -> None:
+        t = make(9, 67, *widths)
+        by_hand, grads = gradients(t.to(torch.bfloat16), backend=backend, trained=self.NAMES)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, grads_under = gradients(t, backend=backend, trained=self.NAMES)
+        assert torch.equal(loss, by_hand)
+        assert loss.dtype == torch.float32
+        for grad, cast in zip(grads_under, grads, strict=True):
+            assert grad.dtype == torch.float32
+            torch.testing.assert_close(grad, cast.float(), rtol=2e-2, atol=1e-4)
+
+    def test_sides_of_different_dtypes(self) -> None:
+        t = make(9, 67, 8, 12)
+        mixed = Tensors(t.student_hidden.bfloat16(), t.student_weight, t.teacher_hidden, t.teacher_weight.bfloat16())
+        with pytest.raises(ValueError, match="student_weight"):
+            fused_linear_kl(*mixed.arguments())
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = fused_linear_kl(*mixed.arguments())
+        assert torch.equal(loss, fused_linear_kl(*t.to(torch.bfloat16).arguments()))
+
+    @pytest.mark.parametrize("reduction", ["mean", "none"])
+    def test_a_backward_inside_is_the_backward_outside(self, reduction: str) -> None:
+        t = make(9, 67, 8).to(torch.bfloat16)
+        upstream = torch.linspace(0, 1, 9) if reduction == "none" else None
+        options = {"backend": "chunked", "trained": self.NAMES, "reduction": reduction, "upstream": upstream}
+        outside = gradients(t, **options)
+        with torch.autocast("cpu", torch.bfloat16):
+            inside = gradients(t, **options)
+        assert all(torch.equal(a, b) for a, b in zip(outside[1], inside[1], strict=True))
+
+    def test_float64_and_disabled(self) -> None:
+        t = make(9, 67, 8)
+        outside = [gradients(x, backend="chunked") for x in (t, t.to(torch.float64))]
+        with torch.autocast("cpu", torch.bfloat16):
+            double = gradients(t.to(torch.float64), backend="chunked")
+            with torch.autocast("cpu", enabled=False):
+                single = gradients(t, backend="chunked")
+        for (loss, grads), (true, true_grads) in zip((single, double), outside, strict=True):
+            assert torch.equal(loss, true)
+            assert torch.equal(grads[0], true_grads[0])
+
+    def test_compiled_whole(self) -> None:
+        t = make(9, 67, 8)
+
+        def loss(hidden: torch.Tensor) -> torch.Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return fused_linear_kl(hidden, t.student_weight, t.teacher_hidden, t.teacher_weight)
+
+        compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(t.student_hidden), loss(t.student_hidden), rtol=1e-6, atol=0)
 
 
 def test_the_teacher_is_never_differentiated() -> None:
@@ -138,6 +214,14 @@ REFUSED = {
     "beta": {"divergence": "jsd", "beta": 1.0},
     "temperature": {"temperature": 0.0},
     "softcap": {"softcap": -1.0},
+    "softcap must be positive and finite": {"softcap": float("inf")},
+    "temperature must be positive and finite": {"temperature": float("inf")},
+    "temperature must be positive and finite, got nan": {"temperature": float("nan")},
+    "label_weight must": {"label_weight": float("nan"), "labels": torch.zeros(4, dtype=torch.int64)},
+    "beta must": {"divergence": "jsd", "beta": float("nan")},
+    "student_hidden must have two dimensions": {"student_hidden": torch.tensor(1.0)},
+    "student_weight has no rows": {"student_weight": torch.zeros(0, 8), "teacher_weight": torch.zeros(0, 8)},
+    "student_hidden has no columns": {"student_hidden": torch.zeros(4, 0), "student_weight": torch.zeros(9, 0)},
     "label_weight is set": {"label_weight": 0.5},
     "no effect": {"labels": torch.zeros(4, dtype=torch.int64)},
     "reduction": {"reduction": "batchmean"},

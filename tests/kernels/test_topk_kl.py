@@ -104,6 +104,101 @@ def test_all_tokens_kept_is_the_forward_kl(run: Run, backend: str) -> None:
     assert relative_error(loss, true) <= LOSS_ERROR
 
 
+@pytest.mark.parametrize("temperature", [0.25, 1.0, 3.0, 10.0])
+def test_all_tokens_kept_at_any_temperature(run: Run, backend: str, temperature: float) -> None:
+    """Rounding may leave the teacher's tail a mass of 1e-7; there is no token that it could lie on."""
+    t = make(16, 16, 24)
+    ids, log_probs = targets(16, 16, 16)
+    check(
+        run,
+        backend,
+        t.student_hidden,
+        t.student_weight,
+        ids,
+        log_probs + 1e-6 * torch.randn(16, 16),
+        temperature=temperature,
+    )
+
+
+def test_empty_slots_leave_their_tokens_in_the_tail(run: Run, backend: str) -> None:
+    """Eight slots of which three are empty are five slots, whatever the ids in the empty ones."""
+    t = make(6, VOCABULARY, 24).to(run.dtype, run.device)
+    ids, log_probs = (x.to(run.device) for x in targets(6, 8))
+    five = solved(t.student_hidden, t.student_weight, ids[:, :5], log_probs[:, :5], backend=backend)
+    for strange in (ids[:, 5:], ids[:, :3], torch.full_like(ids[:, 5:], -1), torch.full_like(ids[:, 5:], VOCABULARY)):
+        eight = (
+            torch.cat((ids[:, :5], strange), 1),
+            log_probs.index_fill(1, torch.arange(5, 8, device=run.device), -math.inf),
+        )
+        for one, other in zip(solved(t.student_hidden, t.student_weight, *eight, backend=backend), five, strict=True):
+            assert relative_error(one, other) <= 1e-6
+
+
+def test_a_row_of_empty_slots_costs_nothing(run: Run, backend: str) -> None:
+    t = make(3, VOCABULARY, 24).to(run.dtype, run.device)
+    ids, log_probs = (x.to(run.device) for x in targets(3, 8))
+    log_probs[1] = -math.inf
+    options = {"backend": backend, "reduction": "none", "upstream": torch.ones(3, device=run.device)}
+    loss, grad, _ = solved(t.student_hidden, t.student_weight, ids, log_probs, **options)
+    assert abs(loss[1]) < 1e-6
+    assert grad[1].abs().max() < 1e-6
+
+
+def test_rows_that_are_not_there_may_hold_anything(run: Run, backend: str) -> None:
+    t, valid = make(5, VOCABULARY, 24), torch.tensor([True, False, True, False, False])
+    ids, log_probs = targets(5, 8)
+    ids[1], ids[3], ids[4] = -1, VOCABULARY, 7
+    log_probs[3], log_probs[4] = math.nan, 5.0
+    t.student_hidden[4] = math.inf
+    clean = ids.masked_fill(~valid[:, None], 0), log_probs.masked_fill(~valid[:, None], -math.inf)
+    options = {"valid": valid.to(run.device), "backend": backend}
+    hidden, weight = t.student_hidden.to(run.device, run.dtype), t.student_weight.to(run.device, run.dtype)
+    got = solved(hidden, weight, ids.to(run.device), log_probs.to(run.device), **options)
+    finite = hidden.masked_fill(~valid.to(run.device)[:, None], 0.0)
+    for one, other in zip(got, solved(finite, weight, *(x.to(run.device) for x in clean), **options), strict=True):
+        assert torch.equal(one, other)
+
+
+WRONG = {
+    "must lie in": lambda ids, log_probs: (ids.index_fill(1, torch.tensor(2), -1), log_probs),
+    r"must lie in \[0, 1003\)": lambda ids, log_probs: (ids.index_fill(1, torch.tensor(2), VOCABULARY), log_probs),
+    "twice": lambda ids, log_probs: (torch.cat((ids[:, :7], ids[:, :1]), 1), log_probs),
+    "no log-probabilities": lambda ids, log_probs: (ids, log_probs.exp()),
+}
+
+
+@pytest.mark.parametrize("named", WRONG)
+def test_wrong_targets(run: Run, backend: str, named: str) -> None:
+    """An error where it costs nothing, NaN of that row where it would cost a synchronisation."""
+    t, (ids, log_probs) = make(4, VOCABULARY, 24).to(run.dtype, run.device), targets(4, 8)
+    wrong = WRONG[named](ids, log_probs)
+    ids[2], log_probs[2] = wrong[0][2], wrong[1][2]
+    arguments = (t.student_hidden, t.student_weight, ids.to(run.device), log_probs.to(run.device))
+    options = {"backend": backend, "reduction": "none", "upstream": torch.ones(4, device=run.device)}
+    if run.device == "cpu":
+        with pytest.raises(ValueError, match=named + ".*row 2 of 4"):
+            solved(*arguments, **options)
+    else:
+        loss, grad, _ = solved(*arguments, **options)
+        assert loss.isnan().tolist() == grad.isnan().any(-1).tolist() == [False, False, True, False]
+
+
+@pytest.mark.parametrize("side", ["student_hidden", "topk_log_probs"])
+def test_nan_stays_in_its_row_and_is_seen(run: Run, backend: str, side: str) -> None:
+    t, (ids, log_probs) = make(3, VOCABULARY, 24), targets(3, 8)
+    (t.student_hidden if side == "student_hidden" else log_probs)[1, 2] = math.nan
+    t = t.to(run.dtype, run.device)
+    options = {"backend": backend, "reduction": "none", "upstream": torch.ones(3, device=run.device)}
+    loss, grad, _ = solved(t.student_hidden, t.student_weight, ids.to(run.device), log_probs.to(run.device), **options)
+    assert loss.isnan().tolist() == grad.isnan().all(-1).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("temperature", [0.05, 20.0])
+def test_gradients_beyond_one(run: Run, backend: str, temperature: float) -> None:
+    t = make(6, VOCABULARY, 24, logit_std=0.3)
+    check(run, backend, t.student_hidden, t.student_weight, *targets(6, 8), temperature=temperature)
+
+
 @pytest.mark.skipif(interpreting(), reason="needs no interpreter")
 class TestInterface:
     @pytest.mark.parametrize("backend", ["reference", "chunked"])
@@ -148,6 +243,10 @@ class TestInterface:
         ("topk_log_probs", {"topk_log_probs": torch.zeros(5, 3)}),
         ("student_weight", {"student_weight": torch.zeros(37, 9)}),
         ("temperature", {"temperature": -1.0}),
+        ("temperature", {"temperature": math.inf}),
+        ("student_hidden", {"student_hidden": torch.tensor(1.0)}),
+        ("vocabulary is empty", {"student_weight": torch.zeros(0, 8)}),
+        ("no columns", {"topk_ids": torch.zeros(5, 0, dtype=torch.int64), "topk_log_probs": torch.zeros(5, 0)}),
         ("backend", {"backend": "triton-fused"}),
     ])  # fmt: skip
     def test_what_does_not_fit_is_named(self, named: str, wrong: dict) -> None:

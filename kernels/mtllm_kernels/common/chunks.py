@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mtllm_kernels.common.constants import FLOAT16_LARGEST
 from mtllm_kernels.common.problem import HeadProblem
 from mtllm_kernels.common.products import multiply, times_head
 
 HEAD_SLAB = 16384  # rows of the head's gradient added to at a time
-FLOAT16_SCALE = 4096.0  # keeps q, of at most a few units, clear of float16's subnormals
 
 
 @dataclass(frozen=True)
@@ -28,21 +28,22 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Result:
-    """Unweighted losses of the rows (zero where the weight is zero) and the weighted gradients that were wanted."""
+    """Unweighted losses of the rows (zero where the weight is zero) and the weighted gradients that were wanted, each in
+    `kept_dtype` of what it is the gradient of."""
 
     loss_rows: Tensor  # (N,)
-    grad_hidden: Tensor | None  # (N, D), the hidden states' dtype
-    grad_weight: Tensor | None  # (V, D), the weight's dtype
+    grad_hidden: Tensor | None  # (N, D)
+    grad_weight: Tensor | None  # (V, D)
     grad_bias: Tensor | None  # (V,)
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Losses of a chunk's rows, and `scale` times their gradient with respect to h W^T + b."""
+    """Losses of a chunk's rows; q times `unit` is their gradient with respect to h W^T + b."""
 
     loss: Tensor  # (rows,)
     q: Tensor | None  # (rows, V); None if no gradient is wanted
-    scale: float = 1.0
+    unit: Tensor | float = 1.0  # a tensor is (rows,), in the accumulator's dtype
 
 
 def solve_in_chunks(
@@ -67,9 +68,9 @@ def balanced_rows(num_rows: int, most: int) -> int:
     return max(-(-num_rows // num_chunks), 1)
 
 
-def q_scale(weight: Tensor) -> float:
-    """What q has to be multiplied by where it is kept in the weight's dtype."""
-    return FLOAT16_SCALE if weight.dtype == torch.float16 else 1.0
+def kept_dtype(tensor: Tensor) -> torch.dtype:
+    """In what a tensor's gradient waits for the backward pass. float16 cannot hold it before the loss scale is known."""
+    return torch.float32 if tensor.dtype == torch.float16 else tensor.dtype
 
 
 def chunk_of(problem: HeadProblem, rows: slice, wanted: Wanted, loss: Tensor, q: Tensor) -> Chunk:
@@ -80,8 +81,14 @@ def chunk_of(problem: HeadProblem, rows: slice, wanted: Wanted, loss: Tensor, q:
         q = q.masked_fill_((problem.row_weight[rows] == 0)[:, None], 0.0)
     head = problem.student_weight
     if q.device.type == "cuda" and q.dtype != head.dtype:  # products there want one dtype
-        return Chunk(loss, q.mul_(q_scale(head)).to(head.dtype), q_scale(head))
+        unit = unit_of(q) if head.dtype == torch.float16 else 1.0
+        return Chunk(loss, q.div_(unit[:, None] if isinstance(unit, Tensor) else unit).to(head.dtype), unit)
     return Chunk(loss, q)
+
+
+def unit_of(q: Tensor) -> Tensor:
+    """(rows,) what q (rows, V) has to be divided by to make good use of float16's range."""
+    return (q.abs().amax(-1) / FLOAT16_LARGEST).clamp(min=1e-30)
 
 
 class GradientSum:
@@ -91,37 +98,38 @@ class GradientSum:
 
     def __init__(self, problem: HeadProblem, wanted: Wanted) -> None:
         self._problem = p = problem
-        self._grad_hidden = p.student_hidden.new_empty(p.student_hidden.shape) if wanted.hidden else None
-        zeros = p.student_weight.new_zeros
+        hidden, zeros = p.student_hidden, p.student_weight.new_zeros
+        self._grad_hidden = hidden.new_empty(hidden.shape, dtype=kept_dtype(hidden)) if wanted.hidden else None
         self._grad_weight = zeros(p.student_weight.shape, dtype=p.accumulator) if wanted.weight else None
         self._grad_bias = zeros(p.vocabulary, dtype=p.accumulator) if wanted.bias else None
-        weight = p.row_weight
-        self._largest = weight.abs().amax().clamp(min=1e-30) if len(weight) else weight.new_ones(())
 
     def add(self, rows: slice, chunk: Chunk) -> None:
         """Rows of weight 0 may hold anything in q if the hidden states' gradient alone is wanted, else they must hold 0."""
         q, p = chunk.q, self._problem
         if q is None:
             return
-        weight = p.row_weight[rows, None].to(p.accumulator)
-        gone = weight == 0
+        row_weight = p.row_weight[rows].to(p.accumulator)
+        gone, weight = (row_weight == 0)[:, None], (row_weight * chunk.unit)[:, None]
         if self._grad_hidden is not None:
-            product = times_head(q, p.student_weight).mul_(weight / chunk.scale)
+            product = times_head(q, p.student_weight).mul_(weight)
             self._grad_hidden[rows] = product.masked_fill_(gone, 0.0)
-        share = weight / self._largest
+        if self._grad_weight is None and self._grad_bias is None:
+            return
+        largest = weight.abs().amax().clamp(min=1e-30)  # comes in after the products too
+        share = (weight / largest).masked_fill_(gone, 0.0)
         if self._grad_weight is not None:
             hidden = (p.student_hidden[rows] * share).masked_fill(gone, 0.0).to(q.dtype)
             for start in range(0, q.shape[1], HEAD_SLAB):
                 slab = slice(start, start + HEAD_SLAB)
-                self._grad_weight[slab].add_(multiply(q[:, slab].T, hidden), alpha=1 / chunk.scale)
+                self._grad_weight[slab].addcmul_(multiply(q[:, slab].T, hidden), largest)
         if self._grad_bias is not None:
-            self._grad_bias.add_(multiply(share.T.to(q.dtype), q).squeeze(0), alpha=1 / chunk.scale)
+            self._grad_bias.addcmul_(multiply(share.T.to(q.dtype), q).squeeze(0), largest)
 
     def result(self, loss_rows: Tensor) -> Result:
-        """The sums in their parameters' dtypes."""
+        """The sums in the dtypes they are kept in."""
         grad_weight, grad_bias, bias = self._grad_weight, self._grad_bias, self._problem.trained_bias
         if grad_weight is not None:
-            grad_weight = grad_weight.mul_(self._largest).to(self._problem.student_weight.dtype)
+            grad_weight = grad_weight.to(kept_dtype(self._problem.student_weight))
         if grad_bias is not None and bias is not None:
-            grad_bias = grad_bias.mul_(self._largest).to(bias.dtype)
+            grad_bias = grad_bias.to(kept_dtype(bias))
         return Result(loss_rows, self._grad_hidden, grad_weight, grad_bias)

@@ -15,9 +15,9 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd import forward_ad
 
-from mtllm_kernels.common.chunks import Result, Wanted
+from mtllm_kernels.common.chunks import Result, Wanted, kept_dtype
 from mtllm_kernels.common.problem import HeadProblem, weighted
 from mtllm_kernels.common.products import accumulator_of
 
@@ -69,7 +69,8 @@ class Operator(Generic[P]):
         self.operator.register_autograd(self._backward, setup_context=self._setup_context)
 
     def __call__(self, problem: P, *, per_row: bool, backend: str) -> Tensor:
-        """The loss, a scalar or (N,), differentiable in the student's tensors that require a gradient."""
+        """The loss, a scalar or (N,), differentiable once, backwards, in the student's tensors that require a gradient."""
+        _refuse_forward_mode(problem)
         grad, bias = torch.is_grad_enabled(), problem.trained_bias
         wanted = Wanted(
             grad and problem.student_hidden.requires_grad,
@@ -94,7 +95,9 @@ class Operator(Generic[P]):
         """What the operator does, in plain operators."""
         call = self._call(flat)
         p = call.problem
-        result = self._solver(call.backend, p)(p, call.formed)
+        with torch.autocast(p.student_hidden.device.type, enabled=False):  # dtypes are the kernels' own affair
+            p = p.without_wrong_rows()
+            result = self._solver(call.backend, p)(p, call.formed)
         rows = weighted(result.loss_rows, p.row_weight)
         grads = (result.grad_hidden, result.grad_weight, result.grad_bias)
         nothing = p.student_hidden.new_empty(0)
@@ -107,9 +110,9 @@ class Operator(Generic[P]):
         nothing = p.student_hidden.new_empty
         return (
             nothing((p.num_rows,) if call.per_row else (), dtype=accumulator_of(p.student_hidden)),
-            nothing(p.student_hidden.shape) if call.formed.hidden else nothing(0),
-            nothing(p.student_weight.shape) if call.formed.weight else nothing(0),
-            bias.new_empty(bias.shape) if call.formed.bias and bias is not None else nothing(0),
+            _kept_like(p.student_hidden) if call.formed.hidden else nothing(0),
+            _kept_like(p.student_weight) if call.formed.weight else nothing(0),
+            _kept_like(bias) if call.formed.bias and bias is not None else nothing(0),
         )
 
     def _setup_context(self, ctx, inputs: tuple, output: tuple) -> None:
@@ -117,20 +120,29 @@ class Operator(Generic[P]):
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[1:])
         ctx.wanted, ctx.per_row = call.wanted, call.per_row
+        p, bias = call.problem, call.problem.trained_bias
+        ctx.dtypes = (p.student_hidden.dtype, p.student_weight.dtype, None if bias is None else bias.dtype)
         ctx.runs_again = call.formed != call.wanted
         ctx.settings = [None if isinstance(x, Tensor) else x for x in inputs]
         kept = inputs if ctx.runs_again else ()
         ctx.save_for_backward(*output[1:], *(x if isinstance(x, Tensor) else None for x in kept))
 
     def _backward(self, ctx, grad_loss: Tensor | None, *_) -> tuple[Tensor | None, ...]:
-        return _in_first_order(self, ctx, grad_loss)
+        if torch.is_grad_enabled():  # create_graph: the result would look like a constant
+            raise NotImplementedError(f"{self.operator} gives first derivatives only: call without create_graph")
+        found = {} if grad_loss is None else self._gradients(ctx, grad_loss)
+        rest = len(dataclasses.fields(Wanted)) + 2
+        return (*(found.get(name) for name in self._fields), *(None for _ in range(rest)))
 
-    def gradients(self, ctx, grad_loss: Tensor) -> dict[str, Tensor]:
+    def _gradients(self, ctx, grad_loss: Tensor) -> dict[str, Tensor]:
         """By the names of the problem's fields."""
         grad_hidden, grad_weight, grad_bias, *tensors = ctx.saved_tensors
         w, found = ctx.wanted, {}
+        hidden_dtype, weight_dtype, bias_dtype = ctx.dtypes
         if w.hidden:
-            found["student_hidden"] = scaled(grad_hidden, grad_loss[:, None] if ctx.per_row else grad_loss)
+            found["student_hidden"] = _scaled(
+                grad_hidden, grad_loss[:, None] if ctx.per_row else grad_loss, hidden_dtype
+            )
         if ctx.runs_again:
             flat = tuple(s if t is None else t for s, t in zip(ctx.settings, tensors, strict=True))
             call = self._call(flat)
@@ -139,22 +151,24 @@ class Operator(Generic[P]):
             _, _, grad_weight, grad_bias = self.operator(*self.flat(again))
             grad_loss = grad_loss.new_ones(())
         if w.weight:
-            found["student_weight"] = scaled(grad_weight, grad_loss)
+            found["student_weight"] = _scaled(grad_weight, grad_loss, weight_dtype)
         if w.bias:
-            found["student_bias"] = scaled(grad_bias, grad_loss)
+            found["student_bias"] = _scaled(grad_bias, grad_loss, bias_dtype)
         return found
 
-    def in_order(self, found: dict[str, Tensor]) -> tuple[Tensor | None, ...]:
-        """Gradients of all the operator's arguments."""
-        rest = len(dataclasses.fields(Wanted)) + 2
-        return (*(found.get(name) for name in self._fields), *(None for _ in range(rest)))
+
+def _kept_like(tensor: Tensor) -> Tensor:
+    return tensor.new_empty(tensor.shape, dtype=kept_dtype(tensor))
 
 
-@once_differentiable
-def _in_first_order(operator: Operator, ctx, grad_loss: Tensor | None) -> tuple[Tensor | None, ...]:
-    return operator.in_order({} if grad_loss is None else operator.gradients(ctx, grad_loss))
+def _scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """gradient * factor with one rounding, into a new tensor."""
+    return (gradient * factor).to(dtype)
 
 
-def scaled(gradient: Tensor, factor: Tensor) -> Tensor:
-    """gradient * factor, in the gradient's dtype with one rounding, into a new tensor."""
-    return (gradient * factor).to(gradient.dtype)
+def _refuse_forward_mode(problem: HeadProblem) -> None:
+    if torch.compiler.is_compiling():
+        return
+    for tensor in (problem.student_hidden, problem.student_weight, problem.trained_bias):
+        if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
+            raise NotImplementedError("forward-mode derivatives are not there; use backend='reference' for them")

@@ -1,6 +1,7 @@
 """What every problem has: hidden states, a head, and weights of the rows."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -20,6 +21,10 @@ class HeadProblem:
     def trained_bias(self) -> Tensor | None:
         """(V,) the head's bias, where the problem has one."""
         return None
+
+    def without_wrong_rows(self) -> Self:
+        """The problem after its rows were looked at one by one; see `refused_rows`."""
+        return self
 
     @property
     def num_rows(self) -> int:

@@ -12,11 +12,13 @@ every summand is of second order in x, so a rounding error common to a row cance
 float32 (float64 for float64 inputs). Row weights multiply the (rows, D) product, never q, so float16 cannot underflow.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from mtllm_kernels.common.chunks import Chunk, Result, Wanted, chunk_of, solve_in_chunks
-from mtllm_kernels.common.constants import IGNORED_LABEL, INFINITE_LOSS, LARGEST_EXPONENT, LOWEST
+from mtllm_kernels.common.constants import IGNORED_LABEL, LARGEST_EXPONENT, LOWEST, ONE_SIDED
 from mtllm_kernels.common.products import project
 from mtllm_kernels.common.scratch import chunk_rows, scratch_for
 from mtllm_kernels.linear_kl.problem import Problem
@@ -64,7 +66,8 @@ def _block(p: Problem, rows: slice, s: Tensor, t: Tensor, spare: Tensor, wants_q
     """Losses of some rows of a chunk; their gradient takes the place of s."""
     z = s.clone() if p.has_labels or p.softcap is not None else None  # logits at T = 1
     scale = p.divergence_scale * (1 - p.label_weight)
-    loss = _divergence(p, s, t, spare) * scale
+    divergence = _divergence(p, s, t, spare)
+    loss = divergence * scale if scale else torch.zeros_like(divergence)  # 0 * inf
     if wants_q and scale != p.temperature:
         s.mul_(scale / p.temperature)
     if z is not None and p.has_labels:
@@ -94,7 +97,7 @@ def _divergence(p: Problem, s: Tensor, t: Tensor, x: Tensor) -> Tensor:
     log_normalizers = []
     for side in (s, t):
         if p.temperature != 1:
-            side.div_(p.temperature)
+            side.div_(p.temperature).clamp_(min=LOWEST)
     torch.sub(t, s, out=x)
     for side in (s, t):
         highest = side.amax(-1)
@@ -102,6 +105,7 @@ def _divergence(p: Problem, s: Tensor, t: Tensor, x: Tensor) -> Tensor:
         log_normalizers.append(highest - side.amax(-1).log())
     x.sub_((log_normalizers[1] - log_normalizers[0])[:, None])
     p_s, p_t = s, t
+    one_sided = _one_sided(p, x)
     if p.divergence == "forward_kl":
         loss = x.mul_(p_t).sum(-1)
         loss += p_s.sub_(p_t).sum(-1)
@@ -111,13 +115,46 @@ def _divergence(p: Problem, s: Tensor, t: Tensor, x: Tensor) -> Tensor:
         loss -= weighted.sum(-1)
         p_s.mul_(-loss[:, None]).sub_(weighted)
     else:
-        x.clamp_(max=LARGEST_EXPONENT)
-        u = torch.expm1(x).mul_(p.beta).log1p_().neg_()
-        loss = x.add_(u).mul_(p_t).sum(-1) * p.beta
-        mean_u = torch.mul(p_s, u, out=x).sum(-1)
-        loss += mean_u * (1 - p.beta)
-        p_s.mul_(u.sub_(mean_u[:, None])).mul_(1 - p.beta)
-    return torch.where(loss > INFINITE_LOSS, torch.inf, loss)
+        loss = _jensen_shannon(p, p_s, p_t, x)
+    return loss if one_sided is None else torch.where(one_sided, torch.inf, loss)
+
+
+def _one_sided(p: Problem, x: Tensor) -> Tensor | None:
+    """(rows,) whether a KL is infinite: one side lacks a column that the other has. Only a bias takes columns away."""
+    if p.divergence == "jsd" or (p.student_bias is None and p.teacher_bias is None):
+        return None
+    least = ONE_SIDED / max(p.temperature, 1.0)
+    return x.amax(-1) > least if p.divergence == "forward_kl" else x.amin(-1) < -least
+
+
+def _jensen_shannon(p: Problem, p_s: Tensor, p_t: Tensor, x: Tensor) -> Tensor:
+    """Losses (rows,); q replaces p_s. Takes the place of x.
+
+    Where the sides have all but nothing in common u is -log(1 - beta) nearly everywhere and u - K cancels: there both are
+    taken relative to that limit, u' = u + log(1 - beta) = -log(1 + beta / (1 - beta) e^x).
+    """
+    beta, rest = p.beta, 1 - p.beta
+    u = _negative_log_mixture(x.clamp_(max=LARGEST_EXPONENT), beta)
+    mean = (p_s * u).sum(-1)
+    saturated = mean > -0.5 * math.log(rest)
+    if x.device.type != "cpu" or saturated.any():
+        far = torch.nn.functional.softplus(x + math.log(beta / rest)).neg_()
+        far_mean = (p_s * far).sum(-1)
+        loss = x.add_(u).mul_(p_t).sum(-1) * beta + mean * rest
+        u = torch.where(saturated[:, None], far, u)
+        mean = torch.where(saturated, far_mean, mean)
+    else:
+        loss = x.add_(u).mul_(p_t).sum(-1) * beta + mean * rest
+    p_s.mul_(u.sub_(mean[:, None])).mul_(rest)
+    return loss
+
+
+def _negative_log_mixture(x: Tensor, beta: float) -> Tensor:
+    """u = -log(1 + beta (e^x - 1)), good near x = 0 and, for a beta near 1, where e^x is next to nothing."""
+    u = torch.expm1(x).mul_(beta).log1p_()
+    if 1 - beta < 1e-2:
+        u = torch.where(x < -1, torch.exp(x).mul_(beta).add_(1 - beta).log_(), u)
+    return u.neg_()
 
 
 def _cross_entropy(p: Problem, rows: slice, z: Tensor, q: Tensor) -> Tensor:

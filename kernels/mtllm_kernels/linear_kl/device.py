@@ -10,13 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from mtllm_kernels.common.backend import interpreting
-from mtllm_kernels.common.chunks import Chunk, Result, Wanted, q_scale, solve_in_chunks
-from mtllm_kernels.common.device import chunk_rows, padded, refuse_float64
+from mtllm_kernels.common.chunks import Chunk, Result, Wanted, solve_in_chunks
+from mtllm_kernels.common.device import cdiv, chunk_rows, padded, refuse_float64
 from mtllm_kernels.common.operator import Solver
 from mtllm_kernels.common.products import project
 from mtllm_kernels.linear_kl.device_fused import PARTS, combine_kernel, gradient_kernel, products_kernel
@@ -41,7 +40,7 @@ LOW_PRECISION_TILE = Tile(128, 128, 64, 8, 3)
 FLOAT32_TILE = Tile(32, 64, 16, 4, 2)  # exact products, no tensor cores
 INTERPRETED_TILE = Tile(32, 256, 32, 4, 1)
 GRADIENT_BLOCK_COLUMNS = 2048
-FIRST_ORDER_ABOVE = 0.03  # a forward or reverse KL
+FIRST_ORDER_ABOVE = 1e-3  # a forward or reverse KL
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,7 @@ def _split_chunk(p: Problem, rows: slice, wants_q: bool) -> Chunk:
     project(p.student_hidden[rows], p.student_weight, student)
     project(p.teacher_hidden[rows], p.teacher_head, teacher)
     q = padded(num_rows, vocabulary, p.student_weight.dtype, device) if wants_q else None
-    scale = q_scale(p.student_weight)
-    return Chunk(statistics_and_gradient(p, rows, student, teacher, q, scale), q, scale)
+    return statistics_and_gradient(p, rows, student, teacher, q)
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class _FusedScratch:
     e: Tensor  # (rows, V), row-padded
     d: Tensor  # (rows, V), row-padded
     statistics: Tensor  # (5, rows, parts)
-    means: Tensor  # (rows,)
+    means: Tensor  # (2, rows)
     row_weight: Tensor  # (rows,)
     tile: Tile
 
@@ -103,15 +101,15 @@ def _fused_chunk(p: Problem, rows: slice, wants_q: bool) -> Chunk:
     packed = p.student_hidden.dtype != torch.float32
     tile = LOW_PRECISION_TILE if packed else FLOAT32_TILE
     tile = INTERPRETED_TILE if interpreting() else tile
-    num_parts = triton.cdiv(vocabulary, tile.columns) * PARTS.value
-    e, d = (padded(num_rows, vocabulary, torch.bfloat16 if packed else torch.float32, device) for _ in range(2))
+    num_parts = cdiv(vocabulary, tile.columns) * PARTS.value
+    e = padded(num_rows, vocabulary, torch.bfloat16 if packed else torch.float32, device)
+    d = padded(num_rows, vocabulary, torch.float16 if packed else torch.float32, device)
     statistics = torch.empty(5, num_rows, num_parts, dtype=torch.float32, device=device)
-    means = torch.empty(num_rows, dtype=torch.float32, device=device)
+    means = torch.zeros(2, num_rows, dtype=torch.float32, device=device)
     scratch = _FusedScratch(e, d, statistics, means, p.row_weight[rows], tile)
     _multiply(p, rows, scratch, packed)
     q = e.view(p.student_weight.dtype)
-    loss = _losses_and_gradient(p, scratch, q, wants_q)
-    return Chunk(loss, q if wants_q else None, q_scale(p.student_weight))
+    return _losses_and_gradient(p, scratch, q, wants_q)
 
 
 def _multiply(p: Problem, rows: slice, scratch: _FusedScratch, packed: bool) -> None:
@@ -123,7 +121,7 @@ def _multiply(p: Problem, rows: slice, scratch: _FusedScratch, packed: bool) -> 
     blocks = [(tile.rows, tile.inner), (tile.columns, tile.inner)] * 2
     described = _has_tensor_copies(scratch.e.device) and all(_describable(x) for x in matrices)
     arguments = [_descriptor(x, b) if described else x for x, b in zip(matrices, blocks, strict=True)]
-    grid = (triton.cdiv(num_rows, tile.rows) * triton.cdiv(vocabulary, tile.columns),)
+    grid = (cdiv(num_rows, tile.rows) * cdiv(vocabulary, tile.columns),)
     products_kernel[grid](
         *arguments, scratch.row_weight, scratch.e, scratch.d, scratch.statistics, num_rows, vocabulary,
         matrices[0].shape[1], matrices[2].shape[1], *(x.stride(0) for x in matrices), scratch.e.stride(0), num_parts,
@@ -138,32 +136,34 @@ def _multiply(p: Problem, rows: slice, scratch: _FusedScratch, packed: bool) -> 
     )  # fmt: skip
 
 
-def _losses_and_gradient(p: Problem, scratch: _FusedScratch, q: Tensor, wants_q: bool) -> Tensor:
-    """Losses (rows,); the gradient, if wanted, into q, which lies over E."""
+def _losses_and_gradient(p: Problem, scratch: _FusedScratch, q: Tensor, wants_q: bool) -> Chunk:
+    """Losses; the gradient, if wanted, goes into q, which lies over E."""
     num_rows, vocabulary = q.shape
-    num_blocks = triton.cdiv(vocabulary, GRADIENT_BLOCK_COLUMNS)
+    num_blocks = cdiv(vocabulary, GRADIENT_BLOCK_COLUMNS)
     losses = torch.empty(num_rows, num_blocks, dtype=torch.float32, device=q.device)
-    measured = torch.empty(2, num_rows, num_blocks, dtype=torch.float32, device=q.device)
+    measured = torch.empty(3, num_rows, num_blocks, dtype=torch.float32, device=q.device)
+    has_unit = wants_q and q.dtype == torch.float16
+    units = torch.empty(num_rows, dtype=torch.float32, device=q.device)
     row_weight, means = scratch.row_weight, scratch.means
 
     def run(measures: bool, forms: bool) -> None:
         gradient_kernel[(num_rows, num_blocks)](
-            scratch.e, scratch.d, q, scratch.statistics, row_weight, means, losses, measured, num_rows, vocabulary,
-            scratch.e.stride(0), scratch.statistics.shape[2], p.beta, p.divergence_scale,
-            p.divergence_scale / p.temperature * q_scale(p.student_weight),
-            KIND=p.divergence, MEASURES=measures, WANTS_GRADIENT=forms, WIDTH=scratch.part_width,
-            BLOCK_PARTS=GRADIENT_BLOCK_COLUMNS // scratch.part_width, num_warps=4,
+            scratch.e, scratch.d, q, scratch.statistics, row_weight, means, losses, measured, units, num_rows,
+            scratch.e.stride(0), scratch.statistics.shape[2], p.beta, 1 - p.beta, p.divergence_scale,
+            p.divergence_scale / p.temperature,
+            KIND=p.divergence, MEASURES=measures, WANTS_GRADIENT=forms, HAS_UNIT=has_unit and forms,
+            WIDTH=scratch.part_width, BLOCK_PARTS=GRADIENT_BLOCK_COLUMNS // scratch.part_width, num_warps=4,
         )  # fmt: skip
 
     run(measures=True, forms=wants_q and p.divergence != "jsd")
-    if p.divergence == "jsd":
-        torch.div(*measured.sum(2), out=means)
-        if wants_q:
-            run(measures=False, forms=True)
+    if p.divergence == "jsd" and wants_q:
+        near, far, total = measured.sum(2)
+        torch.div(torch.stack((near, far)), total, out=means)
+        run(measures=False, forms=True)
     loss = losses.sum(1)
     if p.divergence != "jsd":  # where it is large, its first order from float32 alone is the better one
-        loss = torch.where((means > FIRST_ORDER_ABOVE) & (row_weight != 0), means * p.divergence_scale, loss)
-    return loss
+        loss = torch.where((means[0] > FIRST_ORDER_ABOVE) & (row_weight != 0), means[0] * p.divergence_scale, loss)
+    return Chunk(loss, q if wants_q else None, units if has_unit else 1.0)
 
 
 def _row_major(matrix: Tensor) -> Tensor:

@@ -7,13 +7,14 @@
        E = exp(s - max s) or -exp(t - max t) of the part, the larger (for reverse_kl the former while it can be held),
        D = (t - s) - c, c being the difference of the part's two log-sum-exps (for reverse_kl the student's mean of t - s),
 
-   in bfloat16 (float32 for float32 inputs), with the part's statistics in float32. D is rounded after the subtraction,
-   so it keeps its relative precision however close the two sides are; and the probability that weighs most in the
-   gradient never depends on it, so that stays good however far apart they are.
+   E in bfloat16 and D in float16 (float32 both for float32 inputs), with the part's statistics in float32. D is rounded
+   after the subtraction, so it keeps its relative precision however close the two sides are; and the probability that
+   weighs most in the gradient never depends on it, so that stays good however far apart they are.
 2. `combine_kernel` turns the parts' statistics into the row's, and into the parts' factors.
 3. `gradient_kernel`, elementwise, turns E and D into loss and gradient, and writes the gradient over E.
 
-No bias, soft cap or label: these need the logits themselves.
+No bias, soft cap or label: these need the logits themselves. Scratch is masked by the padded length of its rows, a multiple
+of 16, never by the vocabulary: so loads and stores are of 16 bytes whatever the vocabulary. There E is 0 beyond it.
 """
 
 import triton
@@ -23,16 +24,21 @@ from mtllm_kernels.common.triton_math import (
     LN_2,
     LOG2_E,
     LOWEST,
+    at_least,
+    at_most,
     columns_in_half,
     divergence_terms,
+    float16_unit,
     join_bits,
     split_bits,
+    statistics_terms,
     to_bfloat16,
 )
 
 PARTS = tl.constexpr(4)  # of a tile's columns
 SMALLEST_E = tl.constexpr(2.0**-100)
 LARGEST_EXPONENT_2 = tl.constexpr(126.0)
+LARGEST_D = tl.constexpr(60000.0)
 
 
 @triton.jit
@@ -57,26 +63,26 @@ def _multiply(accumulator, hidden, weight, first_row, first_column, num_rows, vo
 
 
 @triton.jit
-def _park(student, exponentials, deltas, at, inside, PACKED: tl.constexpr):
+def _park(student, exponentials, deltas, at, held, PACKED: tl.constexpr):
     """Student products of a part into the scratch, exactly."""
     if PACKED:
         upper, lower = split_bits(student)
-        tl.store(exponentials + at, upper.to(tl.bfloat16, bitcast=True), mask=inside)
-        tl.store(deltas + at, lower.to(tl.bfloat16, bitcast=True), mask=inside)
+        tl.store(exponentials + at, upper.to(tl.bfloat16, bitcast=True), mask=held)
+        tl.store(deltas + at, lower.to(tl.float16, bitcast=True), mask=held)
     else:
-        tl.store(exponentials + at, student, mask=inside)
+        tl.store(exponentials + at, student, mask=held)
 
 
 @triton.jit
-def _finish(difference, exponentials, deltas, statistics, at, inside, part_at, statistic_stride, row_inside, to_base_2,
-            KEEPS_STUDENT: tl.constexpr, PACKED: tl.constexpr, INTERPRETED: tl.constexpr):  # fmt: skip
+def _finish(difference, exponentials, deltas, statistics, at, held, inside, part_at, statistic_stride, row_inside,
+            to_base_2, KEEPS_STUDENT: tl.constexpr, PACKED: tl.constexpr, INTERPRETED: tl.constexpr):  # fmt: skip
     """Scratch and statistics of a part, from the parked student products and teacher minus student."""
     if PACKED:
-        upper = tl.load(exponentials + at, mask=inside, other=0.0).to(tl.int16, bitcast=True)
-        lower = tl.load(deltas + at, mask=inside, other=0.0).to(tl.int16, bitcast=True)
+        upper = tl.load(exponentials + at, mask=held, other=0.0).to(tl.int16, bitcast=True)
+        lower = tl.load(deltas + at, mask=held, other=0.0).to(tl.int16, bitcast=True)
         student = join_bits(upper, lower)
     else:
-        student = tl.load(exponentials + at, mask=inside, other=0.0)
+        student = tl.load(exponentials + at, mask=held, other=0.0)
     s2 = tl.where(inside, student * to_base_2, LOWEST)
     d2 = tl.where(inside, difference * to_base_2, 0.0)
     t2 = s2 + d2
@@ -93,14 +99,14 @@ def _finish(difference, exponentials, deltas, statistics, at, inside, part_at, s
     e = tl.where(e_s < (SMALLEST_E if KEEPS_STUDENT else e_t), -e_t, e_s)
     d = d2 - centre[:, None]
     if PACKED:
-        tl.store(exponentials + at, to_bfloat16(e, INTERPRETED), mask=inside)
-        tl.store(deltas + at, to_bfloat16(d, INTERPRETED), mask=inside)
+        tl.store(exponentials + at, to_bfloat16(e, INTERPRETED), mask=held)
+        tl.store(deltas + at, at_most(at_least(d, -LARGEST_D), LARGEST_D).to(tl.float16), mask=held)
     else:
-        tl.store(exponentials + at, e, mask=inside)
-        tl.store(deltas + at, d, mask=inside)
+        tl.store(exponentials + at, e, mask=held)
+        tl.store(deltas + at, d, mask=held)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "vocabulary", "num_parts"])
 def products_kernel(
     student_hidden, student_weight, teacher_hidden, teacher_weight, row_weight, exponentials, deltas, statistics,
     num_rows, vocabulary, student_width, teacher_width, ld_student_hidden, ld_student_weight, ld_teacher_hidden,
@@ -131,8 +137,9 @@ def products_kernel(
     at = rows[:, None].to(tl.int64) * ld_scratch + column[None, :]
     parts = _quarters(accumulator, BM, BV)
     for i in tl.static_range(PARTS):
-        inside = _inside(row_inside, column + i * WIDTH, vocabulary)
-        _park(parts[i], exponentials, deltas, at + i * WIDTH, inside, PACKED)
+        _park(
+            parts[i], exponentials, deltas, at + i * WIDTH, _inside(row_inside, column + i * WIDTH, ld_scratch), PACKED
+        )
 
     accumulator = _multiply(-accumulator, teacher_hidden, teacher_weight, first_row, first_column, num_rows, vocabulary,
                             teacher_width, ld_teacher_hidden, ld_teacher_weight, BM, BV, BK, DESCRIPTORS, PRECISION)  # fmt: skip
@@ -142,8 +149,9 @@ def products_kernel(
     stride = tl.cast(num_rows, tl.int64) * num_parts
     parts = _quarters(accumulator, BM, BV)
     for i in tl.static_range(PARTS):
+        held = _inside(row_inside, column + i * WIDTH, ld_scratch)
         inside = _inside(row_inside, column + i * WIDTH, vocabulary)
-        _finish(parts[i], exponentials, deltas, statistics, at + i * WIDTH, inside, part_at + i, stride, row_inside,
+        _finish(parts[i], exponentials, deltas, statistics, at + i * WIDTH, held, inside, part_at + i, stride, row_inside,
                 to_base_2, KEEPS_STUDENT, PACKED, INTERPRETED)  # fmt: skip
 
 
@@ -157,8 +165,8 @@ def _quarters(x, BM: tl.constexpr, BV: tl.constexpr):
 
 
 @triton.jit
-def _inside(row_inside, column, vocabulary):
-    return row_inside[:, None] & (column < vocabulary)[None, :]
+def _inside(row_inside, column, num_columns):
+    return row_inside[:, None] & (column < num_columns)[None, :]
 
 
 @triton.jit
@@ -170,7 +178,7 @@ def _centre(total_s, total_t, cross, highest_difference, KEEPS_STUDENT: tl.const
         return tl.log2(total_t) - tl.log2(total_s)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "num_parts"])
 def combine_kernel(
     statistics, row_weight, means, num_rows, num_parts, KEEPS_STUDENT: tl.constexpr, BLOCK: tl.constexpr
 ):
@@ -227,28 +235,32 @@ def combine_kernel(
         tl.store(statistics + 3 * stride + part, ratio, mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "num_parts"])
 def gradient_kernel(
-    exponentials, deltas, gradient, statistics, row_weight, means, losses, measured, num_rows, vocabulary, ld_scratch,
-    num_parts, beta, loss_scale, gradient_scale,
-    KIND: tl.constexpr, MEASURES: tl.constexpr, WANTS_GRADIENT: tl.constexpr, WIDTH: tl.constexpr, BLOCK_PARTS: tl.constexpr,
+    exponentials, deltas, gradient, statistics, row_weight, means, losses, measured, units, num_rows, ld_scratch, num_parts,
+    beta, rest, loss_scale, gradient_scale,
+    KIND: tl.constexpr, MEASURES: tl.constexpr, WANTS_GRADIENT: tl.constexpr, HAS_UNIT: tl.constexpr, WIDTH: tl.constexpr,
+    BLOCK_PARTS: tl.constexpr,
 ):  # fmt: skip
-    """One block of one row, elementwise.
+    """One block of one row, elementwise. `means` (2, rows): the row's statistics, of which only jsd has a second.
 
-    MEASURES: its share of the loss into losses (rows, blocks), of the row's statistic and of the sum of p_s into
-    measured (2, rows, blocks). E's rounding keeps that sum from being 1, and a mean has to be divided by it.
-    WANTS_GRADIENT: the gradient times gradient_scale, written over E through a pointer of the product's dtype.
+    MEASURES: its share of the loss into losses (rows, blocks); for jsd, of the two statistics and of the sum of p_s into
+    measured (3, rows, blocks). E's rounding keeps that sum from being 1, and a mean has to be divided by it.
+    WANTS_GRADIENT: the gradient times gradient_scale, written over E through a pointer of the product's dtype. HAS_UNIT: it
+    is divided by the row's unit, which goes into units (rows,).
     """
     row, block, num_blocks = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
     part = block * BLOCK_PARTS + tl.arange(0, BLOCK_PARTS)
     column = part[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
-    inside = column < vocabulary
+    held = column < ld_scratch
     at = row * ld_scratch + column
     if tl.load(row_weight + row) == 0.0:
         if MEASURES:
             tl.store(losses + row * num_blocks + block, 0.0)
+        if HAS_UNIT:
+            tl.store(units + row, 1.0)
         if WANTS_GRADIENT:
-            tl.store(gradient + at, tl.zeros((BLOCK_PARTS, WIDTH), gradient.dtype.element_ty), mask=inside)
+            tl.store(gradient + at, tl.zeros((BLOCK_PARTS, WIDTH), gradient.dtype.element_ty), mask=held)
         return
 
     stride = tl.cast(num_rows, tl.int64) * num_parts
@@ -257,17 +269,28 @@ def gradient_kernel(
     unit_t = tl.load(part_at + stride, mask=there, other=0.0)[:, None]
     shift = tl.load(part_at + 2 * stride, mask=there, other=0.0)[:, None]
     ratio = tl.load(part_at + 3 * stride, mask=there, other=0.0)[:, None]
-    e = tl.load(exponentials + at, mask=inside, other=0.0).to(tl.float32)
-    d = tl.load(deltas + at, mask=inside, other=0.0).to(tl.float32)
+    e = tl.load(exponentials + at, mask=held, other=0.0).to(tl.float32)
+    d = tl.load(deltas + at, mask=held, other=0.0).to(tl.float32)
     x = (d + shift) * LN_2
     to_teacher = d + ratio  # log2 of the ratio of the two exponentials
-    other = tl.abs(e) * tl.exp2(tl.where(e < 0.0, -tl.abs(to_teacher), tl.minimum(to_teacher, LARGEST_EXPONENT_2)))
+    other = tl.abs(e) * tl.exp2(tl.where(e < 0.0, -tl.abs(to_teacher), at_most(to_teacher, LARGEST_EXPONENT_2)))
     p_s = unit_s * tl.where(e < 0.0, other, e)
     p_t = unit_t * tl.where(e < 0.0, -e, other)
-    terms, statistic, q = divergence_terms(p_s, p_t, x, tl.load(means + row), beta, KIND)
+    mean, far_mean = tl.load(means + row), tl.load(means + num_rows + row)
+    terms, q = divergence_terms(p_s, p_t, x, mean, far_mean, beta, rest, KIND)
     if MEASURES:
+        row_blocks = tl.cast(num_rows, tl.int64) * num_blocks
+        measured += row * num_blocks + block
         tl.store(losses + row * num_blocks + block, tl.sum(tl.sum(terms, 1), 0) * loss_scale)
-        tl.store(measured + row * num_blocks + block, tl.sum(tl.sum(statistic, 1), 0))
-        tl.store(measured + (num_rows + row) * num_blocks + block, tl.sum(tl.sum(p_s, 1), 0))
+        if KIND == "jsd":
+            near, far = statistics_terms(p_s, x, beta, rest, KIND)
+            tl.store(measured, tl.sum(tl.sum(near, 1), 0))
+            tl.store(measured + row_blocks, tl.sum(tl.sum(far, 1), 0))
+            tl.store(measured + 2 * row_blocks, tl.sum(tl.sum(p_s, 1), 0))
     if WANTS_GRADIENT:
-        tl.store(gradient + at, (q * gradient_scale).to(gradient.dtype.element_ty), mask=inside)
+        q *= gradient_scale
+        if HAS_UNIT:
+            unit = float16_unit(mean, gradient_scale, beta, rest, KIND)
+            tl.store(units + row, unit)
+            q /= unit
+        tl.store(gradient + at, q.to(gradient.dtype.element_ty), mask=held)

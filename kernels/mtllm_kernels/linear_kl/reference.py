@@ -53,8 +53,11 @@ def loss_rows(problem: Problem) -> Tensor:
     with torch.no_grad():
         z_t = logits(p.teacher_hidden.masked_fill(gone, 0.0), p.teacher_head, p.teacher_bias, p.softcap)
     log_p_s, log_p_t = (z_s / p.temperature).log_softmax(-1), (z_t / p.temperature).log_softmax(-1)
-    rows = p.divergence_scale * divergence_rows(log_p_s, log_p_t, p.divergence, p.beta)
+    if p.label_weight == 1:  # beside it even an infinite divergence counts nothing
+        rows = torch.zeros_like(z_s[:, 0])
+    else:
+        rows = (1 - p.label_weight) * p.divergence_scale * divergence_rows(log_p_s, log_p_t, p.divergence, p.beta)
     if p.labels is None or p.label_weight == 0:
         return rows
     cross_entropy = F.cross_entropy(z_s, p.labels, ignore_index=IGNORED_LABEL, reduction="none")
-    return (1 - p.label_weight) * rows + p.label_weight * cross_entropy
+    return rows + p.label_weight * cross_entropy

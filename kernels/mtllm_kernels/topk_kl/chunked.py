@@ -1,7 +1,7 @@
 """Top-k KL by chunks of rows, gradient formed in the forward pass; plain PyTorch, any device.
 
-The k logits are gathered and their columns set to the lowest logit, so one softmax over what is left gives the tail:
-its log-sum-exp is exact, never 1 - sum. The gradient with respect to a logit after the temperature is
+The k logits are gathered and their columns lowered to LOWEST, so one softmax over what is left gives the tail, empty slots'
+tokens included: its log-sum-exp is exact, never 1 - sum. The gradient with respect to a logit after the temperature is
 
     p_s - p_t                 for a kept token
     p_s (1 - r_t / r_s)       for a token of the tail
@@ -39,14 +39,19 @@ def loss_and_q(z: Tensor, ids: Tensor, log_p_t: Tensor, temperature: float) -> t
     if temperature != 1:
         z.div_(temperature)
     kept = z.gather(1, ids)
-    z.scatter_(1, ids, LOWEST)
+    lower_kept(z, ids, log_p_t)
     highest = z.amax(-1)
     torch.softmax(z, -1, out=z)  # of the tail alone
     loss, kept_gradient, tail_scale = topk_terms(kept, highest - z.amax(-1).log(), log_p_t)
-    z.mul_(tail_scale[:, None]).scatter_(1, ids, kept_gradient)
+    z.mul_(tail_scale[:, None]).scatter_add_(1, ids, kept_gradient)
     if temperature != 1:
         z.div_(temperature)
     return loss, z
+
+
+def lower_kept(z: Tensor, ids: Tensor, log_p_t: Tensor) -> None:
+    """Lowers the kept tokens' logits in z (rows, V) to LOWEST. An empty slot lowers nothing, whatever its id."""
+    z.scatter_add_(1, ids, torch.where(log_p_t == -torch.inf, 0.0, LOWEST).to(z.dtype))
 
 
 def topk_terms(kept: Tensor, tail_lse: Tensor, log_p_t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,12 +60,14 @@ def topk_terms(kept: Tensor, tail_lse: Tensor, log_p_t: Tensor) -> tuple[Tensor,
     the loss (rows,), the gradient for the kept logits (rows, k), and r_s (1 - r_t / r_s) (rows,), what the tail's own
     softmax has to be multiplied by.
     """
+    empty = log_p_t == -torch.inf
+    kept = kept.masked_fill(empty, -torch.inf)
     lse = torch.logaddexp(kept.logsumexp(-1), tail_lse)
     log_p_s, log_r_s, log_r_t = kept - lse[:, None], tail_lse - lse, tail_log_mass(log_p_t)
     p_t, r_t = log_p_t.exp(), log_r_t.exp()
     has_tail = (log_r_t > -torch.inf) & (tail_lse > LOWEST / 2)
     r_t = torch.where(has_tail, r_t, 0.0)
-    loss = (p_t * (log_p_t - log_p_s).masked_fill(log_p_t == -torch.inf, 0.0)).sum(-1)
+    loss = (p_t * (log_p_t - log_p_s).masked_fill(empty, 0.0)).sum(-1)
     loss = loss + torch.where(has_tail, r_t * (log_r_t - log_r_s), 0.0)
     mass = p_t.sum(-1) + r_t
     kept_gradient = log_p_s.exp() * mass[:, None] - p_t

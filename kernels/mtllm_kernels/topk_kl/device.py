@@ -1,52 +1,56 @@
 """The Triton backend of `fused_topk_kl`: cuBLAS multiplies into float32 logits, two kernels and some (N, k) arithmetic.
 
-The k logits of a row are gathered and their columns set to the lowest logit, so that what is left is the tail. A first
-kernel finds its log-sum-exp, the terms of k + 1 buckets follow (chunked.topk_terms), a second kernel writes the tail's
-gradient, and the k others are scattered into it.
+The k logits of a row are gathered and their columns lowered to LOWEST, so that what is left is the tail. A first kernel finds
+its log-sum-exp, the terms of k + 1 buckets follow (chunked.topk_terms), a second kernel writes the tail's gradient, and the
+k others are added to it. Columns are masked by the rows' padded length, as in linear_kl/device_split.py.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-from mtllm_kernels.common import constants
-from mtllm_kernels.common.chunks import Chunk, Result, Wanted, q_scale, solve_in_chunks
-from mtllm_kernels.common.device import chunk_rows, padded, refuse_float64
+from mtllm_kernels.common.chunks import Chunk, Result, Wanted, solve_in_chunks
+from mtllm_kernels.common.constants import FLOAT16_LARGEST
+from mtllm_kernels.common.device import cdiv, chunk_rows, padded, refuse_float64
 from mtllm_kernels.common.products import project
-from mtllm_kernels.common.triton_math import LOWEST
-from mtllm_kernels.topk_kl.chunked import topk_terms
+from mtllm_kernels.common.triton_math import LOWEST, tempered
+from mtllm_kernels.topk_kl.chunked import lower_kept, topk_terms
 from mtllm_kernels.topk_kl.problem import TopkProblem
 
 BLOCK, NUM_WARPS = 4096, 8
 
 
 @triton.jit
+def _tail_logits(logits, columns, vocabulary, ld_logits, inverse_temperature):
+    z = tl.load(logits + columns, mask=columns < ld_logits, other=LOWEST)
+    return tl.where(columns < vocabulary, tempered(z, inverse_temperature), LOWEST)
+
+
+@triton.jit(do_not_specialize=["vocabulary"])
 def tail_lse_kernel(logits, lse, vocabulary, ld_logits, inverse_temperature, BLOCK: tl.constexpr):
     """lse (rows,) = log-sum-exp of logits (rows, ld_logits) / T; LOWEST columns count nothing."""
     row = tl.program_id(0).to(tl.int64)
     highest, total = tl.full((), LOWEST, tl.float32), tl.full((), 0.0, tl.float32)
     for start in range(0, vocabulary, BLOCK):
         columns = start + tl.arange(0, BLOCK)
-        z = tl.load(logits + row * ld_logits + columns, mask=columns < vocabulary, other=LOWEST)
-        z = tl.maximum(z * inverse_temperature, LOWEST)
+        z = _tail_logits(logits + row * ld_logits, columns, vocabulary, ld_logits, inverse_temperature)
         higher = tl.maximum(highest, tl.max(z, 0))
         total = total * tl.exp(highest - higher) + tl.sum(tl.exp(z - higher), 0)
         highest = higher
     tl.store(lse + row, highest + tl.log(total))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["vocabulary"])
 def tail_gradient_kernel(
     logits, lse, scale, gradient, vocabulary, ld_logits, ld_gradient, inverse_temperature, BLOCK: tl.constexpr
 ):
     """gradient = scale (rows,) times the tail's softmax, one block of one row; rows of scale 0 get 0."""
     row, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     columns = block * BLOCK + tl.arange(0, BLOCK)
-    inside = columns < vocabulary
-    z = tl.load(logits + row * ld_logits + columns, mask=inside, other=LOWEST) * inverse_temperature
+    z = _tail_logits(logits + row * ld_logits, columns, vocabulary, ld_logits, inverse_temperature)
     factor = tl.load(scale + row)
     value = tl.where(factor == 0.0, 0.0, factor * tl.exp(z - tl.load(lse + row)))
-    tl.store(gradient + row * ld_gradient + columns, value.to(gradient.dtype.element_ty), mask=inside)
+    tl.store(gradient + row * ld_gradient + columns, value.to(gradient.dtype.element_ty), mask=columns < ld_gradient)
 
 
 def solve(problem: TopkProblem, wanted: Wanted, rows_per_chunk: int | None = None) -> Result:
@@ -65,17 +69,21 @@ def _chunk(p: TopkProblem, rows: slice, wants_q: bool) -> Chunk:
     z = padded(num_rows, vocabulary, torch.float32, device)
     project(p.student_hidden[rows], p.student_weight, z)
     kept = z.gather(1, ids) / p.temperature
-    z.scatter_(1, ids, constants.LOWEST)
+    lower_kept(z, ids, log_p_t)
     lse = torch.empty(num_rows, dtype=torch.float32, device=device)
     tail_lse_kernel[(num_rows,)](z, lse, vocabulary, z.stride(0), 1 / p.temperature, BLOCK=BLOCK, num_warps=NUM_WARPS)
     loss, kept_gradient, tail_scale = topk_terms(kept, lse, log_p_t)
     if not wants_q:
         return Chunk(loss, None)
-    there, scale = p.row_weight[rows] != 0, q_scale(p.student_weight)
-    tail_scale = torch.where(there, tail_scale * (scale / p.temperature), 0.0)
-    kept_gradient = torch.where(there[:, None], kept_gradient * (scale / p.temperature), 0.0)
+    # Neither gradient exceeds 1 before it is divided by T.
+    in_float16 = p.student_weight.dtype == torch.float16
+    scale = FLOAT16_LARGEST if in_float16 else 1 / p.temperature
+    there = p.row_weight[rows] != 0
+    tail_scale = torch.where(there, tail_scale * scale, 0.0)
+    kept_gradient = torch.where(there[:, None], kept_gradient * scale, 0.0)
     q = padded(num_rows, vocabulary, p.student_weight.dtype, device)
-    tail_gradient_kernel[(num_rows, triton.cdiv(vocabulary, BLOCK))](
+    tail_gradient_kernel[(num_rows, cdiv(vocabulary, BLOCK))](
         z, lse, tail_scale, q, vocabulary, z.stride(0), q.stride(0), 1 / p.temperature, BLOCK=BLOCK, num_warps=NUM_WARPS
     )
-    return Chunk(loss, q.scatter_(1, ids, kept_gradient.to(q.dtype)), scale)
+    unit = 1 / (scale * p.temperature) if in_float16 else 1.0
+    return Chunk(loss, q.scatter_add_(1, ids, kept_gradient.to(q.dtype)), unit)

@@ -28,8 +28,10 @@ def loss_rows(problem: TopkProblem) -> Tensor:
     log_p_s = (z.to(p.accumulator) / p.temperature).log_softmax(-1)
     ids, log_p_t = p.topk_ids.long(), p.topk_log_probs.to(p.accumulator)
     log_r_t = tail_log_mass(log_p_t)
-    log_r_s = log_p_s.scatter(1, ids, -torch.inf).logsumexp(-1)
-    kept = log_p_t.exp() * (log_p_t - log_p_s.gather(1, ids)).masked_fill(log_p_t == -torch.inf, 0.0)
+    empty = log_p_t == -torch.inf
+    kept_columns = torch.zeros_like(log_p_s).scatter_add(1, ids, (~empty).to(log_p_s.dtype)) > 0
+    log_r_s = log_p_s.masked_fill(kept_columns, -torch.inf).logsumexp(-1)
+    kept = log_p_t.exp() * (log_p_t - log_p_s.gather(1, ids)).masked_fill(empty, 0.0)
     has_tail = (log_r_t > -torch.inf) & (log_r_s > -torch.inf)
     tail = log_r_t.exp() * (log_r_t - log_r_s).masked_fill(~has_tail, 0.0)
     return kept.sum(-1) + tail.masked_fill(~has_tail, 0.0)
