@@ -48,7 +48,8 @@ def fused_linear_kl(
         temperature: divides the logits of both sides; scale_by_temperature multiplies the divergence by its square.
         valid: (N,) bool; rows that are False count for nothing, whatever they hold.
         labels: (N,) int64 in [0, V) or -100 for none; row loss = (1 - label_weight) * divergence + label_weight * cross-entropy,
-            the latter at T = 1. A label outside of the vocabulary raises on a CPU; on a GPU, where that would cost a synchronisation, its row is NaN.
+            the latter at T = 1. A label outside of the vocabulary raises on a CPU; on a GPU, where an error would cost a
+            synchronisation, its row becomes NaN.
         student_bias, teacher_bias: (V,), any floating dtype; -inf on both sides removes a column.
         softcap: c of the soft cap c * tanh(z / c) of both sides' logits.
         reduction: "mean" over valid rows, "sum", or "none" for the rows, (N,).
