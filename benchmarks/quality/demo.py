@@ -25,7 +25,7 @@ from mtllm_ds.languages import ENGLISH
 
 def parse() -> argparse.Namespace:
     parser = Parser(description="The borrowed head on an exported model.")
-    parser.add_argument("--export", type=Path, required=True, help="folder written by launchers/export.py")
+    parser.add_argument("--export", type=Path, required=True, help="folder written by `mtllm-ds export`")
     parser.add_argument("--text", type=Path, default=Path("assets/text"), help="folder of the text sample")
     parser.add_argument("--output", type=Path, required=True, help="folder of the report")
     parser.add_argument("--ridge-texts", type=int, default=6000, help="stage-1 texts that the ridge is fitted on")

@@ -137,10 +137,12 @@ def read_export(folder: Path) -> Export:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"export {folder}: config.json cannot be read ({error}); name a folder written by export.py"
+            f"export {folder}: config.json cannot be read ({error}); name a folder written by `mtllm-ds export`"
         ) from error
     if not is_export(folder):
-        raise UserError(f"export {folder}: its config.json is not of an export; name a folder written by export.py")
+        raise UserError(
+            f"export {folder}: its config.json is not of an export; name a folder written by `mtllm-ds export`"
+        )
     if config["format"] not in _READABLE:
         raise UserError(
             f"export {folder}: format {config['format']} (written by mtllm-ds {config['mtllm_ds']}), this is "

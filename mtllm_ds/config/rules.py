@@ -104,7 +104,7 @@ def _objective(settings: CommonSections, objective: ObjectiveSettings) -> Iterat
         yield f"data.targets={targets} has no effect with objective.name={name}: remove it"
     if targets is None and objective.teachers == ("cached",):
         yield (
-            f"data.targets=null: objective.name={name} needs the teacher's target set; name it (prepare.py teacher-targets)"
+            f"data.targets=null: objective.name={name} needs the teacher's target set; name it (mtllm-ds prepare teacher-targets)"
         )
     if settings.data.has_budgets and not objective.packs:
         yield f"objective.name={name} packs no samples: set data.samples_per_cell in place of the token budgets"

@@ -172,7 +172,7 @@ class DataSettings(Section):
     ignored_columns: tuple[str, ...] = ()
     """Columns of the shards that the objective does not read and that are left aside on purpose."""
     targets: str | None = None
-    """Name of the teacher's target set in the training and validation shards (`prepare.py teacher-targets`). Where
+    """Name of the teacher's target set in the training and validation shards (`mtllm-ds prepare teacher-targets`). Where
     the objective's teacher is the frozen LLM itself it can be null: the teacher then runs beside the student."""
 
     @property

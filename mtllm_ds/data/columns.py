@@ -37,7 +37,7 @@ TEACHER_LOG_TAIL_MASS = "teacher_log_tail_mass"
 ALWAYS_READ = (ENCODER_IDS, LLM_IDS)
 """What every data set holds, and what every batch is made of."""
 
-_SHARDS, _TASK, _TARGETS = "prepare.py shards", "prepare.py task", "prepare.py teacher-targets"
+_SHARDS, _TASK, _TARGETS = "mtllm-ds prepare shards", "mtllm-ds prepare task", "mtllm-ds prepare teacher-targets"
 _COLUMNS = {
     column.name: column
     for column in (

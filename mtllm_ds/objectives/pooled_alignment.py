@@ -9,7 +9,7 @@ A later variant by the authors (not the paper) adds the error between states of 
     loss = sequence_weight * MSE(z_S, z_T) + token_weight * mean over a row's such words of MSE(h_S[i], h_T[j])
 
 with 0.333 and 0.667; rows without such a word add nothing to the second term. Beyond both: with shards of translations
-(`prepare.py shards --llm-text-field`) the stack reads a translation and the LLM its original.
+(`mtllm-ds prepare shards --llm-text-field`) the stack reads a translation and the LLM its original.
 
 Source: Schmidt et al., "Self-Distillation for Model Stacking Unlocks Cross-Lingual NLU in 200+ Languages",
 Findings of EMNLP 2024, arXiv 2406.12739. The readable figure is the fraction of variance unexplained,

@@ -84,7 +84,7 @@ def task_of(settings: Settings, manifests: list[Manifest], teacher: Trained | No
     expected = teacher.task if teacher is not None else manifests[0].task
     if expected is None:
         raise UserError(
-            f"data.train={settings.data.train}: its shards belong to no task; make them with prepare.py task"
+            f"data.train={settings.data.train}: its shards belong to no task; make them with mtllm-ds prepare task"
         )
     for name, manifest in zip(("data.train", "data.validation"), manifests, strict=False):
         found = manifest.task
@@ -99,7 +99,9 @@ def task_of(settings: Settings, manifests: list[Manifest], teacher: Trained | No
             )
     chosen = settings.objective.selected_by
     if chosen in ("accuracy", "macro_f1") and len(manifests) > 1 and manifests[1].task is None:
-        raise UserError(f"objective.select_by={chosen}: data.validation has no labels; make it with prepare.py task")
+        raise UserError(
+            f"objective.select_by={chosen}: data.validation has no labels; make it with mtllm-ds prepare task"
+        )
     return expected
 
 

@@ -10,7 +10,7 @@ from mtllm_ds.teachers.base import Teacher
 
 
 class CachedTeacher(Teacher):
-    """Vectors of the column `teacher_pooled`, written by `prepare.py teacher-targets`."""
+    """Vectors of the column `teacher_pooled`, written by `mtllm-ds prepare teacher-targets`."""
 
     def __init__(self, width: int, *, of_choices: bool = False) -> None:
         self.width = width

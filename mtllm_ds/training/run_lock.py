@@ -20,5 +20,5 @@ def hold_folder(folder: Path) -> IO[str]:
     except HeldError as error:
         raise UserError(
             f"run.output_dir={folder}: another process is training there; stop it first (ranks may outlive their launcher: "
-            "pkill -TERM -f 'train.py --local_rank'), or choose another folder"
+            "pkill -TERM -f '(train.py|mtllm_ds) --local_rank'), or choose another folder"
         ) from error

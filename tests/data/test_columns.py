@@ -30,7 +30,7 @@ def batch_of(**extra):
 @pytest.fixture
 def mask_column(monkeypatch):
     monkeypatch.setattr(columns, "_COLUMNS", dict(columns._COLUMNS))
-    column = Column(name="response_mask", per="token", dtype="bool", fill=False, writer="prepare.py answers")
+    column = Column(name="response_mask", per="token", dtype="bool", fill=False, writer="mtllm-ds prepare answers")
     register(column)
     return column
 
@@ -76,7 +76,7 @@ def test_what_is_missing_and_what_nobody_reads_is_told_in_one_line():
     check_columns([*ids, "label"], [], where="d", reader="o", may_read=["label"])
     check_columns([*ids, "label"], [], where="d", reader="o", left_aside=["label"])
     with pytest.raises(
-        UserError, match=r"data.train=d: has no column 'label', which o reads; add it by prepare.py task"
+        UserError, match=r"data.train=d: has no column 'label', which o reads; add it by mtllm-ds prepare task"
     ):
         check_columns(ids, ["label"], where="data.train=d", reader="o")
     with pytest.raises(UserError, match="d: holds 'label', 'token_pairs', which o never reads"):

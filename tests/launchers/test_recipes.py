@@ -48,7 +48,7 @@ def test_what_a_recipe_names_ships_or_is_made_by_users(recipe):
 def test_adaptation_in_two_runs_as_the_recipe_says():
     """The second command that llm2vec_adapt.yaml gives."""
     text = (REPOSITORY / "launchers" / "recipes" / "llm2vec_adapt.yaml").read_text()
-    words = text[text.index("objective.name=simcse") :].split("\n#   python")[0].split()
+    words = text[text.index("objective.name=simcse") :].split("\n#   mtllm-ds")[0].split()
     overrides = [word for word in words if "=" in word]
     assert "optim.learning_rate=3e-5" in overrides
     settings = load_settings(REPOSITORY / "launchers" / "recipes" / "llm2vec_adapt.yaml", overrides)

@@ -178,7 +178,7 @@ class Manifest:
             raw = storage.read(MANIFEST_NAME)
         except StorageError as error:
             raise UserError(
-                f"no data set at '{root}' ({error}); give a folder that prepare.py shards has finished"
+                f"no data set at '{root}' ({error}); give a folder that mtllm-ds prepare shards has finished"
             ) from error
         try:
             content = json.loads(raw)

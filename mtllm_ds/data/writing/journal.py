@@ -1,4 +1,4 @@
-"""What a killed `prepare.py shards` has already done, so that a rerun goes on after the last finished shard."""
+"""What a killed `mtllm-ds prepare shards` has already done, so that a rerun goes on after the last finished shard."""
 
 import json
 import shutil
@@ -58,7 +58,7 @@ class Journal:
             self._lock = lock_file(self._folder / "lock")
         except HeldError as error:
             raise UserError(
-                f"another prepare.py is writing to '{self._output}', wait for it or choose another folder"
+                f"another `mtllm-ds prepare` is writing to '{self._output}', wait for it or choose another folder"
             ) from error
         self._load()
         return self

@@ -137,7 +137,7 @@ def read_predictions(paths: Sequence[Path]) -> Predictions:
 
 def _read(path: Path) -> Predictions:
     if not path.is_file():
-        raise UserError(f"{path}: no such file; name a file of predictions, as launchers/evaluate.py writes them")
+        raise UserError(f"{path}: no such file; name a file of predictions, as `mtllm-ds evaluate` writes them")
     try:
         table = parquet.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
@@ -146,7 +146,7 @@ def _read(path: Path) -> Predictions:
     missing = [name for name in SCHEMA.names if name not in table.column_names]
     if metadata is None or missing:
         what = f"it lacks {', '.join(missing)}" if missing else "it names no task"
-        raise UserError(f"{path}: not a file of predictions ({what}), write it with launchers/evaluate.py")
+        raise UserError(f"{path}: not a file of predictions ({what}), write it with `mtllm-ds evaluate`")
     facts = json.loads(metadata)
     if facts.pop("version") != 1:
         raise UserError(f"{path}: predictions written by a newer version of mtllm-ds, update it")
