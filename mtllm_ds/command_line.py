@@ -102,3 +102,9 @@ def quiet_libraries() -> None:
     warnings.simplefilter("ignore", FutureWarning)  # of one library to another
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def add_precision(parser: argparse.ArgumentParser, default: str = "auto", note: str = "") -> None:
+    """`--precision` of a command that reads with a trained model; `reading_dtype` says what it comes to."""
+    what = f"of the model's reading; auto: bf16 where the device has bf16 products{note} (default %(default)s)"
+    parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default=default, help=what)

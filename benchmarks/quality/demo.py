@@ -18,7 +18,8 @@ from rich.console import Console
 from benchmarks.quality.vectors.borrowed_head import LabelledTexts, Readers, borrowed_head
 from benchmarks.quality.vectors.borrowed_head_report import write_report
 from mtllm_ds import MTLLM
-from mtllm_ds.command_line import Parser, quiet_libraries, run_and_exit
+from mtllm_ds.cluster.precision import reading_dtype
+from mtllm_ds.command_line import Parser, add_precision, quiet_libraries, run_and_exit
 from mtllm_ds.errors import UserError
 from mtllm_ds.languages import ENGLISH
 
@@ -29,6 +30,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--text", type=Path, default=Path("assets/text"), help="folder of the text sample")
     parser.add_argument("--output", type=Path, required=True, help="folder of the report")
     parser.add_argument("--ridge-texts", type=int, default=6000, help="stage-1 texts that the ridge is fitted on")
+    add_precision(parser)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args()
 
@@ -37,7 +39,8 @@ def main() -> int:
     options = parse()
     console = Console()
     console.print("reading the test items in every language with the stacked model, the LLM and the MT encoder")
-    model = MTLLM.from_pretrained(options.export, device=options.device)
+    dtype = reading_dtype(options.precision, torch.device(options.device))
+    model = MTLLM.from_pretrained(options.export, device=options.device, dtype=dtype)
     tests = sorted(options.text.glob("topics_test_*.jsonl.xz"))
     if not tests:
         raise UserError(f"--text {options.text}: no topics_test_*.jsonl.xz there; name the folder of the text sample")

@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtllm_ds.command_line import Parser, positive_int
+from mtllm_ds.command_line import Parser, add_precision, positive_int
 
 if TYPE_CHECKING:
+    import torch
+
     from mtllm_ds.cluster.launch import Cluster
     from mtllm_ds.evaluation.items.items import Item
     from mtllm_ds.evaluation.items.tasks import Split, Task
@@ -46,6 +48,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="most tokens of a sentence; a longer one is cut (default %(default)s)",
     )
     add("--batch-size", type=positive_int, default=64, help="sentences at once (default %(default)s)")
+    add_precision(parser, "fp32", "; in bf16 a wording may depend on what shares its batch")
     add("--items", type=positive_int, help="draw that many items a split and language")
     add(
         "--items-per-language",
@@ -69,12 +72,14 @@ def main(arguments: Sequence[str]) -> int:
     task = load_task(options.task).located(options.data)
     languages = [code for code in task.select(options.languages) if code != ENGLISH]
     from mtllm_ds.atomic import write_json
-    from mtllm_ds.cluster.agree import together
+    from mtllm_ds.cluster.agree import from_main, together
     from mtllm_ds.cluster.launch import join_cluster_if_launched, leave_cluster
+    from mtllm_ds.cluster.precision import reading_dtype
     from mtllm_ds.evaluation.items.translated import write_task
 
     cluster = join_cluster_if_launched()
-    translate = together(lambda: _translator(options, cluster), cluster.device)
+    dtype = from_main(lambda: reading_dtype(options.precision, cluster.device), cluster.device)
+    translate = together(lambda: _translator(options, cluster, dtype), cluster.device)
     began = time.perf_counter()
     folders = {"test": _test, "train": _train, "round-trip": _round_trip}[options.what](
         options, task, languages, translate
@@ -147,7 +152,7 @@ def _english(options: argparse.Namespace, task: Task) -> dict[tuple[Split, str],
     return {(split, ENGLISH): load_items(task, split, limit=options.items) for split in splits}
 
 
-def _translator(options: argparse.Namespace, cluster: Cluster) -> Direction:
+def _translator(options: argparse.Namespace, cluster: Cluster, dtype: torch.dtype) -> Direction:
     """(source, target) -> a function that translates texts, with a bar on the main rank."""
     from rich.progress import Progress
 
@@ -155,7 +160,7 @@ def _translator(options: argparse.Namespace, cluster: Cluster) -> Direction:
 
     decoding = Decoding(num_beams=options.beams, max_source_tokens=options.max_length)
     translator = Translator.from_pretrained(
-        options.mt, cache=options.cache, revision=options.mt_revision, device=cluster.device
+        options.mt, cache=options.cache, revision=options.mt_revision, device=cluster.device, dtype=dtype
     )
 
     def direction(source: str, target: str) -> Translate:

@@ -97,7 +97,7 @@ def test_one_rank_two_ranks_and_other_batches(export, task, tmp_path, run, capsy
 
 
 def test_controls_change_what_the_model_reads(export, task, tmp_path, run, refused):
-    arguments = ("model", "--model", export, "--task", task, "--setting", "plain")
+    arguments = ("model", "--model", export, "--task", task, "--setting", "plain", "--precision", "fp32")
     scores = {}
     for control in ("none", "wrong_tag", "shuffled_connector"):
         run(*arguments, "--control", control, "--output", tmp_path / control)
@@ -205,7 +205,8 @@ def test_a_translated_task_is_read_as_english_and_stays_in_means(export, task, t
     english = translated(german, lambda texts: [text_of(number, "eng_Latn") for number in range(len(texts))])
     items, read_as = {("test", "deu_Latn"): english}, {"deu_Latn": "eng_Latn"}
     new = write_task(tmp_path / "new", load_task(str(task)), items, read_as)
-    run("model", "--model", export, "--task", new, "--languages", "deu_Latn", "--output", tmp_path / "out")
+    arguments = ("model", "--model", export, "--task", new, "--languages", "deu_Latn", "--precision", "fp32")
+    run(*arguments, "--output", tmp_path / "out")
     found = read_predictions([tmp_path / "out" / "predictions.parquet"])
     assert set(found.language) == {"deu_Latn"}
     model = MTLLM.from_pretrained(export)

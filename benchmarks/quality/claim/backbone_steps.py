@@ -203,7 +203,7 @@ class BackboneSteps:
         return python(
             "launchers/evaluate.py", "model", "--model", export, "--task", task or self.plan.task, "--languages", *languages,
             "--system", system, "--seed", seed, "--output", self.folder(step) / system, "--batch-size", 64,
-            "--dtype", {"bf16": "bfloat16", "fp32": "float32"}[self.plan.precision], *more,
+            "--precision", self.plan.precision, *more,
         )  # fmt: skip
 
     def _ask_readings(

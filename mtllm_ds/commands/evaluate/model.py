@@ -6,9 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtllm_ds.command_line import Subcommands, positive_int
+from mtllm_ds.command_line import Subcommands, add_precision, positive_int
 
 if TYPE_CHECKING:
+    import torch
+
     from mtllm_ds.checkpoint.export import Export
     from mtllm_ds.cluster.launch import Cluster
     from mtllm_ds.evaluation.answers.model_evaluation import ModelEvaluation
@@ -30,7 +32,7 @@ def add_model(commands: Subcommands) -> None:
     add("--seed", type=int, default=0, help="the seed it was trained with, for tables over seeds")
     add("--limit", type=positive_int, help="draw so many items a language")
     add("--batch-size", type=positive_int, default=32, help="items at once a rank; halved where memory runs out")
-    add("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add_precision(model)
     add("--data", help="folder or hub name, if not where the task says")
     add("--encoder", help="where the MT encoder is, if it moved")
     add("--llm", help="where the LLM is, if it moved")
@@ -50,37 +52,39 @@ def run(options: argparse.Namespace) -> None:
     tags = tags_of(export, task, languages, options.read)
     if options.control == "wrong_tag":
         tags = wrong_tags(export, task, tags)
-    described = {"model": export.trained().fingerprint, "control": options.control, "dtype": options.dtype}
     from rich.console import Console
 
+    from mtllm_ds.cluster.agree import from_main
     from mtllm_ds.cluster.launch import join_cluster_if_launched, leave_cluster
+    from mtllm_ds.cluster.precision import reading_dtype
     from mtllm_ds.evaluation.answers.model_evaluation import ModelEvaluation, Question, look_at_items
     from mtllm_ds.evaluation.report.of_model import report_model
 
+    cluster = join_cluster_if_launched()
+    dtype = from_main(lambda: reading_dtype(options.precision, cluster.device), cluster.device)
+    dtype_name = str(dtype).removeprefix("torch.")
+    described = {"model": export.trained().fingerprint, "control": options.control, "dtype": dtype_name}
     question = Question(
         task=task, languages=languages, labels=labels, tags=tags, system=system, seed=options.seed,
         setting=options.setting, read=options.read, limit=options.limit, described=described,
     )  # fmt: skip
-    cluster = join_cluster_if_launched()
     surveys, units = look_at_items(question, cluster)
     evaluation = ModelEvaluation(question, surveys, units, options.output, cluster)
     if evaluation.units_to_do:
-        _answer(evaluation, options, export, cluster)
-    report_model(evaluation, _facts(options, export, cluster), Console(quiet=not cluster.is_main))
+        _answer(evaluation, options, dtype)
+    report_model(evaluation, _facts(options, export, cluster, dtype_name), Console(quiet=not cluster.is_main))
     if cluster.is_main:
         print(f"report: {options.output / 'report.html'}")
     leave_cluster()
 
 
-def _answer(evaluation: ModelEvaluation, options: argparse.Namespace, export: Export, cluster: Cluster) -> None:
-    import torch
-
+def _answer(evaluation: ModelEvaluation, options: argparse.Namespace, dtype: torch.dtype) -> None:
     from mtllm_ds.cluster.agree import together
     from mtllm_ds.evaluation.answers.answerer import TOLERANCE, Answerer
     from mtllm_ds.evaluation.answers.shuffled_connector import shuffle_connector
     from mtllm_ds.inference import MTLLM
 
-    dtype = getattr(torch, options.dtype)
+    cluster = evaluation.cluster
     places = {"encoder": options.encoder, "llm": options.llm}
 
     def load() -> Answerer:
@@ -93,7 +97,7 @@ def _answer(evaluation: ModelEvaluation, options: argparse.Namespace, export: Ex
     evaluation.answer(together(load, cluster.device))
 
 
-def _facts(options: argparse.Namespace, export: Export, cluster: Cluster) -> dict[str, str]:
+def _facts(options: argparse.Namespace, export: Export, cluster: Cluster, dtype: str) -> dict[str, str]:
     """What the report says about how it was made."""
     import torch
     import transformers
@@ -106,7 +110,7 @@ def _facts(options: argparse.Namespace, export: Export, cluster: Cluster) -> dic
         "control": options.control,
         "reads": options.read,
         "seed": str(options.seed),
-        "dtype": options.dtype,
+        "dtype": dtype,
         "ranks": f"{cluster.world_size} on {cluster.device.type}, {options.batch_size} items at once",
         "versions": f"mtllm-ds {mtllm_ds.__version__}, torch {torch.__version__}, transformers {transformers.__version__}",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mtllm_ds.command_line import Subcommands, positive_int
+from mtllm_ds.command_line import Subcommands, add_precision, positive_int
 from mtllm_ds.config.shipped import shipped_place
 
 
@@ -22,6 +22,7 @@ def add_retrieval(commands: Subcommands) -> None:
     add("--vectors", choices=("mtllm", "encoder"), default="mtllm", help="of the stack, or of its MT encoder alone")
     add("--limit", type=positive_int, help="only the first so many pairs")
     add("--batch-size", type=positive_int, default=32)
+    add_precision(retrieval)
     add("--device", help="such as cpu or cuda:1 (default: the GPU where there is one)")
     add("--output", type=Path, help="folder for summary.json")
 
@@ -33,10 +34,12 @@ def run(options: argparse.Namespace) -> None:
     fields = (options.text_field, options.english_field)
     foreign, english = read_parallel(shipped_place(options.file), options.language, *fields, limit=options.limit)
     from mtllm_ds.cluster.launch import device_alone
+    from mtllm_ds.cluster.precision import reading_dtype
     from mtllm_ds.inference import MTLLM  # slow to import: mistakes in the file are told before
     from mtllm_ds.languages import ENGLISH
 
-    model = MTLLM.from_pretrained(options.model, device=device_alone(options.device))
+    device = device_alone(options.device)
+    model = MTLLM.from_pretrained(options.model, device=device, dtype=reading_dtype(options.precision, device))
     encode = model.encode if options.vectors == "mtllm" else model.encode_with_encoder
     scores = score_parallel(
         foreign,

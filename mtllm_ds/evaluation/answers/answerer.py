@@ -65,7 +65,7 @@ class Answerer:
         for item, logits in zip(items, self._logits(items, tag), strict=True):
             assert not item.options or len(logits) == len(item.options), "a score an option"
             if not np.isfinite(logits).all():
-                raise UserError(f"item {item.id}, read as {tag}: its logits are not finite; try --dtype float32")
+                raise UserError(f"item {item.id}, read as {tag}: its logits are not finite; try --precision fp32")
             if self._ties(logits) and len(items) > 1:
                 (logits,) = self._logits([item], tag)
             answers.append(_answer(logits))
@@ -96,7 +96,7 @@ class Answerer:
         if len(batch) == 1:
             raise UserError(
                 f"out of memory{self._name} with item {batch[0].id} alone, read as {tag}: use a smaller max_length, "
-                "--dtype bfloat16, or a device with more memory"
+                "--precision bf16, or a device with more memory"
             )
         self.items_at_once = len(batch) // 2
         note = f"note: out of memory{self._name} with {len(batch)} items at once, going on with {self.items_at_once}"

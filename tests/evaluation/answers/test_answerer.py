@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from mtllm_ds.errors import UserError
-from mtllm_ds.evaluation.answers.answerer import Answerer, deal, is_out_of_memory
+from mtllm_ds.evaluation.answers.answerer import TOLERANCE, Answerer, deal, is_out_of_memory
 from mtllm_ds.evaluation.items.items import Item
+from mtllm_ds.inference import MTLLM
 from tests.fixtures.classifiers import ByteClassifier, GreedyForMemory
+from tests.fixtures.exports import make_export
 from tests.fixtures.tasks import text_of
 
 ITEMS = [Item(str(n), str(n), "red", (text_of(n, "deu_Latn"),)) for n in range(60)]
@@ -39,6 +41,30 @@ def test_ties_are_decided_by_the_item_alone(batch_size):
     model = ByteClassifier()
     model.head[:] = 0  # all classes tie exactly: the first is answered
     assert choices(model, batch_size) == [0] * len(ITEMS)
+
+
+@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def real(request, tmp_path_factory):
+    """A stack with a head on random weights: its classes lie near each other."""
+    task = {"name": "colours", "type": "classification", "labels": ["blue", "green", "red"]}
+    export = make_export(tmp_path_factory.mktemp("real"), task)
+    return MTLLM.from_pretrained(export, dtype=request.param), TOLERANCE[request.param]
+
+
+def test_a_real_model_answers_alike_in_any_company(real):
+    model, tolerance = real
+    alone = Answerer(model, 1, tolerance)([ITEMS[0]], "deu_Latn")
+    every = [Answerer(model, size, tolerance)(ITEMS, "deu_Latn") for size in (1, 7, 60)]
+    assert every[0][0] == alone[0]
+    for answers in every[1:]:
+        assert [answer.choice for answer in answers] == [answer.choice for answer in every[0]]
+
+
+def test_the_tolerance_is_far_above_the_noise_of_batches(real):
+    model, tolerance = real
+    alone = torch.stack([model.predict([item], "deu_Latn")[0] for item in ITEMS])
+    noise = (torch.stack(model.predict(ITEMS, "deu_Latn", 60)) - alone).abs().amax(1)
+    assert (noise / alone.abs().amax(1).clamp(min=1)).max() < tolerance / 4
 
 
 def test_only_ties_are_asked_twice():
