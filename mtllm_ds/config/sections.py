@@ -40,11 +40,25 @@ class EncoderSettings(Section):
     name: ModelName
     """Hub name, local folder or `package:` folder of the model whose *encoder* reads the text.
 
-    NLLB, M2M100, mT5, umT5, T5 (MADLAD), XLM-R, BERT.
+    NLLB, M2M100, SONAR, mT5, umT5, T5 (MADLAD), T5Gemma 1 and 2, XLM-R, BERT, ModernBERT (mmBERT), EuroBERT, GTE.
     """
     revision: str | None = None
     """Commit or tag on the hub; pin it for a run that must be repeatable."""
-    family: Literal["auto", "m2m_100", "t5", "mt5", "umt5", "xlm-roberta", "bert"] = "auto"
+    family: Literal[
+        "auto",
+        "m2m_100",
+        "t5",
+        "mt5",
+        "umt5",
+        "t5gemma",
+        "t5gemma2",
+        "xlm-roberta",
+        "bert",
+        "modernbert",
+        "eurobert",
+        "gte",
+        "new",
+    ] = "auto"
     """Adapter to use; `auto` reads the model's config."""
     max_length: int = Field(default=512, gt=4)
     """Longest encoder input in tokens, tag and end included."""

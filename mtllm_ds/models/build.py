@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from mtllm_ds.config.names import is_missing_folder, resolve_model_name
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.config.sections import ModelSettings
 from mtllm_ds.errors import UserError
+from mtllm_ds.models.base_dropout import switch_off_dropout
 from mtllm_ds.models.connector import build_connector
 from mtllm_ds.models.encoders import load_encoder
 from mtllm_ds.models.liger import use_liger_kernels
@@ -21,6 +21,7 @@ from mtllm_ds.models.lora import add_lora
 from mtllm_ds.models.own_weights import put_weights
 from mtllm_ds.models.readers import EncoderReader, LLMReader, Reader
 from mtllm_ds.models.stacked import StackedModel
+from mtllm_ds.models.text_models import embedding_size
 
 
 def build_reader(settings: Settings, device: torch.device) -> Reader:
@@ -87,7 +88,7 @@ def _require_same_weights(name: str, revision: str | None, base: Mapping[str, An
 def _stacked(model: ModelSettings, attention: str, device: torch.device, dtype: torch.dtype, seed: int) -> Reader:
     encoder = load_encoder(model.encoder, attention, dtype)
     llm = _llm(model, attention, device, dtype)
-    connector = build_connector(model.connector, encoder.hidden_size, llm.config.hidden_size, seed=seed, dtype=dtype)
+    connector = build_connector(model.connector, encoder.hidden_size, embedding_size(llm), seed=seed, dtype=dtype)
     return StackedModel(encoder, connector, add_lora(llm, model.lora, seed=seed))
 
 
@@ -96,8 +97,8 @@ def _llm_alone(model: ModelSettings, attention: str, device: torch.device, dtype
 
 
 def _encoder_alone(model: ModelSettings, attention: str, device: torch.device, dtype: torch.dtype, seed: int) -> Reader:
-    encoder = load_encoder(model.encoder, attention, dtype).model
-    turn_off_dropout(encoder)
+    encoder: Any = load_encoder(model.encoder, attention, dtype).model
+    switch_off_dropout(encoder)
     return EncoderReader(add_lora(encoder, model.lora, seed=seed))
 
 
@@ -106,16 +107,6 @@ def _llm(model: ModelSettings, attention: str, device: torch.device, dtype: torc
     if model.liger:
         use_liger_kernels(llm, device)
     return llm
-
-
-def turn_off_dropout(model: nn.Module) -> None:
-    """Set every dropout and layerdrop probability of a base model to zero (layerdrop would desynchronise ranks)."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name in ("dropout", "attention_dropout", "activation_dropout", "layerdrop"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
 
 
 _BUILDERS: dict[str, Callable[[ModelSettings, str, torch.device, torch.dtype, int], Reader]] = {

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PretrainedConfig
+from transformers import AutoModel, PretrainedConfig
 
 from mtllm_ds.config.sections import EncoderSettings
 from mtllm_ds.errors import UserError
-from mtllm_ds.models.loading import load_config, load_weights
+from mtllm_ds.models.loading import load_config, load_weights, supported_attention
+from mtllm_ds.models.text_models import state_size
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class EncoderFamily:
     """Names in a whole model's checkpoint (regular expression) -> names in the encoder."""
     options: dict[str, bool] = field(default_factory=dict)
     """Further constructor options."""
+    config_path: tuple[str, ...] = ()
+    """Where the encoder's own configuration stands in the whole model's."""
 
 
 FAMILIES = {
@@ -32,8 +36,16 @@ FAMILIES = {
     "t5": EncoderFamily("T5EncoderModel"),
     "mt5": EncoderFamily("MT5EncoderModel"),
     "umt5": EncoderFamily("UMT5EncoderModel"),
+    "t5gemma": EncoderFamily("T5GemmaEncoder", {r"^(model\.)?encoder\.": ""}, config_path=("encoder",)),
+    "t5gemma2": EncoderFamily(
+        "T5Gemma2TextEncoder", {r"^(model\.)?encoder\.(text_model\.)?": ""}, config_path=("encoder", "text_config")
+    ),
     "xlm-roberta": EncoderFamily("XLMRobertaModel", options={"add_pooling_layer": False}),
     "bert": EncoderFamily("BertModel", options={"add_pooling_layer": False}),
+    "modernbert": EncoderFamily("ModernBertModel"),
+    "eurobert": EncoderFamily("EuroBertModel"),
+    "gte": EncoderFamily("GteModel"),
+    "new": EncoderFamily("AutoModel", options={"add_pooling_layer": False}),  # GTE with code of its own
 }
 
 
@@ -77,9 +89,7 @@ def load_encoder(settings: EncoderSettings, attention: str, dtype: torch.dtype) 
     name, config = encoder_family(settings)
     family = FAMILIES[name]
     model_class = _model_class(name, family)
-    supported = attention if not attention.startswith("flash") or model_class._supports_flash_attn else "sdpa"
-    if supported == "sdpa" and not model_class._supports_sdpa:
-        supported = "eager"
+    own_config: Any = reduce(getattr, family.config_path, config)
     model = load_weights(
         model_class,
         settings.name,
@@ -87,13 +97,16 @@ def load_encoder(settings: EncoderSettings, attention: str, dtype: torch.dtype) 
         revision=settings.revision,
         trust_remote_code=settings.trust_remote_code,
         dtype=dtype,
-        attn_implementation=supported,
+        attn_implementation=supported_attention(model_class, attention),
         key_mapping=family.key_mapping or None,
+        **({"config": own_config} if family.config_path else {}),
         **family.options,
     )
-    return FrozenEncoder(model, hidden_size=config.hidden_size)
+    return FrozenEncoder(model, hidden_size=state_size(own_config))
 
 
 def _model_class(name: str, family: EncoderFamily) -> Any:
+    if family.model_class == "AutoModel":
+        return AutoModel
     module = name.replace("-", "_")
     return getattr(importlib.import_module(f"transformers.models.{module}.modeling_{module}"), family.model_class)

@@ -13,8 +13,9 @@ from transformers.utils import cached_file
 from mtllm_ds.cluster.zero import gathered
 from mtllm_ds.config.sections import LLMSettings
 from mtllm_ds.errors import UserError
-from mtllm_ds.models.loading import BERT_LIKE, load_config
+from mtllm_ds.models.loading import load_config
 from mtllm_ds.models.readers import LLMReader
+from mtllm_ds.models.text_models import looks_both_ways
 
 _KEY = "lm_head.weight"
 
@@ -26,7 +27,7 @@ def load_lm_head(settings: LLMSettings, reader: LLMReader, dtype: torch.dtype) -
         UserError: the checkpoint holds no head.
     """
     config = load_config(settings.name, settings.revision, settings.trust_remote_code, "model.llm.name")
-    if config.model_type in BERT_LIKE:
+    if getattr(config, "is_causal", True) is not False and looks_both_ways(settings, config):
         raise UserError(
             f"model.llm.name={settings.name}: a {config.model_type} encoder, which looks both ways already: use it as it is"
         )

@@ -11,19 +11,19 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import HFValidationError
-from torch import nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
+from mtllm_ds.config.gguf import gguf_file, gguf_options, gguf_weights_options
 from mtllm_ds.config.hub import require_reachable
 from mtllm_ds.config.names import is_missing_folder
 from mtllm_ds.config.sections import LLMSettings
 from mtllm_ds.errors import UserError
-
-# Encoders that may serve as LLM, bidirectional whatever `is_causal` says. Their AutoModel adds a pooler that checkpoints often
-# lack and that nothing here uses.
-BERT_LIKE = ("bert", "roberta", "xlm-roberta")
+from mtllm_ds.models.base_dropout import switch_off_dropout
+from mtllm_ds.models.direction import set_direction
+from mtllm_ds.models.quiet import quiet_transformers
+from mtllm_ds.models.text_models import probe_llm, text_model, text_model_class, without_pooler
 
 
 def load_config(name: str, revision: str | None, trust_remote_code: bool, setting: str) -> PretrainedConfig:
@@ -32,23 +32,24 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool, settin
     if is_missing_folder(name):
         raise UserError(f"{setting}={name}: the folder does not exist; give a folder or a hub name")
     try:
-        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(
+            name, revision=revision, trust_remote_code=trust_remote_code, **gguf_options(name)
+        )
     except (OSError, ValueError, HFValidationError) as error:
         raise _cannot_be_loaded(setting, name, error) from error
 
 
 def load_weights(model_class: Any, name: str, setting: str, **options: Any) -> PreTrainedModel:
     """`model_class.from_pretrained` that refuses missing or misshapen weights; all parameters come back frozen."""
-    verbosity = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
-    # It lists the weights that are left out on purpose (a decoder, a head); those that are missing we refuse below.
-    transformers_logging.set_verbosity_error()
     try:
-        model, report = model_class.from_pretrained(name, use_safetensors=True, output_loading_info=True, **options)
+        # It lists the weights that are left out on purpose (a decoder, a head); those that are missing we refuse below.
+        with quiet_transformers():
+            model, report = model_class.from_pretrained(
+                name, use_safetensors=True, output_loading_info=True, **options, **gguf_weights_options(name)
+            )
     except (OSError, ValueError, RuntimeError, HFValidationError) as error:
         raise _cannot_be_loaded(setting, name, error) from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
     for kind in ("missing_keys", "mismatched_keys", "error_msgs"):
         if report.get(kind):
             raise UserError(
@@ -58,18 +59,14 @@ def load_weights(model_class: Any, name: str, setting: str, **options: Any) -> P
 
 
 def load_llm(settings: LLMSettings, attention: str, dtype: torch.dtype) -> PreTrainedModel:
-    """The LLM without its output head: anything whose forward accepts `inputs_embeds`."""
+    """The LLM without its output head, of a multimodal model the text model alone: its forward accepts `inputs_embeds`.
+
+    Raises:
+        UserError: it cannot be loaded, or `probe_llm` refuses it.
+    """
     config = load_config(settings.name, settings.revision, settings.trust_remote_code, "model.llm.name")
-    if config.is_encoder_decoder:
-        raise UserError(
-            f"model.llm.name={settings.name}: {config.model_type} is an encoder-decoder; name a decoder or encoder"
-        )
-    is_encoder = config.model_type in BERT_LIKE
-    if is_encoder and not settings.bidirectional:
-        raise UserError(
-            f"model.llm.bidirectional=false: {settings.name} is a {config.model_type} encoder, always bidirectional"
-        )
-    extra = {"add_pooling_layer": False} if is_encoder else {}
+    probe_llm(settings, config)
+    text_class = text_model_class(config.get_text_config(), settings)
     model = load_weights(
         AutoModel,
         settings.name,
@@ -77,35 +74,14 @@ def load_llm(settings: LLMSettings, attention: str, dtype: torch.dtype) -> PreTr
         revision=settings.revision,
         trust_remote_code=settings.trust_remote_code,
         dtype=dtype,
-        attn_implementation=attention,
-        **extra,
+        attn_implementation=supported_attention(text_class, attention),
+        **without_pooler(text_class),
     )
+    model = text_model(model, text_class)
     model.config.use_cache = False
     set_direction(model, settings.bidirectional)
     switch_off_dropout(model)
     return model
-
-
-def switch_off_dropout(model: PreTrainedModel) -> None:
-    """A frozen model's own dropout would only be noise between student and teacher; LoRA has its own, SimCSE sets one."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        elif isinstance(getattr(module, "attention_dropout", None), float):
-            setattr(module, "attention_dropout", 0.0)  # noqa: B010 - typed as a tensor or a module otherwise
-
-
-def set_direction(model: PreTrainedModel, bidirectional: bool) -> None:
-    """Make attention bidirectional, or leave the model as it was trained.
-
-    The config steers the masks; the modules steer SDPA's shortcut, which turns a missing mask into a causal one.
-    """
-    if not bidirectional:
-        return
-    model.config.is_causal = False
-    for module in model.modules():
-        if hasattr(module, "is_causal"):
-            setattr(module, "is_causal", False)  # noqa: B010 - typed as a tensor or a module otherwise
 
 
 def choose_attention(setting: str, device: torch.device, dtype: torch.dtype) -> str:
@@ -120,6 +96,15 @@ def choose_attention(setting: str, device: torch.device, dtype: torch.dtype) -> 
     return setting
 
 
+def supported_attention(model_class: type, attention: str) -> str:
+    """What a class of model runs with where `attention` is wanted: some know no flash attention, some only eager."""
+    if not issubclass(model_class, PreTrainedModel):  # `AutoModel`, for code of its own
+        return attention
+    if attention.startswith("flash") and not model_class._supports_flash_attn:
+        attention = "sdpa"
+    return "eager" if attention == "sdpa" and not model_class._supports_sdpa else attention
+
+
 def weights_fingerprint(name: str, revision: str | None) -> str:
     """What identifies the weights of a base model: of a local folder their `stored_weights`, of a hub name the commit.
 
@@ -131,7 +116,7 @@ def weights_fingerprint(name: str, revision: str | None) -> str:
     found = stored_weights(name, None)
     if found is None:
         raise UserError(
-            f"base model {name}: holds no weights in safetensors (model.safetensors, or what its index names); "
+            f"base model {name}: holds no weights in safetensors (model.safetensors, or what its index names) or GGUF; "
             "put them there, or name another model"
         )
     return found
@@ -176,6 +161,10 @@ def _weight_files(name: str, revision: str | None) -> Iterator[Path]:
     def place(file: str) -> str | None:
         return cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
 
+    packed = gguf_file(name)
+    if packed is not None:
+        yield Path(name) / packed
+        return
     whole = place("model.safetensors")
     index = place("model.safetensors.index.json") if whole is None else None
     if whole is not None:

@@ -9,7 +9,6 @@ from transformers import PretrainedConfig
 
 from mtllm_ds.data.stream.packing import PackedRows, block_diagonal_mask
 from mtllm_ds.errors import UserError
-from mtllm_ds.models.loading import BERT_LIKE
 
 
 def run_packed(model: Any, layout: PackedRows, **inputs: torch.Tensor) -> torch.Tensor:
@@ -20,20 +19,32 @@ def run_packed(model: Any, layout: PackedRows, **inputs: torch.Tensor) -> torch.
     """
     if model.config._attn_implementation.startswith("flash"):
         return _run_variable_lengths(model, layout, **inputs)
-    causal = bool(getattr(model.config, "is_causal", True)) and model.config.model_type not in BERT_LIKE
+    causal = bool(getattr(model.config, "is_causal", True))
     dtype = next(model.parameters()).dtype
     mask = block_diagonal_mask(layout.segment_ids, causal=causal, dtype=dtype)
-    return model(**inputs, position_ids=layout.position_ids, attention_mask=mask).last_hidden_state
+    positions = layout.position_ids + first_position(model)
+    return model(**inputs, position_ids=positions, attention_mask=mask).last_hidden_state
 
 
-def require_packing(config: PretrainedConfig, max_length: int) -> None:
-    """Refuse a model whose attention an explicit mask would change: one with a window shorter than the samples."""
+def first_position(model: Any) -> int:
+    """The position of a text's first token: RoBERTa's and its kin count from their padding id on."""
+    table: Any = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return 0 if padding is None else padding + 1
+
+
+def require_packing(config: PretrainedConfig, packs: bool, max_length: int) -> None:
+    """Refuse a model whose states packing would change: some take no positions or masks, others have short windows."""
+    where = "data.llm_tokens_per_cell: packing would"
+    mend = "set data.samples_per_cell instead of token budgets"
+    if not packs:
+        raise UserError(f"{where} change the states of this {config.model_type} model; {mend}")
     window = getattr(config, "sliding_window", None)
     slides = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
     if window is not None and slides and window < max_length:
         raise UserError(
-            f"data.llm_tokens_per_cell: packing would widen the sliding window ({window}) of this {config.model_type} model; "
-            f"set both max_length to at most {window}, or data.samples_per_cell instead of token budgets"
+            f"{where} widen the sliding window ({window}) of this {config.model_type} model; "
+            f"set both max_length to at most {window}, or {mend.removeprefix('set ')}"
         )
 
 
@@ -43,7 +54,7 @@ def _run_variable_lengths(model: Any, layout: PackedRows, **inputs: torch.Tensor
     flat = {name: value[tokens].unsqueeze(0) for name, value in inputs.items()}
     states = model(
         **flat,
-        position_ids=layout.position_ids[tokens].unsqueeze(0),
+        position_ids=layout.position_ids[tokens].unsqueeze(0) + first_position(model),
         attention_mask=None,
         cu_seq_lens_q=ends,
         cu_seq_lens_k=ends,

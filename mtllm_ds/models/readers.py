@@ -15,6 +15,7 @@ from torch import nn
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.data.stream.packing import PackedBatch, PackedRows
 from mtllm_ds.models.packed import run_packed
+from mtllm_ds.models.text_models import state_size
 
 Side = Literal["encoder", "llm"]
 
@@ -33,7 +34,7 @@ class Reader(nn.Module, ABC):
     @property
     def hidden_size(self) -> int:
         """Width D of the vectors."""
-        return int(self.adapted.config.hidden_size)
+        return state_size(self.adapted.config)
 
     @property
     def running_models(self) -> list[Any]:

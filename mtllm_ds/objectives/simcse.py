@@ -19,7 +19,9 @@ from torch.nn import functional
 from mtllm_ds.config.objectives import SimCSE as SimCSESettings
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.errors import UserError
-from mtllm_ds.models.readers import Reader
+from mtllm_ds.models.base_dropout import set_attention_dropout
+from mtllm_ds.models.probe import probe
+from mtllm_ds.models.readers import Reader, base_of
 from mtllm_ds.objectives.base import Objective, ObjectiveOutput, Parts, Sums, plain, zeros
 
 
@@ -31,7 +33,7 @@ class SimCSE(Objective):
         self.student = student
         self.samples_per_cell = samples_per_cell
         self.temperature = temperature
-        set_attention_dropout(student, attention_dropout)
+        _turn_on_dropout(student, attention_dropout)
 
     @classmethod
     def build(cls, parts: Parts) -> SimCSE:
@@ -70,13 +72,18 @@ class SimCSE(Objective):
         return {"loss": plain(sums["loss"]) / count, "self_similarity": plain(sums["similarity"]) / count}
 
 
-def set_attention_dropout(reader: Reader, probability: float) -> None:
-    """Dropout of the attention weights in training, which LLMs come without; `UserError` where a family has no such place."""
-    found = [m for m in reader.adapted.modules() if isinstance(getattr(m, "attention_dropout", None), float)]
-    if probability and not found:
+def _turn_on_dropout(reader: Reader, probability: float) -> None:
+    """Dropout of the attention weights in training; `UserError` where it would have no effect."""
+    model = base_of(reader.adapted)
+    places = set_attention_dropout(model, probability)
+    if not probability:
+        return
+    where = f"objective.attention_dropout={probability}:"
+    if model.config._attn_implementation == "flash_attention_4":
+        raise UserError(f"{where} flash attention 4 has no dropout; set model.attention=sdpa or flash_attention_2")
+    probed = probe(type(model), model.config, getattr(model.config, "is_causal", True) is False)
+    if not places or not (probed.drops_attention or probed.failure):
         raise UserError(
-            f"objective.attention_dropout={probability}: this {reader.adapted.config.model_type} model has no dropout in its "
-            "attention; set it to 0 and model.lora.dropout higher"
+            f"{where} this {model.config.model_type} model has no dropout in its attention; set it to 0 and "
+            "model.lora.dropout higher"
         )
-    for module in found:
-        setattr(module, "attention_dropout", probability)  # noqa: B010 - typed as a tensor or a module otherwise

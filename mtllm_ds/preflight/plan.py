@@ -17,9 +17,10 @@ from mtllm_ds.data.shards.tar_shards import read_block
 from mtllm_ds.data.stream.schedule import cells_in_forward
 from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
+from mtllm_ds.models.checks import check_llm, unprobed_warning
 from mtllm_ds.models.encoders import encoder_family
 from mtllm_ds.models.loading import load_config, weights_fingerprint
-from mtllm_ds.models.packed import require_packing
+from mtllm_ds.models.probe import Probe
 from mtllm_ds.preflight.dropout import split_forwards
 from mtllm_ds.preflight.start import Bases, check_centring, read_start, read_teacher, task_of, warnings_of
 
@@ -41,6 +42,8 @@ class RunPlan:
     """The model whose connector and LoRA the run starts from."""
     teacher: Trained | None = None
     task: TaskEntry | None = None
+    llm_probe: Probe | None = None
+    """Which way the LLM looks, as measured; None without one."""
     warnings: list[str] = field(default_factory=list)
     """What is allowed but seldom meant, one line each."""
 
@@ -66,8 +69,7 @@ def check_run(settings: Settings, world_size: int, *, read_all_shards: bool = Fa
     encoder_family(settings.model.encoder)
     llm = settings.model.llm
     llm_config = load_config(llm.name, llm.revision, llm.trust_remote_code, "model.llm.name")
-    if data.has_budgets:
-        require_packing(llm_config, max(llm.max_length, settings.model.encoder.max_length))
+    llm_probe = check_llm(settings.model, llm_config, packed=data.has_budgets)
     tokenizers = load_tokenizers(settings)
     check_centring(settings, tokenizers["encoder"])
     manifests = [_check_data(folder, tokenizers, read_all_shards) for folder in (data.train, data.validation) if folder]
@@ -89,7 +91,12 @@ def check_run(settings: Settings, world_size: int, *, read_all_shards: bool = Fa
         start=read_start(settings, bases),
         teacher=teacher,
         task=task,
-        warnings=[*warnings_of(settings, llm_config), *split_forwards(settings, world_size)],
+        llm_probe=llm_probe,
+        warnings=[
+            *unprobed_warning(settings.model, llm_probe),
+            *warnings_of(settings, llm_config),
+            *split_forwards(settings, world_size),
+        ],
     )
 
 
@@ -113,6 +120,7 @@ def describe_plan(plan: RunPlan) -> str:
             f"{plan.bases[side]['fingerprint'] or 'weights not needed'}"
             for side in ("encoder", "llm")
         ),
+        *([f"LLM probe   {plan.llm_probe}"] if plan.llm_probe else []),
         *_batch_lines(plan),
         f"ZeRO        stage {zero_stage(plan.ds_config)}, every 'auto' of {settings.training.deepspeed} resolved:",
         json.dumps(plan.ds_config, indent=2),

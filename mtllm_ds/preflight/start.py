@@ -11,7 +11,7 @@ from mtllm_ds.config.schema import Settings
 from mtllm_ds.data.shards.manifest import Manifest, TaskEntry
 from mtllm_ds.data.text.tokenization import TextTokenizer
 from mtllm_ds.errors import UserError
-from mtllm_ds.models.loading import BERT_LIKE
+from mtllm_ds.models.text_models import looks_both_ways
 
 Bases = dict[str, dict[str, str | None]]
 
@@ -124,9 +124,9 @@ def warnings_of(settings: Settings, llm_config: PretrainedConfig) -> list[str]:
     """What is allowed but seldom meant, one line each."""
     model = settings.model
     found = []
-    is_causal = llm_config.model_type not in BERT_LIKE and getattr(llm_config, "is_causal", True) is not False
+    is_causal = "llm" in model.sides and not looks_both_ways(model.llm, llm_config)
     adapts = settings.objective.teaches_direction
-    if "llm" in model.sides and model.llm.bidirectional and is_causal and not adapts:
+    if model.llm.bidirectional and is_causal and not adapts:
         found.append(
             f"model.llm.bidirectional=true: {model.llm.name} is a causal LLM that was never adapted to it (its config.json says "
             "no is_causal=false); adapt it first (llm2vec_adapt.yaml), or set bidirectional=false"

@@ -1,54 +1,19 @@
-"""Base models: the encoder alone, every weight accounted for, and one clear line for what cannot be loaded."""
+"""Base models: every weight accounted for, and one clear line for what cannot be loaded."""
 
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from mtllm_ds.config.sections import EncoderSettings, LLMSettings
+from mtllm_ds.config.sections import LLMSettings
 from mtllm_ds.errors import UserError
-from mtllm_ds.models.encoders import load_encoder
 from mtllm_ds.models.loading import choose_attention, load_config, load_llm, weights_fingerprint
 from tests.fixtures.models import save_llama, save_mt_model
 from tests.fixtures.own_code import give_own_model
 
-T5_SIZES = {"d_model": 32, "num_layers": 2, "num_heads": 4, "d_kv": 8, "d_ff": 64, "vocab_size": 100}
 BERT_SIZES = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 100,
 }  # fmt: skip
-ENCODERS = {
-    "T5ForConditionalGeneration": transformers.T5Config(**T5_SIZES),
-    "MT5ForConditionalGeneration": transformers.MT5Config(**T5_SIZES),
-    "UMT5ForConditionalGeneration": transformers.UMT5Config(**T5_SIZES),
-    "XLMRobertaForMaskedLM": transformers.XLMRobertaConfig(**BERT_SIZES),
-    "BertForMaskedLM": transformers.BertConfig(**BERT_SIZES),
-    "M2M100ForConditionalGeneration": transformers.M2M100Config(
-        vocab_size=100, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
-        decoder_attention_heads=4, encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=64,
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("class_name", ENCODERS)
-def test_the_encoder_alone_gives_the_states_of_the_whole_model(tmp_path, class_name):
-    torch.manual_seed(0)
-    whole = getattr(transformers, class_name)(ENCODERS[class_name]).eval()
-    whole.save_pretrained(tmp_path)
-    encoder = load_encoder(EncoderSettings(name=str(tmp_path)), "sdpa", torch.float32).train()
-    ids, mask = torch.randint(4, 100, (2, 7)), torch.ones(2, 7, dtype=torch.int64)
-    mask[1, 4:] = 0
-    part = whole.get_encoder() if class_name.endswith("Generation") else whole.base_model
-    with torch.no_grad():
-        truth = part(input_ids=ids, attention_mask=mask).last_hidden_state
-    states = encoder(ids, mask)
-    torch.testing.assert_close(states[mask.bool()], truth[mask.bool()], atol=2e-6, rtol=1e-5)
-    assert not states.requires_grad
-    assert not any("decoder" in name for name, _ in encoder.named_parameters())
-
-
-def test_a_model_without_an_encoder_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"llama model has no encoder.*m2m_100"):
-        load_encoder(EncoderSettings(name=str(save_llama(tmp_path))), "sdpa", torch.float32)
 
 
 def test_an_encoder_decoder_is_no_llm(tmp_path):

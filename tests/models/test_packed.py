@@ -77,6 +77,10 @@ def test_packed_equals_padded(family, bidirectional):
 
 def test_a_short_sliding_window_refuses_to_pack():
     with pytest.raises(UserError, match=r"sliding window \(4\)"):
-        require_packing(FAMILIES["mistral"], max_length=5)
-    require_packing(FAMILIES["mistral"], max_length=4)
-    require_packing(FAMILIES["llama"], max_length=512)
+        require_packing(FAMILIES["mistral"], True, max_length=5)
+    require_packing(FAMILIES["mistral"], True, max_length=4)
+    require_packing(FAMILIES["llama"], True, max_length=512)
+    with pytest.raises(
+        UserError, match=r"packing would change the states of this llama model; set data\.samples_per_cell"
+    ):
+        require_packing(FAMILIES["llama"], False, max_length=5)

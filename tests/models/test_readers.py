@@ -14,7 +14,7 @@ from mtllm_ds.config.sections import LoraSettings
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.data.stream.packing import pack_batch, pad_rows
 from mtllm_ds.errors import UserError
-from mtllm_ds.models.build import turn_off_dropout
+from mtllm_ds.models.base_dropout import switch_off_dropout
 from mtllm_ds.models.centring import LanguageCentring
 from mtllm_ds.models.encoders import FrozenEncoder
 from mtllm_ds.models.lora import add_lora
@@ -49,7 +49,7 @@ def reader_of(kind, rank=2):
     lora = LoraSettings(rank=rank, dropout=0.0)
     if kind == "encoder":
         encoder = mt_encoder(dropout=0.3)
-        turn_off_dropout(encoder)
+        switch_off_dropout(encoder)
         return randomize(EncoderReader(add_lora(encoder, lora, seed=0)))
     if kind == "llm":
         return randomize(LLMReader(add_lora(family_model("llama"), lora, seed=0)))

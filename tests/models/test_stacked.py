@@ -22,8 +22,9 @@ from transformers import (
 from mtllm_ds.config.sections import ConnectorSettings, EncoderSettings, LLMSettings, LoraSettings
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.connector import build_connector
+from mtllm_ds.models.direction import set_direction
 from mtllm_ds.models.encoders import FrozenEncoder, load_encoder
-from mtllm_ds.models.loading import load_llm, set_direction
+from mtllm_ds.models.loading import load_llm
 from mtllm_ds.models.lora import add_lora, lora_layers
 from mtllm_ds.models.readers import mean_pool
 from mtllm_ds.models.stacked import StackedModel

@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
+from transformers import FalconConfig, FalconModel, LlamaConfig, LlamaForCausalLM, LlamaModel
 
 from mtllm_ds.config.sections import LLMSettings, LoraSettings
 from mtllm_ds.data.stream.collate import Batch
@@ -179,3 +179,17 @@ def test_simcse_equals_float64(llm):
         for part in (slice(0, 2), slice(2, 4))
     ]
     assert sum(half.item() for half in halves) == pytest.approx(output.loss_sum.item(), rel=1e-5)
+
+
+def test_dropout_that_would_have_no_effect_is_refused(tmp_path):
+    torch.manual_seed(0)
+    config = FalconConfig(vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
+    FalconModel(config).save_pretrained(tmp_path / "falcon")
+    reader, _ = reader_of(tmp_path / "falcon")
+    with pytest.raises(UserError, match="this falcon model has no dropout in its attention; set it to 0"):
+        SimCSE(reader, samples_per_cell=2, temperature=0.5, attention_dropout=0.3)
+    SimCSE(reader, samples_per_cell=2, temperature=0.5, attention_dropout=0.0)
+    reader, _ = reader_of(save_llama(tmp_path / "llama"))
+    reader.llm.config._attn_implementation = "flash_attention_4"
+    with pytest.raises(UserError, match=r"flash attention 4 has no dropout; set model\.attention=sdpa"):
+        SimCSE(reader, samples_per_cell=2, temperature=0.5, attention_dropout=0.3)

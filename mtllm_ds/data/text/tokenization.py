@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from mtllm_ds.config.gguf import gguf_options
 from mtllm_ds.config.hub import require_reachable
 from mtllm_ds.config.names import is_missing_folder, resolve_model_name
 from mtllm_ds.errors import UserError
@@ -26,6 +27,7 @@ _FAMILY_OF_CLASS = {"Nllb": "nllb", "M2M100": "m2m100", "T5": "t5", "MT5": "t5",
 _FAMILY_OF_MODEL = {"m2m_100": "nllb", "nllb-moe": "nllb", "t5": "t5", "mt5": "t5", "umt5": "t5"} | {
     "xlm-roberta": "xlm-r",
     "bert": "bert",
+    **dict.fromkeys(("roberta", "modernbert", "eurobert", "gte", "new", "t5gemma", "t5gemma2"), "own"),
 }
 
 
@@ -194,7 +196,7 @@ def load_text_tokenizer(spec: TokenizerSpec) -> TextTokenizer:
         UserError: there is no such tokenizer, or its family can neither be told nor served.
     """
     tokenizer = pretrained_tokenizer(spec)
-    return TextTokenizer(spec, tokenizer, _family(spec, tokenizer))
+    return TextTokenizer(spec, tokenizer, family_of(spec, tokenizer))
 
 
 def pretrained_tokenizer(spec: TokenizerSpec) -> Any:
@@ -206,7 +208,9 @@ def pretrained_tokenizer(spec: TokenizerSpec) -> Any:
     if is_missing_folder(name):
         raise UserError(f"no tokenizer at '{spec.name}': the folder does not exist; give a folder or a hub name")
     try:
-        return AutoTokenizer.from_pretrained(name, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
+        return AutoTokenizer.from_pretrained(
+            name, revision=spec.revision, trust_remote_code=spec.trust_remote_code, **gguf_options(name)
+        )
     except (OSError, ValueError, KeyError) as error:
         if not spec.trust_remote_code and "trust_remote_code" in str(error):
             raise UserError(
@@ -217,7 +221,12 @@ def pretrained_tokenizer(spec: TokenizerSpec) -> Any:
         raise UserError(f"no tokenizer at '{spec.name}' ({reason}); give a folder or a hub name") from error
 
 
-def _family(spec: TokenizerSpec, tokenizer: Any) -> str:
+def family_of(spec: TokenizerSpec, tokenizer: Any) -> str:
+    """The family whose template a tokenizer takes: the one that the spec names, or what its class or model tells.
+
+    Raises:
+        UserError: there is no such family, or an encoder's cannot be told.
+    """
     if spec.family != "auto":
         if spec.family not in _TEMPLATES:
             raise UserError(
@@ -256,16 +265,31 @@ _TEMPLATES: dict[str, Template] = {
     "xlm-r": Template(("{bos}",), ("{eos}", "{eos}"), ("{eos}",)),
     "bert": Template(("{cls}",), ("{sep}",), ("{sep}",)),
     "decoder": Template(("{bos}",), ("{bos}",), ()),
+    "own": Template((), (), ()),
 }
+"""By family; `own` stands for whatever the tokenizer adds by itself."""
 
 
 def _template(family: str, tokenizer: Any) -> Template:
     """The family's template with this tokenizer's own spelling of the special tokens."""
     named = {f"{{{name}}}": getattr(tokenizer, f"{name}_token") for name in ("bos", "eos", "cls", "sep")}
+    if family == "own":
+        return _own_template(tokenizer)
     if family == "decoder" and named["{bos}"] is None:  # Qwen has no <bos>: segments are parted by its end of text
         return Template((), (named["{eos}"],) if named["{eos}"] else (), ())
     prefix, between, suffix = (tuple(named.get(token, token) or token for token in part) for part in _TEMPLATES[family])
     return Template(prefix, between, suffix)
+
+
+def _own_template(tokenizer: Any) -> Template:
+    """What the tokenizer itself puts around a text and between two."""
+    first, second = (list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in ("one", "two"))
+    around, both = (list(tokenizer(*texts)["input_ids"]) for texts in (("one",), ("one", "two")))
+    start = next(at for at in range(len(around) + 1) if around[at : at + len(first)] == first)
+    prefix, suffix = around[:start], around[start + len(first) :]
+    end = len(both) - len(suffix) - len(second)
+    between = both[start + len(first) : end]
+    return Template(*(tuple(tokenizer.convert_ids_to_tokens(part)) for part in (prefix, between, suffix)))
 
 
 _BLANK = re.compile(r"\s")

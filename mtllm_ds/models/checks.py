@@ -1,0 +1,44 @@
+"""Whether the LLM of a run can do what the run asks of it, from its configuration and a probe: no weight is loaded."""
+
+from __future__ import annotations
+
+from transformers import PretrainedConfig
+
+from mtllm_ds.config.sections import ModelSettings
+from mtllm_ds.errors import UserError
+from mtllm_ds.models.packed import require_packing
+from mtllm_ds.models.probe import Probe
+from mtllm_ds.models.text_models import probe_llm, text_model_class
+
+
+def check_llm(model: ModelSettings, config: PretrainedConfig, *, packed: bool) -> Probe | None:
+    """What was found of the LLM; None where the reader does without one.
+
+    Raises:
+        UserError: it cannot look the way the settings say, read what the reader gives it, be packed, or attend as asked.
+    """
+    if "llm" not in model.sides:
+        return None
+    text, found = config.get_text_config(), probe_llm(model.llm, config)
+    if model.reader == "stacked" and not found.failure and not found.takes_embeddings:
+        raise UserError(
+            f"model.reader=stacked: {model.llm.name} is a {text.model_type} model whose layers look up ids of their own, so it "
+            "cannot read an encoder's states; name another model"
+        )
+    if model.attention == "sdpa" and not text_model_class(text, model.llm)._supports_sdpa:
+        raise UserError(
+            f"model.attention=sdpa: transformers has none for a {text.model_type} model; set model.attention=auto"
+        )
+    if packed:
+        require_packing(text, found.packs or bool(found.failure), max(model.llm.max_length, model.encoder.max_length))
+    return found
+
+
+def unprobed_warning(model: ModelSettings, found: Probe | None) -> list[str]:
+    """Said where nobody could measure which way the LLM looks."""
+    if found is None or not found.failure:
+        return []
+    return [
+        f"model.llm.name={model.llm.name}: {found}; make sure that it attends as model.llm.bidirectional="
+        f"{str(model.llm.bidirectional).lower()} says, or name a model of a known family"
+    ]
