@@ -80,6 +80,9 @@ def run_and_exit(main: Callable[[], int]) -> NoReturn:
         status = error.exit_status
     except KeyboardInterrupt:
         status = 130
+    except BrokenPipeError:  # who read it has seen enough, as in `mtllm-ds list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
     except Exception:
         traceback.print_exc()
         status = 1

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from benchmarks.data.readers import READERS, Ours, Sample, _import_streaming, all_samples
+from benchmarks.data.readers import OTHERS, READERS, Ours, Sample, _import_streaming, all_samples
 
 SEED = 1
 BATCH = 64
@@ -32,11 +32,12 @@ SECONDS = 4.0
 def write_formats(shards: Path, work: Path) -> dict[str, Path]:
     """Folder of each reader, written unless it is there."""
     folders = {name: shards if reader is Ours else work / name for name, reader in READERS.items()}
-    for name, folder in folders.items():
+    for name, reader in OTHERS.items():
+        folder = folders[name]
         if not folder.exists():
             temporary = folder.with_name(f".{name}")
             temporary.mkdir()
-            READERS[name].write(all_samples(shards), temporary)
+            reader.write(all_samples(shards), temporary)
             temporary.rename(folder)
     return folders
 
@@ -122,7 +123,7 @@ def summarize(rows: list[dict[str, float | str]]) -> dict[str, float]:
         for figure in own[0].keys() - {"reader", "round"}:
             choose = max if figure.endswith("tokens_per_second") else statistics.median
             figures[f"{name}/{figure}"] = choose(float(row[figure]) for row in own)
-    for name in READERS.keys() - {Ours.name}:
+    for name in OTHERS:
         for kind in ("samples", "batches"):
             ours, theirs = (figures[f"{n}/{kind}_tokens_per_cpu_second"] for n in (Ours.name, name))
             figures[f"ratio/{kind}_per_cpu_second_over_{name}"] = ours / theirs

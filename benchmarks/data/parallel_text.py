@@ -10,6 +10,7 @@ import lzma
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import NllbTokenizer, PreTrainedTokenizerFast
@@ -59,9 +60,10 @@ def _save_encoder_tokenizer(files: dict[str, Path], folder: Path) -> None:
         (text for path in files.values() for text in _column(path, 1, LINES_FOR_VOCABULARY)), trainer
     )
     model = json.loads(backend.to_str())["model"]
+    merges: list[Any] = [tuple(merge) for merge in model["merges"]]
     NllbTokenizer(
         vocab=model["vocab"],
-        merges=[tuple(merge) for merge in model["merges"]],
+        merges=merges,
         src_lang=next(iter(files)),
         additional_special_tokens=list(files),
     ).save_pretrained(folder)

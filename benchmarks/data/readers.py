@@ -31,7 +31,8 @@ def all_samples(manifest_folder: Path) -> Iterator[Sample]:
     manifest = Manifest.load(manifest_folder)
     for block in range(manifest.num_blocks):
         columns = read_block(manifest, block)
-        yield from zip(columns["encoder_ids"], columns["llm_ids"], strict=True)
+        encoder, llm = columns["encoder_ids"], columns["llm_ids"]
+        yield from ((encoder[row], llm[row]) for row in range(len(llm)))
 
 
 class Ours:
@@ -214,4 +215,6 @@ class ArrowDatasets:
         return ((sample["encoder"], sample["llm"]) for sample in dataset)
 
 
-READERS = {reader.name: reader for reader in (Ours, WebDataset, MosaicStreaming, LitData, ArrowDatasets)}
+OTHERS = {reader.name: reader for reader in (WebDataset, MosaicStreaming, LitData, ArrowDatasets)}
+"""Formats that are written from our shards before they are read."""
+READERS = {Ours.name: Ours, **OTHERS}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import lzma
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,10 +70,10 @@ def _readers(model: MTLLM) -> Readers:
     )
 
 
-def _remember(read: Callable[[list[str], str], torch.Tensor]) -> Callable[[list[str], str], np.ndarray]:
+def _remember(read: Callable[[list[str], str], torch.Tensor]) -> Callable[[Sequence[str], str], np.ndarray]:
     known: dict[tuple[str, str], np.ndarray] = {}
 
-    def remembered(texts: list[str], code: str) -> np.ndarray:
+    def remembered(texts: Sequence[str], code: str) -> np.ndarray:
         new = list(dict.fromkeys(text for text in texts if (text, code) not in known))
         if new:
             known.update({(text, code): row for text, row in zip(new, read(new, code).numpy(), strict=True)})

@@ -97,6 +97,12 @@ def test_a_process_prints_one_line_and_ends_with_status_2(tmp_path):
     )
 
 
+def test_a_reader_that_leaves_early_is_no_failure_to_report(tmp_path):
+    command = f"set -o pipefail; {sys.executable} -u -m mtllm_ds list | true"
+    done = launch(["bash", "-c", command], tmp_path)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_mistakes_of_argparse_stay_on_one_line():
     with pytest.raises(UserError) as caught:
         Parser(prog="p").parse_args(["a\nb"])

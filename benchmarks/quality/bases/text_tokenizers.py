@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, NllbTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -51,7 +52,7 @@ def train_mt_tokenizer(lines: Iterable[str], languages: Iterable[str], vocab_siz
     )
     bpe.train_from_iterator(lines, trainer)
     vocab = bpe.get_vocab()
-    merges = [tuple(pair) for pair in _merges(bpe)]
+    merges: list[Any] = [tuple(pair) for pair in _merges(bpe)]
     return NllbTokenizer(vocab, merges, src_lang=ENGLISH, additional_special_tokens=list(languages))
 
 

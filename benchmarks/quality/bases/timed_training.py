@@ -59,8 +59,8 @@ class Milestones(TrainerCallback):
 class TimedTrainer(Trainer):
     """Trainer whose learning rate warms up by steps and decays linearly by the clock, to 5% of its peak at the end."""
 
-    def __init__(self, *args, clock: Clock, **kwargs):
-        super().__init__(*args, callbacks=[clock], **kwargs)
+    def __init__(self, *, clock: Clock, **kwargs):
+        super().__init__(callbacks=[clock], **kwargs)
         self.clock = clock
 
     def create_scheduler(self, num_training_steps, optimizer=None):
@@ -70,7 +70,9 @@ class TimedTrainer(Trainer):
             def factor(step: int) -> float:
                 return min(1.0, (step + 1) / warmup) * max(0.05, 1.0 - self.clock.fraction())
 
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+            stepped = optimizer or self.optimizer
+            assert stepped is not None
+            self.lr_scheduler = LambdaLR(stepped, factor)
         return self.lr_scheduler
 
 

@@ -104,8 +104,8 @@ def main() -> int:
         model = new_model(tokenizer, args.width, args.layers, args.dropout)
     resume_from = last_checkpoint(args.out)
     trainer = LlamaTrainer(
-        model,
-        TrainingArguments(
+        model=model,
+        args=TrainingArguments(
             output_dir=str(args.out),
             per_device_train_batch_size=32,
             learning_rate=args.learning_rate,

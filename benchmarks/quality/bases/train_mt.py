@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer, M2M100Config, M2M100ForConditionalGeneration, TrainingArguments, set_seed
 
@@ -48,12 +49,12 @@ class TranslationTrainer(TimedTrainer):
     Evaluation scores the encoder by `probe` instead of a loss.
     """
 
-    def __init__(self, *args, probe: EncoderProbe, loss_of: Callable[..., tuple], **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, *, probe: EncoderProbe, loss_of: Callable[..., tuple], **kwargs):
+        super().__init__(**kwargs)
         self.probe, self.loss_of = probe, loss_of
 
     def _get_train_sampler(self, train_dataset=None):
-        data = self.train_dataset
+        data: Any = self.train_dataset
         lengths = [
             len(own) + max(map(len, found.values())) for own, found in zip(data.english, data.translations, strict=True)
         ]
@@ -175,8 +176,8 @@ def main() -> int:
     topics = {item["text"]: item["label"] for item in read_jsonl(args.data / f"valid_{ENGLISH}.jsonl")}
     resume_from = last_checkpoint(args.out)
     trainer = TranslationTrainer(
-        model,
-        TrainingArguments(
+        model=model,
+        args=TrainingArguments(
             output_dir=str(args.out),
             per_device_train_batch_size=args.batch_size,
             learning_rate=args.learning_rate,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import M2M100ForConditionalGeneration, PreTrainedTokenizerBase
 
@@ -15,7 +17,8 @@ def carry_vocabulary(
     A piece of both keeps its row; a new piece starts as the mean of the rows of the pieces that `old` cuts it into; a new
     language tag as the mean of all old tags.
     """
-    rows = model.get_input_embeddings().weight.detach().clone()
+    typed: Any = model  # which PyTorch takes for a module whose attributes are tensors
+    rows = typed.get_input_embeddings().weight.detach().clone()
     known = old.get_vocab()
     tags = [known[tag] for tag in old.all_special_tokens if "_" in tag]
     carried = torch.full((len(new), rows.shape[1]), torch.nan, dtype=rows.dtype)
@@ -29,4 +32,4 @@ def carry_vocabulary(
         carried[place] = rows[found].mean(0)
     assert not carried.isnan().any(), "every id has a piece"
     model.resize_token_embeddings(len(new), mean_resizing=False)
-    model.get_input_embeddings().weight.copy_(carried)
+    typed.get_input_embeddings().weight.copy_(carried)
