@@ -7,9 +7,10 @@ from itertools import islice
 
 import numpy as np
 
+from mtllm_ds.config.data import MixingSettings, OrderSettings
 from mtllm_ds.data.shards.manifest import Manifest
-from mtllm_ds.data.stream.mixing import DrawSequence, Mixing, language_shares
-from mtllm_ds.data.stream.schedule import Order, Schedule, ScheduleSettings
+from mtllm_ds.data.stream.mixing import DrawSequence, language_shares
+from mtllm_ds.data.stream.schedule import Order, Schedule
 from mtllm_ds.data.stream.stream import TrainStream
 
 CYCLES = 400
@@ -17,21 +18,21 @@ BUDGET = 1024
 STEPS = 40
 
 
-def mixings(manifest: Manifest) -> dict[str, Mixing]:
+def mixings(manifest: Manifest) -> dict[str, MixingSettings]:
     """One of each rule."""
     samples = manifest.samples_of_language
     rng = np.random.default_rng(0)
     explicit = dict(zip(manifest.languages, rng.exponential(size=len(samples)).tolist(), strict=True))
     return {
-        "proportional": Mixing(),
-        "temperature": Mixing(rule="temperature", temperature=5.0),
-        "balanced": Mixing(rule="balanced"),
-        "unimax": Mixing(rule="unimax", max_epochs=2.0, budget_samples=int(samples.sum())),
-        "explicit": Mixing(rule="explicit", weights=explicit),
+        "proportional": MixingSettings(),
+        "temperature": MixingSettings(rule="temperature", temperature=5.0),
+        "balanced": MixingSettings(rule="balanced"),
+        "unimax": MixingSettings(rule="unimax", max_epochs=2.0, budget_samples=int(samples.sum())),
+        "explicit": MixingSettings(rule="explicit", weights=explicit),
     }
 
 
-def largest_deviation(manifest: Manifest, mixing: Mixing) -> float:
+def largest_deviation(manifest: Manifest, mixing: MixingSettings) -> float:
     """Largest difference, over languages and cycle ends, between the draws a language got and its exact share, in draws."""
     sizes = np.diff(manifest.first_row)
     shares = language_shares(mixing, manifest.languages, manifest.index.language, sizes, seed=0)
@@ -39,8 +40,7 @@ def largest_deviation(manifest: Manifest, mixing: Mixing) -> float:
     counts = np.zeros(len(manifest.languages))
     worst = 0.0
     for cycle in range(CYCLES):
-        draws = range(cycle * mixing.cycle_draws, (cycle + 1) * mixing.cycle_draws)
-        languages = manifest.index.language[[sequence.block(draw) for draw in draws]]
+        languages = sequence.languages(cycle * mixing.cycle_draws, (cycle + 1) * mixing.cycle_draws)
         counts += np.bincount(languages, minlength=len(counts))
         worst = max(worst, float(np.abs(counts - shares.shares * counts.sum()).max()))
     return worst
@@ -48,7 +48,7 @@ def largest_deviation(manifest: Manifest, mixing: Mixing) -> float:
 
 def padding(manifest: Manifest) -> dict[str, float]:
     """Shares of padding in the tensors that a model reads, and of the budget that stays empty on the LLM's side."""
-    settings = ScheduleSettings(encoder_tokens_per_cell=BUDGET, llm_tokens_per_cell=BUDGET)
+    settings = OrderSettings(encoder_tokens_per_cell=BUDGET, llm_tokens_per_cell=BUDGET)
     stream = TrainStream(manifest, settings)
     real = [int(b.llm_mask.sum()) for step in islice(stream, STEPS) for b in step.micro_batches]
     metrics = stream.metrics()
@@ -61,8 +61,8 @@ def padding(manifest: Manifest) -> dict[str, float]:
 
 def resume_seconds(manifest: Manifest, steps: int, far_draws: int) -> dict[str, float]:
     """From a cursor to the first batch of a new stream, index included: after `steps` steps, and far into a run."""
-    fixed = ScheduleSettings()
-    budgets = ScheduleSettings(encoder_tokens_per_cell=BUDGET, llm_tokens_per_cell=BUDGET)
+    fixed = OrderSettings()
+    budgets = OrderSettings(encoder_tokens_per_cell=BUDGET, llm_tokens_per_cell=BUDGET)
     figures = {}
     for name, settings in (("fixed", fixed), ("budgets", budgets)):
         schedule = Schedule(Order(manifest, settings, 0), range(settings.lanes))
@@ -78,7 +78,7 @@ def resume_seconds(manifest: Manifest, steps: int, far_draws: int) -> dict[str, 
     return figures
 
 
-def _seconds_to_first_batch(manifest: Manifest, settings: ScheduleSettings, cursor: dict) -> float:
+def _seconds_to_first_batch(manifest: Manifest, settings: OrderSettings, cursor: dict) -> float:
     """Until a whole step's batches (all lanes on one rank) are there; the best of five, as other work may disturb one."""
     seconds = []
     for _ in range(5):

@@ -43,11 +43,12 @@ class Ours:
 
     @staticmethod
     def open(folder: Path, seed: int, skip: int) -> Iterator[Sample]:
+        from mtllm_ds.config.data import OrderSettings
         from mtllm_ds.data.shards.manifest import Manifest
         from mtllm_ds.data.stream.block_reader import BlockReader
-        from mtllm_ds.data.stream.schedule import Order, Schedule, ScheduleSettings
+        from mtllm_ds.data.stream.schedule import Order, Schedule
 
-        settings = ScheduleSettings(lanes=WINDOW // 256)
+        settings = OrderSettings(lanes=WINDOW // 256)
         manifest = Manifest.load(folder)
         cursor = None
         if skip:
@@ -63,14 +64,14 @@ class Ours:
     @staticmethod
     def save_position(folder: Path, seed: int, position: int) -> None:
         """What a checkpoint at that position would hold."""
+        from mtllm_ds.config.data import OrderSettings
         from mtllm_ds.data.shards.manifest import Manifest
-        from mtllm_ds.data.stream.schedule import Order, Schedule, ScheduleSettings
+        from mtllm_ds.data.stream.schedule import Order, Schedule
 
-        settings = ScheduleSettings(lanes=WINDOW // 256)
+        settings = OrderSettings(lanes=WINDOW // 256)
         manifest = Manifest.load(folder)
         schedule = Schedule(Order(manifest, settings, seed), range(settings.lanes))
-        for _ in range(position // (settings.lanes * settings.samples_per_cell)):
-            schedule.next_cells()
+        schedule.go_to(position // (settings.lanes * settings.num_samples_per_cell))
         (folder.parent / "cursor.json").write_text(json.dumps(schedule.cursor(manifest.hash)))
 
 

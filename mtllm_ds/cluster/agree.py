@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -64,10 +64,21 @@ def each_together(items: Iterable[Result], device: torch.device) -> Iterator[Res
 
 def from_main(work: Callable[[], Result], device: torch.device) -> Result:
     """`work()` of rank 0 (something small that pickles), told to all ranks; or a stop of all ranks, as in `together`."""
-    told = [together(lambda: work() if _is_main() else None, device)]
+    told = [together(lambda: work() if is_main_rank() else None, device)]
     if world_size() > 1:
         dist.broadcast_object_list(told, src=0, device=device)
     return told[0]  # type: ignore[return-value]
+
+
+def union_over_ranks(values: Collection[int], known: Collection[int], device: torch.device) -> set[int]:
+    """All ranks' values together. Nothing but a flag travels while no rank has values beyond those that all `know`."""
+    if not any_says(bool(set(values) - set(known)), device):
+        return set(known)
+    if world_size() == 1:
+        return set(values)
+    gathered: list[Any] = [None] * world_size()
+    dist.all_gather_object(gathered, sorted(values))
+    return {value for own in gathered for value in own}
 
 
 def wait_for_all() -> None:
@@ -76,7 +87,8 @@ def wait_for_all() -> None:
         dist.barrier()
 
 
-def _is_main() -> bool:
+def is_main_rank() -> bool:
+    """Whether this is rank 0 (as the only process of a run is)."""
     return not dist.is_initialized() or dist.get_rank() == 0
 
 

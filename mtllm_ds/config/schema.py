@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from mtllm_ds.config.objectives import AnyObjective, PooledAlignment, TeacherKind
 from mtllm_ds.config.rules import mistakes
+from mtllm_ds.config.section import FIXED
 from mtllm_ds.config.sections import CommonSections
 
 
 class Sections(CommonSections):
     """All sections of a run, each valid by itself."""
 
-    objective: AnyObjective = PooledAlignment()
+    objective: AnyObjective = Field(default=PooledAlignment(), json_schema_extra=FIXED)
 
     @property
     def connector_trains(self) -> bool:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+
+FIXED: dict[str, Any] = {"fixed_on_resume": True}
+"""`Field(json_schema_extra=FIXED)`: changing this setting would continue another run; all others may change on resume."""
 
 
 class Section(BaseModel):
@@ -18,3 +22,13 @@ def unread(section: Section, name: str, fields: Iterable[str], why: str) -> Iter
         if value != type(section).model_fields[field].default:
             shown = str(value).lower() if isinstance(value, bool) else value
             yield f"{name}.{field}={shown} has no effect {why}: remove it"
+
+
+def fixed_fields(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted names of the settings below a section that may not change on resume."""
+    for name, field in section.model_fields.items():
+        annotation = field.annotation
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("fixed_on_resume"):
+            yield prefix + name
+        elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from fixed_fields(annotation, f"{prefix}{name}.")

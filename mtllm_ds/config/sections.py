@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from mtllm_ds.config.data import DataSettings
 from mtllm_ds.config.names import resolve_model_name
-from mtllm_ds.config.section import Section
+from mtllm_ds.config.section import FIXED, Section
 
 ModelName = Annotated[str, AfterValidator(resolve_model_name)]
 
@@ -18,7 +19,7 @@ ModelName = Annotated[str, AfterValidator(resolve_model_name)]
 class RunSettings(Section):
     output_dir: str
     """Folder of the run: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `tensorboard/`."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, json_schema_extra=FIXED)
     """Seeds the order of the data, the connector, LoRA, the head, dropout and masks."""
     seeds: tuple[int, ...] | None = None
     """Run once a seed, each in `output_dir/seed-N`. `{seed}` in any other text setting becomes N."""
@@ -58,9 +59,9 @@ class EncoderSettings(Section):
         "eurobert",
         "gte",
         "new",
-    ] = "auto"
+    ] = Field(default="auto", json_schema_extra=FIXED)
     """Adapter to use; `auto` reads the model's config."""
-    max_length: int = Field(default=512, gt=4)
+    max_length: int = Field(default=512, gt=4, json_schema_extra=FIXED)
     """Longest encoder input in tokens, tag and end included."""
     trust_remote_code: bool = False
 
@@ -73,9 +74,9 @@ class LLMSettings(Section):
     """
     revision: str | None = None
     """Commit or tag on the hub."""
-    bidirectional: bool = True
+    bidirectional: bool = Field(default=True, json_schema_extra=FIXED)
     """Attend in both directions (a decoder wants LLM2Vec adaptation first); encoders always do."""
-    max_length: int = Field(default=512, gt=4)
+    max_length: int = Field(default=512, gt=4, json_schema_extra=FIXED)
     """Longest LLM input in tokens, specials included."""
     trust_remote_code: bool = False
 
@@ -113,16 +114,16 @@ class LoraSettings(Section):
 
 
 class ModelSettings(Section):
-    reader: Literal["stacked", "llm", "encoder"] = "stacked"
+    reader: Literal["stacked", "llm", "encoder"] = Field(default="stacked", json_schema_extra=FIXED)
     """What reads the text and is trained: `stacked`, MT encoder, connector and LLM with LoRA; `llm`, the LLM with LoRA alone;
     `encoder`, the MT encoder with LoRA alone."""
     encoder: EncoderSettings
     llm: LLMSettings
-    connector: ConnectorSettings = ConnectorSettings()
-    lora: LoraSettings = LoraSettings()
-    start: str | None = None
+    connector: ConnectorSettings = Field(default=ConnectorSettings(), json_schema_extra=FIXED)
+    lora: LoraSettings = Field(default=LoraSettings(), json_schema_extra=FIXED)
+    start: str | None = Field(default=None, json_schema_extra=FIXED)
     """Run or export whose connector and LoRA are the start; null starts afresh (stage 1 skipped)."""
-    merge_start_lora: bool = False
+    merge_start_lora: bool = Field(default=False, json_schema_extra=FIXED)
     """The start's LoRA becomes a frozen part of the LLM and a fresh one trains; otherwise the start's own goes on."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_4"] = "auto"
     """`auto` takes flash attention where it is installed and fits the device and dtype, SDPA otherwise, and says which."""
@@ -133,65 +134,6 @@ class ModelSettings(Section):
     def sides(self) -> tuple[Literal["encoder", "llm"], ...]:
         """The base models whose weights the reader needs."""
         return ("encoder", "llm") if self.reader == "stacked" else (self.reader,)
-
-
-class MixingSettings(Section):
-    rule: Literal["proportional", "temperature", "balanced", "unimax", "explicit"] = "proportional"
-    """Share of the draws a language gets: by its samples; by samples to the power 1/temperature; equal shares of a
-    sub-sample; equal shares up to a number of epochs; or by `weights`."""
-    temperature: float | None = Field(default=None, gt=0)
-    samples_per_language: int | None = Field(default=None, gt=0)
-    """`balanced`: samples a language (rounded to whole blocks); the smallest language's where null."""
-    max_epochs: float | None = Field(default=None, gt=0)
-    """`unimax`: most passes over a language."""
-    budget_samples: int | None = Field(default=None, gt=0)
-    """`unimax`: samples of the whole run."""
-    weights: dict[str, float] = Field(default={})
-    """`explicit`: language code to weight; a language not named is not drawn."""
-    cycle_draws: int = Field(default=256, gt=0)
-    """Draws (blocks) after which the shares are exact again."""
-
-
-class DataSettings(Section):
-    train: str
-    """Folder of prepared shards (the one that holds `manifest.json`)."""
-    validation: str | None = None
-    """Folder of prepared shards for validation; without it nothing is validated and the last checkpoint is the best."""
-    validation_samples: int | None = Field(default=None, gt=0)
-    """That many samples of the validation set at most, spread evenly over it so that no language is left out."""
-    lanes: int = Field(default=64, gt=0)
-    """Independent sequences of draws; fixes the order of the data, so it may not change within a run."""
-    samples_per_cell: int | None = Field(default=None, gt=0)
-    """Samples a lane emits a step: the global batch is lanes x samples_per_cell. 4 where no token budget is set."""
-    encoder_tokens_per_cell: int | None = Field(default=None, gt=0)
-    """Token budget of a cell on the encoder's side, in place of `samples_per_cell`; samples are then packed."""
-    llm_tokens_per_cell: int | None = Field(default=None, gt=0)
-    """Token budget of a cell on the LLM's side."""
-    queue_size: int = Field(default=128, gt=0)
-    """With token budgets: samples a lane looks ahead to fill a cell."""
-    encoder_buckets: int = Field(default=6, gt=0)
-    """With token budgets: padded encoder inputs a forward; speed only, but for how dropout falls with `reader: encoder`."""
-    one_language_per_cell: bool = False
-    """Never put two languages into one cell."""
-    mixing: MixingSettings = MixingSettings()
-    cells_per_forward: int = Field(default=1, gt=0)
-    """Whole cells in one forward: speed and memory. The loss is the same, but dropout is drawn once a forward: its draws repeat on
-    any number of ranks up to `lanes` / `cells_per_forward`, and change with this setting."""
-    num_workers: int = Field(default=0, ge=0)
-    """Reader processes a rank; 0 reads in the training process."""
-    on_error: Literal["fail", "skip"] = "fail"
-    """What to do with a damaged block of the training or validation set: stop, or drop the whole block and count it."""
-    max_skipped_share: float = Field(default=0.01, ge=0, le=1)
-    """With `on_error: skip`: the run fails once more than this share of all samples was dropped."""
-    ignored_columns: tuple[str, ...] = ()
-    """Columns of the shards that the objective does not read and that are left aside on purpose."""
-    targets: str | None = None
-    """Name of the teacher's target set in the training and validation shards (`mtllm-ds prepare teacher-targets`). Where
-    the objective's teacher is the frozen LLM itself it can be null: the teacher then runs beside the student."""
-
-    @property
-    def has_budgets(self) -> bool:
-        return self.llm_tokens_per_cell is not None
 
 
 class OptimSettings(Section):
@@ -212,7 +154,7 @@ class OptimSettings(Section):
 
 
 class TrainingSettings(Section):
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["bf16", "fp32"] = Field(default="bf16", json_schema_extra=FIXED)
     """Precision of the frozen models and of the forward; gradients accumulate and are reduced in fp32."""
     activation_checkpointing: bool = False
     """Recompute the LLM's layers in backward: less memory, about a third more time."""

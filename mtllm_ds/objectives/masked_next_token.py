@@ -19,6 +19,7 @@ from torch.nn import functional
 from mtllm_ds.config.objectives import MaskedNextToken as MaskedNextTokenSettings
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.data.text.tokenization import TokenizerSpec, load_text_tokenizer
+from mtllm_ds.draws import seed_of
 from mtllm_ds.models.build import dtype_of
 from mtllm_ds.models.lm_head import load_lm_head
 from mtllm_ds.models.readers import LLMReader
@@ -85,7 +86,7 @@ class MaskedNextToken(Objective):
     def _masked(self, batch: Batch) -> torch.Tensor:
         """(B, S) bool: which tokens are masked, drawn anew each step in training, the same each time in validation."""
         samples = [max(0, sample) for sample in batch.sample_ids.tolist()]
-        seeds = [hash((self.step_seed, sample)) % 2**63 for sample in samples] if self.training else samples
+        seeds = [seed_of(self.step_seed, sample) for sample in samples] if self.training else samples
         # A generator a row: its first numbers are the same however many follow, so neither padding nor neighbours matter.
         rows = [torch.rand(batch.llm_ids.shape[1], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         noise = torch.stack(rows).to(batch.llm_ids.device)

@@ -8,6 +8,8 @@ from math import ceil
 from typing import Any, Literal
 
 from mtllm_ds.checkpoint.model import Trained
+from mtllm_ds.cluster.agree import is_main_rank
+from mtllm_ds.config.data import RemoteSettings
 from mtllm_ds.config.deepspeed import resolve_deepspeed, zero_stage
 from mtllm_ds.config.names import lasting_name
 from mtllm_ds.config.schema import Settings
@@ -62,7 +64,7 @@ def check_run(settings: Settings, world_size: int, *, read_all_shards: bool = Fa
     if world_size > data.lanes:
         raise UserError(f"data.lanes={data.lanes}: fewer than the {world_size} ranks; raise it or use fewer ranks")
     micro_batches = ceil(ceil(data.lanes / world_size) / data.cells_per_forward)
-    micro_batch_size = data.cells_per_forward * samples_per_cell(settings)
+    micro_batch_size = data.cells_per_forward * data.num_samples_per_cell
     ds_config = resolve_deepspeed(
         settings, world_size=world_size, micro_batch_size=micro_batch_size, micro_batches_per_step=micro_batches
     )
@@ -72,7 +74,11 @@ def check_run(settings: Settings, world_size: int, *, read_all_shards: bool = Fa
     llm_probe = check_llm(settings.model, llm_config, packed=data.has_budgets)
     tokenizers = load_tokenizers(settings)
     check_centring(settings, tokenizers["encoder"])
-    manifests = [_check_data(folder, tokenizers, read_all_shards) for folder in (data.train, data.validation) if folder]
+    manifests = [
+        _check_data(folder, tokenizers, read_all_shards, data.remote)
+        for folder in (data.train, data.validation)
+        if folder
+    ]
     bases = _bases(settings)
     teacher = read_teacher(settings, bases)
     task = task_of(settings, manifests, teacher)
@@ -98,12 +104,6 @@ def check_run(settings: Settings, world_size: int, *, read_all_shards: bool = Fa
             *split_forwards(settings, world_size),
         ],
     )
-
-
-def samples_per_cell(settings: Settings) -> int:
-    """Samples of a cell of fixed count; with token budgets 1, the least that a cell holds."""
-    data = settings.data
-    return 1 if data.has_budgets else data.samples_per_cell or 4
 
 
 def describe_plan(plan: RunPlan) -> str:
@@ -141,9 +141,9 @@ def _batch_lines(plan: RunPlan) -> list[str]:
             f"batch       up to {budget:,} LLM tokens a step = {data.lanes} lanes x {data.llm_tokens_per_cell}, packed; {forwards}",
             f"steps       {steps:,}, at most {epochs:.2f} epochs of the training set",
         ]
-    batch = data.lanes * samples_per_cell(plan.settings)
+    batch = data.lanes * data.num_samples_per_cell
     return [
-        f"batch       {batch} samples a step = {data.lanes} lanes x {samples_per_cell(plan.settings)}; {forwards}",
+        f"batch       {batch} samples a step = {data.lanes} lanes x {data.num_samples_per_cell}; {forwards}",
         f"steps       {steps:,}, {steps * batch / train.num_samples:.2f} epochs of the training set",
     ]
 
@@ -166,9 +166,12 @@ def load_tokenizers(settings: Settings) -> dict[str, TextTokenizer]:
     }
 
 
-def _check_data(folder: str, tokenizers: dict[str, TextTokenizer], read_all: bool) -> Manifest:
-    manifest = Manifest.load(folder)
-    manifest.check_shards()
+def _check_data(folder: str, tokenizers: dict[str, TextTokenizer], read_all: bool, remote: RemoteSettings) -> Manifest:
+    manifest = Manifest.load(folder, remote)
+    if is_main_rank():  # once per run: of a remote data set that asks for the size of every shard
+        manifest.check_shards()
+    else:
+        manifest.trust_shards()
     for side, tokenizer in tokenizers.items():
         manifest.check_tokenizer(tokenizer)
         for language in manifest.languages:

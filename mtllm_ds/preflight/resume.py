@@ -8,31 +8,8 @@ from typing import Any
 from mtllm_ds.checkpoint.store import CheckpointState, checkpoint_folders, read_state
 from mtllm_ds.config.load import parse_saved
 from mtllm_ds.config.schema import Sections, Settings
+from mtllm_ds.config.section import fixed_fields
 from mtllm_ds.errors import UserError
-
-# Changing one of these would continue another run; everything else (machine, logging, length) may change.
-FIXED = (
-    "run.seed",
-    "model.reader",
-    "model.start",
-    "model.merge_start_lora",
-    "model.encoder.family",
-    "model.encoder.max_length",
-    "model.llm.bidirectional",
-    "model.llm.max_length",
-    "model.connector",
-    "model.lora",
-    "data.lanes",
-    "data.samples_per_cell",
-    "data.encoder_tokens_per_cell",
-    "data.llm_tokens_per_cell",
-    "data.queue_size",
-    "data.one_language_per_cell",
-    "data.mixing",
-    "data.targets",
-    "objective",
-    "training.precision",
-)
 
 
 def checkpoint_to_resume(root: Path, resume: bool) -> tuple[Path, CheckpointState] | None:
@@ -58,7 +35,7 @@ def require_same_run(settings: Settings, bases: dict[str, dict[str, str | None]]
     """Refuse to go on with settings or base models that would make it another run; returns the settings it was saved with."""
     saved = parse_saved(state.settings, where="--resume")
     now, then = settings.model_dump(mode="json"), saved.model_dump(mode="json")
-    for key in FIXED:
+    for key in fixed_fields(Settings):
         before, after = _at(then, key), _at(now, key)
         if before != after:
             raise UserError(

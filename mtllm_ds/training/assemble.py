@@ -18,8 +18,6 @@ from mtllm_ds.config.load import to_yaml
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.shards.targets import TargetReader
-from mtllm_ds.data.stream.mixing import Mixing
-from mtllm_ds.data.stream.schedule import ScheduleSettings
 from mtllm_ds.data.stream.stream import EvalStream, TrainStream
 from mtllm_ds.models.build import build_reader
 from mtllm_ds.models.readers import LLMReader, Reader
@@ -29,7 +27,7 @@ from mtllm_ds.objectives.validation import evaluate_objective
 from mtllm_ds.observe.sinks import JsonlSink, ScreenSink, Sink, TensorBoardSink
 from mtllm_ds.preflight.dropout import regrouped
 from mtllm_ds.preflight.hub_models import as_started, held
-from mtllm_ds.preflight.plan import RunPlan, check_run, samples_per_cell
+from mtllm_ds.preflight.plan import RunPlan, check_run
 from mtllm_ds.preflight.resume import checkpoint_to_resume, require_same_run
 from mtllm_ds.teachers.base import Teacher
 from mtllm_ds.teachers.cached import CachedTeacher
@@ -113,27 +111,11 @@ def open_run(settings: Settings, cluster: Cluster, resume: bool, console: Consol
     )
 
 
-def schedule_settings(settings: Settings) -> ScheduleSettings:
-    """The part of the settings that decides the order of the data."""
-    data = settings.data
-    return ScheduleSettings(
-        lanes=data.lanes,
-        samples_per_cell=samples_per_cell(settings),
-        cells_per_forward=data.cells_per_forward,
-        encoder_tokens_per_cell=data.encoder_tokens_per_cell,
-        llm_tokens_per_cell=data.llm_tokens_per_cell,
-        encoder_buckets=data.encoder_buckets,
-        queue_size=data.queue_size,
-        one_language_per_cell=data.one_language_per_cell,
-        mixing=Mixing(**data.mixing.model_dump()),
-    )
-
-
 def _train_stream(plan: RunPlan, cluster: Cluster, cursor: dict | None) -> TrainStream:
     data = plan.settings.data
     return TrainStream(
         plan.train,
-        schedule_settings(plan.settings),
+        data,
         rank=cluster.rank,
         world_size=cluster.world_size,
         num_workers=data.num_workers,
@@ -205,7 +187,8 @@ def _validator(
         figures = evaluate_objective(objective, engine.forward, batches, cluster.device, manifest.languages)
         if data.on_error == "skip":
             skipped = torch.tensor(float(batches.skipped_samples), device=cluster.device)
-            figures["skipped_samples"] = float(sum_over_ranks(skipped))
+            figures["skipped_samples"] = lost = float(sum_over_ranks(skipped))
+            together(lambda: batches.check_lost(int(lost)), cluster.device)
         return figures
 
     return validate

@@ -12,12 +12,13 @@ import torch
 
 from mtllm_ds.checkpoint.retention import drop_old, is_better, note_best
 from mtllm_ds.checkpoint.store import CheckpointState, save_checkpoint
-from mtllm_ds.cluster.agree import any_says, sum_over_ranks, together
+from mtllm_ds.cluster.agree import any_says, sum_over_ranks, together, union_over_ranks
 from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.cluster.zero import TrainableState
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.data.shards.manifest import TaskEntry
 from mtllm_ds.data.stream.stream import StepBatches, TrainStream
+from mtllm_ds.draws import seed_of
 from mtllm_ds.objectives.base import Objective, add_sums, over_ranks, tokens_in
 from mtllm_ds.observe.sinks import Sink
 from mtllm_ds.observe.throughput import Throughput
@@ -48,6 +49,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self._throughput = Throughput()
+        self._dropped: set[int] = set()
         self._sums = self.objective.empty_sums()
         self._eval: dict[str, float] = {}
         self._started = time.perf_counter()
@@ -81,14 +83,19 @@ class Trainer:
 
     def _next(self, batches: Iterator[StepBatches]) -> StepBatches:
         """The next step's data, or a stop of all ranks when one of them has none."""
-        return together(lambda: next(batches), self.cluster.device)
+        data = together(lambda: next(batches), self.cluster.device)
+        if self.settings.data.on_error == "skip":  # what is dropped is bounded over all ranks together
+            dropped = union_over_ranks(self.stream.skipped_blocks, self._dropped, self.cluster.device)
+            together(lambda: self.stream.note_skipped(dropped), self.cluster.device)
+            self._dropped = dropped
+        return data
 
     def _take_step(self, step: int, data: StepBatches) -> None:
         device = self.cluster.device
         count = torch.tensor(float(sum(self.objective.count(b) for b in data.micro_batches)), device=device)
         count = sum_over_ranks(count)
         local_loss = torch.zeros((), device=device)
-        self.objective.step_seed = hash((self.settings.run.seed, step))
+        self.objective.step_seed = seed_of(self.settings.run.seed, step)
         for index, batch in enumerate(data.micro_batches):
             self._seed_forward(step, index)
             output = self.engine.forward(batch.to(device))
@@ -101,7 +108,7 @@ class Trainer:
 
     def _seed_forward(self, step: int, index: int) -> None:
         """Dropout depends on (seed, step, lanes of the forward) alone, so no generator state needs saving."""
-        torch.manual_seed(hash((self.settings.run.seed, step, self.stream.first_lanes[index])) % 2**63)
+        torch.manual_seed(seed_of(self.settings.run.seed, step, self.stream.first_lanes[index]))
 
     def _log(self, done: int, learning_rate: float) -> None:
         totals = over_ranks(self._sums, self.cluster.device)

@@ -133,7 +133,7 @@ def _samples(plan: RunPlan, cluster: Cluster, manifest: Manifest, limit: int) ->
 
 
 def _centring_manifest(place: Path, plan: RunPlan) -> Manifest:
-    manifest = Manifest.load(str(place))
+    manifest = Manifest.load(str(place), plan.settings.data.remote)
     manifest.check_shards()
     manifest.check_tokenizer(plan.tokenizers["encoder"])
     where = f"model.connector.centring_text={place}"

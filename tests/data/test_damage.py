@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mtllm_ds.config.data import OrderSettings
 from mtllm_ds.data.shards.blocks import encode_block
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.shards.tar_shards import DamagedBlockError, read_block, verify_shards
-from mtllm_ds.data.stream.schedule import ScheduleSettings
 from mtllm_ds.data.stream.stream import EvalStream, TrainStream
 from mtllm_ds.data.text.tokenization import TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
 from tests.fixtures.damage import damage_block
 from tests.fixtures.tokenizers import save_nllb_tokenizer
 
-SETTINGS = ScheduleSettings(lanes=4)
+SETTINGS = OrderSettings(lanes=4)
 
 
 def train_through(folder, steps=60, **options):
@@ -182,6 +182,56 @@ def test_a_tokenizer_that_does_not_match(dataset, specs, tmp_path):
 def test_blocks_are_read_as_written_whatever_the_order(dataset):
     for block in (5, 0, dataset.num_blocks - 1):
         assert len(read_block(dataset, block)["label"]) == len(dataset.index.llm_lengths[block])
+
+
+def test_what_ranks_skip_counts_together(dataset, dataset_copy):
+    """Each of four ranks meets one damaged block of 16 samples, below the bound; all together are above it, and told."""
+    whole = np.flatnonzero(np.diff(dataset.first_row) == 16)[:12]
+    for block in whole:
+        damage_block(dataset_copy, int(block))
+    share = 0.5  # of 328 samples, 192 are damaged
+    streams = [
+        TrainStream(dataset_copy, SETTINGS, rank=rank, world_size=4, on_error="skip", max_skipped_share=share)
+        for rank in range(4)
+    ]
+    union: set[int] = set()
+
+    def take_a_step():
+        for stream in parts:
+            next(stream)
+        union.update(*(stream.skipped_blocks for stream in streams))
+        for stream in streams:
+            stream.note_skipped(union)
+
+    parts = [iter(stream) for stream in streams]
+    with pytest.raises(UserError, match=r"\d+ of 328 samples lie in damaged blocks, more than data.max_skipped_share"):
+        run_for_ever(take_a_step)
+    told = 16 * len(union)
+    assert share * 328 < told <= share * 328 + 4 * 16, "no more than what ranks met in that one step"
+
+
+def run_for_ever(step):
+    while True:
+        step()
+
+
+def test_a_reader_process_that_is_killed_is_told_in_one_line(dataset):
+    import os
+    import signal
+    import time
+
+    from tests.data.writing.test_workers import children_of
+
+    others = set(children_of(os.getpid()))
+    steps = iter(TrainStream(dataset, SETTINGS, num_workers=2))
+    next(steps)
+    for reader in set(children_of(os.getpid())) - others:
+        os.kill(reader, signal.SIGKILL)
+    began = time.monotonic()
+    with pytest.raises(UserError, match="a reader process of the training data died"):
+        for _ in steps:
+            pass
+    assert time.monotonic() - began < 30
 
 
 def test_a_thousand_random_flips_and_truncations_never_yield_a_wrong_sample(dataset, dataset_copy):

@@ -25,6 +25,7 @@ from mtllm_ds.data.shards.blocks import (
     narrowest_unsigned,
 )
 from mtllm_ds.data.shards.storage import (
+    UNKNOWN_SIZE,
     LocalStorage,
     RemoteSettings,
     Storage,
@@ -266,11 +267,19 @@ class Manifest:
             )
 
     def check_shards(self) -> None:
-        """Refuse shards that are missing, of a wrong size or listed twice, without reading them.
+        """Refuse shards that are missing, of a wrong size or listed twice, without reading them; looks once.
 
         Raises:
             UserError: naming the first such shard.
         """
+        _ = self._shards_are_there
+
+    def trust_shards(self) -> None:
+        """Let `check_shards` take it that another process has looked."""
+        self.__dict__["_shards_are_there"] = True
+
+    @cached_property
+    def _shards_are_there(self) -> bool:
         for listed in ("name", "sha256"):
             if len({getattr(shard, listed) for shard in self.shards}) != len(self.shards):
                 raise UserError(f"a shard stands twice in the manifest of '{self.storage.root}'; prepare it anew")
@@ -283,11 +292,12 @@ class Manifest:
                 raise UserError(
                     f"the shard '{shard.name}' is missing in '{self.storage.root}'; copy or prepare it anew"
                 )
-            if size != shard.bytes:
+            if size not in (shard.bytes, UNKNOWN_SIZE):
                 raise UserError(
                     f"the shard '{shard.name}' in '{self.storage.root}' has {size} bytes instead of {shard.bytes}; "
                     "copy or prepare it anew"
                 )
+        return True
 
 
 def _task_entry(content: dict[str, Any] | None) -> TaskEntry | None:

@@ -11,32 +11,24 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from mtllm_ds.config.data import RemoteSettings
 from mtllm_ds.errors import UserError
 
 _SIZES_AT_ONCE = 16
+UNKNOWN_SIZE = -1
+"""Of a file that is there, on a server that does not say how large it is"""
 REMOTE_SCHEMES = ("http", "https", "s3", "hf")
+
+
+_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "GatedRepoError")
 
 
 class StorageError(OSError):
     """A read failed for good: the file is missing, too short, altered, or out of reach."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RemoteSettings:
-    """How remote files are read."""
-
-    cache_folder: str = os.path.join("~", ".cache", "mtllm_ds", "ranges")
-    """Keeps ranges that were read and checked, shared by all processes of a machine."""
-    cache_bytes: int = 16 << 30
-    """Beyond this, what was not used for longest is dropped; 0 keeps nothing."""
-    attempts: int = 6
-    first_wait_seconds: float = 0.5
-    """Doubled after every attempt, and varied by half, so that many processes do not come back at once."""
-    timeout_seconds: float = 60.0
 
 
 def check_member_name(name: str) -> str:
@@ -66,7 +58,7 @@ class Storage(ABC):
 
     @abstractmethod
     def sizes(self, names: Sequence[str]) -> list[int | None]:
-        """Bytes of each file; None where it is missing."""
+        """Bytes of each file; None where it is missing, `UNKNOWN_SIZE` where nobody says."""
 
 
 def open_storage(location: str, remote: RemoteSettings | None = None) -> Storage:
@@ -130,7 +122,8 @@ class RemoteStorage(Storage):
             return cached
 
         def fetch(filesystem: Any, url: str) -> bytes:
-            data = filesystem.cat_file(url, start=offset, end=offset + length)
+            options = {"cache_type": "none"} if self._scheme == "hf" else {}  # which would read ahead by megabytes
+            data = filesystem.cat_file(url, start=offset, end=offset + length, **options)
             if len(data) != length:
                 raise OSError(f"{len(data)} bytes came instead of {length} (does the server serve ranges?)")
             if not is_whole(data):
@@ -149,7 +142,8 @@ class RemoteStorage(Storage):
     def _size(self, name: str) -> int | None:
         def fetch(filesystem: Any, url: str) -> int | None:
             try:
-                return filesystem.size(url)
+                size = filesystem.size(url)
+                return UNKNOWN_SIZE if size is None else size
             except FileNotFoundError as error:
                 if _is_missing(error):
                     return None
@@ -168,13 +162,24 @@ class RemoteStorage(Storage):
                 if _is_missing(error):
                     raise StorageError(f"there is no '{url}'") from error
                 self._give_up(url, attempt, error)
+            except PermissionError as error:
+                raise self._refused(error) from error
             except ImportError as error:
                 raise UserError(f"'{self.root}' cannot be read without a further package: {error}") from error
             except Exception as error:  # fsspec lets each protocol's own exceptions through
+                if type(error).__name__ in _NO_CREDENTIALS or getattr(error, "status", None) in (401, 403):
+                    raise self._refused(error) from error
                 self._give_up(url, attempt, error)
             time.sleep(wait * random.uniform(0.5, 1.5))
             wait *= 2
         raise AssertionError("unreachable")
+
+    def _refused(self, error: Exception) -> UserError:
+        """Trying again would not help."""
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return UserError(
+            f"'{self.root}' may not be read ({reason}); give this machine the credentials that {self._scheme}:// asks for"
+        )
 
     def _give_up(self, url: str, attempt: int, error: Exception) -> None:
         """Raise if that was the last attempt."""
@@ -191,7 +196,12 @@ class RemoteStorage(Storage):
             if self._scheme in ("http", "https"):
                 import aiohttp
 
-                options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=self._settings.timeout_seconds)}
+                seconds = (
+                    self._settings.timeout_seconds
+                )  # of silence: a large file on a slow line may take as long as it likes
+                options["client_kwargs"] = {
+                    "timeout": aiohttp.ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds)
+                }
             self._filesystem = os.getpid(), fsspec.filesystem(self._scheme, **options)
         return self._filesystem[1]
 
@@ -238,13 +248,16 @@ class RangeCache:
             temporary.write_bytes(data)
             os.replace(temporary, path)
         except OSError:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
         if self._puts % self._LOOK_EVERY == 0:
             self._drop_oldest()
         self._puts += 1
 
     def _drop_oldest(self) -> None:
         entries = []
+        if not self._folder.is_dir():  # it could not be made: nothing is kept
+            return
         for entry in os.scandir(self._folder):
             try:
                 entries.append((entry.stat().st_mtime_ns, entry.stat().st_size, entry.path))

@@ -74,10 +74,15 @@ class BlockReader:
             if self._on_error == "fail":
                 raise
             self.skipped_blocks.add(block)
-            lost = sum(len(self._manifest.index.llm_lengths[bad]) for bad in self.skipped_blocks)
-            if lost > self._max_skipped_share * self._manifest.num_samples:
-                raise UserError(
-                    f"{lost} of {self._manifest.num_samples} samples lie in damaged blocks, more than "
-                    f"data.max_skipped_share = {self._max_skipped_share} allows; the last: {error}"
-                ) from error
+            check_skipped(self._manifest, self.skipped_blocks, self._max_skipped_share, f"; the last: {error}")
             return None
+
+
+def check_skipped(manifest: Manifest, blocks: set[int], max_share: float, last: str = "") -> None:
+    """Raise `UserError` if these damaged blocks hold more than that share of all samples."""
+    lost = sum(len(manifest.index.llm_lengths[block]) for block in blocks)
+    if lost > max_share * manifest.num_samples:
+        raise UserError(
+            f"{lost} of {manifest.num_samples} samples lie in damaged blocks, more than data.max_skipped_share = {max_share} "
+            f"allows; prepare the data set anew{last}"
+        )

@@ -1,68 +1,26 @@
 """How often each language is drawn: weights by rule, and from weights the one endless sequence of draws.
 
-A *draw* is one block of one language. The sequence runs in cycles of C draws. Each cycle gives every language its share by largest
-remainder, with what rounding owes carried into the next cycle: after every cycle a language's draws differ from its exact share by
-less than one. (Were nothing carried, a language whose share of a cycle is below one half would never be drawn.)
+A *draw* is a fixed number of samples of one language, so that shares of draws are shares of samples. The sequence runs in cycles of
+C draws. Each cycle gives every language its share by largest remainder, with what rounding owes carried into the next cycle: after
+every cycle a language's draws differ from its exact share by less than one. (Were nothing carried, a language whose share of a
+cycle is below one half would never be drawn.)
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 
-from mtllm_ds.data.stream.shuffling import permutation
+from mtllm_ds.config.data import MixingSettings
+from mtllm_ds.data.stream.epochs import LanguageSamples
+from mtllm_ds.draws import permutation
 from mtllm_ds.errors import UserError
 from mtllm_ds.languages import check_language, nearest_code
-
-MixingRule = Literal["proportional", "temperature", "balanced", "unimax", "explicit"]
 
 _ONE = 1 << 40
 """Weights are integers that sum to this, so that nothing is lost to rounding however long a run is."""
 
-_ORDER, _EPOCH, _SUBSAMPLE = 1, 2, 3  # purposes of a permutation, so that no two share a key
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mixing:
-    """Which share of the draws a language gets."""
-
-    rule: MixingRule = "proportional"
-    """`proportional`: by samples. `temperature`: by samples to the power 1/temperature. `balanced`: equal shares, each language
-    sub-sampled to `samples_per_language`. `unimax`: equal shares, but no language above `max_epochs` within `budget_samples` (Chung
-    et al., 2023, arXiv 2304.09151). `explicit`: `weights`."""
-    temperature: float | None = None
-    samples_per_language: int | None = None
-    """For `balanced`, rounded to whole blocks; the smallest language's samples where None."""
-    max_epochs: float | None = None
-    budget_samples: int | None = None
-    """For `unimax`: samples of the whole run."""
-    weights: dict[str, float] = field(default_factory=dict)
-    """For `explicit`: language to weight; a language that is not named is not drawn."""
-    cycle_draws: int = 256
-    """Draws after which shares are exact again."""
-
-    def __post_init__(self) -> None:
-        needs = {
-            "proportional": (),
-            "temperature": ("temperature",),
-            "balanced": (),
-            "unimax": ("max_epochs", "budget_samples"),
-            "explicit": ("weights",),
-        }
-        if self.rule not in needs:
-            raise UserError(f"mixing rule '{self.rule}' is unknown, use one of {', '.join(needs)}")
-        optional = {"balanced": ("samples_per_language",)}.get(self.rule, ())
-        for name in ("temperature", "samples_per_language", "max_epochs", "budget_samples", "weights"):
-            value = getattr(self, name)
-            if not value and name in needs[self.rule]:
-                raise UserError(f"mixing rule '{self.rule}' needs mixing.{name}, set it")
-            if value and name not in (*needs[self.rule], *optional):
-                raise UserError(f"mixing.{name} has no effect with the rule '{self.rule}', remove it")
-            if name != "weights" and value is not None and value <= 0:
-                raise UserError(f"mixing.{name} is {value}, set it above 0")
-        if self.cycle_draws < 1:
-            raise UserError(f"mixing.cycle_draws is {self.cycle_draws}, set it to at least 1")
+_ORDER, _SUBSAMPLE = 1, 3  # purposes of a permutation, so that no two share a key (2 and 4 stand in epochs.py)
 
 
 @dataclass(frozen=True)
@@ -71,8 +29,8 @@ class LanguageShares:
 
     weights: np.ndarray
     """(languages,) int64 summing to `_ONE`"""
-    blocks: list[np.ndarray]
-    """By language: the blocks that make up one epoch, in the data set's order."""
+    epochs: list[LanguageSamples]
+    """By language: what makes up one epoch"""
 
     @property
     def shares(self) -> np.ndarray:
@@ -81,7 +39,7 @@ class LanguageShares:
 
 
 def language_shares(
-    mixing: Mixing, languages: tuple[str, ...], block_language: np.ndarray, block_samples: np.ndarray, seed: int
+    mixing: MixingSettings, languages: tuple[str, ...], block_language: np.ndarray, block_samples: np.ndarray, seed: int
 ) -> LanguageShares:
     """Weights and epochs of every language.
 
@@ -93,46 +51,55 @@ def language_shares(
         UserError: a weight names a language that the data set lacks, or is negative; or there is too little of a language.
     """
     blocks = [np.flatnonzero(block_language == position) for position in range(len(languages))]
-    samples = np.array([block_samples[own].sum() for own in blocks], np.float64)
+    epochs = [LanguageSamples(own, block_samples[own]) for own in blocks]
+    samples = np.array([epoch.num_samples for epoch in epochs], np.float64)
     if mixing.rule == "proportional":
         weights = samples
     elif mixing.rule == "temperature":
         assert mixing.temperature is not None
-        weights = samples ** (1 / mixing.temperature)
+        logs = np.log(samples) / mixing.temperature
+        weights = np.exp(logs - logs.max())  # relative to the largest: no power overflows
     elif mixing.rule == "balanced":
         weights = np.ones(len(languages))
-        blocks = _subsample(mixing, languages, blocks, block_samples, samples, seed)
+        epochs = _subsample(mixing, languages, epochs, seed)
     elif mixing.rule == "unimax":
         weights = _unimax(mixing, samples)
     else:
         weights = _explicit(mixing, languages)
-    return LanguageShares(_to_integers(weights), blocks)
+    shares = LanguageShares(_to_integers(weights), epochs)
+    lost = [code for code, given, share in zip(languages, weights, shares.weights, strict=True) if not share and given]
+    if lost or (mixing.rule == "temperature" and not shares.weights.all()):
+        missing = lost or [code for code, share in zip(languages, shares.weights, strict=True) if not share]
+        raise UserError(
+            f"data.mixing: '{missing[0]}' would never be drawn, its share is below {1 / _ONE:.0e}; raise it (as by a higher "
+            "temperature) or prepare the data set without it"
+        )
+    return shares
 
 
 def _subsample(
-    mixing: Mixing,
-    languages: tuple[str, ...],
-    blocks: list[np.ndarray],
-    block_samples: np.ndarray,
-    samples: np.ndarray,
-    seed: int,
-) -> list[np.ndarray]:
-    wanted = mixing.samples_per_language or int(samples.min())
-    if wanted > samples.min():
-        poorest = int(samples.argmin())
+    mixing: MixingSettings, languages: tuple[str, ...], epochs: list[LanguageSamples], seed: int
+) -> list[LanguageSamples]:
+    samples = [epoch.num_samples for epoch in epochs]
+    wanted = mixing.samples_per_language or min(samples)
+    if wanted > min(samples):
         raise UserError(
-            f"mixing.samples_per_language is {wanted}, but there are only {int(samples.min())} samples of "
-            f"'{languages[poorest]}'; lower it or leave that language out"
+            f"data.mixing.samples_per_language={wanted}: there are only {min(samples)} samples of "
+            f"'{languages[samples.index(min(samples))]}'; lower it or leave that language out"
         )
     chosen = []
-    for position, own in enumerate(blocks):
-        shuffled = own[permutation(len(own), seed, _SUBSAMPLE, position)]
-        reached = np.cumsum(block_samples[shuffled])
-        chosen.append(np.sort(shuffled[: int(np.searchsorted(reached, wanted)) + 1]))
+    for position, own in enumerate(epochs):
+        order = permutation(len(own.blocks), seed, _SUBSAMPLE, position)
+        reached = np.cumsum(own.sizes[order])
+        count = int(np.searchsorted(reached, wanted)) + 1
+        sizes = own.sizes[order][:count].copy()
+        sizes[-1] -= reached[count - 1] - wanted
+        kept = np.argsort(own.blocks[order[:count]])
+        chosen.append(LanguageSamples(own.blocks[order[:count]][kept], sizes[kept]))
     return chosen
 
 
-def _unimax(mixing: Mixing, samples: np.ndarray) -> np.ndarray:
+def _unimax(mixing: MixingSettings, samples: np.ndarray) -> np.ndarray:
     """The smallest languages first: each gets an equal part of what is left, or its cap."""
     assert mixing.max_epochs is not None and mixing.budget_samples is not None  # noqa: PT018
     left = float(mixing.budget_samples)
@@ -143,20 +110,18 @@ def _unimax(mixing: Mixing, samples: np.ndarray) -> np.ndarray:
     return weights
 
 
-def _explicit(mixing: Mixing, languages: tuple[str, ...]) -> np.ndarray:
+def _explicit(mixing: MixingSettings, languages: tuple[str, ...]) -> np.ndarray:
     weights = np.zeros(len(languages))
     for given, weight in mixing.weights.items():
         code = check_language(given)
         if code not in languages:
             nearest = nearest_code(code, languages)
             raise UserError(
-                f"mixing.weights names '{code}', which the data set lacks; the nearest it has is '{nearest}'"
+                f"data.mixing.weights: names '{code}', which the data set lacks; the nearest it has is '{nearest}'"
             )
-        if not weight >= 0:
-            raise UserError(f"mixing.weights of '{code}' is {weight}, set it to 0 or more")
         weights[languages.index(code)] = weight
     if not weights.any():
-        raise UserError("mixing.weights are all 0, set at least one above 0")
+        raise UserError("data.mixing.weights: all are 0, set at least one above 0")
     return weights
 
 
@@ -182,7 +147,7 @@ class CycleState:
 
 
 class DrawSequence:
-    """Draw number -> block. A pure function of seed and shares; keeps the cycles last used, and a state now and then."""
+    """Draw number -> language. A pure function of seed and shares; keeps the cycles last used, and a state now and then."""
 
     _CACHED_CYCLES = 64
     _STATE_EVERY = 64
@@ -192,7 +157,6 @@ class DrawSequence:
         self._size = cycle_draws
         self._seed = seed
         self._cycles: OrderedDict[int, tuple[CycleState, np.ndarray]] = OrderedDict()
-        self._epochs: dict[int, tuple[int, np.ndarray]] = {}
         languages = len(shares.weights)
         self.resume_from(CycleState(0, np.zeros(languages, np.int64), np.zeros(languages, np.int64)))
 
@@ -202,10 +166,17 @@ class DrawSequence:
         self._states = [state]
         self._cycles.clear()
 
-    def block(self, draw: int) -> int:
-        """The block of a draw, counted from 0."""
+    def languages(self, start: int, end: int) -> np.ndarray:
+        """(end - start,) language of each draw, counted from 0."""
+        cycles = range(start // self._size, -(-end // self._size))
+        found = np.concatenate([self._cycle(cycle)[1] for cycle in cycles])
+        return found[start - cycles.start * self._size :][: end - start]
+
+    def drawn_before(self, draw: int) -> np.ndarray:
+        """(languages,) draws of each language before this one."""
         cycle, position = divmod(draw, self._size)
-        return int(self._cycle(cycle)[1][position])
+        state, languages = self._cycle(cycle)
+        return state.drawn + np.bincount(languages[:position], minlength=len(state.drawn))
 
     def state_before(self, draw: int) -> CycleState:
         """State of the cycle that a draw lies in, for `resume_from`."""
@@ -227,7 +198,8 @@ class DrawSequence:
     def _cycle(self, cycle: int) -> tuple[CycleState, np.ndarray]:
         if cycle not in self._cycles:
             state = self._state(cycle)
-            self._cycles[cycle] = state, self._blocks_of(state, self.counts(state))
+            order = permutation(self._size, self._seed, _ORDER, cycle)
+            self._cycles[cycle] = state, np.repeat(np.arange(len(state.drawn)), self.counts(state))[order]
             if len(self._cycles) > self._CACHED_CYCLES:
                 self._cycles.popitem(last=False)
         self._cycles.move_to_end(cycle)
@@ -248,32 +220,3 @@ class DrawSequence:
         if state.cycle > self._newest.cycle:
             self._newest = state
         return state
-
-    def _blocks_of(self, state: CycleState, counts: np.ndarray) -> np.ndarray:
-        """(cycle_draws,) blocks of a cycle, in its shuffled order."""
-        blocks = [
-            self._draws_of(language, int(state.drawn[language]), int(n)) for language, n in enumerate(counts) if n
-        ]
-        order = permutation(self._size, self._seed, _ORDER, state.cycle)
-        # Draws of one language keep their order, so that an epoch ends before the next one begins.
-        languages = np.repeat(np.arange(len(counts)), counts)[order]
-        shuffled = np.empty(self._size, np.int64)
-        shuffled[np.argsort(languages, kind="stable")] = np.concatenate(blocks)
-        return shuffled
-
-    def _draws_of(self, language: int, start: int, count: int) -> np.ndarray:
-        """Blocks of draws `start` to `start + count` of a language: its permuted epochs, end to end."""
-        own = self.shares.blocks[language]
-        blocks = []
-        while count:
-            epoch, position = divmod(start, len(own))
-            part = self._epoch(language, epoch)[position : position + count]
-            blocks.append(part)
-            start, count = start + len(part), count - len(part)
-        return np.concatenate(blocks)
-
-    def _epoch(self, language: int, epoch: int) -> np.ndarray:
-        if self._epochs.get(language, (-1,))[0] != epoch:
-            own = self.shares.blocks[language]
-            self._epochs[language] = epoch, own[permutation(len(own), self._seed, _EPOCH, language, epoch)]
-        return self._epochs[language][1]

@@ -1,64 +1,31 @@
 """The order of training as a pure function of the data set's index, the settings and a seed: no cluster can change it.
 
-Lane l of L owns draws l, l + L, l + 2L, ... (`mixing.py` says which block a draw is); the rows of a draw are permuted. Each step,
-each lane emits one *cell* of samples: a fixed count, or as many as fit a budget of tokens. The global batch of a step is the cells
-of all lanes. Ranks run whole lanes, so they never have to agree on anything.
+Lane l of L owns draws l, l + L, l + 2L, ... of the global sequence (`mixing.py`), each a fixed number of samples of one language;
+which samples, `epochs.py` says. Each step, each lane emits one *cell* of samples: a fixed count, or as many as fit a budget of
+tokens. The global batch of a step is the cells of all lanes. Ranks run whole lanes, so they never have to agree on anything.
+
+With cells of a fixed count all lanes go at one pace, and after every step each language's samples are a beginning of its stream of
+epochs: none twice before all once. Under token budgets that holds of what lanes take in, draw by draw; lanes with longer samples
+then fall behind others by some draws, so that epochs overlap at their ends.
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
 from math import ceil
 from typing import Any
 
 import numpy as np
 
+from mtllm_ds.config.data import OrderSettings
+from mtllm_ds.config.section import fixed_fields
 from mtllm_ds.data.shards.manifest import Manifest
-from mtllm_ds.data.stream.mixing import CycleState, DrawSequence, Mixing, language_shares
-from mtllm_ds.data.stream.shuffling import permutation
+from mtllm_ds.data.stream.epochs import EpochStream
+from mtllm_ds.data.stream.mixing import CycleState, DrawSequence, language_shares
 from mtllm_ds.errors import UserError
 
-CURSOR_VERSION = 1
-_ROWS = 4  # purpose of a permutation (1 to 3 stand in mixing.py)
+CURSOR_VERSION = 2
+"""2: draws are samples, dealt so that epochs are true; 1 drew whole blocks."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class ScheduleSettings:
-    """What decides the order. All but `FREE_ON_RESUME` must stay as they are when a run goes on."""
-
-    lanes: int = 64
-    """Independent sequences; at least as many as ranks."""
-    samples_per_cell: int = 4
-    """Samples a lane emits a step, unless a token budget is set."""
-    cells_per_forward: int = 1
-    """Whole cells in one forward: speed, and which cells share a draw of dropout."""
-    encoder_tokens_per_cell: int | None = None
-    """Budget of a cell on the encoder's side; together with the LLM's it replaces `samples_per_cell`."""
-    llm_tokens_per_cell: int | None = None
-    encoder_buckets: int = 6
-    """With token budgets: padded encoder inputs a forward, speed only."""
-    queue_size: int = 128
-    """With token budgets: samples a lane looks ahead to fill a cell."""
-    one_language_per_cell: bool = False
-    """Never put two languages into one cell. One-teacher-a-language training needs it, with one cell a forward."""
-    mixing: Mixing = field(default_factory=Mixing)
-
-    def __post_init__(self) -> None:
-        for name in ("lanes", "samples_per_cell", "cells_per_forward", "encoder_buckets", "queue_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"data.{name} is {getattr(self, name)}, set it to at least 1")
-        if (self.encoder_tokens_per_cell is None) != (self.llm_tokens_per_cell is None):
-            raise UserError(
-                "only one of data.encoder_tokens_per_cell and data.llm_tokens_per_cell is set, set both or none"
-            )
-
-    @property
-    def has_budgets(self) -> bool:
-        return self.llm_tokens_per_cell is not None
-
-
-FREE_ON_RESUME = frozenset({"cells_per_forward", "encoder_buckets"})
-"""Settings that may change when a run goes on, besides ranks and workers: they do not touch the order (but may change how
-dropout falls, which the trainer then says)."""
+_CACHED_STARTS = 16  # lanes are seldom further apart
 
 
 def cells_in_forward(lanes: int, cells_per_forward: int, world_size: int) -> int:
@@ -69,7 +36,7 @@ def cells_in_forward(lanes: int, cells_per_forward: int, world_size: int) -> int
 class Order:
     """What the lanes of one data set have in common: draws, rows within draws, lengths. Read-only, shared by all lanes."""
 
-    def __init__(self, manifest: Manifest, settings: ScheduleSettings, seed: int) -> None:
+    def __init__(self, manifest: Manifest, settings: OrderSettings, seed: int) -> None:
         self.settings = settings
         self.seed = seed
         self.first_row = manifest.first_row
@@ -78,25 +45,54 @@ class Order:
         self.llm_lengths = manifest.llm_lengths
         if not manifest.num_samples:
             raise UserError(f"the data set in '{manifest.storage.root}' holds no samples")
+        self._check_budgets()
+        samples = np.diff(self.first_row)
+        self.shares = language_shares(settings.mixing, manifest.languages, self.block_language, samples, seed)
+        self.draws = DrawSequence(self.shares, settings.mixing.cycle_draws, seed)
+        count = settings.num_samples_per_cell
+        self.draw_samples = count * max(1, round(int(samples.max()) / count))
+        """Samples of every draw: about a block, and whole cells"""
+        self.epoch_samples = np.array([epoch.num_samples for epoch in self.shares.epochs])
+        """(languages,) samples of one epoch, after sub-sampling"""
+        self._beside: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._streams = [
+            EpochStream(epoch, language, self.first_row, seed) for language, epoch in enumerate(self.shares.epochs)
+        ]
+
+    def _check_budgets(self) -> None:
+        budgets = {side: getattr(self.settings, f"{side}_tokens_per_cell") for side in ("encoder", "llm")}
+        if (budgets["encoder"] is None) != (budgets["llm"] is None):
+            raise UserError(
+                "only one of data.encoder_tokens_per_cell and data.llm_tokens_per_cell is set, set both or none"
+            )
         for side, lengths in (("encoder", self.encoder_lengths), ("llm", self.llm_lengths)):
-            budget = getattr(settings, f"{side}_tokens_per_cell")
-            if budget is not None and budget < lengths.max():
+            if (budget := budgets[side]) is not None and budget < lengths.max():
                 raise UserError(
                     f"data.{side}_tokens_per_cell is {budget}, but the longest sample has {lengths.max()} tokens; raise it"
                 )
-        self.shares = language_shares(
-            settings.mixing, manifest.languages, self.block_language, np.diff(self.first_row), seed
-        )
-        self.draws = DrawSequence(self.shares, settings.mixing.cycle_draws, seed)
-        samples = np.diff(self.first_row)
-        self.epoch_samples = np.array([samples[blocks].sum() for blocks in self.shares.blocks])
-        """(languages,) samples of one epoch, after sub-sampling"""
 
     def rows_of_draw(self, draw: int) -> np.ndarray:
-        """(samples,) rows of a draw in the order in which they are emitted."""
-        block = self.draws.block(draw)
-        start, end = int(self.first_row[block]), int(self.first_row[block + 1])
-        return start + permutation(end - start, self.seed, _ROWS, draw)
+        """(draw_samples,) rows of a draw in the order in which they are emitted."""
+        lanes = self.settings.lanes
+        lane, start = draw % lanes, draw - draw % lanes
+        if start not in self._beside:
+            self._beside[start] = self.draws.languages(start, start + lanes), self.draws.drawn_before(start)
+            if len(self._beside) > _CACHED_STARTS:
+                del self._beside[next(iter(self._beside))]
+        beside, drawn = self._beside[start]
+        language = int(beside[lane])
+        position = int(drawn[language]) * self.draw_samples
+        readers = np.flatnonzero(beside == language)
+        return self._streams[language].rows_of_lane(
+            position, self.draw_samples, int(np.searchsorted(readers, lane)), len(readers)
+        )
+
+    def samples_before(self, draw: int, row: int) -> np.ndarray:
+        """(languages,) samples that all lanes have taken once each has taken its first `draw` draws and `row` rows of the next."""
+        lanes = self.settings.lanes
+        whole = self.draws.drawn_before(draw * lanes) * self.draw_samples
+        beside = self.draws.languages(draw * lanes, (draw + 1) * lanes)
+        return whole + row * np.bincount(beside, minlength=len(whole))
 
     def language_of_rows(self, rows: np.ndarray) -> np.ndarray:
         """(n,) position in the manifest's languages."""
@@ -128,9 +124,7 @@ class Lane:
         settings = self._order.settings
         if settings.has_budgets:
             return self._next_cell_within_budgets()
-        if settings.one_language_per_cell:
-            return self._next_cell_of_one_language()
-        return self._take(settings.samples_per_cell)
+        return self._take(settings.num_samples_per_cell)
 
     def _current_rows(self) -> np.ndarray:
         """What is left of the current draw; never empty."""
@@ -152,18 +146,6 @@ class Lane:
             parts.append(part)
             count -= len(part)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    def _next_cell_of_one_language(self) -> np.ndarray:
-        """Stops short where the next draw is of another language."""
-        count = self._order.settings.samples_per_cell
-        cell = self._current_rows()[:count]
-        self._advance(len(cell))
-        language = self._order.language_of_rows(cell[:1])
-        while len(cell) < count and self._order.language_of_rows(self._current_rows()[:1]) == language:
-            part = self._current_rows()[: count - len(cell)]
-            self._advance(len(part))
-            cell = np.concatenate([cell, part])
-        return cell
 
     def _next_cell_within_budgets(self) -> np.ndarray:
         """The oldest sample that waits, then the longest that still fit both budgets."""
@@ -231,10 +213,16 @@ class Schedule:
         none = [0] * len(order.epoch_samples)
         self.samples_of_language = np.array(cursor["samples_of_language"] if cursor else none, np.int64)
 
-    @property
-    def epochs_of_language(self) -> np.ndarray:
-        """(languages,)"""
-        return self.samples_of_language / self.order.epoch_samples
+    def go_to(self, step: int) -> None:
+        """Move on to a later step. Cells of a fixed count are skipped at once; under token budgets each lane must pack its own."""
+        if self.order.settings.has_budgets:
+            while self.step < step:
+                self.next_cells()
+            return
+        draw, row = divmod(step * self.order.settings.num_samples_per_cell, self.order.draw_samples)
+        self.lanes = {lane: Lane(self.order, lane, draw, row) for lane in self.lanes}
+        self.samples_of_language = self.order.samples_before(draw, row)
+        self.step = step
 
     def next_cells(self) -> dict[int, np.ndarray]:
         """Rows of the next step's cells by lane; moves on by a step."""
@@ -247,7 +235,8 @@ class Schedule:
     def cursor(self, manifest_hash: str) -> dict[str, Any]:
         """Position after the last step, fit for JSON."""
         assert len(self.lanes) == self.order.settings.lanes, "a cursor needs all lanes"
-        state = self.order.draws.state_before(min(lane.global_draw for lane in self.lanes.values()))
+        oldest = min(lane.global_draw for lane in self.lanes.values())
+        state = self.order.draws.state_before(oldest - oldest % len(self.lanes))  # all draws beside it are asked for
         return {
             "version": CURSOR_VERSION,
             "manifest": manifest_hash,
@@ -260,16 +249,13 @@ class Schedule:
         }
 
 
-def order_settings(settings: ScheduleSettings) -> dict[str, Any]:
+def order_settings(settings: OrderSettings) -> dict[str, Any]:
     """The settings that the order depends on, fit for JSON."""
-    return {f.name: _plain(getattr(settings, f.name)) for f in fields(settings) if f.name not in FREE_ON_RESUME}
+    values = settings.model_dump(mode="json")
+    return {name: values[name] for name in fixed_fields(OrderSettings)}
 
 
-def _plain(value: Any) -> Any:
-    return asdict(value) if isinstance(value, Mixing) else value
-
-
-def check_cursor(cursor: dict[str, Any], manifest: Manifest, settings: ScheduleSettings, seed: int) -> None:
+def check_cursor(cursor: dict[str, Any], manifest: Manifest, settings: OrderSettings, seed: int) -> None:
     """Refuse a cursor of another data set, order or version.
 
     Raises:
@@ -277,7 +263,8 @@ def check_cursor(cursor: dict[str, Any], manifest: Manifest, settings: ScheduleS
     """
     if cursor.get("version") != CURSOR_VERSION:
         raise UserError(
-            f"the checkpoint's cursor is of version {cursor.get('version')}, this code reads {CURSOR_VERSION}"
+            f"the checkpoint's cursor is of version {cursor.get('version')}, this code reads {CURSOR_VERSION}: the order of the "
+            "data has changed since; end that run with the version of mtllm_ds that began it, or start anew"
         )
     if cursor["manifest"] != manifest.hash:
         raise UserError(

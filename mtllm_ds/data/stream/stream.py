@@ -3,7 +3,7 @@
 import io
 import pickle
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from mtllm_ds.config.data import OrderSettings
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.shards.targets import TargetReader
-from mtllm_ds.data.stream.block_reader import BlockReader, OnError
+from mtllm_ds.data.stream.block_reader import BlockReader, OnError, check_skipped
 from mtllm_ds.data.stream.collate import Batch, Collator
-from mtllm_ds.data.stream.schedule import Order, Schedule, ScheduleSettings, cells_in_forward, check_cursor
+from mtllm_ds.data.stream.schedule import Order, Schedule, cells_in_forward, check_cursor
 from mtllm_ds.errors import UserError
 
 
@@ -56,7 +57,7 @@ class TrainStream:
     def __init__(
         self,
         manifest: Manifest | str | Path,
-        schedule: ScheduleSettings,
+        schedule: OrderSettings,
         *,
         rank: int = 0,
         world_size: int = 1,
@@ -88,8 +89,11 @@ class TrainStream:
         self._on_error = on_error
         self._max_skipped_share = max_skipped_share
         self._targets = targets
-        self._all_lanes = Schedule(Order(self.manifest, schedule, seed), range(schedule.lanes), cursor)
+        self._order = Order(self.manifest, schedule, seed)
+        self._all_lanes = Schedule(self._order, range(schedule.lanes), cursor)
         self._consumed = self._all_lanes.step
+        self._samples_at_start = self._all_lanes.samples_of_language.copy()
+        self._own_samples = np.zeros_like(self._samples_at_start)
         self._padding = {side: [0, 0] for side in ("encoder", "llm")}
         self._skipped: set[int] = set()
 
@@ -110,19 +114,37 @@ class TrainStream:
                 batches |= part.batches
                 self._skipped |= part.skipped_blocks
             micro_batches = [batches[forward] for forward in range(self.micro_batches_per_step)]
-            self._count_padding(micro_batches)
+            self._count(micro_batches)
             self._consumed = step + 1
             yield StepBatches(step, micro_batches, self._cursor_at)
             step += 1
 
+    @property
+    def skipped_blocks(self) -> frozenset[int]:
+        """Damaged blocks that this rank has dropped, or heard of."""
+        return frozenset(self._skipped)
+
+    def note_skipped(self, blocks: Iterable[int]) -> None:
+        """Hear of blocks that other ranks have dropped; raises `UserError` once all together are more than may be."""
+        self._skipped |= set(blocks)
+        check_skipped(self.manifest, self._skipped, self._max_skipped_share)
+
     def metrics(self) -> dict[str, float]:
-        """Counters over all ranks: samples and epochs a language; and of this rank: padding shares, samples skipped a language."""
-        self._go_to(self._consumed)
-        samples, epochs = self._all_lanes.samples_of_language, self._all_lanes.epochs_of_language
+        """Counters: samples and epochs by language over all ranks; of this rank: padding shares; samples of skipped blocks.
+
+        Under token budgets, where no rank knows what the others have packed, samples are those of this rank's lanes, multiplied by
+        how many lanes there are for each of its own.
+        """
+        if self._settings.has_budgets:
+            own_lanes = max(1, sum(map(len, self._lanes_of_forward)))
+            samples = self._samples_at_start + self._own_samples * (self._settings.lanes / own_lanes)
+        else:
+            taken = self._consumed * self._settings.num_samples_per_cell
+            samples = self._order.samples_before(*divmod(taken, self._order.draw_samples))
         figures: dict[str, float] = {}
         for position, language in enumerate(self.manifest.languages):
             figures[f"samples/{language}"] = float(samples[position])
-            figures[f"epochs/{language}"] = float(epochs[position])
+            figures[f"epochs/{language}"] = float(samples[position] / self._order.epoch_samples[position])
         for side, (allocated, real) in self._padding.items():
             figures[f"padding/{side}"] = 1 - real / allocated if allocated else 0.0
         for block in self._skipped:
@@ -138,8 +160,7 @@ class TrainStream:
             (4 if self._settings.has_budgets else 2) * len(self._lanes_of_forward) * self._settings.cells_per_forward
         )
         reader = BlockReader(self.manifest, cached_blocks + 8, self._on_error, self._max_skipped_share, self._targets)
-        order = Order(self.manifest, self._settings, self._seed)
-        datasets = _Parts(self.manifest, order, reader, self._start, self._lanes_of_forward)
+        datasets = _Parts(self.manifest, self._order, reader, self._start, self._lanes_of_forward)
         if not self._num_workers:
             parts: Iterator[_Part] = iter(datasets)
         else:
@@ -152,19 +173,26 @@ class TrainStream:
             )
             parts = (pickle.loads(packed) for packed in loader)  # of our own workers, never of a data set
         while True:
-            yield [next(parts) for _ in range(workers)]
-
-    def _go_to(self, step: int) -> None:
-        while self._all_lanes.step < step:
-            self._all_lanes.next_cells()
+            try:
+                step = [next(parts) for _ in range(workers)]
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise UserError(
+                    "a reader process of the training data died, killed by a signal or for want of memory; resume from the last "
+                    "checkpoint, with a smaller data.num_workers if memory was short"
+                ) from error
+            yield step
 
     def _cursor_at(self, step: int) -> dict[str, Any]:
         assert step >= self._all_lanes.step, "cursors are only told in order"
-        self._go_to(step)
+        self._all_lanes.go_to(step)
         return self._all_lanes.cursor(self.manifest.hash)
 
-    def _count_padding(self, batches: list[Batch]) -> None:
+    def _count(self, batches: list[Batch]) -> None:
         for batch in batches:
+            languages = batch.languages[batch.valid].numpy()
+            self._own_samples += np.bincount(languages, minlength=len(self._own_samples))
             encoder_masks, llm_mask = [batch.encoder_mask], batch.llm_mask
             if batch.packed is not None:
                 encoder_masks, llm_mask = batch.packed.encoder_bucket_masks, batch.packed.llm.mask
@@ -244,7 +272,7 @@ class EvalStream:
     """Every sample exactly once over all ranks, in equally many batches a rank (the last may hold no valid row).
 
     Args:
-        limit: that many samples at most, spread evenly over the data set so that no language is left out
+        limit: that many samples at most, as `rows_of_sample` chooses them
         on_error, max_skipped_share: as in `TrainStream`; `skipped_samples` counts what this rank's last pass lost
         targets: target sets whose columns come along as `Batch.extras`
     """
@@ -268,16 +296,23 @@ class EvalStream:
         self.manifest = manifest if isinstance(manifest, Manifest) else Manifest.load(manifest)
         if on_error == "fail":
             self.manifest.check_shards()
-        total = self.manifest.num_samples
-        count = min(limit or total, total)
-        rows = np.arange(count) * total // max(1, count)
+        rows = rows_of_sample(self.manifest, limit)
+        self._num_samples = len(rows)
         self._batches = [
             rows[(i * world_size + rank) * batch_size :][:batch_size]
-            for i in range(ceil(count / (world_size * batch_size)))
+            for i in range(ceil(len(rows) / (world_size * batch_size)))
         ]
 
     def __len__(self) -> int:
         return len(self._batches)
+
+    def check_lost(self, lost: int) -> None:
+        """Raise `UserError` if that many samples, lost on all ranks in one pass, are more than may be."""
+        if lost > self._max_skipped_share * self._num_samples:
+            raise UserError(
+                f"{lost} of {self._num_samples} samples of '{self.manifest.storage.root}' lie in damaged blocks, more than "
+                f"data.max_skipped_share = {self._max_skipped_share} allows; prepare the data set anew"
+            )
 
     def __iter__(self) -> Iterator[Batch]:
         reader = BlockReader(self.manifest, 8, self._on_error, self._max_skipped_share, self._targets)
@@ -287,6 +322,29 @@ class EvalStream:
             samples = reader.samples(rows)
             self.skipped_samples += len(rows) - len(samples)
             yield collate([samples])
+
+
+def rows_of_sample(manifest: Manifest, limit: int | None) -> np.ndarray:
+    """(n,) rows of at most `limit` samples: each language by its share, but at least one (of fewer, the largest languages), spread
+    evenly over its samples; all rows where None."""
+    if limit is None or limit >= manifest.num_samples:
+        return np.arange(manifest.num_samples)
+    samples = manifest.samples_of_language
+    exact = samples / samples.sum() * limit
+    counts = np.maximum(np.floor(exact).astype(np.int64), 1)
+    counts[np.argsort(-samples, kind="stable")[limit:]] = 0
+    while counts.sum() > limit:
+        counts[counts.argmax()] -= 1
+    while counts.sum() < limit:
+        counts[(exact - counts).argmax()] += 1
+    chosen = []
+    for language, count in enumerate(counts.tolist()):
+        blocks = np.flatnonzero(manifest.index.language == language)
+        ends = np.cumsum(np.diff(manifest.first_row)[blocks])
+        numbers = np.arange(count) * int(samples[language]) // max(1, count)
+        own = np.searchsorted(ends, numbers, side="right")
+        chosen.append(manifest.first_row[blocks + 1][own] - (ends[own] - numbers))
+    return np.sort(np.concatenate(chosen))
 
 
 def _collator(manifest: Manifest, packing_buckets: int = 0) -> Collator:

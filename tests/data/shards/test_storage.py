@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -10,18 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from mtllm_ds.config.data import OrderSettings, RemoteSettings
 from mtllm_ds.data.shards.manifest import Manifest
-from mtllm_ds.data.shards.storage import RangeCache, RemoteSettings, open_storage
+from mtllm_ds.data.shards.storage import RangeCache, open_storage
 from mtllm_ds.data.shards.tar_shards import verify_shards
-from mtllm_ds.data.stream.schedule import ScheduleSettings
 from mtllm_ds.data.stream.stream import TrainStream
 from mtllm_ds.errors import UserError
 
+SLOW_SECONDS = 1.5
 FAULTS = ("drop", "error", "wrong byte", "short", None, None)
 
 
 @contextmanager
-def server(folder, faults=(None,)):
+def server(folder, faults=(None,), no_sizes=False):
     """Serves a folder with ranges; the n-th answer about a shard suffers the n-th fault, round and round. Yields (url, answers)."""
     answers = []
 
@@ -57,10 +59,21 @@ def server(folder, faults=(None,)):
                 return
             if fault == "wrong byte":
                 data = bytes([data[0] ^ 1]) + data[1:]
+            if fault == "forbidden":
+                self.send_error(403)
+                return
             self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
+            if fault == "unknown size" or (no_sizes and "Range" not in self.headers):
+                self.close_connection = True
+            else:
+                self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            if with_body:
+            if with_body and fault == "slow":
+                for part in range(0, len(data), max(1, len(data) // 5)):
+                    self.wfile.write(data[part : part + max(1, len(data) // 5)])
+                    self.wfile.flush()
+                    time.sleep(SLOW_SECONDS / 5)
+            elif with_body:
                 self.wfile.write(data[: len(data) // 2] if fault in ("drop", "short") else data)
             if fault in ("drop", "short"):
                 self.close_connection = True
@@ -81,7 +94,7 @@ def settings(tmp_path, **changes):
 
 
 def rows(manifest, num_workers=0):
-    stream = TrainStream(manifest, ScheduleSettings(lanes=4), num_workers=num_workers, seed=5)
+    stream = TrainStream(manifest, OrderSettings(lanes=4), num_workers=num_workers, seed=5)
     return [(b.sample_ids.tolist(), b.llm_ids.tolist()) for step in islice(stream, 40) for b in step.micro_batches]
 
 
@@ -121,7 +134,7 @@ def test_verify_and_missing_files_over_http(dataset, dataset_copy, tmp_path):
         verify_shards(manifest)
         (dataset_copy / "shard-000001.tar").unlink()
         with pytest.raises(UserError, match=r"shard-000001.tar' is missing"):
-            manifest.check_shards()
+            Manifest.load(url, settings(tmp_path, cache_bytes=0)).check_shards()
         with pytest.raises(UserError, match="no data set at"):
             Manifest.load(f"{url}/elsewhere", settings(tmp_path))
 
@@ -170,3 +183,86 @@ def test_a_size_that_cannot_be_asked_for_is_no_missing_file(dataset, tmp_path):
         (copy / manifest.shards[0].name).unlink()
         with pytest.raises(UserError, match=r"missing"):
             manifest.check_shards()
+
+
+def test_a_cache_that_cannot_be_made_only_means_that_nothing_is_kept(dataset, tmp_path):
+    (tmp_path / "file").write_text("")
+    with server(dataset.storage.root) as (url, _):
+        manifest = Manifest.load(url, settings(tmp_path, cache_folder=str(tmp_path / "file" / "below")))
+        assert rows(manifest) == rows(dataset)
+
+
+def test_the_time_out_is_for_silence_not_for_a_whole_body(dataset, tmp_path):
+    with server(dataset.storage.root, ["slow"]) as (url, _):
+        manifest = Manifest.load(url, settings(tmp_path, attempts=1, timeout_seconds=SLOW_SECONDS / 2))
+        assert manifest.storage.read_range(manifest.shards[0].name, 0, 5000, lambda data: True)
+
+
+def test_a_server_that_tells_no_sizes(dataset, tmp_path):
+    with server(dataset.storage.root, no_sizes=True) as (url, _):
+        manifest = Manifest.load(url, settings(tmp_path))
+        manifest.check_shards()
+        assert rows(manifest) == rows(dataset)
+
+
+def test_what_may_not_be_read_is_told_at_once(dataset, tmp_path):
+    with server(dataset.storage.root, ["forbidden"]) as (url, answers):
+        manifest = Manifest.load(url, settings(tmp_path, attempts=6))
+        before = len(answers)
+        with pytest.raises(UserError, match=r"may not be read .*give this machine the credentials"):
+            rows(manifest)
+        assert len(answers) == before + 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [PermissionError("Access Denied"), type("NoCredentialsError", (Exception,), {})("Unable to locate credentials")],
+)
+def test_no_credentials_are_told_at_once(tmp_path, error):
+    class Refusing:
+        calls = 0
+
+        def cat_file(self, url, **options):
+            self.calls += 1
+            raise error
+
+    storage, filesystem = open_storage("s3://bucket/set", settings(tmp_path, attempts=6)), Refusing()
+    storage._connect = lambda: filesystem
+    with pytest.raises(UserError, match=r"'s3://bucket/set' may not be read .*credentials"):
+        storage.read("manifest.json")
+    assert filesystem.calls == 1
+
+
+def test_the_hub_reads_no_more_than_is_asked_for(tmp_path):
+    """fsspec's own reader, over a file that counts what is fetched."""
+    from fsspec import AbstractFileSystem
+    from fsspec.spec import AbstractBufferedFile
+
+    fetched = []
+
+    class File(AbstractBufferedFile):
+        def _fetch_range(self, start, end):
+            fetched.append(end - start)
+            return bytes(end - start)
+
+    class Hub(AbstractFileSystem):
+        def _open(self, path, mode="rb", block_size=None, cache_options=None, **options):
+            return File(self, path, mode, block_size or "default", size=50_000_000, **options)
+
+    storage = open_storage("hf://datasets/user/name", settings(tmp_path))
+    storage._connect = Hub
+    assert len(storage.read_range("shard.tar", 1_000_000, 43_000, lambda data: True)) == 43_000
+    assert sum(fetched) == 43_000
+
+
+def test_sizes_are_asked_for_once(dataset, tmp_path):
+    manifest = Manifest.load(dataset.storage.root)
+    asked = []
+    manifest.storage.sizes = lambda names: asked.append(names) or [shard.bytes for shard in manifest.shards]
+    for _ in range(3):
+        TrainStream(manifest, OrderSettings(lanes=4))
+    assert len(asked) == 1
+    told = Manifest.load(dataset.storage.root)
+    told.trust_shards()
+    told.storage.sizes = lambda names: pytest.fail("another rank has looked")
+    told.check_shards()

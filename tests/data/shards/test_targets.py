@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from mtllm_ds.config.data import OrderSettings
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.shards.targets import (
     TargetReader,
@@ -13,7 +14,6 @@ from mtllm_ds.data.shards.targets import (
     top_k_columns,
     top_k_log_probs,
 )
-from mtllm_ds.data.stream.schedule import ScheduleSettings
 from mtllm_ds.data.stream.stream import EvalStream, TrainStream
 from mtllm_ds.errors import UserError
 
@@ -63,7 +63,7 @@ def test_pooled_vectors_come_along_with_their_samples(dataset_copy):
     streams = (
         (
             b
-            for s in islice(TrainStream(manifest, ScheduleSettings(lanes=4), num_workers=1, targets=[reader]), 20)
+            for s in islice(TrainStream(manifest, OrderSettings(lanes=4), num_workers=1, targets=[reader]), 20)
             for b in s.micro_batches
         ),
         EvalStream(manifest, batch_size=10, targets=[reader]),

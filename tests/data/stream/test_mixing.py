@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from mtllm_ds.data.stream.mixing import DrawSequence, LanguageShares, Mixing, _to_integers, language_shares
-from mtllm_ds.data.stream.shuffling import permutation
+from mtllm_ds.config.data import MixingSettings
+from mtllm_ds.data.stream.epochs import LanguageSamples
+from mtllm_ds.data.stream.mixing import DrawSequence, LanguageShares, _to_integers, language_shares
 from mtllm_ds.errors import UserError
 
 CODES = ("eng_Latn", "deu_Latn", "fra_Latn", "khm_Khmr", "zul_Latn")
@@ -21,46 +23,29 @@ weights_lists = st.lists(st.floats(1e-4, 1.0), min_size=1, max_size=30)
 @given(weights=weights_lists, cycle_draws=st.integers(1, 60), seed=st.integers(0, 2**31))
 @settings(max_examples=60)
 def test_after_every_cycle_shares_are_exact_within_one_draw(weights, cycle_draws, seed):
-    shares = LanguageShares(_to_integers(np.array(weights)), [np.array([i]) for i in range(len(weights))])
-    draws = DrawSequence(shares, cycle_draws, seed)
+    one = LanguageSamples(np.array([0]), np.array([1]))
+    draws = DrawSequence(LanguageShares(_to_integers(np.array(weights)), [one] * len(weights)), cycle_draws, seed)
     wanted = np.array(weights) / sum(weights)
-    counts = np.zeros(len(weights), int)
-    for cycle in range(25):
-        for draw in range(cycle * cycle_draws, (cycle + 1) * cycle_draws):
-            counts[draws.block(draw)] += 1
-        assert counts.sum() == (cycle + 1) * cycle_draws
-        assert (np.abs(counts - wanted * (cycle + 1) * cycle_draws) < 1 + 1e-6).all()
-
-
-@given(
-    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=5),
-    cycle_draws=st.integers(1, 20),
-    seed=st.integers(0, 2**31),
-)
-@settings(max_examples=60)
-def test_every_epoch_of_a_language_holds_each_block_once(sizes, cycle_draws, seed):
-    language, samples = index_of(sizes)
-    shares = language_shares(Mixing(), CODES[: len(sizes)], language, samples, seed)
-    draws = DrawSequence(shares, cycle_draws, seed)
-    seen = [draws.block(draw) for draw in range(150)]
-    for position in range(len(sizes)):
-        own = [block for block in seen if language[block] == position]
-        for start in range(0, len(own) - sizes[position] + 1, sizes[position]):
-            assert sorted(own[start : start + sizes[position]]) == np.flatnonzero(language == position).tolist()
+    languages = draws.languages(0, 25 * cycle_draws)
+    for cycle in range(1, 26):
+        counts = np.bincount(languages[: cycle * cycle_draws], minlength=len(weights))
+        assert (np.abs(counts - wanted * cycle * cycle_draws) < 1 + 1e-6).all()
+        assert (draws.drawn_before(cycle * cycle_draws) == counts).all()
 
 
 @given(start=st.integers(0, 590), seed=st.integers(0, 99))
 @settings(max_examples=20)
 def test_draws_can_be_asked_in_any_order_and_gone_on_with(start, seed):
     language, samples = index_of([5, 3, 1])
-    shares = language_shares(Mixing(), CODES[:3], language, samples, seed)
+    shares = language_shares(MixingSettings(), CODES[:3], language, samples, seed)
     in_order = DrawSequence(shares, 3, seed)
-    expected = [in_order.block(draw) for draw in range(600)]
+    expected = in_order.languages(0, 600).tolist()
     backwards = DrawSequence(shares, 3, seed)
-    assert [backwards.block(draw) for draw in reversed(range(600))] == expected[::-1]
+    assert [backwards.languages(draw, draw + 1)[0] for draw in reversed(range(600))] == expected[::-1]
     resumed = DrawSequence(shares, 3, seed)
     resumed.resume_from(in_order.state_before(start))
-    assert [resumed.block(draw) for draw in range(start, 600)] == expected[start:]
+    assert resumed.languages(start, 600).tolist() == expected[start:]
+    assert (resumed.drawn_before(start) == np.bincount(expected[:start], minlength=3)).all()
 
 
 def shares_of(mixing, sizes):
@@ -69,20 +54,23 @@ def shares_of(mixing, sizes):
 
 
 def test_the_rules():
-    assert shares_of(Mixing(), [6, 3, 1]).shares == pytest.approx([0.6, 0.3, 0.1])
+    assert shares_of(MixingSettings(), [6, 3, 1]).shares == pytest.approx([0.6, 0.3, 0.1])
     roots = np.sqrt([16, 4, 1])
-    assert shares_of(Mixing(rule="temperature", temperature=2), [16, 4, 1]).shares == pytest.approx(roots / roots.sum())
-    explicit = Mixing(rule="explicit", weights={"de": 3, "eng_Latn": 1})
+    assert shares_of(MixingSettings(rule="temperature", temperature=2), [16, 4, 1]).shares == pytest.approx(
+        roots / roots.sum()
+    )
+    explicit = MixingSettings(rule="explicit", weights={"de": 3, "eng_Latn": 1})
     assert shares_of(explicit, [5, 5, 5]).shares == pytest.approx([0.25, 0.75, 0])
-    balanced = shares_of(Mixing(rule="balanced", samples_per_language=20), [9, 4, 2])
+    balanced = shares_of(MixingSettings(rule="balanced", samples_per_language=20), [9, 4, 2])
     assert balanced.shares == pytest.approx([1 / 3] * 3)
-    assert [len(blocks) for blocks in balanced.blocks] == [2, 2, 2]
-    assert [len(b) for b in shares_of(Mixing(rule="balanced"), [9, 4, 2]).blocks] == [2, 2, 2]
+    assert [epoch.num_samples for epoch in balanced.epochs] == [20, 20, 20]
+    uneven = shares_of(MixingSettings(rule="balanced", samples_per_language=13), [9, 4, 2])
+    assert [sorted(epoch.sizes.tolist()) for epoch in uneven.epochs] == [[3, 10]] * 3
 
 
 def test_unimax_is_uniform_up_to_the_cap():
     # 10, 100 and 1,000 samples, 600 to draw, at most 2 epochs: 20 (its cap), then 200 (its cap, below half of 580), the rest 380.
-    mixing = Mixing(rule="unimax", max_epochs=2, budget_samples=600)
+    mixing = MixingSettings(rule="unimax", max_epochs=2, budget_samples=600)
     assert shares_of(mixing, [1, 10, 100]).shares == pytest.approx(np.array([20, 200, 380]) / 600)
 
 
@@ -93,32 +81,30 @@ def test_unimax_is_uniform_up_to_the_cap():
         ({"rule": "proportional", "temperature": 2.0}, "temperature has no effect"),
         ({"rule": "explicit"}, "needs mixing.weights"),
         ({"rule": "unimax", "max_epochs": 1.0}, "needs mixing.budget_samples"),
-        ({"rule": "even"}, "mixing rule 'even' is unknown"),
-        ({"rule": "temperature", "temperature": -1.0}, "set it above 0"),
-        ({"cycle_draws": 0}, "at least 1"),
+        ({"rule": "even"}, "rule"),
+        ({"rule": "temperature", "temperature": -1.0}, "temperature"),
+        ({"rule": "temperature", "temperature": float("nan")}, "temperature"),
+        ({"rule": "explicit", "weights": {"eng_Latn": float("inf")}}, "weights.eng_Latn"),
+        ({"rule": "explicit", "weights": {"eng_Latn": -1.0}}, "weights.eng_Latn"),
+        ({"cycle_draws": 0}, "cycle_draws"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(options, message):
-    with pytest.raises(UserError, match=message):
-        Mixing(**options)
+    with pytest.raises(ValidationError, match=message):
+        MixingSettings(**options)
 
 
 def test_weights_and_sub_samples_must_fit_the_data():
     with pytest.raises(UserError, match="'zul_Latn', which the data set lacks"):
-        shares_of(Mixing(rule="explicit", weights={"zul_Latn": 1}), [1, 1])
+        shares_of(MixingSettings(rule="explicit", weights={"zul_Latn": 1}), [1, 1])
     with pytest.raises(UserError, match="only 10 samples of 'deu_Latn'"):
-        shares_of(Mixing(rule="balanced", samples_per_language=20), [3, 1])
+        shares_of(MixingSettings(rule="balanced", samples_per_language=20), [3, 1])
 
 
-@given(size=st.integers(0, 200), key=st.tuples(st.integers(0, 2**62), st.integers(0, 9)))
-@settings(max_examples=50)
-def test_permutations_are_permutations(size, key):
-    order = permutation(size, *key)
-    assert sorted(order.tolist()) == list(range(size))
-    assert (order == permutation(size, *key)).all()
-
-
-def test_permutations_never_change():
-    """Golden: a run must go on identically with every later version of this code and of numpy."""
-    assert permutation(10, 1, 2, 3).tolist() == [6, 9, 1, 7, 2, 3, 0, 5, 8, 4]
-    assert len({tuple(permutation(6, key).tolist()) for key in range(200)}) > 150
+def test_extreme_temperatures():
+    flat = shares_of(MixingSettings(rule="temperature", temperature=1e6), [1000, 1])
+    assert flat.shares == pytest.approx([0.5, 0.5], abs=1e-5)
+    with pytest.raises(UserError, match="'deu_Latn' would never be drawn"):
+        shares_of(MixingSettings(rule="temperature", temperature=0.01), [9, 1])
+    with pytest.raises(UserError, match="'deu_Latn' would never be drawn"):
+        shares_of(MixingSettings(rule="explicit", weights={"eng_Latn": 1e300, "deu_Latn": 1.0}), [9, 1])

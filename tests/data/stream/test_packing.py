@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM, M2M100Config, M2M100Model
 
+from mtllm_ds.config.data import OrderSettings
 from mtllm_ds.data.stream.packing import block_diagonal_mask, length_buckets, pack_batch
-from mtllm_ds.data.stream.schedule import ScheduleSettings, fill_cell
+from mtllm_ds.data.stream.schedule import fill_cell
 from mtllm_ds.data.stream.stream import TrainStream
 
 PAD = {"encoder": 1, "llm": 0}
-BUDGETS = ScheduleSettings(
+BUDGETS = OrderSettings(
     lanes=4, cells_per_forward=2, encoder_tokens_per_cell=200, llm_tokens_per_cell=300, queue_size=20, encoder_buckets=3
 )
 lists_of_lengths = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=12)

@@ -7,7 +7,7 @@ import pytest
 
 from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.data.stream.stream import TrainStream
-from mtllm_ds.training.assemble import open_run, schedule_settings
+from mtllm_ds.training.assemble import open_run
 from tests.distributed.ranks import ranks
 from tests.fixtures.runs import make_run, settings_of
 
@@ -66,7 +66,7 @@ def stopped(tmp_path_factory):
         "data__validation": "null",
     }  # fmt: skip
     settings = settings_of(recipe, **overrides)
-    stream = TrainStream(settings.data.train, schedule_settings(settings), seed=settings.run.seed)
+    stream = TrainStream(settings.data.train, settings.data, seed=settings.run.seed)
     truth = {step.step: contents(step.micro_batches) for step in islice(stream, steps)}
     before = together(ranks(2).run(train_and_record, recipe, overrides, False, STOP))
     assert before == {step: truth[step] for step in range(STOP)}

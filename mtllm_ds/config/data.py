@@ -1,0 +1,109 @@
+"""The section `data`: which shards a run reads, and all that decides the order in which it reads them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from mtllm_ds.config.section import FIXED, Section
+
+Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class MixingSettings(Section):
+    rule: Literal["proportional", "temperature", "balanced", "unimax", "explicit"] = "proportional"
+    """Share of the samples a language gets: by its samples; by samples to the power 1/temperature; equal shares of a
+    sub-sample; equal shares, but no language above `max_epochs` within `budget_samples` (Chung et al., 2023, arXiv 2304.09151);
+    or by `weights`."""
+    temperature: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    samples_per_language: int | None = Field(default=None, gt=0)
+    """`balanced`: samples per language; the smallest language's where null."""
+    max_epochs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """`unimax`: most passes over a language."""
+    budget_samples: int | None = Field(default=None, gt=0)
+    """`unimax`: samples of the whole run."""
+    weights: dict[str, Share] = Field(default={})
+    """`explicit`: language code to weight; a language not named is not drawn."""
+    cycle_draws: int = Field(default=256, gt=0)
+    """Draws (stretches of samples as long as a block) after which the shares are exact again."""
+
+    @model_validator(mode="after")
+    def _fits_the_rule(self) -> MixingSettings:
+        needs = {"temperature": ("temperature",), "unimax": ("max_epochs", "budget_samples"), "explicit": ("weights",)}
+        own = needs.get(self.rule, ())
+        optional = ("samples_per_language",) if self.rule == "balanced" else ()
+        for name in ("temperature", "samples_per_language", "max_epochs", "budget_samples", "weights"):
+            value = getattr(self, name)
+            if not value and name in own:
+                raise ValueError(f"mixing rule '{self.rule}' needs mixing.{name}, set it")
+            if value and name not in (*own, *optional):
+                raise ValueError(f"mixing.{name} has no effect with the rule '{self.rule}', remove it")
+        return self
+
+
+class OrderSettings(Section):
+    """What decides the order of samples, and how they come in forwards."""
+
+    lanes: int = Field(default=64, gt=0, json_schema_extra=FIXED)
+    """Independent sequences of draws, at least as many as ranks; fixes the order of the data."""
+    samples_per_cell: int | None = Field(default=None, gt=0, json_schema_extra=FIXED)
+    """Samples a lane emits per step: the global batch is lanes x samples_per_cell. 4 where no token budget is set."""
+    encoder_tokens_per_cell: int | None = Field(default=None, gt=0, json_schema_extra=FIXED)
+    """Token budget of a cell on the encoder's side, in place of `samples_per_cell`; samples are then packed."""
+    llm_tokens_per_cell: int | None = Field(default=None, gt=0, json_schema_extra=FIXED)
+    """Token budget of a cell on the LLM's side."""
+    queue_size: int = Field(default=128, gt=0, json_schema_extra=FIXED)
+    """With token budgets: samples a lane looks ahead to fill a cell."""
+    encoder_buckets: int = Field(default=6, gt=0)
+    """With token budgets: padded encoder inputs per forward; speed only, but for how dropout falls with `reader: encoder`."""
+    one_language_per_cell: bool = Field(default=False, json_schema_extra=FIXED)
+    """With token budgets: never put two languages into one cell. Cells of a fixed count always hold one language."""
+    mixing: MixingSettings = Field(default=MixingSettings(), json_schema_extra=FIXED)
+    cells_per_forward: int = Field(default=1, gt=0)
+    """Whole cells in one forward: speed and memory. The loss is the same, but dropout is drawn once per forward: its draws repeat
+    on any number of ranks up to `lanes` / `cells_per_forward`, and change with this setting."""
+
+    @property
+    def has_budgets(self) -> bool:
+        return self.llm_tokens_per_cell is not None
+
+    @property
+    def num_samples_per_cell(self) -> int:
+        """Samples of a cell of fixed count; with token budgets 1, the least that a cell holds."""
+        return 1 if self.has_budgets else self.samples_per_cell or 4
+
+
+class RemoteSettings(Section):
+    """How shards behind a URL are read."""
+
+    cache_folder: str = "~/.cache/mtllm_ds/ranges"
+    """Keeps ranges that were read and checked, shared by all processes of a machine."""
+    cache_bytes: int = Field(default=16 << 30, ge=0)
+    """Beyond this, what was not used for longest is dropped; 0 keeps nothing."""
+    attempts: int = Field(default=6, gt=0)
+    first_wait_seconds: float = Field(default=0.5, ge=0, allow_inf_nan=False)
+    """Doubled after every attempt, and varied by half, so that many processes do not come back at once."""
+    timeout_seconds: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    """Longest silence: until a connection stands, or between two bytes of an answer."""
+
+
+class DataSettings(OrderSettings):
+    train: str
+    """Folder or URL of prepared shards (the one that holds `manifest.json`)."""
+    validation: str | None = None
+    """Folder of prepared shards for validation; without it nothing is validated and the last checkpoint is the best."""
+    validation_samples: int | None = Field(default=None, gt=0)
+    """That many samples of the validation set at most, each language by its share, but none left out."""
+    num_workers: int = Field(default=0, ge=0)
+    """Reader processes per rank; 0 reads in the training process."""
+    on_error: Literal["fail", "skip"] = "fail"
+    """What to do with a damaged block of the training or validation set: stop, or drop the whole block and count it."""
+    max_skipped_share: float = Field(default=0.01, ge=0, le=1)
+    """With `on_error: skip`: the run fails once more than this share of all samples was dropped, by all ranks together."""
+    ignored_columns: tuple[str, ...] = ()
+    """Columns of the shards that the objective does not read and that are left aside on purpose."""
+    targets: str | None = Field(default=None, json_schema_extra=FIXED)
+    """Name of the teacher's target set in the training and validation shards (`mtllm-ds prepare teacher-targets`). Where
+    the objective's teacher is the frozen LLM itself it can be null: the teacher then runs beside the student."""
+    remote: RemoteSettings = RemoteSettings()

@@ -1,0 +1,194 @@
+"""True epochs and shares, by property, on data sets that are only an index: any manifest, mixing, lanes, ranks and cells."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mtllm_ds.config.data import MixingSettings, OrderSettings
+from mtllm_ds.data.stream.epochs import EpochStream, LanguageSamples
+from mtllm_ds.data.stream.schedule import Order, Schedule
+from mtllm_ds.languages import FLORES_200
+
+BLOCK = 8
+
+
+def manifest_of(samples_by_language, block=BLOCK):
+    """What the order asks of a manifest: blocks of equal size by language, the last of each smaller."""
+    sizes, languages = [], []
+    for language, count in enumerate(samples_by_language):
+        own = [block] * (count // block) + [count % block] * (count % block > 0)
+        sizes += own
+        languages += [language] * len(own)
+    lengths = np.random.default_rng(0).integers(1, 20, sum(sizes))
+    return SimpleNamespace(
+        first_row=np.concatenate([[0], np.cumsum(sizes)]),
+        index=SimpleNamespace(language=np.array(languages)),
+        encoder_lengths=lengths,
+        llm_lengths=lengths[::-1].copy(),
+        num_samples=sum(sizes),
+        languages=FLORES_200[: len(samples_by_language)],
+        storage=SimpleNamespace(root="-"),
+    )
+
+
+sets = st.lists(st.integers(1, 60), min_size=1, max_size=4)
+mixings = st.sampled_from(
+    [
+        MixingSettings(cycle_draws=5),
+        MixingSettings(rule="temperature", temperature=3.0, cycle_draws=7),
+        MixingSettings(rule="balanced", cycle_draws=4),
+        MixingSettings(rule="unimax", max_epochs=2.0, budget_samples=500, cycle_draws=9),
+    ]
+)
+
+
+def counts_by_step(order, steps, ranks=1):
+    """(steps, rows) how often each row was emitted up to each step, over all ranks."""
+    lanes = order.settings.lanes
+    schedules = [Schedule(order, range(rank, lanes, ranks)) for rank in range(ranks)]
+    times = np.zeros((steps, int(order.first_row[-1])), np.int64)
+    for step in range(steps):
+        for schedule in schedules:
+            for cell in schedule.next_cells().values() if schedule.lanes else ():
+                np.add.at(times[step], cell, 1)
+    return times.cumsum(0)
+
+
+@given(
+    samples=sets,
+    lanes=st.integers(1, 20),
+    ranks=st.integers(1, 5),
+    cell=st.integers(1, 12),
+    mixing=mixings,
+    seed=st.integers(0, 10**6),
+)
+@settings(max_examples=150)
+def test_after_every_step_no_sample_was_seen_twice_before_all_were_seen_once(samples, lanes, ranks, cell, mixing, seed):
+    order = Order(manifest_of(samples), OrderSettings(lanes=lanes, samples_per_cell=cell, mixing=mixing), seed)
+    times = counts_by_step(order, 40, ranks)
+    rows_of = np.repeat(order.block_language, np.diff(order.first_row))
+    for language, epoch in enumerate(order.shares.epochs):
+        for step in times:
+            own = np.sort(step[rows_of == language])[::-1]
+            counted, left_out = own[: epoch.num_samples], own[epoch.num_samples :]  # a sub-sample leaves rows out
+            assert counted.max() - counted.min() <= 1
+            assert not left_out.any()
+
+
+@given(samples=sets, lanes=st.integers(1, 20), cell=st.integers(1, 12), mixing=mixings, seed=st.integers(0, 10**6))
+@settings(max_examples=100)
+def test_shares_of_samples_are_exact_within_one_draw_after_every_cycle(samples, lanes, cell, mixing, seed):
+    order = Order(manifest_of(samples), OrderSettings(lanes=lanes, samples_per_cell=cell, mixing=mixing), seed)
+    rows_of = np.repeat(order.block_language, np.diff(order.first_row))
+    size = mixing.cycle_draws
+    taken = np.zeros(len(samples), np.int64)
+    for draw in range(4 * size):
+        rows = order.rows_of_draw(draw)
+        assert len(rows) == order.draw_samples
+        assert len(set(rows_of[rows].tolist())) == 1
+        taken[rows_of[rows[0]]] += len(rows)
+        if (draw + 1) % size == 0:
+            exact = order.shares.shares * taken.sum()
+            assert (np.abs(taken - exact) < order.draw_samples * (1 + 1e-6)).all()
+
+
+@given(
+    samples=sets,
+    lanes=st.integers(1, 12),
+    queue=st.integers(1, 12),
+    one_language=st.booleans(),
+    mixing=mixings,
+    seed=st.integers(0, 10**6),
+)
+@settings(max_examples=60)
+def test_under_token_budgets_lanes_take_in_true_epochs(samples, lanes, queue, one_language, mixing, seed):
+    """What lanes have taken in, once all have ended a draw, is a beginning of each language's epochs; cells lose none of it."""
+    budgets = {"encoder_tokens_per_cell": 40, "llm_tokens_per_cell": 40, "queue_size": queue}
+    chosen = OrderSettings(lanes=lanes, mixing=mixing, one_language_per_cell=one_language, **budgets)
+    order = Order(manifest_of(samples), chosen, seed)
+    rows_of = np.repeat(order.block_language, np.diff(order.first_row))
+    times = np.zeros(len(rows_of), np.int64)
+    for draw in range(5 * lanes):
+        np.add.at(times, order.rows_of_draw(draw), 1)
+        if (draw + 1) % lanes == 0:
+            for language, epoch in enumerate(order.shares.epochs):
+                counted = np.sort(times[rows_of == language])[::-1][: epoch.num_samples]
+                assert counted.max() - counted.min() <= 1
+
+
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    start=st.integers(0, 100),
+    count=st.integers(1, 30),
+    lanes=st.integers(1, 9),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=150)
+def test_lanes_together_take_what_one_reader_takes(sizes, start, count, lanes, seed):
+    """Independent truth: the stream read by one, position by position."""
+    first_row = np.concatenate([[0], np.cumsum(sizes)])
+    stream = EpochStream(LanguageSamples(np.arange(len(sizes)), np.array(sizes)), 0, first_row, seed)
+    alone = [int(stream.rows_of_lane(position, 1, 0, 1)[0]) for position in range(start + count * lanes)]
+    total = sum(sizes)
+    for epoch in range(len(alone) // total):
+        assert sorted(alone[epoch * total : (epoch + 1) * total]) == list(range(total))
+    dealt = [stream.rows_of_lane(start, count, lane, lanes) for lane in range(lanes)]
+    assert sorted(np.concatenate(dealt).tolist()) == sorted(alone[start:])
+
+
+def test_a_lane_reads_whole_stretches_of_blocks():
+    """A large set: 16 lanes, draws of a block each; a lane opens few blocks a draw."""
+    order = Order(manifest_of([100_000], block=100), OrderSettings(lanes=16, samples_per_cell=4), 0)
+    opened = [
+        len(set((np.searchsorted(order.first_row, order.rows_of_draw(draw), side="right") - 1).tolist()))
+        for draw in range(500)
+    ]
+    assert max(opened) <= 4
+    assert np.mean(opened) < 2.5
+
+
+@pytest.mark.parametrize("lanes", [64, 1024])
+def test_small_sets_on_many_lanes(lanes):
+    """The cases that failed: 300 items of one task, and languages of 100 and 100,000 samples at equal weights."""
+    order = Order(manifest_of([300], block=32), OrderSettings(lanes=lanes), 0)
+    times = counts_by_step(order, 4)
+    assert (times.max(1) - times.min(1) <= 1).all()
+    weights = {FLORES_200[0]: 0.5, FLORES_200[1]: 0.5}
+    mixing = MixingSettings(rule="explicit", weights=weights, cycle_draws=64)
+    order = Order(manifest_of([100, 100_000], block=256), OrderSettings(lanes=lanes, mixing=mixing), 0)
+    schedule = Schedule(order, range(lanes))
+    schedule.go_to(order.draw_samples // 4 * 8)
+    assert schedule.samples_of_language / schedule.samples_of_language.sum() == pytest.approx([0.5, 0.5], abs=1e-9)
+
+
+@given(samples=sets, lanes=st.integers(1, 9), cell=st.integers(1, 9), step=st.integers(0, 60), seed=st.integers(0, 99))
+@settings(max_examples=60)
+def test_going_to_a_step_is_the_same_as_walking_there(samples, lanes, cell, step, seed):
+    order = Order(manifest_of(samples), OrderSettings(lanes=lanes, samples_per_cell=cell), seed)
+    walked, jumped = Schedule(order, range(lanes)), Schedule(order, range(lanes))
+    for _ in range(step):
+        walked.next_cells()
+    jumped.go_to(step)
+    assert walked.cursor("x") == jumped.cursor("x")
+    here, there = walked.next_cells(), jumped.next_cells()
+    assert all((here[lane] == there[lane]).all() for lane in range(lanes))
+
+
+@given(samples=st.lists(st.integers(1, 300), min_size=1, max_size=6), limit=st.integers(1, 400))
+@settings(max_examples=100)
+def test_a_sample_of_the_validation_set_leaves_no_language_out(samples, limit):
+    from mtllm_ds.data.stream.stream import rows_of_sample
+
+    manifest = manifest_of(samples)
+    manifest.samples_of_language = np.array(samples)
+    rows = rows_of_sample(manifest, limit)
+    assert len(rows) == len(set(rows.tolist())) == min(limit, sum(samples))
+    rows_of = np.repeat(manifest.index.language, np.diff(manifest.first_row))
+    counts = np.bincount(rows_of[rows], minlength=len(samples))
+    if limit >= len(samples):
+        assert counts.min() >= 1
+        share = np.minimum(limit, sum(samples)) * np.array(samples) / sum(samples)
+        assert (counts - share <= 1).all()
