@@ -11,6 +11,7 @@ import torch
 
 from mtllm_ds.checkpoint.export import read_export
 from mtllm_ds.data.shards.manifest import TaskEntry
+from mtllm_ds.data.text.padding import longest_first, padded
 from mtllm_ds.data.text.task_encoding import EncodedItem, encode_item
 from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
@@ -217,20 +218,9 @@ class MTLLM:
     def _run(
         self, ids: list[list[int]], tokenizer: TextTokenizer, batch_size: int, states: States
     ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-        """Row numbers, states (b, S, d) and mask (b, S) of batches of similar length.
-
-        That pads less, and the longest first shows a lack of memory at once.
-        """
-        order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            width = len(ids[rows[0]])
-            tokens = torch.full((len(rows), width), tokenizer.pad_id)
-            mask = torch.zeros(len(rows), width, dtype=torch.int64)
-            for position, row in enumerate(rows):
-                tokens[position, : len(ids[row])] = torch.tensor(ids[row])
-                mask[position, : len(ids[row])] = 1
-            tokens, mask = tokens.to(self.device), mask.to(self.device)
+        """Row numbers, states (b, S, d) and mask (b, S) of batches of similar length."""
+        for rows in longest_first(list(map(len, ids)), batch_size):
+            tokens, mask = (side.to(self.device) for side in padded([ids[row] for row in rows], tokenizer.pad_id))
             yield rows, states(tokens, mask), mask
 
 

@@ -21,6 +21,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import InputModule
 
 from mtllm_ds.atomic import write_json
+from mtllm_ds.data.text.padding import padded
 from mtllm_ds.errors import UserError
 from mtllm_ds.inference import MTLLM
 from mtllm_ds.languages import ENGLISH
@@ -58,11 +59,7 @@ class MTLLMModule(InputModule):
         `task` and `processing_kwargs` are what the library may hand over; queries and documents are read alike.
         """
         rows = [self._tokenize(_segments(text, prompt), lang or self.lang) for text in inputs]
-        ids = torch.full((len(rows), max(map(len, rows))), self._pad_id)
-        mask = torch.zeros_like(ids)
-        for row, tokens in enumerate(rows):
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            mask[row, : len(tokens)] = 1
+        ids, mask = padded(rows, self._pad_id)
         return {"input_ids": ids, "attention_mask": mask}
 
     def forward(  # type: ignore[override]

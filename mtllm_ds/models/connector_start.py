@@ -15,6 +15,7 @@ from torch import nn
 from mtllm_ds.cluster.agree import sum_over_ranks
 from mtllm_ds.cluster.zero import gathered
 from mtllm_ds.config.sections import ConnectorSettings
+from mtllm_ds.data.text.padding import padded
 from mtllm_ds.data.text.tokenization import SegmentTokens, TextTokenizer
 from mtllm_ds.models.connector import LeastSquares
 from mtllm_ds.models.stacked import StackedModel
@@ -65,12 +66,7 @@ def _add_texts(
     read = encoder_tokenizer.tokenize(words)
     limit = encoder_tokenizer.spec.max_length
     whole = [encoder_tokenizer.join([tokens.ids], lang)[:limit] for tokens, (_, lang) in zip(read, texts, strict=True)]
-    width = max(len(ids) for ids in whole)
-    ids = torch.full((len(whole), width), encoder_tokenizer.pad_id)
-    mask = torch.zeros_like(ids)
-    for row, row_ids in enumerate(whole):
-        ids[row, : len(row_ids)] = torch.tensor(row_ids)
-        mask[row, : len(row_ids)] = 1
+    ids, mask = padded(whole, encoder_tokenizer.pad_id)
     states = stack.encoder(ids.to(device), mask.to(device)).float().cpu()
     first = len(encoder_tokenizer.template.prefix)
     for row, (encoder_tokens, llm_tokens) in enumerate(zip(read, llm_tokenizer.tokenize(words), strict=True)):

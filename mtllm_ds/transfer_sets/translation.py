@@ -6,7 +6,7 @@ tags (Marian).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from mtllm_ds.cluster.agree import wait_for_all, world_size
+from mtllm_ds.data.text.padding import longest_first, padded
 from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
 from mtllm_ds.languages import ENGLISH, check_language
@@ -127,7 +128,8 @@ class Translator:
         # Whose a sentence is depends on the texts alone: what the cache holds depends on when a rank looks.
         own = [sentence for sentence in sentences[rank :: world_size()] if sentence not in cache]
         done = 0
-        for batch in self._batches(own, source, batch_size):
+        lengths = [len(self._source_ids(sentence, source)) for sentence in own]
+        for batch in longest_first(lengths, batch_size):
             cache.add(
                 zip(
                     [own[i] for i in batch],
@@ -141,22 +143,11 @@ class Translator:
         if world_size() > 1:
             cache.reload()
 
-    def _batches(self, sentences: list[str], source: str, batch_size: int) -> Iterator[list[int]]:
-        lengths = [len(self._source_ids(sentence, source)) for sentence in sentences]
-        order = sorted(range(len(sentences)), key=lambda i: -lengths[i])
-        for start in range(0, len(order), batch_size):
-            yield order[start : start + batch_size]
-
     @torch.no_grad()
     def _generate(self, sentences: list[str], source: str, target: str, decoding: Decoding) -> list[str]:
         """One batch: source ids padded on the right, `forced_bos_token_id` the tag of the target where the model has tags."""
         rows = [self._source_ids(sentence, source) for sentence in sentences]
-        width = -8 * (-max(map(len, rows)) // 8)  # few different widths: oneDNN compiles a kernel for each
-        ids = torch.full((len(rows), width), self._tokenizer.pad_id)
-        mask = torch.zeros(len(rows), width, dtype=torch.int64)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = torch.tensor(row)
-            mask[i, : len(row)] = 1
+        ids, mask = padded(rows, self._tokenizer.pad_id, multiple_of=8)
         limits = [int(decoding.length_ratio * len(row)) + decoding.extra_tokens for row in rows]
         generated = self._model.generate(
             input_ids=ids.to(self._model.device),

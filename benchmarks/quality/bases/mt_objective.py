@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset, Sampler
 
+from mtllm_ds.data.text.padding import padded
+
 VIEWS = ("english", "foreign")
 # Logits of the ranking are -SHARPNESS * squared distance: states are layer-normed, so distances are of the order of D.
 SHARPNESS = 0.1
@@ -63,10 +65,8 @@ class Collate:
 
 
 def pad(rows: list[list[int]], pad_id: int) -> dict[str, torch.Tensor]:
-    # Multiples of 8: oneDNN compiles a kernel for each new shape, which costs seconds when every batch has its own.
-    width = -8 * (-max(map(len, rows)) // 8)
-    ids = torch.tensor([row + [pad_id] * (width - len(row)) for row in rows])
-    return {"ids": ids, "mask": (ids != pad_id).long()}
+    ids, mask = padded(rows, pad_id, multiple_of=8)
+    return {"ids": ids, "mask": mask}
 
 
 def mean_pool(states_BSD: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:

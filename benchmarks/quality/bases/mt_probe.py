@@ -1,42 +1,35 @@
 """How good is an MT encoder for stacking? Retrieval, offset and a borrowed classifier, on held-out segments."""
 
 import numpy as np
-import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks.quality.bases.mt_objective import mean_pool, pad
+from benchmarks.quality.vectors.borrowed_head import centred_cosines
+from benchmarks.quality.vectors.mean_states import pooled
 from mtllm_ds.languages import ENGLISH
 
 
-@torch.no_grad()
 def mean_states(
     model, tokenizer, texts: list[str], language: str, batch_size: int = 64, max_length: int = 256
 ) -> np.ndarray:
     """Mean-pooled final encoder states of `[language] x </s>`, (n, D) float32."""
     tokenizer.src_lang = language
     rows = tokenizer([" ".join(text.split()) for text in texts], truncation=True, max_length=max_length).input_ids
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     was_training = model.training
     model.eval()
-    vectors = np.zeros((len(rows), model.config.d_model), np.float32)
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        batch = pad([rows[i] for i in chosen], tokenizer.pad_token_id)
-        ids, mask = (batch[name].to(model.device) for name in ("ids", "mask"))
-        states = model.model.encoder(input_ids=ids, attention_mask=mask)[0]
-        vectors[chosen] = mean_pool(states, mask).cpu().numpy()
+    vectors = pooled(
+        rows, tokenizer.pad_token_id, lambda *batch: model.model.encoder(*batch)[0], model.device, batch_size
+    )
     model.train(was_training)
-    return vectors
+    return vectors.numpy()
 
 
 def centred_retrieval(
     queries: np.ndarray, candidates: np.ndarray, query_mean: np.ndarray, candidate_mean: np.ndarray
 ) -> float:
     """Share of queries whose own candidate (same row) has the highest cosine after subtracting each side's mean."""
-    q, c = queries - query_mean, candidates - candidate_mean
-    q, c = q / np.linalg.norm(q, axis=1, keepdims=True), c / np.linalg.norm(c, axis=1, keepdims=True)
-    return float((np.argmax(q @ c.T, axis=1) == np.arange(len(q))).mean())
+    nearest = centred_cosines(queries, candidates, query_mean, candidate_mean).argmax(1)
+    return float((nearest == np.arange(len(queries))).mean())
 
 
 class EncoderProbe:

@@ -18,10 +18,10 @@ from sklearn.preprocessing import StandardScaler
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments, set_seed
 
 from benchmarks.quality.bases.llama_objectives import Windows, causal_loss, collate_windows
-from benchmarks.quality.bases.mt_objective import mean_pool, pad
 from benchmarks.quality.bases.text_tokenizers import load_or_train, train_llm_tokenizer
 from benchmarks.quality.bases.timed_training import Clock, TimedTrainer, add_time_options, earlier_runs, last_checkpoint
 from benchmarks.quality.text.folder_text import read_documents, read_jsonl
+from benchmarks.quality.vectors.mean_states import pooled
 from mtllm_ds.atomic import write_json
 from mtllm_ds.command_line import Parser, run_and_exit
 from mtllm_ds.languages import ENGLISH
@@ -53,20 +53,15 @@ def new_model(tokenizer, width: int, layers: int, dropout: float) -> LlamaForCau
     return LlamaForCausalLM(config)
 
 
-@torch.no_grad()
 def pooled_states(model, tokenizer, texts: list[str], batch_size: int = 64) -> np.ndarray:
     """Mean-pooled final hidden states of `<bos> x`, (n, D) float32."""
     rows = tokenizer(texts, truncation=True, max_length=256).input_ids
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     model.eval()
-    vectors = np.zeros((len(rows), model.config.hidden_size), np.float32)
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        batch = pad([rows[i] for i in chosen], tokenizer.pad_token_id)
-        ids, mask = (batch[name].to(model.device) for name in ("ids", "mask"))
-        hidden = model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        vectors[chosen] = mean_pool(hidden, mask).cpu().numpy()
-    return vectors
+
+    def states(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+
+    return pooled(rows, tokenizer.pad_token_id, states, model.device, batch_size).numpy()
 
 
 def topic_accuracy(model, tokenizer, data: Path) -> float:

@@ -1,17 +1,20 @@
-"""Mean-pooled states of an MT model's encoder, the model loaded alone."""
+"""Mean-pooled states: of any model, and of an MT model's encoder that is loaded alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
 from mtllm_ds.config.sections import EncoderSettings
+from mtllm_ds.data.text.padding import longest_first, padded
 from mtllm_ds.data.text.task_encoding import encode_item
 from mtllm_ds.data.text.tokenization import TokenizerSpec, load_text_tokenizer
 from mtllm_ds.models.encoders import load_encoder
 from mtllm_ds.models.readers import mean_pool
+
+States = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class MeanStates:
@@ -26,15 +29,17 @@ class MeanStates:
     def __call__(self, texts: Sequence[str], language: str) -> np.ndarray:
         limit = self._tokenizer.spec.max_length
         rows = [encode_item(self._tokenizer, (text,), (), language, limit).ids for text in texts]
-        order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-        means = np.zeros((len(rows), self._encoder.hidden_size))
-        for start in range(0, len(order), self._batch_size):
-            chosen = order[start : start + self._batch_size]
-            ids = torch.full((len(chosen), -8 * (-len(rows[chosen[0]]) // 8)), self._tokenizer.pad_id)
-            mask = torch.zeros_like(ids)
-            for place, row in enumerate(chosen):
-                ids[place, : len(rows[row])] = torch.tensor(rows[row])
-                mask[place, : len(rows[row])] = 1
-            ids, mask = ids.to(self._device), mask.to(self._device)
-            means[chosen] = mean_pool(self._encoder(ids, mask), mask).cpu().double().numpy()
-        return means
+        states = pooled(rows, self._tokenizer.pad_id, self._encoder, self._device, self._batch_size)
+        return states.double().numpy()
+
+
+@torch.no_grad()
+def pooled(
+    rows: Sequence[Sequence[int]], pad_id: int, states: States, device: torch.device | str, batch_size: int = 64
+) -> torch.Tensor:
+    """Means over the tokens of each row of ids, (n, d) float32 on the CPU; `states` gives (B, S, d) of ids and mask (B, S)."""
+    means: dict[int, torch.Tensor] = {}
+    for batch in longest_first(list(map(len, rows)), batch_size):
+        ids, mask = (side.to(device) for side in padded([rows[row] for row in batch], pad_id, multiple_of=8))
+        means |= dict(zip(batch, mean_pool(states(ids, mask), mask).float().cpu(), strict=True))
+    return torch.stack([means[row] for row in range(len(rows))])
