@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from benchmarks.quality.vectors.borrowed_head import LabelledTexts, Readers, borrowed_head
+from benchmarks.quality.vectors.borrowed_head import Embedders, LabelledTexts, borrowed_head
 from benchmarks.quality.vectors.borrowed_head_report import write_report
 from mtllm_ds import MTLLM
 from mtllm_ds.cluster.precision import reading_dtype
@@ -47,7 +47,7 @@ def main() -> int:
     train_texts = [row["text"] for row in _rows(options.text / f"stage1_train_{ENGLISH}.jsonl.xz")]
     stride = max(1, len(train_texts) // options.ridge_texts)
     result = borrowed_head(
-        _readers(model),
+        _embedders(model),
         train=_labelled(options.text / f"topics_train_{ENGLISH}.jsonl.xz"),
         valid=_labelled(options.text / f"topics_valid_{ENGLISH}.jsonl.xz"),
         tests={path.name.removeprefix("topics_test_").removesuffix(".jsonl.xz"): _labelled(path) for path in tests},
@@ -61,9 +61,9 @@ def main() -> int:
     return 0
 
 
-def _readers(model: MTLLM) -> Readers:
+def _embedders(model: MTLLM) -> Embedders:
     """The three ways of reading; each text is read once, however often it is asked for."""
-    return Readers(
+    return Embedders(
         mtllm=_remember(lambda texts, code: model.encode(texts, lang=code, batch_size=64)),
         llm=_remember(lambda texts, code: model.encode_with_llm(texts, batch_size=64)),
         encoder=_remember(lambda texts, code: model.encode_with_encoder(texts, lang=code, batch_size=64)),

@@ -18,7 +18,7 @@ from rich.table import Table
 from mtllm_ds.data.writing.sources import InputFile, SourceReader
 from mtllm_ds.errors import UserError
 
-Reader = Callable[[Sequence[str]], np.ndarray]
+Embed = Callable[[Sequence[str]], np.ndarray]
 """texts of one language -> (n, d) vectors"""
 
 
@@ -65,7 +65,7 @@ def read_parallel(
 
 
 def score_parallel(
-    foreign: Sequence[str], english: Sequence[str], read_foreign: Reader, read_english: Reader
+    foreign: Sequence[str], english: Sequence[str], read_foreign: Embed, read_english: Embed
 ) -> ParallelScores:
     """Scores of two readers on parallel texts; vectors are centred by their own mean over these texts."""
     left, right = _centred(read_foreign(foreign)), _centred(read_english(english))

@@ -19,17 +19,17 @@ from benchmarks.quality.vectors.ridge import fit_ridge, fvu
 
 STRENGTHS = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 
-Reader = Callable[[Sequence[str], str], np.ndarray]
+Embed = Callable[[Sequence[str], str], np.ndarray]
 """(texts, FLORES code) -> (n, width) mean-pooled vectors."""
 
 
 @dataclass(frozen=True)
-class Readers:
+class Embedders:
     """The three ways of reading text that are compared: stacked model, LLM alone, mean of the MT encoder's states."""
 
-    mtllm: Reader
-    llm: Reader
-    encoder: Reader
+    mtllm: Embed
+    llm: Embed
+    encoder: Embed
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def majority_accuracy(train_labels: Sequence[str], test_labels: Sequence[str]) -
 
 
 def borrowed_head(
-    readers: Readers,
+    embed: Embedders,
     train: LabelledTexts,
     valid: LabelledTexts,
     tests: dict[str, LabelledTexts],
@@ -91,21 +91,21 @@ def borrowed_head(
     whose English original has the highest centred cosine; FVU is on `stage1_valid`. `gap_closed` is the mean over languages
     other than `english` of (mtllm - llm) divided by that of (originals - llm).
     """
-    head = fit_head(readers.llm(train.texts, english), train.labels, readers.llm(valid.texts, english), valid.labels)
-    target, target_valid = readers.llm(stage1_train, english), readers.llm(stage1_valid, english)
-    encoder_valid = readers.encoder(stage1_valid, english)
-    ridge = fit_ridge(readers.encoder(stage1_train, english), target, encoder_valid, target_valid)
-    target_mean, student_mean = target.mean(0), readers.mtllm(stage1_train, english).mean(0)
+    head = fit_head(embed.llm(train.texts, english), train.labels, embed.llm(valid.texts, english), valid.labels)
+    target, target_valid = embed.llm(stage1_train, english), embed.llm(stage1_valid, english)
+    encoder_valid = embed.encoder(stage1_valid, english)
+    ridge = fit_ridge(embed.encoder(stage1_train, english), target, encoder_valid, target_valid)
+    target_mean, student_mean = target.mean(0), embed.mtllm(stage1_train, english).mean(0)
 
     languages: dict[str, dict] = {}
     examples: list[dict] = []
     for code, test in tests.items():
-        student, originals = readers.mtllm(test.texts, code), readers.llm(test.english, english)
+        student, originals = embed.mtllm(test.texts, code), embed.llm(test.english, english)
         cosines = centred_cosines(student, originals, student_mean, target_mean)
         languages[code] = {
             "mtllm": float(head.score(student, test.labels)),
-            "llm": float(head.score(readers.llm(test.texts, code), test.labels)),
-            "ridge": float(head.score(ridge(readers.encoder(test.texts, code)), test.labels)),
+            "llm": float(head.score(embed.llm(test.texts, code), test.labels)),
+            "ridge": float(head.score(ridge(embed.encoder(test.texts, code)), test.labels)),
             "originals": float(head.score(originals, test.labels)),
             "retrieval": retrieval_accuracy(cosines, test.english),
             "n": len(test.texts),
@@ -115,7 +115,7 @@ def borrowed_head(
     return {
         "languages": languages,
         "chance": majority_accuracy(train.labels, next(iter(tests.values())).labels),
-        "fvu": fvu(readers.mtllm(stage1_valid, english), target_valid),
+        "fvu": fvu(embed.mtllm(stage1_valid, english), target_valid),
         "ridge_fvu": fvu(ridge(encoder_valid), target_valid),
         "gap_closed": gap_closed({code: row for code, row in languages.items() if code != english}),
         "examples": examples,

@@ -42,11 +42,11 @@ class World:
         return bh.LabelledTexts(texts, [self.label(t) for t in texts], english)
 
     def evaluate(self, mtllm):
-        readers = bh.Readers(mtllm=mtllm, llm=self.llm, encoder=self.encoder)
+        embed = bh.Embedders(mtllm=mtllm, llm=self.llm, encoder=self.encoder)
         tests = {code: self.items(range(500, 590), code) for code in ("deu_Latn", "eng_Latn")}
         train = [f"en-{n}" for n in range(300)]
         return bh.borrowed_head(
-            readers,
+            embed,
             self.items(range(300)),
             self.items(range(300, 360)),
             tests,
