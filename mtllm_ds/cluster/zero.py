@@ -22,12 +22,46 @@ def partitioned_loading(ds_config: dict[str, Any]) -> Iterator[None]:
     # transformers holds a weak reference: the object must live as long as models are being loaded.
     alive = HfDeepSpeedConfig(ds_config) if _is_stage3(ds_config) else None
     try:
-        yield
+        with _one_group_of_copies():
+            yield
     finally:
         if alive is not None:
             from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
             unset_hf_deepspeed_config()
+
+
+@contextmanager
+def _one_group_of_copies() -> Iterator[None]:
+    """Let all models share the group of ranks that keep copies of the weights between them (`zero_hpz_partition_size`).
+
+    DeepSpeed 0.19.8 makes it anew for each model that is loaded, and asserts that there is none yet.
+    """
+    from deepspeed import comm
+    from deepspeed.utils import groups
+
+    make = groups._create_zero_param_parallel_group
+
+    def make_once(size: int) -> None:
+        if groups._get_zero_param_intra_parallel_group() is None:
+            make(size)
+
+    # An earlier run of this process may have left one of another size.
+    if (left := groups._get_zero_param_intra_parallel_group()) is not None:
+        comm.destroy_process_group(left)
+    groups._create_zero_param_parallel_group = make_once
+    try:
+        yield
+    finally:
+        groups._create_zero_param_parallel_group = make
+
+
+def buffers_to(module: nn.Module, device: torch.device) -> None:
+    """Move every buffer to a device: of a model with partitioned weights DeepSpeed moves none."""
+    for part in module.modules():
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = buffer.to(device)
 
 
 @contextmanager
@@ -119,6 +153,8 @@ class TrainableState:
             return
         safe_set_local_fp32_param(parameter, mine)
         parameter.ds_tensor.data.copy_(mine.to(parameter.ds_tensor.dtype))
+        # The copy that a node's ranks keep between them still holds the old weights; DeepSpeed makes it anew where there is none.
+        parameter.ds_secondary_tensor = None
         # A small parameter below the persistence threshold stays gathered: refresh that copy too.
         if parameter.ds_status == ZeroParamStatus.AVAILABLE:
             parameter.data.copy_(value)

@@ -17,8 +17,19 @@ _OWNED = (
     "gradient_accumulation_steps",
     "gradient_clipping",
 )
-# Filled in where a file says nothing: DeepSpeed's own default would sum gradients in bf16.
-_DEFAULTED = ("data_types.grad_accum_dtype", "communication_data_type")
+# Filled in where a file says nothing: by default DeepSpeed sums gradients in bf16, and takes only its own AdamW on the CPU.
+_DEFAULTED = ("data_types.grad_accum_dtype", "communication_data_type", "zero_force_ds_cpu_optimizer")
+
+_SECTIONS = (
+    "zero_optimization",
+    "bf16",
+    "fp16",
+    "data_types",
+    "activation_checkpointing",
+    "aio",
+    "comms_logger",
+    "flops_profiler",
+)
 
 
 def resolve_deepspeed(
@@ -30,10 +41,7 @@ def resolve_deepspeed(
     forwards of one optimizer step. Raises `UserError` for an unreadable file or a value that contradicts the recipe.
     """
     path = find_file(DEEPSPEED_FILES, settings.training.deepspeed, "training.deepspeed")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"training.deepspeed={path}: not JSON ({error})") from error
+    config = _read(path)
     derived = _derived_values(settings, world_size, micro_batch_size, micro_batches_per_step)
     for key in ("optimizer", "scheduler"):
         if key in config:
@@ -45,6 +53,26 @@ def resolve_deepspeed(
         raise UserError(f"training.deepspeed={path}: no rule resolves 'auto' of '{leftover[0]}'; give it a value")
     _check(config, settings, path)
     return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The file's sections; a section that we look into is one of keys and values."""
+    where = f"training.deepspeed={path}"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise UserError(f"{where}: not JSON ({why})") from error
+    if not isinstance(config, dict):
+        raise UserError(f'{where}: expected an object such as {{"zero_optimization": ...}}, found {_kind(config)}')
+    for section in _SECTIONS:
+        if not isinstance(config.get(section, {}), dict):
+            raise UserError(f"{where}: {section}: expected keys and values, found {_kind(config[section])}")
+    return config
+
+
+def _kind(value: Any) -> str:
+    return {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(type(value), "a number")
 
 
 def zero_stage(config: dict[str, Any]) -> int:
@@ -65,6 +93,7 @@ def _derived_values(
         # bf16 sums of gradients lose what a small learning rate needs: accumulate and reduce in fp32.
         "data_types.grad_accum_dtype": "fp32",
         "communication_data_type": "fp32",
+        "zero_force_ds_cpu_optimizer": False,
         "activation_checkpointing.partition_activations": False,
         "zero_optimization.reduce_bucket_size": 2**26,
         "zero_optimization.stage3_prefetch_bucket_size": 2**25,
@@ -97,7 +126,7 @@ def _leaves(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def _check(config: dict[str, Any], settings: Settings, path: Path) -> None:
-    stage = zero_stage(config)
+    stage = config.get("zero_optimization", {}).get("stage", 0)
     if stage not in (2, 3):
         raise UserError(f"training.deepspeed={path}: zero_optimization.stage={stage}; this project runs stages 2 and 3")
     if config.get("fp16", {}).get("enabled", False):

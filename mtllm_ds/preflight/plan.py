@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from mtllm_ds.checkpoint.model import Trained
 from mtllm_ds.cluster.agree import is_main_rank
+from mtllm_ds.cluster.deepspeed_settings import check_deepspeed
 from mtllm_ds.config.data import RemoteSettings
 from mtllm_ds.config.deepspeed import resolve_deepspeed, zero_stage
 from mtllm_ds.config.names import lasting_name
@@ -68,6 +69,7 @@ def check_run(settings: Settings, world_size: int, *, read_all_shards: bool = Fa
     ds_config = resolve_deepspeed(
         settings, world_size=world_size, micro_batch_size=micro_batch_size, micro_batches_per_step=micro_batches
     )
+    check_deepspeed(ds_config, world_size, settings.training.deepspeed)
     encoder_family(settings.model.encoder)
     llm = settings.model.llm
     llm_config = load_config(llm.name, llm.revision, llm.trust_remote_code, "model.llm.name")

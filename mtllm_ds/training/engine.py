@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mtllm_ds.config.deepspeed import zero_stage
+from mtllm_ds.cluster.zero import buffers_to
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.config.sections import OptimSettings
 
@@ -24,6 +24,7 @@ class Engine:
         self.settings = settings
         optimizer = _adamw(module, settings.optim, ds_config)
         self.deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=ds_config)
+        buffers_to(module, self.deepspeed.device)
         self.world_size = int(self.deepspeed.dp_world_size)
         self.micro_batches = int(self.deepspeed.gradient_accumulation_steps())
 
@@ -71,14 +72,11 @@ def schedule_scale(optim: OptimSettings, step: int, max_steps: int) -> float:
 
 
 def _adamw(module: nn.Module, optim: OptimSettings, ds_config: dict[str, Any]) -> torch.optim.Optimizer:
-    groups = parameter_groups(module, optim)
     options: dict[str, Any] = {"lr": optim.learning_rate, "betas": optim.betas, "eps": optim.eps}
     offload = ds_config.get("zero_optimization", {}).get("offload_optimizer", {}).get("device", "none")
-    if offload != "none" and zero_stage(ds_config) >= 2:
-        from deepspeed.ops.adam import DeepSpeedCPUAdam
-
-        return DeepSpeedCPUAdam(groups, adamw_mode=True, **options)
-    return torch.optim.AdamW(groups, **options)
+    # On the CPU the fused form passes over memory once; DeepSpeed's own needs a C++ compiler at every first start, minutes of it,
+    # and one that is killed there leaves a lock that hangs the next.
+    return torch.optim.AdamW(parameter_groups(module, optim), fused=True if offload != "none" else None, **options)
 
 
 def parameter_groups(module: nn.Module, optim: OptimSettings) -> list[dict[str, Any]]:

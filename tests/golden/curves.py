@@ -12,12 +12,13 @@ CURVES = Path(__file__).with_name("curves.json")
 _UNTIMED = ("loss", "grad_norm", "fvu", "token_loss", "masked_accuracy", "accuracy", "self_similarity")
 
 
-def curve_of(material: Material, name: str, world_size: int) -> list[dict[str, float]]:
-    """Figures of every logged row of a case, trained on `world_size` ranks."""
+def curve_of(material: Material, name: str, world_size: int, **overrides: str) -> list[dict[str, float]]:
+    """Figures of every logged row of a case, trained on `world_size` ranks with further `overrides`."""
     for needed in CASES[name].needs:
         if not (material.recipe(CASES[name].material).parent / "runs-1" / needed).exists():
             curve_of(material, needed, 1)
-    recipe, overrides = material.overrides(name, world_size)
+    recipe, chosen = material.overrides(name, world_size)
+    overrides = {**chosen, **overrides}
     assert ranks(world_size).run(train, recipe, overrides) == [0] * world_size
     return [
         {key: value for key, value in row.items() if key.removeprefix("eval_") in _UNTIMED}
