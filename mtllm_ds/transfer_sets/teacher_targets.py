@@ -76,7 +76,7 @@ def _ask(
     collate = Collator(pad_ids={side: entry.pad_id for side, entry in manifest.tokenizers.items()})
     lengths = manifest.llm_lengths if teacher.side == "llm" else manifest.encoder_lengths
     rows = np.arange(manifest.first_row[blocks.start], manifest.first_row[blocks.stop])
-    rows = rows[np.argsort(-lengths[rows], kind="stable")]
+    rows = rows[np.argsort(-lengths[rows].astype(np.int64), kind="stable")]
     for start in range(0, len(rows), batch_size):
         batch = collate([reader.samples(rows[start : start + batch_size])])
         vectors = list(teacher.vectors(batch.to(device)).float().cpu())

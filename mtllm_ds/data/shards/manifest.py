@@ -24,6 +24,7 @@ from mtllm_ds.data.shards.blocks import (
     encode_block,
     narrowest_unsigned,
 )
+from mtllm_ds.data.shards.index_map import map_index
 from mtllm_ds.data.shards.storage import (
     UNKNOWN_SIZE,
     LocalStorage,
@@ -106,7 +107,7 @@ class BlockIndex:
     language: np.ndarray
     """(blocks,) position in the manifest's list of languages"""
     encoder_lengths: Ragged
-    """(blocks, samples): tokens of each sample on the encoder's side"""
+    """(blocks, samples): tokens of each sample on the encoder's side, in the narrowest unsigned type"""
     llm_lengths: Ragged
     """(blocks, samples)"""
 
@@ -124,15 +125,8 @@ class BlockIndex:
 
     @classmethod
     def decode(cls, data: bytes) -> "BlockIndex":
-        columns: dict[str, Any] = decode_block(data)
-        integers: dict[str, Any] = {
-            name: columns[name].astype(np.int64) for name in ("shard", "offset", "size_bytes", "language")
-        }
-        ragged: dict[str, Any] = {
-            name: Ragged(columns[name].values.astype(np.int32), columns[name].offsets)
-            for name in ("encoder_lengths", "llm_lengths")
-        }
-        return cls(**integers, sha256=columns["sha256"], **ragged)
+        columns: dict[str, Any] = index_columns(data)
+        return cls(**columns)
 
     @classmethod
     def concatenate(cls, parts: Sequence["BlockIndex"]) -> "BlockIndex":
@@ -145,6 +139,12 @@ class BlockIndex:
         ]
         ragged: dict[str, Any] = concatenate_blocks(lengths)
         return cls(**dense, **ragged)
+
+
+def index_columns(data: bytes) -> Block:
+    """Columns of an encoded index. What is per block becomes int64; the lengths, one per sample, stay as narrow as they are."""
+    columns: dict[str, Any] = decode_block(data)
+    return columns | {name: columns[name].astype(np.int64) for name in ("shard", "offset", "size_bytes", "language")}
 
 
 @dataclass(frozen=True)
@@ -187,12 +187,10 @@ class Manifest:
                 raise UserError(
                     f"'{root}' is of version {content['version']}, this code reads {VERSION}; prepare it anew"
                 )
-            index_entry = content["index"]
-            index_bytes = storage.read(check_member_name(index_entry["name"]))
-            if hashlib.sha256(index_bytes).hexdigest() != index_entry["sha256"]:
-                raise UserError(
-                    f"the index '{index_entry['name']}' in '{root}' was altered; copy or prepare the data set anew"
-                )
+            cache = Path((remote or RemoteSettings()).cache_folder).expanduser()
+            columns: dict[str, Any] = map_index(
+                lambda: index_columns(_read_index(storage, content["index"])), content["index"], cache
+            )
             return cls(
                 storage=storage,
                 hash=hashlib.sha256(raw).hexdigest(),
@@ -200,7 +198,7 @@ class Manifest:
                 shards=tuple(ShardEntry(**shard) for shard in content["shards"]),
                 tokenizers={side: TokenizerEntry(**entry) for side, entry in content["tokenizers"].items()},
                 statistics=content["statistics"],
-                index=BlockIndex.decode(index_bytes),
+                index=BlockIndex(**columns),
                 settings_hash=content["settings_hash"],
                 task=_task_entry(content.get("task")),
             )
@@ -298,6 +296,15 @@ class Manifest:
                     "copy or prepare it anew"
                 )
         return True
+
+
+def _read_index(storage: Storage, entry: dict[str, Any]) -> bytes:
+    data = storage.read(check_member_name(entry["name"]))
+    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        raise UserError(
+            f"the index '{entry['name']}' in '{storage.root}' was altered; copy or prepare the data set anew"
+        )
+    return data
 
 
 def _task_entry(content: dict[str, Any] | None) -> TaskEntry | None:

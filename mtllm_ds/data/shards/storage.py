@@ -259,6 +259,8 @@ class RangeCache:
         if not self._folder.is_dir():  # it could not be made: nothing is kept
             return
         for entry in os.scandir(self._folder):
+            if not entry.is_file():  # the maps of indexes (`index_map.py`)
+                continue
             try:
                 entries.append((entry.stat().st_mtime_ns, entry.stat().st_size, entry.path))
             except FileNotFoundError:  # another process dropped it

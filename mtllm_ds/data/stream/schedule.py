@@ -154,8 +154,8 @@ class Lane:
             self._pending = np.concatenate([self._pending, self._take(settings.queue_size - len(self._pending))])
         rows = self._pending
         chosen = fill_cell(
-            order.encoder_lengths[rows],
-            order.llm_lengths[rows],
+            order.encoder_lengths[rows].astype(np.int64),
+            order.llm_lengths[rows].astype(np.int64),
             settings.encoder_tokens_per_cell or 0,
             settings.llm_tokens_per_cell or 0,
             order.language_of_rows(rows) if settings.one_language_per_cell else None,

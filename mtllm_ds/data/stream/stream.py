@@ -1,11 +1,12 @@
 """Batches for training and validation: seeks straight to the blocks that the schedule names."""
 
 import io
+import os
 import pickle
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from mtllm_ds.child_processes import die_with
 from mtllm_ds.config.data import OrderSettings
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.shards.targets import TargetReader
@@ -168,7 +170,7 @@ class TrainStream:
                 datasets,
                 batch_size=None,
                 num_workers=self._num_workers,
-                worker_init_fn=_ignore_signals,
+                worker_init_fn=partial(_start_reader, parent=os.getpid()),
                 collate_fn=_Part.pack,  # type: ignore[arg-type]
             )
             parts = (pickle.loads(packed) for packed in loader)  # of our own workers, never of a data set
@@ -262,8 +264,9 @@ class _Parts(IterableDataset):
             yield _Part(batches, set(reader.skipped_blocks))
 
 
-def _ignore_signals(worker: int) -> None:
-    """A signal to the whole process group must not take the workers from a trainer that is still saving."""
+def _start_reader(worker: int, parent: int) -> None:
+    """A signal to the whole process group must not take the workers from a trainer that is still saving; its end must."""
+    die_with(parent)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -1,6 +1,6 @@
 """Both sides see the same text: where one side's ids run over, the *text* is cut at a character that fits both."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,18 +53,38 @@ def encode_documents(
     samples = []
     for segments, part in zip(documents, windows, strict=True):
         read = [[next(side_tokens) for _ in segments] for side_tokens in tokens]
-        samples.append([sample := _fit(sides, part, read, language, full=segments)])
-        while long_documents == "split" and sample.is_cut:
-            segments = (segments[0][len(sample.segments[0]) :].lstrip(),)
-            part = (window(segments[0], shortest),)
-            read = [side.tokenize(part) for side in sides]
-            samples[-1].append(sample := _fit(sides, part, read, language, full=segments))
+        sample = _fit(sides, part, read, language, [len(segment) for segment in segments])
+        samples.append([sample])
+        if long_documents == "split" and sample.is_cut:
+            samples[-1] += _further(sides, segments[0], len(sample.segments[0]), language, shortest)
     return samples
 
 
-def window(segment: str, max_length: int) -> str:
+def _further(
+    sides: Sequence[TextTokenizer], text: str, start: int, language: str, shortest: int
+) -> Iterator[EncodedSample]:
+    """The samples of a text from a character on. The text itself is never copied (a book would be, a thousand times), and no more
+    of it is tokenized than twice what the last sample held, unless that all fits."""
+    length = 2 * start
+    while True:
+        while start < len(text) and text[start].isspace():
+            start += 1
+        largest = window(text, shortest, start)
+        part = (largest[:length],)
+        sample = _fit(sides, part, [side.tokenize(part) for side in sides], language, [len(text) - start])
+        if len(sample.segments[0]) == len(part[0]) < len(largest):
+            length *= 2
+            continue
+        yield sample
+        if not sample.is_cut:
+            return
+        start += len(sample.segments[0])
+        length = 2 * len(sample.segments[0])
+
+
+def window(segment: str, max_length: int, start: int = 0) -> str:
     """As much of a segment as `max_length` tokens can possibly hold."""
-    return segment[: _CHARACTERS_PER_TOKEN * max_length]
+    return segment[start : start + _CHARACTERS_PER_TOKEN * max_length]
 
 
 def _fit(
@@ -72,9 +92,10 @@ def _fit(
     segments: tuple[str, ...],
     tokens: list[list[SegmentTokens]],
     language: str,
-    full: tuple[str, ...],
+    full: Sequence[int],
 ) -> EncodedSample:
-    """Cut and read again until both sides fit: a cut inside a word may change the word's last tokens."""
+    """Cut and read again until both sides fit: a cut inside a word may change the word's last tokens. `full`: characters that each
+    segment goes on for."""
     while True:
         keep = [len(segment) for segment in segments]
         for side, side_tokens in zip(sides, tokens, strict=True):
@@ -85,7 +106,7 @@ def _fit(
             encoder_ids, llm_ids = (
                 side.join([t.ids for t in read], language) for side, read in zip(sides, tokens, strict=True)
             )
-            is_cut = any(len(segment) < len(whole) for segment, whole in zip(segments, full, strict=True))
+            is_cut = any(len(segment) < whole for segment, whole in zip(segments, full, strict=True))
             return EncodedSample(encoder_ids, llm_ids, segments, is_cut)
         segments = tuple(segment[:length] for segment, length in zip(segments, keep, strict=True))
         tokens = [side.tokenize(segments) for side in sides]

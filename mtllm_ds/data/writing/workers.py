@@ -2,8 +2,6 @@
 
 import os
 import signal
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -11,6 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
+from mtllm_ds.child_processes import die_with
 from mtllm_ds.errors import UserError
 
 _ITEMS_AHEAD = 4
@@ -75,10 +74,4 @@ def _start_worker(parent: int) -> None:
     """A worker computes on one core, and dies with its parent however that ends."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    die_with(parent)

@@ -1,7 +1,7 @@
 import pytest
 
 from mtllm_ds.data.text.cutting import encode_documents
-from mtllm_ds.data.text.tokenization import TokenizerSpec, load_text_tokenizer
+from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
 from tests.fixtures.tokenizers import TEXT, save_llama_tokenizer, save_nllb_tokenizer
 
@@ -63,3 +63,17 @@ def test_of_a_pair_the_longer_segment_gives_first(sides):
     assert len(sample.encoder_ids) <= 40
     with pytest.raises(UserError, match="cannot split"):
         encode_documents(encoder, llm, [("a", "b")], "eng_Latn", "split")
+
+
+def test_the_cost_of_splitting_is_that_of_the_text(sides, monkeypatch):
+    """Characters that are tokenized, by both sides, for each that the text holds: a constant, however long it is."""
+    encoder, llm = sides
+    tokenize, read = TextTokenizer.tokenize, []
+    monkeypatch.setattr(
+        TextTokenizer, "tokenize", lambda self, texts: read.append(sum(map(len, texts))) or tokenize(self, texts)
+    )
+    for times in (20, 80):
+        read.clear()
+        text = LONG * times
+        encode_documents(encoder, llm, [(text,)], "eng_Latn", "split")
+        assert sum(read) < 10 * len(text)
