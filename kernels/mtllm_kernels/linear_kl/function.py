@@ -50,7 +50,8 @@ def fused_linear_kl(
         labels: (N,) int64 in [0, V) or -100 for none; row loss = (1 - label_weight) * divergence + label_weight * cross-entropy,
             the latter at T = 1. A label outside of the vocabulary raises on a CPU; on a GPU, where an error would cost a
             synchronisation, its row becomes NaN.
-        student_bias, teacher_bias: (V,), any floating dtype; -inf on both sides removes a column.
+        student_bias: (V,), any floating dtype; -inf on both sides removes a column.
+        teacher_bias: the same, never differentiated.
         softcap: c of the soft cap c * tanh(z / c) of both sides' logits.
         reduction: "mean" over valid rows, "sum", or "none" for the rows, (N,).
         backend: "auto", "triton" (or one of its plans, "triton-split" and "triton-fused"), "chunked", "reference".

@@ -1,0 +1,61 @@
+"""Every block of the pages is accounted for, every link leads somewhere, and the README stays short."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.docs.blocks import REPOSITORY, blocks_of, pages
+
+_LINK = re.compile(r"(?<!`)\[[^\]]*\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_block_is_accounted_for(page):
+    assert [block.place for block in blocks_of(page) if not block.is_accounted_for] == []
+
+
+@pytest.mark.parametrize(
+    "page", [*pages(), "CHANGELOG.md", *(f"assets/{name}/README.md" for name in ("llm", "mt", "text"))]
+)
+def test_links_lead_somewhere(page):
+    path = REPOSITORY / page
+    dead = []
+    for link in _LINK.findall(_without_code(path.read_text(encoding="utf-8"))):
+        place, _, anchor = link.partition("#")
+        target = (path.parent / place).resolve() if place else path
+        if re.match(r"[a-z]+:", link):
+            continue
+        if not target.exists() or (
+            anchor and not page.startswith("docs/reference") and not _has_anchor(target, anchor)
+        ):
+            dead.append(link)
+    assert dead == []
+
+
+def test_the_readme_is_short():
+    assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) < 130
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs", reason="the extra docs is not installed")
+    command = (sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", tmp_path / "site")
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "site" / "search" / "search_index.json").is_file()
+    shutil.rmtree(tmp_path / "site")
+
+
+def _has_anchor(target, anchor):
+    if target.suffix != ".md":
+        return False
+    headings = _HEADING.findall(_without_code(target.read_text(encoding="utf-8")))
+    return anchor in [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+def _without_code(text):
+    return re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
