@@ -40,6 +40,19 @@ def test_the_readme_is_short():
     assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) < 130
 
 
+def test_troubleshooting_quotes_what_the_code_says():
+    """Every quoted message of the first column stands in the code, its gaps (`...`, `KEY`) left out."""
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "mtllm_ds").rglob("*.py"))
+    rows = (REPOSITORY / "docs/troubleshooting.md").read_text(encoding="utf-8").split("|---|---|\n")[1].splitlines()
+    quoted = [text for row in rows if row.startswith("|") for text in re.findall("`([^`]*)`", row.split("|")[1])]
+    pieces = {piece.strip(" ,;:") for text in quoted for piece in re.split(r"\.\.\.|\b[A-Z]+\b|29500", text)}
+    messages = {
+        piece for piece in pieces if len(piece.split()) > 2 and not re.match("python |.*not found|Module", piece)
+    }
+    assert len(messages) > 8
+    assert {piece for piece in messages if piece not in code} == set()
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs", reason="the extra docs is not installed")
