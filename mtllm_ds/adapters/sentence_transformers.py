@@ -108,5 +108,7 @@ def load_sentence_transformer(
 def _segments(text: Any, prompt: str | None) -> tuple[str, ...]:
     segments = (text,) if isinstance(text, str) else tuple(text)
     if not segments or not all(isinstance(segment, str) for segment in segments):
-        raise UserError(f"expected a text or a pair of texts, got {type(text).__name__}")
+        raise UserError(
+            f"inputs: expected a text or a pair of texts, got {type(text).__name__}; give strings or tuples of strings"
+        )
     return (f"{prompt}{segments[0]}", *segments[1:]) if prompt else segments

@@ -18,4 +18,6 @@ def read_trained(folder: str | Path, setting: str = "model") -> Trained:
         return trained_from_run(path)
     if (path / "config.json").is_file():
         return read_export(path).trained()
-    raise UserError(f"{setting}={folder}: neither a run (with checkpoints/) nor an export (with config.json)")
+    raise UserError(
+        f"{setting}={folder}: neither a run (with checkpoints/) nor an export (with config.json); name one of the two"
+    )

@@ -55,8 +55,8 @@ def join_cluster() -> Cluster:
             if "EADDRINUSE" not in str(error):
                 raise
             raise UserError(
-                f"port {os.environ['MASTER_PORT']} is in use, perhaps by another run: give the launcher a free one, "
-                "as in deepspeed --master_port 29501"
+                f"MASTER_PORT={os.environ['MASTER_PORT']}: the port is in use, perhaps by another run; "
+                "give the launcher a free one, as in deepspeed --master_port 29501"
             ) from error
     device = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
     return Cluster(rank=dist.get_rank(), world_size=dist.get_world_size(), local_rank=local_rank, device=device)

@@ -121,7 +121,7 @@ def test_controls_change_what_the_model_reads(export, task, tmp_path, run, refus
     more = ("--system", "mtllm_direct", "--output", tmp_path / "none")
     assert "with control none, not wrong_tag" in refused(*arguments, "--control", "wrong_tag", *more)
     more = ("--read", "originals", "--output", tmp_path / "out")
-    assert "do not go together" in refused(*arguments, "--control", "wrong_tag", *more)
+    assert "does not go together" in refused(*arguments, "--control", "wrong_tag", *more)
 
 
 def changed(export, folder, change):

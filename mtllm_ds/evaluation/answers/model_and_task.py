@@ -75,7 +75,7 @@ def wrong_tags(export: Export, task: Task, tags: Mapping[str, str]) -> dict[str,
 def system_of(export: Export, control: Control, read: Read) -> str:
     """What tables call this model, unless the user says. Raises `UserError` if a control and the ceiling are asked for at once."""
     if control != "none" and read != "text":
-        raise UserError(f"--control {control} and --read {read} do not go together, leave one out")
+        raise UserError(f"--control={control}: does not go together with --read={read}; leave one out")
     if control != "none":
         return control
     if read == "originals":

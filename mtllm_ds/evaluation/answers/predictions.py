@@ -97,12 +97,12 @@ def concatenate(parts: Iterable[Predictions]) -> Predictions:
     """All rows of several predictions of one task. Raises `UserError` if tasks differ or a row is there twice."""
     listed = list(parts)
     if not listed:
-        raise UserError("no predictions were given, name at least one file")
+        raise UserError("--predictions: none were given; name at least one file")
     facts = listed[0].facts
     for part in listed[1:]:
         if part.facts != facts:
             raise UserError(
-                f"predictions of '{facts.task}' and of '{part.facts.task}' do not fit in one table, make a table a task"
+                f"--predictions: '{facts.task}' and '{part.facts.task}' do not fit in one table; make a table for each task"
             )
     whole = Predictions(
         facts, **{name: np.concatenate([getattr(part, name) for part in listed]) for name in SCHEMA.names}
@@ -113,7 +113,7 @@ def concatenate(parts: Iterable[Predictions]) -> Predictions:
             item, language, system, seed, setting = row
             raise UserError(
                 f"predictions of {facts.task}: item {item} in {language} is answered twice by {system} "
-                f"(seed {seed}, {setting}), give each file once"
+                f"(seed {seed}, {setting}); give each file once"
             )
         seen.add(row)
     return whole
@@ -141,15 +141,15 @@ def _read(path: Path) -> Predictions:
     try:
         table = parquet.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: not a Parquet file ({str(error).splitlines()[0]}), write it anew") from error
+        raise UserError(f"{path}: not a Parquet file ({str(error).splitlines()[0]}); write it anew") from error
     metadata = (table.schema.metadata or {}).get(_KEY)
     missing = [name for name in SCHEMA.names if name not in table.column_names]
     if metadata is None or missing:
         what = f"it lacks {', '.join(missing)}" if missing else "it names no task"
-        raise UserError(f"{path}: not a file of predictions ({what}), write it with `mtllm-ds evaluate`")
+        raise UserError(f"{path}: not a file of predictions ({what}); write it with `mtllm-ds evaluate`")
     facts = json.loads(metadata)
     if facts.pop("version") != 1:
-        raise UserError(f"{path}: predictions written by a newer version of mtllm-ds, update it")
+        raise UserError(f"{path}: predictions written by a newer version of mtllm-ds; update it")
     columns = {}
     for name in SCHEMA.names:
         values = table.column(name).cast(SCHEMA.field(name).type)

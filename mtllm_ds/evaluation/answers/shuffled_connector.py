@@ -19,7 +19,9 @@ def shuffle_connector(reader: nn.Module, seed: int = 0) -> RemovableHandle:
     """
     connector = getattr(reader, "connector", None)
     if connector is None:
-        raise UserError("this model has no connector: the control shuffled_connector is for stacked models only")
+        raise UserError(
+            "--control=shuffled_connector: this model has no connector; ask a stacked model, or leave the control out"
+        )
 
     def permute(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
         order = torch.randperm(output.shape[-1], generator=torch.Generator().manual_seed(seed))

@@ -43,7 +43,7 @@ def load_items(
     source = task.source_of(split)
     items = list(_read(task, source, split, language))
     if not items:
-        raise UserError(f"task {task.name}: the {split} split of {language} is empty, check {_place(source)}")
+        raise UserError(f"task {task.name}: the {split} split of {language} is empty; check {_place(source)}")
     if source.aligned and language != ENGLISH and split == "test":
         items = _with_originals(items, _read(task, source, split, ENGLISH))
     if limit is not None and limit < len(items):
@@ -70,10 +70,10 @@ def _read(task: Task, source: Source, split: Split, language: str) -> Iterator[I
         item = _item(source, row, number)
         if item.label not in task.labels:
             raise UserError(
-                f"{where}: label '{item.label}' is not one of the task's ({', '.join(task.labels)}), mend the item or the task"
+                f"{where}: label '{item.label}' is not one of the task's ({', '.join(task.labels)}); mend the item or the task"
             )
         if item.options and int(item.label) > len(item.options):
-            raise UserError(f"{where}: label '{item.label}' of {len(item.options)} options, mend the item")
+            raise UserError(f"{where}: label '{item.label}' of {len(item.options)} options; mend the item")
         yield item
 
 
@@ -99,7 +99,7 @@ def _item(source: Source, row: dict[str, Any], number: int) -> Item:
 def _require(fields: Fields, row: dict[str, Any], where: str) -> None:
     for name in (*fields.segments, *fields.options, fields.label, *fields.id, *fields.group):
         if name not in row:
-            raise UserError(f"{where}: no field '{name}', there are {', '.join(row)}")
+            raise UserError(f"{where}: no field '{name}'; there are {', '.join(row)}")
 
 
 def _folder_rows(source: Source, split: Split, config: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -120,7 +120,7 @@ def _hub_rows(source: Source, split: Split, config: str) -> Iterator[tuple[str, 
     try:
         import datasets
     except ImportError as error:
-        raise UserError("tasks of the hub need the package datasets, install it with: pip install datasets") from error
+        raise UserError("--task: data sets of the hub need the package datasets; pip install datasets") from error
     assert source.hub is not None
     name = None if source.config is None else source.config.format(config=config)
     data_dir = None if source.data_dir is None else source.data_dir.format(config=config)

@@ -55,11 +55,11 @@ def copy_masked(item: Item) -> Item:
     original = item.original
     if original is None:
         raise UserError(
-            f"item {item.id} has no English original, copy-masking needs one: report the plain setting only"
+            f"item {item.id}: has no English original, which copy-masking needs; report the plain setting only"
         )
     if len(item.segments) != len(original.segments) or len(item.options) != len(original.options):
         raise UserError(
-            f"item {item.id} and its English original differ in the number of segments or options, mend the data"
+            f"item {item.id}: it and its English original differ in the number of segments or options; mend the data"
         )
 
     def masked(these: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:

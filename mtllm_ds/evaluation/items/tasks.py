@@ -106,7 +106,7 @@ class Task(_Section):
             if code not in self.tag_proxies:
                 _require_tag(code)
             elif _has_tag(code):
-                raise ValueError(f"tag_proxies.{code}: NLLB has a tag for it, remove the proxy")
+                raise ValueError(f"tag_proxies.{code}: NLLB has a tag for it; remove the proxy")
         for tag in (*self.tag_proxies.values(), *self.read_as.values()):
             _require_tag(tag)
         for name, listed in (
@@ -117,10 +117,10 @@ class Task(_Section):
         ):
             for code in listed:
                 if code not in self.languages:
-                    raise ValueError(f"{name}: '{code}' is not among the languages, add it there or remove it")
+                    raise ValueError(f"{name}: '{code}' is not among the languages; add it there or remove it")
         for values in (self.labels, self.languages):
             if len(set(values)) != len(values):
-                raise ValueError(f"'{max(values, key=values.count)}' is listed twice, remove one")
+                raise ValueError(f"'{max(values, key=values.count)}' is listed twice; remove one")
         for source in (self.source, self.training_source):
             if source is not None:
                 self._check_fields(source.fields)
@@ -152,7 +152,7 @@ class Task(_Section):
         """Where a split's items are; raises `UserError` if the task has no such split."""
         source = self.training_source if split != "test" and self.training_source else self.source
         if split not in source.splits:
-            raise UserError(f"task {self.name}: it has no {split} split, there are {', '.join(source.splits)}")
+            raise UserError(f"task {self.name}: it has no {split} split; there are {', '.join(source.splits)}")
         return source
 
     def select(self, wanted: Sequence[str], split: Split = "test") -> tuple[str, ...]:
@@ -179,7 +179,7 @@ class Task(_Section):
             update["source"] = _moved(self.source, data)
         if training_data is not None:
             if self.training_source is None:
-                raise UserError(f"task {self.name}: its training items come with its test items, name one place only")
+                raise UserError(f"task {self.name}: its training items come with its test items; name one place only")
             update["training_source"] = _moved(self.training_source, training_data)
         return self.model_copy(update=update)
 
@@ -208,20 +208,20 @@ def _require_tag(code: str) -> None:
     if _has_tag(code):
         return
     if code in FLORES_200:
-        raise ValueError(f"languages: NLLB has no tag for '{code}', name the tag that stands in as tag_proxies.{code}")
+        raise ValueError(f"languages: NLLB has no tag for '{code}'; name the tag that stands in as tag_proxies.{code}")
     try:
         known = check_language(code)
     except UserError as error:
         raise ValueError(f"languages: {error}; if NLLB has no tag for it, name one as tag_proxies.{code}") from error
-    raise ValueError(f"languages: '{code}' is not a FLORES-200 code, write '{known}'")
+    raise ValueError(f"languages: '{code}' is not a FLORES-200 code; write '{known}'")
 
 
 def _first_mistake(error: ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"unknown key '{key}', remove it"
+        return f"unknown key '{key}'; remove it"
     if first["type"] == "missing":
-        return f"missing key '{key}', add it"
+        return f"missing key '{key}'; add it"
     message = first["msg"].removeprefix("Value error, ")
     return f"{key}: {message}" if key else message

@@ -56,7 +56,7 @@ def _masked_after(translation: Item, foreign: Item) -> Item:
     original = foreign.original
     if original is None:
         raise UserError(
-            f"item {foreign.id} has no English original, copy-masking needs one: read the plain translation only"
+            f"item {foreign.id}: has no English original, which copy-masking needs; read the plain translation only"
         )
 
     def masked(outputs: tuple[str, ...], texts: tuple[str, ...], originals: tuple[str, ...]) -> tuple[str, ...]:
@@ -138,5 +138,5 @@ def chrf(translations: Sequence[str], references: Sequence[str]) -> float:
     try:
         import sacrebleu
     except ImportError as error:
-        raise UserError("chrF needs the package sacrebleu, install it with: pip install sacrebleu") from error
+        raise UserError("chrF: needs the package sacrebleu; pip install sacrebleu") from error
     return float(sacrebleu.corpus_chrf(list(translations), [list(references)]).score)

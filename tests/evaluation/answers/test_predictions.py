@@ -59,7 +59,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 def test_mistakes(tmp_path):
     with pytest.raises(UserError, match="answered twice by tfidf"):
         concatenate([some(), some()])
-    with pytest.raises(UserError, match="'colours' and of 'shapes' do not fit"):
+    with pytest.raises(UserError, match="'colours' and 'shapes' do not fit"):
         concatenate([some(), some("ridge", TaskFacts("shapes"))])
     with pytest.raises(UserError, match="at least one file"):
         read_predictions([])

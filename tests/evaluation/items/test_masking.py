@@ -75,7 +75,7 @@ def test_masking_after_translation_drops_what_the_source_copied():
 def test_mistakes():
     alone = Item("7", "g", "games", ("text",))
     assert in_setting([alone], "plain") == [alone]
-    with pytest.raises(UserError, match="item 7 has no English original"):
+    with pytest.raises(UserError, match="item 7: has no English original"):
         in_setting([alone], "copy_masked")
     with pytest.raises(UserError, match="differ in the number"):
         copy_masked(Item("7", "g", "games", ("a", "b"), original=alone))

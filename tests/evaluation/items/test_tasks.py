@@ -135,5 +135,5 @@ def test_a_translation_is_read_with_a_tag(tmp_path):
 def test_a_split_that_a_task_lacks(tmp_path):
     source = {"folder": "data", "splits": {"test": "test"}, "fields": {"segments": ["text"]}}
     (tmp_path / "colours.yaml").write_text(yaml.safe_dump(values(source=source)))
-    with pytest.raises(UserError, match="no train split, there are test"):
+    with pytest.raises(UserError, match="no train split; there are test"):
         load_task(str(tmp_path / "colours.yaml")).source_of("train")
