@@ -1,5 +1,6 @@
 """The pages' commands and Python, as they stand, in one folder that was empty: what a page makes, later ones use."""
 
+import json
 import os
 import subprocess
 import sys
@@ -67,6 +68,15 @@ def test_a_page_does_what_it_says(page, shell, monkeypatch):
             shell.run(block.code, block.place)
         elif block.kind is None and block.language == "python":
             exec(compile(block.code, block.place, "exec"), names)
+
+
+def test_the_made_up_objective_trained(shell):
+    """`docs/extending.md`: settings, objective and recipe in one folder train by the ordinary command, with no edit elsewhere."""
+    lines = (shell.folder / "runs" / "cosine" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3]
+    assert -1 <= rows[-1]["eval_cosine"] <= 1
+    assert (shell.folder / "runs" / "shrunk" / "checkpoints" / "step_00000001").is_dir()
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
