@@ -7,15 +7,20 @@ the wanted one. Inputs are rounded to bfloat16 first, then the truth is computed
 """
 
 import argparse
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from mtllm_kernels import fused_linear_kl
 from torch import Tensor
 
-from benchmarks.kernels.results import save
-from benchmarks.kernels.variants import Inputs, gradient, variants
+from benchmarks.kernels import rehearsal
+from benchmarks.kernels.rehearsal import low_precision, rehearsing
+from benchmarks.kernels.results import Results
+from benchmarks.kernels.variants import Inputs, Variant, gradient, left_out, our_variants, peer_makers
 
+TOY_SIZE = (4, 300, 32)
 KLS = (1.2, 0.3, 3e-2, 3e-3, 3e-4)
 DIVERGENCES = ("forward_kl", "reverse_kl", "jsd")
 
@@ -51,23 +56,32 @@ def truth(x: Inputs) -> tuple[Tensor, Tensor]:
     return loss.detach(), torch.autograd.grad(loss, hidden)[0]
 
 
-def measure(num_rows: int, vocabulary: int, width: int, device: str, dtype: torch.dtype = torch.bfloat16) -> list[dict]:
-    rows = []
-    candidates = {n: v for n, v in variants(device).items() if not n.endswith(("(other loss)", "chunked compiled"))}
-    for kl in KLS:
-        x = close_inputs(num_rows, vocabulary, width, kl, device, dtype)
-        for divergence in DIVERGENCES:
-            x.divergence = divergence
-            true_loss, true_dh = truth(x)
-            for name, variant in candidates.items():
-                loss, dh = gradient(variant, x)
-                rows.append({
-                    "variant": name, "divergence": divergence, "kl": kl, "N": num_rows, "V": vocabulary, "D": width,
-                    "dtype": str(dtype).removeprefix("torch."),
-                    "loss_error": abs(loss.double() - true_loss).item() / true_loss.item(),
-                    "dh_error": ((dh.double() - true_dh).norm() / true_dh.norm()).item(),
-                })  # fmt: skip
-    return rows
+def errors(variant: Variant, x: Inputs, true: tuple[Tensor, Tensor]) -> dict[str, float]:
+    """Of the loss relatively, of dH in the relative Frobenius norm."""
+    (loss, dh), (true_loss, true_dh) = gradient(variant, x), true
+    return {
+        "loss_error": abs(loss.double() - true_loss).item() / true_loss.item(),
+        "dh_error": ((dh.double() - true_dh).norm() / true_dh.norm()).item(),
+    }
+
+
+def measure(size: tuple[int, int, int], device: str, dtype: torch.dtype, results: Results) -> None:
+    """Ours first, over all divergences and distances; then one peer after the other."""
+    pairs = [(kl, close_inputs(*size, kl, device, dtype)) for kl in KLS]
+    cases = [(kl, d, replace(x, divergence=d)) for kl, x in pairs for d in DIVERGENCES]
+    truths = [truth(x) for *_, x in cases]
+    makers: dict[str, Callable[[], Variant]] = {n: lambda v=v: v for n, v in our_variants(device).items()}  # type: ignore[misc]
+    makers |= {n: m for n, m in peer_makers(device).items() if not n.endswith(("(other loss)", "chunked compiled"))}
+    for name, make in makers.items():
+        try:
+            variant = make()
+            for (kl, divergence, x), true in zip(cases, truths, strict=True):
+                row = {"variant": name, "divergence": divergence, "kl": kl}
+                row |= dict(zip("NVD", size, strict=True)) | {"dtype": str(dtype).removeprefix("torch.")}
+                found = errors(variant, x, true)
+                results.add(row | found, {f"{key}/{name}/{divergence}/{kl:g}": v for key, v in found.items()})
+        except Exception as error:  # whatever a peer does, the others are measured
+            left_out(name, size, error)
 
 
 def table(rows: list[dict]) -> str:
@@ -83,17 +97,16 @@ def table(rows: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=rehearsal.device())
     parser.add_argument("--output", type=Path)
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--vocabulary", type=int, default=32000)
     parser.add_argument("--width", type=int, default=256)
     arguments = parser.parse_args()
-    rows = measure(arguments.rows, arguments.vocabulary, arguments.width, arguments.device)
-    print(table(rows))
-    summary = {f"dh_error/{r['variant']}/{r['divergence']}/{r['kl']:g}": r["dh_error"] for r in rows}
-    summary |= {f"loss_error/{r['variant']}/{r['divergence']}/{r['kl']:g}": r["loss_error"] for r in rows}
-    save("accuracy", rows, summary, arguments.output)
+    size = TOY_SIZE if rehearsing() else (arguments.rows, arguments.vocabulary, arguments.width)
+    results = Results("accuracy", arguments.output)
+    measure(size, arguments.device, low_precision(), results)
+    print(table(results.rows))
 
 
 if __name__ == "__main__":

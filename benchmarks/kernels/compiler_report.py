@@ -85,20 +85,25 @@ def combine_build() -> Build:
     return Build("combine", device_fused.combine_kernel, types, {"KEEPS_STUDENT": False, "BLOCK": 1024}, 4, 3)
 
 
-def gradient_build(divergence: str) -> Build:
+def _suffix(dtype: str) -> str:
+    """float16 alone has units of the rows."""
+    return " fp16" if dtype == "fp16" else ""
+
+
+def gradient_build(divergence: str, dtype: str = "bf16") -> Build:
     pointers = ("statistics", "row_weight", "means", "losses", "measured", "units")
-    types = {"exponentials": "*bf16", "deltas": "*fp16", "gradient": "*bf16"} | dict.fromkeys(pointers, "*fp32")
+    types = {"exponentials": "*bf16", "deltas": "*fp16", "gradient": f"*{dtype}"} | dict.fromkeys(pointers, "*fp32")
     types |= dict.fromkeys(("num_rows", "ld_scratch", "num_parts"), "i32")
     types |= dict.fromkeys(("beta", "rest", "loss_scale", "gradient_scale"), "fp32")
     width = device.LOW_PRECISION_TILE.columns // device_fused.PARTS.value
-    constants = {"KIND": divergence, "MEASURES": True, "WANTS_GRADIENT": True, "HAS_UNIT": False, "WIDTH": width,
+    constants = {"KIND": divergence, "MEASURES": True, "WANTS_GRADIENT": True, "HAS_UNIT": dtype == "fp16", "WIDTH": width,
                  "BLOCK_PARTS": device.GRADIENT_BLOCK_COLUMNS // width}  # fmt: skip
-    return Build(f"gradient {divergence}", device_fused.gradient_kernel, types, constants, 4, 3)
+    return Build(f"gradient {divergence}{_suffix(dtype)}", device_fused.gradient_kernel, types, constants, 4, 3)
 
 
-def split_build(divergence: str, *, options: bool) -> Build:
+def split_build(divergence: str, *, options: bool, dtype: str = "bf16") -> Build:
     types = {"student": "*fp32", "teacher": "*fp32", "student_bias": "*bf16", "teacher_bias": "*bf16", "labels": "*i64",
-             "row_weight": "*fp32", "losses": "*fp32", "gradient": "*bf16", "units": "*fp32"}  # fmt: skip
+             "row_weight": "*fp32", "losses": "*fp32", "gradient": f"*{dtype}", "units": "*fp32"}  # fmt: skip
     types |= dict.fromkeys(("vocabulary", "ld_logits", "ld_gradient"), "i32")
     floats = ("inverse_temperature", "beta", "rest", "softcap", "divergence_scale", "label_weight")
     types |= dict.fromkeys(floats, "fp32")
@@ -107,10 +112,10 @@ def split_build(divergence: str, *, options: bool) -> Build:
     constants = dict.fromkeys(flags, options) | {
         "KIND": divergence,
         "WANTS_GRADIENT": True,
-        "HAS_UNIT": False,
+        "HAS_UNIT": dtype == "fp16",
         "BLOCK": block,
     }
-    name = f"split {divergence}" + (" all options" if options else "")
+    name = f"split {divergence}" + (" all options" if options else "") + _suffix(dtype)
     return Build(name, device_split.split_kernel, types, constants, num_warps, 3)
 
 
@@ -138,6 +143,10 @@ def builds(capability: int) -> list[Build]:
         *(gradient_build(d) for d in DIVERGENCES),
         *(split_build(d, options=False) for d in DIVERGENCES),
         *(split_build(d, options=True) for d in DIVERGENCES),
+        gradient_build("reverse_kl", "fp16"),
+        gradient_build("jsd", "fp16"),
+        split_build("reverse_kl", options=False, dtype="fp16"),
+        split_build("jsd", options=True, dtype="fp16"),
         *topk_builds(),
     ]
 

@@ -29,6 +29,15 @@ def _command() -> str:
     return " ".join((program, *sys.argv[1:]))
 
 
+def _commit() -> str:
+    """Of the working tree; "unknown" where there is no git, or only a copy of the files."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() if done.returncode == 0 else "unknown"
+
+
 def provenance(device: str | None = None) -> dict[str, object]:
     """All of it as strings and numbers, for a JSON file beside the figures."""
     versions = {}
@@ -37,13 +46,12 @@ def provenance(device: str | None = None) -> dict[str, object]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     return {
         "device": device or device_name(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "versions": versions,
-        "commit": commit or "unknown",
+        "commit": _commit(),
         "command": _command(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -1,6 +1,10 @@
-"""Where the kernels' figures are kept: benchmarks/results/<device>/kernels/."""
+"""Where the kernels' figures are kept: benchmarks/results/<device>/kernels/, or a folder given by the caller.
+
+Rows are written as they come: a run that is stopped half-way has lost nothing but the row it was at.
+"""
 
 import csv
+import io
 import json
 import re
 from pathlib import Path
@@ -8,6 +12,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.kernels.provenance import provenance
+from mtllm_ds import atomic
 
 
 def folder(output: Path | None = None) -> Path:
@@ -20,18 +25,35 @@ def folder(output: Path | None = None) -> Path:
     return path
 
 
-def save(name: str, rows: list[dict], summary: dict[str, float], output: Path | None = None) -> Path:
+class Results:
     """<name>.csv, its figures merged into summary.json (flat, name to number), where they come from beside them."""
-    path = folder(output)
-    with open(path / f"{name}.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+
+    def __init__(self, name: str, output: Path | None = None, *, more: bool = False) -> None:
+        """`more` goes on with the rows that another process of the same run has written."""
+        self.name, self.path = name, folder(output)
+        self._table = self.path / f"{name}.csv"
+        self.rows: list[dict] = []
+        if more and self._table.exists():
+            with open(self._table, newline="") as file:
+                self.rows = list(csv.DictReader(file))
+        _merge(self.path / "provenance.json", {name: provenance()})
+
+    def clear(self) -> None:
+        """Forgets the rows of earlier runs."""
+        self.rows = []
+        self._table.unlink(missing_ok=True)
+
+    def add(self, row: dict, summary: dict[str, float]) -> None:
+        """One more row, and its figures."""
+        self.rows.append(row)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(dict.fromkeys(key for row in self.rows for key in row)), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
-    _merge(path / "summary.json", summary)
-    _merge(path / "provenance.json", {name: provenance()})
-    return path
+        writer.writerows(self.rows)
+        atomic.write_text(self._table, text.getvalue())
+        _merge(self.path / "summary.json", summary)
 
 
 def _merge(path: Path, more: dict) -> None:
     old = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(old | more, indent=1, sort_keys=True) + "\n")
+    atomic.write_text(path, json.dumps(old | more, indent=1, sort_keys=True) + "\n")

@@ -1,24 +1,39 @@
 """Time and memory of loss plus dH for a shared frozen head, beside the three products alone.
 
-python -m benchmarks.kernels.speed [--device cpu|cuda] [--output FOLDER]
+python -m benchmarks.kernels.speed [--device cpu|cuda] [--output FOLDER] [--seconds LIMIT]
+
+Ours and the products are measured first, over all sizes, interleaved; then each peer in a process of its own, interleaved
+with the products there, so that neither its memory nor its death touches another. Every row is saved as it comes.
 """
 
 import argparse
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from benchmarks.kernels.results import save
-from benchmarks.kernels.timing import interleaved, memory
-from benchmarks.kernels.variants import OURS, Inputs, Products, gradient, variants
+from benchmarks.kernels import rehearsal
+from benchmarks.kernels.rehearsal import low_precision, rehearsing
+from benchmarks.kernels.results import Results
+from benchmarks.kernels.timing import Seconds, interleaved, memory
+from benchmarks.kernels.variants import OURS, Inputs, Products, gradient, left_out, our_variants, peer_makers
 
 FLOOR = "three products"
-CPU_SIZES = {"float32": [(1024, 32000, 512)], "bfloat16": [(512, 32000, 512)]}
-GPU_SIZES = {"bfloat16": [(8192, 128256, 4096), (8192, 128256, 1024), (8192, 256206, 1024), (2048, 32000, 2048)]}
+Size = tuple[int, int, int]  # N, V, D
+CPU_SIZES: list[tuple[Size, torch.dtype]] = [((1024, 32000, 512), torch.float32), ((512, 32000, 512), torch.bfloat16)]
+GPU_SIZES: list[tuple[Size, torch.dtype]] = [
+    ((8192, 128256, 4096), torch.bfloat16),
+    ((8192, 256206, 1024), torch.bfloat16),
+    ((8192, 128256, 1024), torch.bfloat16),
+    ((2048, 32000, 2048), torch.bfloat16),
+]
+TOY_SIZES: list[tuple[Size, torch.dtype]] = [((4, 300, 32), low_precision()), ((3, 203, 24), torch.float32)]
 GPU_FLOOR_ROWS = 4096
-EAGER_BYTES_A_LOGIT, LARGEST_EAGER_BYTES = 50, 120e9
+EAGER_BYTES_PER_LOGIT, LARGEST_EAGER_BYTES = 50, 120e9
 
 
 def inputs(num_rows: int, vocabulary: int, width: int, device: str, dtype: torch.dtype) -> Inputs:
@@ -32,44 +47,50 @@ def inputs(num_rows: int, vocabulary: int, width: int, device: str, dtype: torch
     return Inputs(student.to(dtype), (student + 0.2 * noise).to(dtype), weight)
 
 
-def measure(size: tuple[int, int, int], dtype: torch.dtype, device: str, rounds: int) -> list[dict]:
-    """One row a variant: quantiles, ratio to the floor of the same run, TFLOP/s of three products, memory."""
-    num_rows, vocabulary, width = size
+def sizes(device: str) -> list[tuple[Size, torch.dtype]]:
+    if rehearsing():
+        return TOY_SIZES
+    return GPU_SIZES if device == "cuda" else CPU_SIZES
+
+
+def measure(names: list[str], size: Size, dtype: torch.dtype, device: str, rounds: int, results: Results) -> None:
+    """The products and some variants, interleaved. One row each: quantiles, ratio to the products, memory."""
     x = inputs(*size, device, dtype)
-    floor = Products(x, GPU_FLOOR_ROWS if device == "cuda" else None)
-    functions: dict[str, Callable[[], object]] = {FLOOR: floor}
-    for name, variant in variants(device).items():
-        if (
-            name.endswith("eager")
-            and device == "cuda"
-            and EAGER_BYTES_A_LOGIT * num_rows * vocabulary > LARGEST_EAGER_BYTES
-        ):
-            print(f"left out: {name} at {size} would not fit", flush=True)
-            continue
-        functions[name] = partial(gradient, variant, x)
-    used = {}
-    for name in list(functions):
+    functions: dict[str, Callable[[], object]] = {FLOOR: Products(x, GPU_FLOOR_ROWS if device == "cuda" else None)}
+    makers = peer_makers(device) | {name: partial(lambda v: v, v) for name, v in our_variants(device).items()}
+    used = {FLOOR: memory(functions[FLOOR], device)}
+    for name in names:
         try:
-            functions[name]()  # compiles; what a machine cannot run is told and left out
+            if name.endswith("eager") and device == "cuda" and _eager_bytes(size) > LARGEST_EAGER_BYTES:
+                raise MemoryError("it would not fit")
+            functions[name] = partial(gradient, makers[name](), x)
+            functions[name]()  # compiles
             used[name] = memory(functions[name], device)
-        except (RuntimeError, ImportError, NotImplementedError, AssertionError) as error:
-            if name.startswith((OURS, FLOOR)):
-                raise
-            print(f"left out: {name} at {size}: {type(error).__name__}: {str(error)[:200]}", flush=True)
-            del functions[name]
+        except Exception as error:  # a peer may raise anything, and so may ours: the others are measured
+            left_out(name, size, error)
+            functions.pop(name, None)
         if device == "cuda":
             torch.cuda.empty_cache()
     times = interleaved(functions, rounds, device)
-    work = 3 * 2.0 * num_rows * vocabulary * width
-    rows = []
-    for name, t in times.items():
-        row = {"variant": name, "dtype": str(dtype).removeprefix("torch."), "N": num_rows, "V": vocabulary, "D": width}
-        row |= {"seconds": t.median, "seconds_20": t.low, "seconds_80": t.high, "rounds": rounds}
-        row |= {"ratio_to_products": t.median / times[FLOOR].median, "tflops_of_three_products": work / t.median / 1e12}
-        if device == "cpu":
-            row |= {"processor_seconds": t.processor, "processor_ratio": t.processor / times[FLOOR].processor}
-        rows.append(row | used[name])
-    return rows
+    kept = times if names[0].startswith(OURS) else [name for name in times if name != FLOOR]
+    for name in kept:
+        row = _row(name, size, dtype, device, rounds, times) | used[name]
+        results.add(row, _summary(row))
+
+
+def _eager_bytes(size: Size) -> float:
+    return EAGER_BYTES_PER_LOGIT * size[0] * size[1]
+
+
+def _row(name: str, size: Size, dtype: torch.dtype, device: str, rounds: int, times: dict[str, Seconds]) -> dict:
+    num_rows, vocabulary, width = size
+    t, floor, work = times[name], times[FLOOR], 3 * 2.0 * num_rows * vocabulary * width
+    row = {"variant": name, "dtype": str(dtype).removeprefix("torch."), "N": num_rows, "V": vocabulary, "D": width}
+    row |= {"seconds": t.median, "seconds_20": t.low, "seconds_80": t.high, "rounds": rounds}
+    row |= {"ratio_to_products": t.median / floor.median, "tflops_of_three_products": work / t.median / 1e12}
+    if device == "cpu":
+        row |= {"processor_seconds": t.processor, "processor_ratio": t.processor / floor.processor}
+    return row
 
 
 def table(rows: list[dict]) -> str:
@@ -78,14 +99,13 @@ def table(rows: list[dict]) -> str:
     ]
     for r in rows:
         name = f"{r['N']}, {r['V']}, {r['D']}, {r['dtype']}, {r['variant']}"
-        lines.append(
-            f"{name:58}{1e3 * r['seconds']:>10.2f}{1e3 * r['seconds_20']:>10.2f}{1e3 * r['seconds_80']:>10.2f}"
-            f"{r['ratio_to_products']:>12.3f}{r.get('processor_ratio', 0):>9.3f}{r['peak_bytes'] / 1e6:>10.0f}"
-        )
+        milliseconds = "".join(f"{1e3 * float(r[key]):>10.2f}" for key in ("seconds", "seconds_20", "seconds_80"))
+        ratios = f"{float(r['ratio_to_products']):>12.3f}{float(r.get('processor_ratio') or 0):>9.3f}"
+        lines.append(f"{name:58}{milliseconds}{ratios}{float(r['peak_bytes']) / 1e6:>10.0f}")
     return "\n".join(lines)
 
 
-def summarize(rows: list[dict]) -> dict[str, float]:
+def _summary(row: dict) -> dict[str, float]:
     """Flat figures, name to number."""
     figures = (
         "seconds",
@@ -95,12 +115,8 @@ def summarize(rows: list[dict]) -> dict[str, float]:
         "peak_bytes",
         "allocated_bytes",
     )
-    return {
-        f"{key}/{r['variant']}/{r['dtype']}/{r['N']}x{r['V']}x{r['D']}": r[key]
-        for r in rows
-        for key in figures
-        if key in r
-    }
+    where = f"{row['variant']}/{row['dtype']}/{row['N']}x{row['V']}x{row['D']}"
+    return {f"{key}/{where}": row[key] for key in figures if key in row}
 
 
 def plot(rows: list[dict], path: Path) -> None:
@@ -115,7 +131,7 @@ def plot(rows: list[dict], path: Path) -> None:
     for axis, size in zip(axes[0], sizes, strict=True):
         here = [r for r in rows if (r["N"], r["V"], r["D"], r["dtype"]) == size][::-1]
         colors = ["tab:green" if r["variant"].startswith(OURS) else "tab:gray" for r in here]
-        axis.barh([r["variant"] for r in here], [r["ratio_to_products"] for r in here], color=colors)
+        axis.barh([r["variant"] for r in here], [float(r["ratio_to_products"]) for r in here], color=colors)
         axis.axvline(1, color="black", linewidth=1)
         axis.set_title("N {}, V {}, D {}, {}".format(*size), fontsize=9)
         axis.set_xlabel("time / three products of the same run")
@@ -124,21 +140,50 @@ def plot(rows: list[dict], path: Path) -> None:
     pyplot.close(figure)
 
 
+def run_all(names: list[str], arguments: argparse.Namespace) -> None:
+    """Some variants over all sizes, in this process."""
+    results = Results("speed", arguments.output, more=True)
+    rounds = arguments.rounds or (2 if rehearsing() else 12 if arguments.device == "cuda" else 9)
+    for size, dtype in sizes(arguments.device):
+        measure(names, size, dtype, arguments.device, rounds, results)
+
+
+def run_apart(names: list[str], arguments: argparse.Namespace, seconds: float) -> None:
+    """The same in a process of its own, stopped when its time is over."""
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.kernels.speed", "--device", arguments.device]
+    command += ["--output", str(arguments.output)] if arguments.output else []
+    command += ["--rounds", str(arguments.rounds)] if arguments.rounds else []
+    try:
+        subprocess.run([*command, "--only", *names], timeout=max(seconds, 1.0))
+    except subprocess.TimeoutExpired:
+        print(f"left out: {', '.join(names)}: not done in {seconds:.0f} s", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=rehearsal.device())
     parser.add_argument("--output", type=Path)
     parser.add_argument("--rounds", type=int)
+    parser.add_argument("--seconds", type=float, default=3600.0, help="start no peer later")
+    parser.add_argument(
+        "--only", nargs="+", metavar="VARIANT", help="measure these alone, here, beside what was measured"
+    )
     arguments = parser.parse_args()
-    on_gpu = arguments.device == "cuda"
-    rows = []
-    for dtype, sizes in (GPU_SIZES if on_gpu else CPU_SIZES).items():
-        for size in sizes:
-            rounds = arguments.rounds or (12 if on_gpu else 9)
-            rows += measure(size, getattr(torch, dtype), arguments.device, rounds)
-    print(table(rows))
-    path = save("speed", rows, summarize(rows), arguments.output)
-    plot(rows, path / "speed.png")
+    if arguments.only:
+        run_all(arguments.only, arguments)
+        return
+    end = time.monotonic() + arguments.seconds
+    Results("speed", arguments.output).clear()
+    groups = [list(our_variants(arguments.device)), *([name] for name in peer_makers(arguments.device))]
+    for names in groups:
+        if time.monotonic() < end:
+            run_apart(names, arguments, end - time.monotonic())
+    results = Results("speed", arguments.output, more=True)
+    print(table(results.rows))
+    try:
+        plot(results.rows, results.path / "speed.png")
+    except ImportError as error:
+        left_out("speed.png", results.path, error)
 
 
 if __name__ == "__main__":

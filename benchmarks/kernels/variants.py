@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 import torch
 from mtllm_kernels import fused_linear_kl
+from mtllm_kernels.common.backend import interpreting
 from torch import Tensor
+
+from benchmarks.kernels.rehearsal import rehearsing
 
 LIGER_BETA = {"forward_kl": 0.0, "reverse_kl": 1.0, "jsd": 0.5}  # its limits are the two KLs
 OURS = "ours"
@@ -78,25 +81,30 @@ def cut_cross_entropy() -> Variant:
     return loss
 
 
-def variants(device: str) -> dict[str, Variant]:
-    """Everything that can run on a device, ours first; peers that are not installed are left out."""
-    found: dict[str, Variant] = {}
-    backends = ("chunked",) if device == "cpu" else ("triton-split", "triton-fused", "chunked")
-    for backend in backends:
-        found[f"{OURS} {backend}"] = ours(backend)
-    found["eager"] = ours("reference")
-    peers: dict[str, Callable[[], Variant]] = {"liger chunked": lambda: liger_chunked(compiled=False)}
-    if device == "cuda":
-        peers["compiled eager"] = compiled_eager
-        peers["liger chunked compiled"] = lambda: liger_chunked(compiled=True)
+def our_variants(device: str) -> dict[str, Variant]:
+    """Ours, as far as they run on a device."""
+    triton = device == "cuda" or interpreting()
+    backends = ("triton-split", "triton-fused", "chunked") if triton else ("chunked",)
+    return {f"{OURS} {backend}": ours(backend) for backend in backends}
+
+
+def peer_makers(device: str) -> dict[str, Callable[[], Variant]]:
+    """By name, what makes each of the others, those that have to be compiled last. Making one may raise anything."""
+    peers: dict[str, Callable[[], Variant]] = {
+        "eager": lambda: ours("reference"),
+        "liger chunked": lambda: liger_chunked(compiled=False),
+    }
+    if device == "cuda" or rehearsing():
         peers["liger fused_linear_jsd"] = liger_fused
         peers["cut-cross-entropy (other loss)"] = cut_cross_entropy
-    for name, make in peers.items():
-        try:
-            found[name] = make()
-        except ImportError as error:
-            print(f"left out: {name} ({error})", flush=True)
-    return found
+        peers["compiled eager"] = compiled_eager
+        peers["liger chunked compiled"] = lambda: liger_chunked(compiled=True)
+    return peers
+
+
+def left_out(name: str, where: object, error: Exception) -> None:
+    """Tells that something did not run here."""
+    print(f"left out: {name} at {where}: {type(error).__name__}: {str(error)[:200]}", flush=True)
 
 
 def gradient(variant: Variant, x: Inputs) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from mtllm_kernels.common.triton_math import (
 )
 from mtllm_kernels.linear_kl.problem import Problem
 
-PLAIN, WITH_OPTIONS = (4096, 8), (1024, 4)  # block, warps
+PLAIN, WITH_OPTIONS = (4096, 8), (1024, 8)  # block, warps
 IGNORED = tl.constexpr(IGNORED_LABEL)
 
 
