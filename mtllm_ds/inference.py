@@ -13,7 +13,7 @@ from mtllm_ds.checkpoint.export import read_export
 from mtllm_ds.data.shards.manifest import TaskEntry
 from mtllm_ds.data.text.padding import longest_first, padded
 from mtllm_ds.data.text.task_encoding import EncodedItem, encode_item
-from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
+from mtllm_ds.data.text.tokenization import TextTokenizer, load_text_tokenizer
 from mtllm_ds.errors import UserError
 from mtllm_ds.languages import check_language
 from mtllm_ds.models.build import load_reader, located
@@ -92,15 +92,7 @@ class MTLLM:
         model = located(trained.model, trained.bases, f"export {folder}", places)
         reader = load_reader(model, trained.weights, place, dtype)
         tokenizers: dict[str, TextTokenizer] = {
-            side: load_text_tokenizer(
-                TokenizerSpec(
-                    name=str(export.tokenizer_folder(side)),
-                    side=side,
-                    max_length=getattr(model, side).max_length,
-                    trust_remote_code=getattr(model, side).trust_remote_code,
-                )
-            )
-            for side in model.sides
+            side: load_text_tokenizer(export.tokenizer_spec(side)) for side in model.sides
         }
         head = None
         if trained.head is not None:

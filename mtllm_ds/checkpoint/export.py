@@ -15,7 +15,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -28,14 +28,14 @@ from mtllm_ds.checkpoint.model import Trained, task_entry, trained_from_run
 from mtllm_ds.checkpoint.model_card import model_card
 from mtllm_ds.config.sections import ConnectorSettings, EncoderSettings, LLMSettings, ModelSettings
 from mtllm_ds.data.shards.manifest import TaskEntry
-from mtllm_ds.data.text.tokenization import TokenizerSpec, pretrained_tokenizer
+from mtllm_ds.data.text.tokenization import TokenizerSpec, family_of, pretrained_tokenizer
 from mtllm_ds.errors import UserError
 
 FORMAT = 3
 _READABLE = (1, 2, 3)
 _PARTS = ("connector", "centring", "head")
-_IDENTITY = ("fingerprint", "weights")
-"""What tells a base model from others; the rest of a base are its settings."""
+_IDENTITY = ("fingerprint", "weights", "tokenizer_family")
+"""What tells a base model from others, and how texts are made for it; the rest of a base are its settings."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,22 @@ class Export:
 
     @property
     def bases(self) -> dict[str, dict[str, Any]]:
-        """By side: name, revision, limits, fingerprint and, of the hub's, hash of the weights of the base models."""
+        """By side: name, revision, limits, fingerprint, family of the tokenizer and, of the hub's, hash of the weights."""
         return self.config["bases"]
 
     def tokenizer_folder(self, side: str) -> Path:
         return self.folder / "tokenizers" / side
+
+    def tokenizer_spec(self, side: Literal["encoder", "llm"]) -> TokenizerSpec:
+        """The tokenizer of one side: in a folder without a model, so that its family must be told."""
+        base = self.bases[side]
+        return TokenizerSpec(
+            name=str(self.tokenizer_folder(side)),
+            side=side,
+            family=base.get("tokenizer_family") or "auto",  # before exports remembered it
+            max_length=base["max_length"],
+            trust_remote_code=base["trust_remote_code"],
+        )
 
     def trained(self) -> Trained:
         """The model with its weights; `UserError` if a file cannot be read."""
@@ -116,8 +127,8 @@ def export_run(run: Path, output: Path, step: int | None = None) -> Trained:
         write_adapter(
             temporary / "adapter", trained.weights, trained.model.lora, str(adapted["name"]), adapted["revision"]
         )
-        _write_tokenizers(temporary / "tokenizers", trained)
-        atomic.write_json(temporary / "config.json", _config(trained))
+        families = _write_tokenizers(temporary / "tokenizers", trained)
+        atomic.write_json(temporary / "config.json", _config(trained, families))
         atomic.write_text(temporary / "README.md", model_card(trained))
     return trained
 
@@ -159,7 +170,7 @@ def _write_parts(folder: Path, trained: Trained) -> None:
             save_file(own, folder / f"{part}.safetensors")
 
 
-def _config(trained: Trained) -> dict[str, Any]:
+def _config(trained: Trained, families: Mapping[str, str]) -> dict[str, Any]:
     model = trained.model
     bases = {
         side: {
@@ -169,6 +180,7 @@ def _config(trained: Trained) -> dict[str, Any]:
             "trust_remote_code": chosen.trust_remote_code,
             "fingerprint": trained.bases[side]["fingerprint"],
             "weights": trained.bases[side].get("weights"),
+            "tokenizer_family": families.get(side),
         }
         for side, chosen in (("encoder", model.encoder), ("llm", model.llm))
     }
@@ -186,13 +198,22 @@ def _config(trained: Trained) -> dict[str, Any]:
     }
 
 
-def _write_tokenizers(folder: Path, trained: Trained) -> None:
+def _write_tokenizers(folder: Path, trained: Trained) -> dict[str, str]:
+    """Write those that the reader needs; returns their families, which the base model's own files may tell."""
+    families: dict[str, str] = {}
     for side in trained.model.sides:
         base = getattr(trained.model, side)
         spec = TokenizerSpec(
-            name=base.name, revision=base.revision, side=side, trust_remote_code=base.trust_remote_code
+            name=base.name,
+            revision=base.revision,
+            side=side,
+            family=trained.bases[side].get("tokenizer_family") or "auto",
+            trust_remote_code=base.trust_remote_code,
         )
-        pretrained_tokenizer(spec).save_pretrained(str(folder / side))
+        tokenizer = pretrained_tokenizer(spec)
+        tokenizer.save_pretrained(str(folder / side))
+        families[side] = family_of(spec, tokenizer)
+    return families
 
 
 def _is_empty_folder(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, Literal
@@ -74,14 +75,12 @@ def check_run(settings: Settings, world_size: int, *, read_all_shards: bool = Fa
     llm = settings.model.llm
     llm_config = load_config(llm.name, llm.revision, llm.trust_remote_code, "model.llm.name")
     llm_probe = check_llm(settings.model, llm_config, packed=data.has_budgets)
-    tokenizers = load_tokenizers(settings)
+    manifests = [Manifest.load(folder, data.remote) for folder in (data.train, data.validation) if folder]
+    tokenizers = load_tokenizers(settings, {side: entry.family for side, entry in manifests[0].tokenizers.items()})
     check_centring(settings, tokenizers["encoder"])
-    manifests = [
-        _check_data(folder, tokenizers, read_all_shards, data.remote)
-        for folder in (data.train, data.validation)
-        if folder
-    ]
-    bases = _bases(settings)
+    for manifest in manifests:
+        _check_data(manifest, tokenizers, read_all_shards)
+    bases = _bases(settings, tokenizers)
     teacher = read_teacher(settings, bases)
     task = task_of(settings, manifests, teacher)
     for manifest in manifests:
@@ -150,8 +149,8 @@ def _batch_lines(plan: RunPlan) -> list[str]:
     ]
 
 
-def load_tokenizers(settings: Settings) -> dict[str, TextTokenizer]:
-    """Both sides' tokenizers, as the shards must have been made with."""
+def load_tokenizers(settings: Settings, families: Mapping[str, str]) -> dict[str, TextTokenizer]:
+    """Both sides' tokenizers, in the families of the shards."""
     model = settings.model
     sides: tuple[tuple[Literal["encoder", "llm"], Any], ...] = (("encoder", model.encoder), ("llm", model.llm))
     return {
@@ -160,6 +159,7 @@ def load_tokenizers(settings: Settings) -> dict[str, TextTokenizer]:
                 name=chosen.name,
                 revision=chosen.revision,
                 side=side,
+                family=families[side],
                 max_length=chosen.max_length,
                 trust_remote_code=chosen.trust_remote_code,
             )
@@ -168,8 +168,8 @@ def load_tokenizers(settings: Settings) -> dict[str, TextTokenizer]:
     }
 
 
-def _check_data(folder: str, tokenizers: dict[str, TextTokenizer], read_all: bool, remote: RemoteSettings) -> Manifest:
-    manifest = Manifest.load(folder, remote)
+def _check_data(manifest: Manifest, tokenizers: dict[str, TextTokenizer], read_all: bool) -> None:
+    folder = manifest.storage.root
     if is_main_rank():  # once per run: of a remote data set that asks for the size of every shard
         manifest.check_shards()
     else:
@@ -190,7 +190,6 @@ def _check_data(folder: str, tokenizers: dict[str, TextTokenizer], read_all: boo
         from mtllm_ds.data.shards.tar_shards import verify_shards
 
         verify_shards(manifest)
-    return manifest
 
 
 def _check_columns(manifest: Manifest, folder: str, settings: Settings) -> None:
@@ -206,13 +205,14 @@ def _check_columns(manifest: Manifest, folder: str, settings: Settings) -> None:
     )
 
 
-def _bases(settings: Settings) -> Bases:
+def _bases(settings: Settings, tokenizers: Mapping[str, TextTokenizer]) -> Bases:
     return {
         side: {
             "name": lasting_name(chosen.name),
             "revision": chosen.revision,
             # The weights of a side that the reader does without need not be there.
             "fingerprint": weights_fingerprint(chosen.name, chosen.revision) if side in settings.model.sides else None,
+            "tokenizer_family": tokenizers[side].family,
         }
         for side, chosen in (("encoder", settings.model.encoder), ("llm", settings.model.llm))
     }

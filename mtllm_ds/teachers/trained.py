@@ -122,7 +122,13 @@ def _check_task(trained: Trained, manifest: Manifest, place: str) -> None:
 
 def _checked_tokenizer(manifest: Manifest, side: Side, base: EncoderSettings | LLMSettings) -> str:
     """Fingerprint of the teacher's tokenizer, found to be that of the shards."""
-    spec = TokenizerSpec(name=base.name, revision=base.revision, side=side, trust_remote_code=base.trust_remote_code)
+    spec = TokenizerSpec(
+        name=base.name,
+        revision=base.revision,
+        side=side,
+        family=manifest.tokenizers[side].family,
+        trust_remote_code=base.trust_remote_code,
+    )
     tokenizer = load_text_tokenizer(spec)
     manifest.check_tokenizer(tokenizer)
     return tokenizer.fingerprint

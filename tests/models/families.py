@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +62,19 @@ class Family:
                 torch.nn.init.normal_(parameter, std=0.1)
         return model.eval()
 
+    def with_vocabulary(self, size: int) -> Family:
+        """The same family with so many tokens."""
+        return replace(self, settings=_with_vocabulary(self.settings, size))
+
     def save(self, folder: Path) -> Path:
         """Written to `folder` in safetensors."""
         self.whole().save_pretrained(folder)
         return folder
+
+
+def _with_vocabulary(settings: dict[str, Any], size: int) -> dict[str, Any]:
+    found = {k: _with_vocabulary(v, size) if isinstance(v, dict) else v for k, v in settings.items()}
+    return {key: size if key == "vocab_size" else value for key, value in found.items()}
 
 
 def _llm(title: str, name: str, settings: dict[str, Any], refused: str = "", note: str = "") -> Family:

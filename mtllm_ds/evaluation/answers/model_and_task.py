@@ -7,7 +7,7 @@ from typing import Literal
 
 from mtllm_ds.checkpoint.export import Export
 from mtllm_ds.config.objectives import names_of_systems
-from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
+from mtllm_ds.data.text.tokenization import TextTokenizer, load_text_tokenizer
 from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.answers.survey import Read
 from mtllm_ds.evaluation.items.tasks import Task
@@ -88,4 +88,4 @@ def _reads_tags(export: Export) -> bool:
 
 
 def _encoder_tokenizer(export: Export) -> TextTokenizer:
-    return load_text_tokenizer(TokenizerSpec(name=str(export.tokenizer_folder("encoder")), side="encoder"))
+    return load_text_tokenizer(export.tokenizer_spec("encoder"))
