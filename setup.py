@@ -25,7 +25,7 @@ setup(
     install_requires=[
         "torch>=2.10",
         "deepspeed>=0.19.8",
-        "transformers>=5.0",
+        "transformers>=5.2",  # before, attention both ways was causal in padded rows
         "peft>=0.18",
         "webdataset>=1.0",
         "triton>=3.5",
@@ -48,9 +48,20 @@ setup(
     extras_require={
         "gpu": ["liger-kernel"],
         "s3": ["s3fs"],
+        "gguf": ["gguf"],
         "sentence-transformers": ["sentence-transformers>=6"],
         "bench": ["liger-kernel", "cut-cross-entropy", "sacrebleu", "accelerate", "datasets"],
         "docs": ["mkdocs-material", "mkdocstrings[python]"],
-        "dev": ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "pre-commit"],
+        "dev": [
+            "pytest",
+            "pytest-timeout",
+            "pytest-xdist",
+            "hypothesis",
+            "ruff",
+            "mypy",
+            "types-PyYAML",
+            "pre-commit",
+            "gguf",
+        ],
     },
 )

@@ -41,9 +41,11 @@ def gguf_weights_options(name: str) -> dict[str, Any]:
     file = gguf_file(name)
     if file is None:
         return {}
-    from transformers import GgufConfig
-
     warnings.warn(
         f"{name}: {file} is unpacked to dense weights; what its quantization rounded stays rounded", stacklevel=3
     )
+    try:
+        from transformers import GgufConfig
+    except ImportError:  # older versions can do nothing but unpack
+        return {"gguf_file": file}
     return {"gguf_file": file, "quantization_config": GgufConfig(dequantize=True)}
