@@ -39,13 +39,15 @@ def require_packing(config: PretrainedConfig, packs: bool, max_length: int) -> N
     mend = "set data.samples_per_cell instead of token budgets"
     if not packs:
         raise UserError(f"{where} change the states of this {config.model_type} model; {mend}")
-    window = getattr(config, "sliding_window", None)
-    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
-    if window is not None and slides and window < max_length:
-        raise UserError(
-            f"{where} widen the sliding window ({window}) of this {config.model_type} model; "
-            f"set both max_length to at most {window}, or {mend.removeprefix('set ')}"
-        )
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention", "chunked_attention"]
+    windows = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+    for kind, name in windows.items():
+        window = getattr(config, name, None)
+        if kind in kinds and window is not None and window < max_length:
+            raise UserError(
+                f"{where} widen the {name.replace('_', ' ')} ({window}) of this {config.model_type} model; "
+                f"set both max_length to at most {window}, or {mend.removeprefix('set ')}"
+            )
 
 
 def _run_variable_lengths(model: Any, layout: PackedRows, **inputs: torch.Tensor) -> torch.Tensor:

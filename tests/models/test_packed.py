@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import Llama4TextConfig, ModernBertConfig
 
 from mtllm_ds.config.sections import LoraSettings
 from mtllm_ds.data.stream.collate import Batch
@@ -84,3 +85,10 @@ def test_a_short_sliding_window_refuses_to_pack():
         UserError, match=r"packing would change the states of this llama model; set data\.samples_per_cell"
     ):
         require_packing(FAMILIES["llama"], False, max_length=5)
+
+
+def test_other_windows_refuse_to_pack_too():
+    with pytest.raises(UserError, match=r"attention chunk size \(8\) of this llama4_text model"):
+        require_packing(Llama4TextConfig(attention_chunk_size=8), True, max_length=9)
+    with pytest.raises(UserError, match=r"sliding window \(\d+\) of this modernbert model"):
+        require_packing(ModernBertConfig(local_attention=16), True, max_length=17)
