@@ -213,6 +213,11 @@ class SimCSE(_Adaptation):
         yield from super().mistakes(run)
         if not run.data.has_budgets and (run.data.samples_per_cell or 0) < 2:
             yield "data.samples_per_cell: objective.name=simcse compares the texts of a cell; set it to 2 or more"
+        if self.attention_dropout and run.model.attention == "flash_attention_4":
+            yield (
+                f"objective.attention_dropout={self.attention_dropout}: flash attention 4 has no dropout; "
+                "set model.attention=sdpa or flash_attention_2"
+            )
 
 
 BUILT_IN: dict[str, type[ObjectiveSettings]] = {

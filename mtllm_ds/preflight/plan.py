@@ -11,7 +11,6 @@ from typing import Any, Literal
 from mtllm_ds.checkpoint.model import Trained
 from mtllm_ds.cluster.agree import is_main_rank
 from mtllm_ds.cluster.deepspeed_settings import check_deepspeed
-from mtllm_ds.config.data import RemoteSettings
 from mtllm_ds.config.deepspeed import resolve_deepspeed, zero_stage
 from mtllm_ds.config.names import lasting_name
 from mtllm_ds.config.schema import Settings

@@ -91,6 +91,10 @@ def test_settings_that_do_not_fit(recipe):
         ({"model__reader": "stacked"}, "does not train it; set model.reader=llm"),
         ({"model__llm__bidirectional": "false"}, "teaches the LLM to look both ways; set it to true"),
         ({"data__samples_per_cell": "1"}, "compares the texts of a cell; set it to 2 or more"),
+        (
+            {"model__attention": "flash_attention_4", "training__precision": "bf16"},
+            "flash attention 4 has no dropout; set model.attention=sdpa",
+        ),
         ({"objective__mask_share": "0.5"}, "it belongs to objective.name=masked_next_token; remove it"),
         ({"objective__token_weight": "0.5"}, "it belongs to objective.name=pooled_alignment; remove it"),
         ({"objective__select_by": "accuracy"}, "no figure of objective.name=simcse"),
