@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -86,7 +86,7 @@ class MTLLM:
         Raises `UserError` if a file is missing or a base model is not the one the export was trained on.
         """
         export = read_export(Path(folder))
-        place = torch.device(device)
+        place = _usable(device)
         trained = export.trained()
         places = {side: name for side, name in (("encoder", encoder), ("llm", llm)) if name is not None}
         model = located(trained.model, trained.bases, f"export {folder}", places)
@@ -113,7 +113,7 @@ class MTLLM:
         """Ids of one text (or of segments that belong together), special tokens included, cut to the model's limit."""
         return self._encoded(PlainItem(tuple(segments)), lang).ids
 
-    def encode(self, texts: Sequence[str], lang: Languages, batch_size: int = 32) -> torch.Tensor:
+    def encode(self, texts: Iterable[str], lang: Languages, batch_size: int = 32) -> torch.Tensor:
         """Vectors of texts in one language (FLORES-200 code), or one a text: (n, d) float32 on the CPU.
 
         A text longer than the model's limit is cut there. An unknown tag raises `UserError` with the nearest code. A model
@@ -123,13 +123,13 @@ class MTLLM:
         encoded = [self._encoded(item, code) for item, code in zip(items, _one_each(lang, items), strict=True)]
         return self._pooled(encoded, self._tokenizer, batch_size, self.reader.states, self.reader.hidden_size)
 
-    def encode_with_llm(self, texts: Sequence[str], batch_size: int = 32) -> torch.Tensor:
+    def encode_with_llm(self, texts: Iterable[str], batch_size: int = 32) -> torch.Tensor:
         """Vectors of the plain LLM of a stack reading the texts itself (the teacher's view): (n, d) float32 on the CPU."""
         stack, tokenizer = self._stack, self._tokenizers["llm"]
         encoded = [encode_item(tokenizer, (text,), (), None, tokenizer.spec.max_length) for text in _checked(texts)]
         return self._pooled(encoded, tokenizer, batch_size, FrozenSelf(stack).read, stack.hidden_size)
 
-    def encode_with_encoder(self, texts: Sequence[str], lang: Languages, batch_size: int = 32) -> torch.Tensor:
+    def encode_with_encoder(self, texts: Iterable[str], lang: Languages, batch_size: int = 32) -> torch.Tensor:
         """Mean states of a stack's MT encoder alone: (n, d_encoder) float32 on the CPU."""
         stack = self._stack
         items = [PlainItem((text,)) for text in _checked(texts)]
@@ -145,6 +145,7 @@ class MTLLM:
             raise UserError("this model has no head: export a run of objective.name=task_tuning or task_distillation")
         for number, item in enumerate(items):
             _check_item(item, self.task, number)
+            _checked([*item.segments, *item.options])
         encoded = [self._encoded(item, code) for item, code in zip(items, _one_each(lang, items), strict=True)]
         found: dict[int, torch.Tensor] = {}
         for rows, states, mask in self._run(
@@ -154,7 +155,7 @@ class MTLLM:
             found |= dict(zip(rows, self._scores(states, mask, spans), strict=True))
         return [found[row] for row in range(len(encoded))]
 
-    def classify(self, texts: Sequence[str | tuple[str, str]], lang: Languages, batch_size: int = 32) -> list[str]:
+    def classify(self, texts: Iterable[str | tuple[str, str]], lang: Languages, batch_size: int = 32) -> list[str]:
         """The label of each text, or of each pair (premise, hypothesis)."""
         if self.task is not None and self.task.type == "multiple_choice":
             raise UserError(f"the task '{self.task.name}' is a multiple choice: use MTLLM.choose")
@@ -211,21 +212,53 @@ class MTLLM:
         self, ids: list[list[int]], tokenizer: TextTokenizer, batch_size: int, states: States
     ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
         """Row numbers, states (b, S, d) and mask (b, S) of batches of similar length."""
+        _check_batch_size(batch_size)
         for rows in longest_first(list(map(len, ids)), batch_size):
             tokens, mask = (side.to(self.device) for side in padded([ids[row] for row in rows], tokenizer.pad_id))
             yield rows, states(tokens, mask), mask
 
 
-def _checked(texts: Sequence) -> Sequence:
-    if isinstance(texts, str):
+def _usable(device: str | torch.device) -> torch.device:
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"device={device}: cannot be used ({reason}); use 'cpu' or one that is there") from error
+    return place
+
+
+def _checked(texts: Iterable) -> list:
+    """The texts as a list, each known to be text, or a pair of texts."""
+    if isinstance(texts, str | bytes):
         raise UserError(f"expected a list of texts, got one string ({texts[:30]!r}): put it in a list")
-    return texts
+    listed = list(texts)
+    for number, text in enumerate(listed):
+        for part in text if isinstance(text, tuple | list) else (text,):
+            if not isinstance(part, str):
+                shown = f"{type(part).__name__} {part!r}"[:60]
+                raise UserError(f"texts[{number}]: not a string but {shown}; leave it out or decode it")
+            _require_characters(part, f"texts[{number}]")
+    return listed
+
+
+def _require_characters(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: holds half a character (a lone surrogate), mend or remove it") from error
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise UserError(f"batch_size={batch_size}: not a whole number from 1 up; leave it out for 32")
 
 
 def _one_each(lang: Languages, items: Sequence[object]) -> Sequence[str]:
     """A code an item."""
     if isinstance(lang, str):
         return [lang] * len(items)
+    lang = list(lang)
     if len(lang) != len(items):
         raise UserError(f"{len(lang)} languages for {len(items)} texts: give one, or one a text")
     return lang

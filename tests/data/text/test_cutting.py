@@ -67,7 +67,7 @@ def test_of_a_pair_the_longer_segment_gives_first(sides):
 
 def test_the_cost_of_splitting_is_that_of_the_text(sides, monkeypatch):
     """Characters that are tokenized, by both sides, for each that the text holds: a constant, however long it is."""
-    encoder, llm = sides
+    encoder, llm = sides(24, 40)
     tokenize, read = TextTokenizer.tokenize, []
     monkeypatch.setattr(
         TextTokenizer, "tokenize", lambda self, texts: read.append(sum(map(len, texts))) or tokenize(self, texts)
