@@ -1,7 +1,9 @@
-"""`mtllm-ds prepare`: `shards` turns raw text into a data set for training, `task` the labelled items of a task;
-`teacher-targets` adds what a teacher makes of each sample; `verify`, `stats` and `show` look at one.
+"""`mtllm-ds prepare`: `shards` turns raw text into a data set for training, `task` the labelled items of a task; `merge` makes
+one of what several machines prepared; `teacher-targets` adds what a teacher makes of each sample; `verify`, `stats` and `show` look
+at one.
 
 mtllm-ds prepare shards --input FILE --language eng_Latn --encoder PATH --llm PATH --output DIR
+mtllm-ds prepare merge DIR
 mtllm-ds prepare task --task ddtp_topics --split train --encoder PATH --llm PATH --output DIR
 deepspeed --module mtllm_ds prepare teacher-targets --teacher RUN --data DIR --name teacher
 """
@@ -12,6 +14,7 @@ from collections.abc import Sequence
 
 from mtllm_ds.command_line import Parser, run_subcommand
 from mtllm_ds.commands.prepare.inspection import add_inspections
+from mtllm_ds.commands.prepare.merge import add_merge
 from mtllm_ds.commands.prepare.shards import add_shards
 from mtllm_ds.commands.prepare.task import add_task
 from mtllm_ds.commands.prepare.teacher_targets import add_teacher_targets
@@ -20,4 +23,4 @@ from mtllm_ds.commands.prepare.teacher_targets import add_teacher_targets
 def main(arguments: Sequence[str]) -> int:
     """Run one of the subcommands."""
     parser = Parser(prog="mtllm-ds prepare", description="Prepare data for training.")
-    return run_subcommand(parser, (add_shards, add_task, add_teacher_targets, add_inspections), arguments)
+    return run_subcommand(parser, (add_shards, add_task, add_merge, add_teacher_targets, add_inspections), arguments)

@@ -4,6 +4,7 @@ import hashlib
 import re
 from pathlib import Path
 
+from mtllm_ds.data.writing.seen import SeenTexts
 from mtllm_ds.data.writing.sources import Document
 from mtllm_ds.errors import UserError
 from mtllm_ds.text_files import decoded, lines_of
@@ -35,10 +36,10 @@ def read_exclusions(path: str) -> frozenset[bytes]:
 
 
 class DocumentFilter:
-    """Tells why a document is left out. Deduplication remembers 16 bytes a document of the whole input."""
+    """Tells why a document is left out. Deduplication remembers every document of the whole input (`seen.py`)."""
 
     def __init__(self, deduplicate: bool, exclusions: frozenset[bytes]) -> None:
-        self._seen: set[bytes] | None = set() if deduplicate else None
+        self._seen = SeenTexts() if deduplicate else None
         self._exclusions = exclusions
 
     def reason(self, document: Document) -> str | None:
@@ -52,8 +53,6 @@ class DocumentFilter:
                 return "excluded"
         if self._seen is not None:
             key = "\0".join((document.language, *texts)).encode()
-            digest = hashlib.blake2b(key, digest_size=16).digest()
-            if digest in self._seen:
+            if not self._seen.add(key):
                 return "duplicate"
-            self._seen.add(digest)
         return None
