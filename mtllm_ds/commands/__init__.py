@@ -48,8 +48,8 @@ def run_command(arguments: Sequence[str]) -> int:
 def launch(*command: str) -> NoReturn:
     """Run `command` with the process's arguments and end the process: all that a script does."""
     given = sys.argv[1:]
-    # DeepSpeed's launcher puts this before the arguments; the environment says the same.
-    if given and given[0].startswith("--local_rank="):
+    # Launchers put this before the arguments; the environment says the same.
+    if given and given[0].startswith(("--local_rank=", "--local-rank=")):
         given = given[1:]
     quiet_libraries()
     run_and_exit(lambda: run_command([*command, *given]))

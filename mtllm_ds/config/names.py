@@ -21,10 +21,10 @@ def resolve_model_name(name: str) -> str:
     package, _, inside = name.removeprefix(PACKAGE).partition("/")
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
-        raise UserError(f"the Python package '{package}' is not installed; install it with pip")
+        raise UserError(f"{name}: the Python package '{package}' is not installed; install it with pip")
     folder = Path(found.submodule_search_locations[0]) / inside
     if not folder.is_dir():
-        raise UserError(f"the Python package '{package}' has no folder '{inside}'")
+        raise UserError(f"{name}: the Python package '{package}' has no folder '{inside}'; name one that it has")
     return str(folder)
 
 

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from mtllm_ds.cluster.agree import wait_for_all, world_size
+from mtllm_ds.config.names import resolve_model_name
 from mtllm_ds.data.text.padding import longest_first, padded
 from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
@@ -72,18 +73,19 @@ class Translator:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> Translator:
-        """Load a hub name or local folder; raises `UserError` if that is no MT model."""
+        """Load a hub name, local folder or model that ships; raises `UserError` if that is no MT model."""
         from transformers import AutoModelForSeq2SeqLM
 
-        config = load_config(name, revision, False, "MT model ")
+        name = resolve_model_name(name)
+        config = load_config(name, revision, False, "--mt")
         if config.model_type not in _FAMILY_OF_MODEL:
             known = ", ".join(_FAMILY_OF_MODEL)
             raise UserError(
-                f"MT model {name}: a {config.model_type} model, translation is known of {known}; name another"
+                f"--mt={name}: a {config.model_type} model; translation is known of {known}, name one of these"
             )
         spec = TokenizerSpec(name=name, revision=revision, side="encoder", family=_FAMILY_OF_MODEL[config.model_type])
         tokenizer = load_text_tokenizer(spec)
-        model = load_weights(AutoModelForSeq2SeqLM, name, "MT model ", revision=revision, dtype=dtype)
+        model = load_weights(AutoModelForSeq2SeqLM, name, "--mt", revision=revision, dtype=dtype)
         placed: Any = model.eval()
         return cls(placed.to(device), tokenizer, f"{weights_fingerprint(name, revision)} {dtype}", cache)
 

@@ -109,3 +109,6 @@ def test_a_task_from_embedded_items_to_a_report(installed):
     asked = ("--languages", "deu_Latn", "--limit", 6, "--output", "runs/report")
     installed.mtllm("evaluate", "model", "--model", "my_classifier", *task, *asked)
     assert (installed.folder / "runs" / "report" / "report.html").is_file()
+    translated = ("--mt", "assets/mt", "--languages", "deu_Latn", "--items", 2, "--output", "runs/translated")
+    installed.mtllm("translate", "test", *task, *translated)
+    assert (installed.folder / "runs" / "translated" / "plain" / "task.yaml").is_file()

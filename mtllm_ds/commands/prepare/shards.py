@@ -82,7 +82,7 @@ def _input_file(options: argparse.Namespace, given: str) -> InputFile:
 
     named = re.fullmatch(r"([a-z]{3}_[A-Z][a-z]{3})=(.+)", given)
     if named and (options.language or options.language_field):
-        raise UserError(f"the input '{given}' names its language, leave out --language and --language-field")
+        raise UserError(f"--input={given}: names its language; leave out --language and --language-field")
     return InputFile(
         path=str(shipped_place(named[2] if named else given)),
         language=named[1] if named else options.language,

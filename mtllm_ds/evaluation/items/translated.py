@@ -122,7 +122,7 @@ def write_task(
     # English of a training source need not be one of the task's languages; here it has a file like any other.
     described["languages"] = list(dict.fromkeys((*task.languages, *(language for _, language in items))))
     described["read_as"] = dict(read_as or {})
-    described["source"] = {"folder": str(folder), "fields": fields}
+    described["source"] = {"folder": str(folder.resolve()), "fields": fields}
     write_text(folder / TASK_FILE, yaml.safe_dump(described, sort_keys=False, allow_unicode=True))
     return folder / TASK_FILE
 

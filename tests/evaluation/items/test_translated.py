@@ -1,5 +1,7 @@
 """Translated tasks keep what is not translated, mask as the protocol says, and load again as tasks."""
 
+from pathlib import Path
+
 from mtllm_ds.evaluation.items.items import Item, load_items
 from mtllm_ds.evaluation.items.masking import tokens
 from mtllm_ds.evaluation.items.tasks import load_task
@@ -99,3 +101,12 @@ def test_english_of_a_training_source_becomes_a_language_of_the_written_task(tmp
 def test_chrf_of_equal_and_of_other_texts():
     assert chrf(["Open the file."], ["Open the file."]) == 100.0
     assert chrf(["zzz"], ["Open the file."]) == 0.0
+
+
+def test_a_written_task_is_found_from_any_folder(tmp_path, monkeypatch):
+    task = load_task(str(save_task(tmp_path / "task", 12)))
+    items = {("test", "deu_Latn"): load_items(task, "test", "deu_Latn")}
+    monkeypatch.chdir(tmp_path)
+    written = tmp_path / write_task(Path("new"), task, items)
+    monkeypatch.chdir(tmp_path / "task")
+    assert len(load_items(load_task(str(written)), "test", "deu_Latn")) == 12
