@@ -1,7 +1,6 @@
 """LoRA by name: between the reader's own names and PEFT's files, and two adapters made one.
 
-In a reader an adapter's weights end in `lora_A.default.weight`; a first adapter that a run froze ends in `lora_A.start.weight`,
-its B already multiplied by its scale.
+Their names stand in `weight_names.py`.
 """
 
 from __future__ import annotations
@@ -16,16 +15,14 @@ from safetensors.torch import load_file, save_file
 
 from mtllm_ds.config.sections import LoraSettings
 from mtllm_ds.errors import UserError
-
-_FROZEN = ".start."
-_TRAINED = ".default."
+from mtllm_ds.weight_names import as_frozen, from_adapter_file, in_adapter_file, is_frozen_lora, is_lora
 
 
 def with_frozen_adapter(weights: Mapping[str, torch.Tensor], lora: LoraSettings) -> dict[str, torch.Tensor]:
     """The names that a frozen first adapter has, B multiplied by the adapter's scale; other names stay."""
     scale = lora.alpha / lora.rank
     return {
-        name.replace(_TRAINED, _FROZEN) if ".lora_" in name else name: tensor * scale if ".lora_B." in name else tensor
+        as_frozen(name) if is_lora(name) else name: tensor * scale if ".lora_B." in name else tensor
         for name, tensor in weights.items()
     }
 
@@ -37,20 +34,20 @@ def one_adapter(
 
     B1 A1 + s B2 A2 = [B1, s B2] [A1; A2]; the scale of the result is 1.
     """
-    if not any(_FROZEN in name for name in weights):
+    if not any(is_frozen_lora(name) for name in weights):
         return dict(weights), lora
     scale = lora.alpha / lora.rank
     joined: dict[str, torch.Tensor] = {}
     rank = lora.rank
     for name, tensor in weights.items():
-        if _FROZEN in name:
+        if is_frozen_lora(name):
             continue
         if ".lora_A." in name:
-            first = weights[name.replace(_TRAINED, _FROZEN)]
+            first = weights[as_frozen(name)]
             rank = lora.rank + first.shape[0]
             joined[name] = torch.cat([first, tensor])
         elif ".lora_B." in name:
-            joined[name] = torch.cat([weights[name.replace(_TRAINED, _FROZEN)], scale * tensor], dim=1)
+            joined[name] = torch.cat([weights[as_frozen(name)], scale * tensor], dim=1)
         else:
             joined[name] = tensor
     return joined, lora.model_copy(update={"rank": rank, "alpha": rank})
@@ -62,9 +59,7 @@ def write_adapter(
     """An adapter in PEFT's own format: its files name no adapter and start at the adapted model."""
     from peft import LoraConfig
 
-    adapter = {
-        name.split(".", 1)[1].replace(_TRAINED, "."): tensor for name, tensor in weights.items() if ".lora_" in name
-    }
+    adapter = {in_adapter_file(name): tensor for name, tensor in weights.items() if is_lora(name)}
     assert adapter, "no adapter"
     assert all(tensor.numel() for tensor in adapter.values()), "empty adapter"
     folder.mkdir()
@@ -88,7 +83,7 @@ def read_adapter(folder: Path, side: str) -> tuple[dict[str, torch.Tensor], Lora
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"export {folder.parent}: its adapter cannot be read ({error}); export it again") from error
-    weights = {f"{side}.{name.removesuffix('.weight')}{_TRAINED}weight": tensor for name, tensor in tensors.items()}
+    weights = {from_adapter_file(name, side): tensor for name, tensor in tensors.items()}
     lora = LoraSettings(
         rank=config["r"],
         alpha=config["lora_alpha"],

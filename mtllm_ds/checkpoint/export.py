@@ -4,7 +4,8 @@ config.json                 format, reader, task, base models, connector, where 
 connector.safetensors       weights of the connector (fp32); stacked models only
 centring.safetensors        means by language, where the connector centres
 head.safetensors            weights of the task head (fp32), where there is one
-adapter/                    LoRA in PEFT's own format
+adapter/                    LoRA in PEFT's own format, where LoRA trained
+trained.safetensors         fp32 weights of the base model that trained themselves, where some did
 tokenizers/{encoder,llm}/   tokenizers of the sides that the reader needs
 README.md                   model card with the base models' licences
 """
@@ -26,14 +27,15 @@ from mtllm_ds import atomic
 from mtllm_ds.checkpoint.adapters import read_adapter, write_adapter
 from mtllm_ds.checkpoint.model import Trained, task_entry, trained_from_run
 from mtllm_ds.checkpoint.model_card import model_card
-from mtllm_ds.config.sections import ConnectorSettings, EncoderSettings, LLMSettings, ModelSettings
+from mtllm_ds.config.sections import ConnectorSettings, EncoderSettings, LLMSettings, LoraSettings, ModelSettings
 from mtllm_ds.data.shards.manifest import TaskEntry
 from mtllm_ds.data.text.tokenization import TokenizerSpec, family_of, pretrained_tokenizer
 from mtllm_ds.errors import UserError
+from mtllm_ds.weight_names import CENTRING, CONNECTOR, is_addition, part
 
-FORMAT = 3
-_READABLE = (1, 2, 3)
-_PARTS = ("connector", "centring", "head")
+FORMAT = 4
+_READABLE = (1, 2, 3, 4)
+_PARTS = ("connector", "centring", "head", "trained")
 _IDENTITY = ("fingerprint", "weights", "tokenizer_family")
 """What tells a base model from others, and how texts are made for it; the rest of a base are its settings."""
 
@@ -83,16 +85,19 @@ class Export:
         """The model with its weights; `UserError` if a file cannot be read."""
         bases = {side: {k: v for k, v in base.items() if k not in _IDENTITY} for side, base in self.bases.items()}
         side = "encoder" if self.reader == "encoder" else "llm"
-        weights, lora = read_adapter(self.folder / "adapter", side)
-        parts = {part: self._part(part) for part in _PARTS}
-        for part in ("connector", "centring"):
-            weights |= {f"{part}.{name}": tensor for name, tensor in parts[part].items()}
+        trainable = self.config.get("trainable", "lora")
+        weights, lora = read_adapter(self.folder / "adapter", side) if trainable == "lora" else ({}, LoraSettings())
+        parts = {name: self._part(name) for name in _PARTS}
+        weights |= parts["trained"]
+        for prefix, own in ((CONNECTOR, parts["connector"]), (CENTRING, parts["centring"])):
+            weights |= {f"{prefix}{name}": tensor for name, tensor in own.items()}
         return Trained(
             place=self.folder,
             model=ModelSettings(
                 reader=self.reader,  # type: ignore[arg-type]
-                encoder=EncoderSettings(**bases["encoder"]),
-                llm=LLMSettings(**bases["llm"], bidirectional=self.config["bidirectional"]),
+                encoder=EncoderSettings(**bases["encoder"]) if "encoder" in bases else None,
+                llm=LLMSettings(**bases["llm"], bidirectional=self.config["bidirectional"]) if "llm" in bases else None,
+                trainable=trainable,
                 connector=ConnectorSettings(**self.config["connector"]),
                 lora=lora,
             ),
@@ -105,9 +110,10 @@ class Export:
             metrics=self.config["metrics"],
         )
 
-    def _part(self, part: str) -> dict[str, torch.Tensor]:
-        path = self.folder / f"{part}.safetensors"
-        expected = {"connector": self.reader == "stacked", "head": self.task is not None, "centring": False}[part]
+    def _part(self, name: str) -> dict[str, torch.Tensor]:
+        path = self.folder / f"{name}.safetensors"
+        is_tuned = self.config.get("trainable", "lora") != "lora"
+        expected = {"connector": self.reader == "stacked", "head": self.task is not None, "trained": is_tuned}.get(name)
         if not expected and not path.exists():
             return {}
         try:
@@ -123,10 +129,11 @@ def export_run(run: Path, output: Path, step: int | None = None) -> Trained:
         raise UserError(f"output {output}: exists and is not an export; choose another folder")
     with atomic.new_folder(output) as temporary:
         _write_parts(temporary, trained)
-        adapted = trained.bases[trained.adapted_side]
-        write_adapter(
-            temporary / "adapter", trained.weights, trained.model.lora, str(adapted["name"]), adapted["revision"]
-        )
+        if trained.model.trainable == "lora":
+            base = trained.bases[trained.trained_side]
+            write_adapter(
+                temporary / "adapter", trained.weights, trained.model.lora, str(base["name"]), base["revision"]
+            )
         families = _write_tokenizers(temporary / "tokenizers", trained)
         atomic.write_json(temporary / "config.json", _config(trained, families))
         atomic.write_text(temporary / "README.md", model_card(trained))
@@ -163,11 +170,16 @@ def read_export(folder: Path) -> Export:
 
 
 def _write_parts(folder: Path, trained: Trained) -> None:
-    tensors: Mapping[str, torch.Tensor] = trained.weights | {f"head.{n}": t for n, t in (trained.head or {}).items()}
-    for part in _PARTS:
-        own = {name.removeprefix(f"{part}."): t for name, t in tensors.items() if name.startswith(f"{part}.")}
+    weights = trained.weights
+    parts = {
+        "connector": part(weights, CONNECTOR),
+        "centring": part(weights, CENTRING),
+        "head": trained.head or {},
+        "trained": {name: tensor for name, tensor in weights.items() if not is_addition(name)},
+    }
+    for name, own in parts.items():
         if own:
-            save_file(own, folder / f"{part}.safetensors")
+            save_file(own, folder / f"{name}.safetensors")
 
 
 def _config(trained: Trained, families: Mapping[str, str]) -> dict[str, Any]:
@@ -182,7 +194,7 @@ def _config(trained: Trained, families: Mapping[str, str]) -> dict[str, Any]:
             "weights": trained.bases[side].get("weights"),
             "tokenizer_family": families.get(side),
         }
-        for side, chosen in (("encoder", model.encoder), ("llm", model.llm))
+        for side, chosen in model.given.items()
     }
     return {
         "format": FORMAT,
@@ -192,7 +204,8 @@ def _config(trained: Trained, families: Mapping[str, str]) -> dict[str, Any]:
         "task": trained.task and asdict(trained.task),
         "bases": bases,
         "connector": model.connector.model_dump(mode="json"),
-        "bidirectional": model.llm.bidirectional,
+        "trainable": model.trainable if isinstance(model.trainable, str) else list(model.trainable),
+        "bidirectional": None if model.llm is None else model.llm.bidirectional,
         "step": trained.step,
         "metrics": trained.metrics,
     }
@@ -202,7 +215,7 @@ def _write_tokenizers(folder: Path, trained: Trained) -> dict[str, str]:
     """Write those that the reader needs; returns their families, which the base model's own files may tell."""
     families: dict[str, str] = {}
     for side in trained.model.sides:
-        base = getattr(trained.model, side)
+        base = trained.model.given[side]
         spec = TokenizerSpec(
             name=base.name,
             revision=base.revision,

@@ -19,8 +19,7 @@ from mtllm_ds.config.sections import ModelSettings
 from mtllm_ds.data.shards.manifest import TaskEntry
 from mtllm_ds.data.shards.targets import TeacherIdentity
 from mtllm_ds.errors import UserError
-
-_HEAD = "head."
+from mtllm_ds.weight_names import HEAD, is_head, own_name, part
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Trained:
     bases: dict[str, dict[str, Any]]
     """By side: name, revision and fingerprint of the base models, and of the hub's a hash of their weights."""
     weights: dict[str, torch.Tensor]
-    """fp32 connector, LoRA and centring under the reader's own names."""
+    """fp32 connector, LoRA, centring, and weights of base models that trained, under the model's own names."""
     head: dict[str, torch.Tensor] | None
     """fp32 `weight` and `bias` of the task head."""
     task: TaskEntry | None
@@ -45,8 +44,8 @@ class Trained:
     metrics: dict[str, float]
 
     @property
-    def adapted_side(self) -> str:
-        """The base model that carries LoRA."""
+    def trained_side(self) -> str:
+        """The base model that was trained."""
         return self.model.sides[-1]
 
     @property
@@ -60,14 +59,15 @@ class Trained:
 
     @property
     def name(self) -> str:
-        """Name of the adapted base model, without its folder."""
-        return Path(str(self.bases[self.adapted_side]["name"])).name
+        """Name of the trained base model, without its folder."""
+        return Path(str(self.bases[self.trained_side]["name"])).name
 
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over weights, head and labels: the same for a run and its export."""
         digest = hashlib.sha256(repr(self.task and asdict(self.task)).encode())
-        for name, tensor in sorted({**self.weights, **_prefixed(self.head or {})}.items()):
+        head = {f"{HEAD}{name}": tensor for name, tensor in (self.head or {}).items()}
+        for name, tensor in sorted({**self.weights, **head}.items()):
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().numpy().tobytes())
         return f"sha256:{digest.hexdigest()}"
@@ -82,8 +82,8 @@ def trained_from_run(run: Path, step: int | None = None) -> Trained:
     state = read_state(folder)
     settings = parse_saved(state.settings, where=f"checkpoint {folder}")
     tensors = {own_name(name): tensor for name, tensor in {**load_kept(folder), **load_trainable(folder)}.items()}
-    head = {name.removeprefix(_HEAD): tensor for name, tensor in tensors.items() if name.startswith(_HEAD)}
-    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(_HEAD)}
+    head = part(tensors, HEAD)
+    weights = {name: tensor for name, tensor in tensors.items() if not is_head(name)}
     weights, lora = one_adapter(weights, settings.model.lora)
     return Trained(
         place=run,
@@ -98,23 +98,12 @@ def trained_from_run(run: Path, step: int | None = None) -> Trained:
     )
 
 
-def own_name(name: str) -> str:
-    """A checkpoint's name without the objective's prefix: `student.` (earlier `reader.` or `stack.`); heads keep `head.`."""
-    return name.removeprefix("student.").removeprefix("stack.").removeprefix("reader.")
-
-
 def task_entry(content: Mapping[str, Any] | None) -> TaskEntry | None:
     """A task as JSON holds it."""
     return None if content is None else TaskEntry(content["name"], content["type"], tuple(content["labels"]))
 
 
-def _prefixed(head: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {f"{_HEAD}{name}": tensor for name, tensor in head.items()}
-
-
 def _with_bases(model: ModelSettings, state: CheckpointState) -> ModelSettings:
     """The settings with the base models' places and commits as the checkpoint remembers them."""
-    found = {side: {key: state.bases[side][key] for key in ("name", "revision")} for side in ("encoder", "llm")}
-    return model.model_copy(
-        update={side: getattr(model, side).model_copy(update=place) for side, place in found.items()}
-    )
+    found = {side: {key: state.bases[side][key] for key in ("name", "revision")} for side in model.given}
+    return model.model_copy(update={side: model.given[side].model_copy(update=place) for side, place in found.items()})

@@ -64,7 +64,7 @@ def model_card(trained: Trained) -> str:
         "This folder holds only what was trained. To run it you need its base models, whose licences bind you:",
         "",
         *(
-            f"- {_SIDES[side]} `{getattr(model, side).name}`: {base_licence(getattr(model, side).name)}"
+            f"- {_SIDES[side]} `{model.given[side].name}`: {base_licence(model.given[side].name)}"
             for side in model.sides
         ),
         "",
@@ -73,16 +73,16 @@ def model_card(trained: Trained) -> str:
 
 
 def merged_card(trained: Trained) -> str:
-    """README.md of an LLM that its LoRA was merged into."""
-    llm = trained.model.llm
+    """README.md of an LLM with what was trained in its weights."""
+    llm = trained.model.given_llm
     both_ways = " It attends in both directions (`is_causal: false`)." if llm.bidirectional else ""
     lines = [
         "---",
         "tags: [sentence-embedding]",
         "---",
-        "# LLM with merged LoRA",
+        "# Adapted LLM",
         "",
-        f"`{llm.name}` with LoRA merged into its weights, trained by `{trained.objective}` for {trained.step} steps."
+        f"`{llm.name}` with what was trained in its weights, by `{trained.objective}` for {trained.step} steps."
         f"{both_ways} Name this folder in `model.llm.name`, or load it with `AutoModel`.",
         "",
         "**It has no language-model head and generates no text**: it is meant for its final states, which are pooled to"
@@ -100,20 +100,21 @@ def merged_card(trained: Trained) -> str:
 
 _TITLES = {
     "stacked": "Stacked multilingual model",
-    "llm": "LLM with LoRA",
-    "encoder": "Machine-translation encoder with LoRA",
+    "llm": "Adapted LLM",
+    "encoder": "Adapted encoder",
 }
 _SIDES = {"encoder": "encoder", "llm": "LLM"}
 
 
 def _reader_line(trained: Trained) -> str:
-    model, rank = trained.model, trained.model.lora.rank
+    model = trained.model
+    how = f"LoRA (rank {model.lora.rank})" if model.trainable == "lora" else "trained weights"
     if model.reader == "stacked":
         return (
-            f"The encoder of `{model.encoder.name}` reads the text in any of its languages; a {model.connector.type} connector"
-            f" and LoRA (rank {rank}) let `{model.llm.name}` understand it."
+            f"The encoder of `{model.given_encoder.name}` reads the text in any of its languages; a {model.connector.type} "
+            f"connector and {how} let `{model.given_llm.name}` understand it."
         )
-    return f"`{getattr(model, model.reader).name}` reads the text, adapted by LoRA (rank {rank})."
+    return f"`{model.given[model.reader].name}` reads the text, adapted by {how}."
 
 
 def _task_line(task: TaskEntry) -> str:

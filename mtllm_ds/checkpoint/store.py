@@ -26,6 +26,7 @@ from mtllm_ds import atomic
 from mtllm_ds.cluster.agree import together, wait_for_all
 from mtllm_ds.cluster.zero import MASTER, MOMENTS, TrainableState
 from mtllm_ds.errors import UserError
+from mtllm_ds.weight_names import own_name
 
 FORMAT = 1
 TRAINABLE = "trainable.safetensors"
@@ -114,12 +115,15 @@ def load_kept(folder: Path) -> dict[str, torch.Tensor]:
 def restore_checkpoint(folder: Path, state: CheckpointState, trainable: TrainableState) -> None:
     """Put masters and moments back into the engine's shards; called by all ranks."""
     masters, moments = _load(folder, TRAINABLE), _load(folder, OPTIMIZER)
-    _require_same_names(folder, set(masters), set(trainable.parameters))
+    # Earlier versions put other prefixes before a model's own names.
+    saved = {own_name(name): name for name in masters}
+    _require_same_names(folder, set(saved), {own_name(name) for name in trainable.parameters})
     trainable.begin(state.num_updates)
     for name in trainable.parameters:
-        trainable.set(name, MASTER, masters[name])
+        saved_name = saved[own_name(name)]
+        trainable.set(name, MASTER, masters[saved_name])
         for key in MOMENTS:
-            trainable.set(name, key, moments[f"{key}/{name}"])
+            trainable.set(name, key, moments[f"{key}/{saved_name}"])
     wait_for_all()
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from mtllm_ds.config.objectives import BUILT_IN, ObjectiveSettings, objective_class
 from mtllm_ds.config.schema import Sections, Settings
+from mtllm_ds.config.section import section_of
 from mtllm_ds.config.shipped import RECIPES, find_file
 from mtllm_ds.errors import UserError
 
@@ -115,10 +116,10 @@ def _nearest_key(key: str) -> str:
 def valid_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Dotted names of all settings below a section."""
     for name, field in section.model_fields.items():
-        annotation = field.annotation
-        if annotation is ObjectiveSettings:
+        below = section_of(field.annotation)
+        if below is ObjectiveSettings:
             yield from dict.fromkeys(key for cls in BUILT_IN.values() for key in valid_keys(cls, f"{prefix}{name}."))
-        elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield from valid_keys(annotation, f"{prefix}{name}.")
+        elif below is not None:
+            yield from valid_keys(below, f"{prefix}{name}.")
         else:
             yield prefix + name

@@ -176,7 +176,7 @@ class _Adaptation(ObjectiveSettings):
     teaches_direction: ClassVar = True
 
     def mistakes(self, run: CommonSections) -> Iterator[str]:
-        if not run.model.llm.bidirectional:
+        if run.model.llm is not None and not run.model.llm.bidirectional:
             yield f"model.llm.bidirectional=false: objective.name={self.name} teaches the LLM to look both ways; set it to true"
 
 

@@ -85,6 +85,10 @@ def _connector(settings: CommonSections, connector_trains: bool) -> Iterator[str
 
 def _reader(settings: CommonSections) -> Iterator[str]:
     model, connector = settings.model, settings.model.connector
+    for side in model.sides:
+        if side not in model.given:
+            yield f"model.{side}.name is missing: model.reader={model.reader} needs it; set it"
+    yield from _trainable(settings)
     if model.start is None and model.merge_start_lora:
         yield "model.merge_start_lora=true has no effect without model.start: name the run or export to start from"
     if model.reader == "stacked":
@@ -94,6 +98,19 @@ def _reader(settings: CommonSections) -> Iterator[str]:
         yield f"model.connector has no effect with model.reader={model.reader}: leave its settings at their defaults"
     if model.reader == "encoder" and model.liger:
         yield "model.liger=true has no effect with model.reader=encoder: set it to false"
+
+
+def _trainable(settings: CommonSections) -> Iterator[str]:
+    model = settings.model
+    if model.trainable == "lora":
+        return
+    shown = model.trainable if isinstance(model.trainable, str) else list(model.trainable)
+    if not model.trainable:
+        yield "model.trainable=[]: name modules, or set lora or all"
+    if model.lora != type(model.lora)():
+        yield f"model.lora has no effect with model.trainable={shown}: leave its settings at their defaults"
+    if model.merge_start_lora:
+        yield f"model.merge_start_lora=true has no effect with model.trainable={shown}: remove it"
 
 
 def _objective(settings: CommonSections, objective: ObjectiveSettings) -> Iterator[str]:
@@ -112,5 +129,10 @@ def _objective(settings: CommonSections, objective: ObjectiveSettings) -> Iterat
         yield (
             f"objective.select_by={objective.select_by}: no figure of objective.name={name}; "
             f"it has {', '.join(objective.figures)}"
+        )
+    if settings.model.trainable != "lora" and targets is None and "frozen_self" in objective.teachers:
+        yield (
+            f"model.trainable={settings.model.trainable}: the teacher of objective.name={name} is the language model as it was; "
+            "cache what it says (prepare.py teacher-targets) and name it in data.targets, or set model.trainable=lora"
         )
     yield from objective.mistakes(settings)

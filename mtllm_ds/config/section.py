@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -27,8 +27,16 @@ def unread(section: Section, name: str, fields: Iterable[str], why: str) -> Iter
 def fixed_fields(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Dotted names of the settings below a section that may not change on resume."""
     for name, field in section.model_fields.items():
-        annotation = field.annotation
+        below = section_of(field.annotation)
         if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("fixed_on_resume"):
             yield prefix + name
-        elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield from fixed_fields(annotation, f"{prefix}{name}.")
+        elif below is not None:
+            yield from fixed_fields(below, f"{prefix}{name}.")
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, an optional one included; None for a plain value."""
+    for one in (annotation, *get_args(annotation)):
+        if isinstance(one, type) and issubclass(one, BaseModel):
+            return one
+    return None

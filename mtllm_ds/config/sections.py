@@ -117,9 +117,14 @@ class ModelSettings(Section):
     reader: Literal["stacked", "llm", "encoder"] = Field(default="stacked", json_schema_extra=FIXED)
     """What reads the text and is trained: `stacked`, MT encoder, connector and LLM with LoRA; `llm`, the LLM with LoRA alone;
     `encoder`, the MT encoder with LoRA alone."""
-    encoder: EncoderSettings
-    llm: LLMSettings
+    encoder: EncoderSettings | None = None
+    """The MT encoder; needed where it reads, or where the shards hold its ids."""
+    llm: LLMSettings | None = None
+    """The language model; needed where it reads, or where the shards hold its ids."""
     connector: ConnectorSettings = Field(default=ConnectorSettings(), json_schema_extra=FIXED)
+    trainable: Literal["lora", "all"] | tuple[str, ...] = Field(default="lora", json_schema_extra=FIXED)
+    """What trains of the language model (of the encoder, where that reads alone): `lora`; `all` its weights; or those of the
+    modules that are named, such as [layers.11, norm]. A trained connector and head come on top."""
     lora: LoraSettings = Field(default=LoraSettings(), json_schema_extra=FIXED)
     start: str | None = Field(default=None, json_schema_extra=FIXED)
     """Run or export whose connector and LoRA are the start; null starts afresh (stage 1 skipped)."""
@@ -134,6 +139,25 @@ class ModelSettings(Section):
     def sides(self) -> tuple[Literal["encoder", "llm"], ...]:
         """The base models whose weights the reader needs."""
         return ("encoder", "llm") if self.reader == "stacked" else (self.reader,)
+
+    @property
+    def given(self) -> dict[Literal["encoder", "llm"], EncoderSettings | LLMSettings]:
+        """The base models that are named, by side."""
+        sides: tuple[tuple[Literal["encoder", "llm"], EncoderSettings | LLMSettings | None], ...]
+        sides = (("encoder", self.encoder), ("llm", self.llm))
+        return {side: settings for side, settings in sides if settings is not None}
+
+    @property
+    def given_encoder(self) -> EncoderSettings:
+        """The encoder's settings where it is known to be named."""
+        assert self.encoder is not None
+        return self.encoder
+
+    @property
+    def given_llm(self) -> LLMSettings:
+        """The language model's settings where it is known to be named."""
+        assert self.llm is not None
+        return self.llm
 
 
 class OptimSettings(Section):

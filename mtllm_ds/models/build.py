@@ -17,7 +17,7 @@ from mtllm_ds.models.connector import build_connector
 from mtllm_ds.models.encoders import load_encoder
 from mtllm_ds.models.liger import use_liger_kernels
 from mtllm_ds.models.loading import choose_attention, load_llm, stored_weights, weights_fingerprint
-from mtllm_ds.models.lora import add_lora
+from mtllm_ds.models.lora import let_train
 from mtllm_ds.models.own_weights import put_weights
 from mtllm_ds.models.readers import EncoderReader, LLMReader, Reader
 from mtllm_ds.models.stacked import StackedModel
@@ -25,7 +25,7 @@ from mtllm_ds.models.text_models import embedding_size
 
 
 def build_reader(settings: Settings, device: torch.device) -> Reader:
-    """The reader of a recipe, frozen but for connector and LoRA; call it inside `partitioned_loading`."""
+    """The reader of a recipe, frozen but for connector and what `model.trainable` names; call it inside `partitioned_loading`."""
     return new_reader(settings.model, device, dtype_of(settings), settings.run.seed)
 
 
@@ -86,24 +86,24 @@ def _require_same_weights(name: str, revision: str | None, base: Mapping[str, An
 
 
 def _stacked(model: ModelSettings, attention: str, device: torch.device, dtype: torch.dtype, seed: int) -> Reader:
-    encoder = load_encoder(model.encoder, attention, dtype)
+    encoder = load_encoder(model.given_encoder, attention, dtype)
     llm = _llm(model, attention, device, dtype)
     connector = build_connector(model.connector, encoder.hidden_size, embedding_size(llm), seed=seed, dtype=dtype)
-    return StackedModel(encoder, connector, add_lora(llm, model.lora, seed=seed))
+    return StackedModel(encoder, connector, let_train(llm, model, seed=seed))
 
 
 def _llm_alone(model: ModelSettings, attention: str, device: torch.device, dtype: torch.dtype, seed: int) -> Reader:
-    return LLMReader(add_lora(_llm(model, attention, device, dtype), model.lora, seed=seed))
+    return LLMReader(let_train(_llm(model, attention, device, dtype), model, seed=seed))
 
 
 def _encoder_alone(model: ModelSettings, attention: str, device: torch.device, dtype: torch.dtype, seed: int) -> Reader:
-    encoder: Any = load_encoder(model.encoder, attention, dtype).model
+    encoder: Any = load_encoder(model.given_encoder, attention, dtype).model
     switch_off_dropout(encoder)
-    return EncoderReader(add_lora(encoder, model.lora, seed=seed))
+    return EncoderReader(let_train(encoder, model, seed=seed))
 
 
 def _llm(model: ModelSettings, attention: str, device: torch.device, dtype: torch.dtype) -> Any:
-    llm = load_llm(model.llm, attention, dtype)
+    llm = load_llm(model.given_llm, attention, dtype)
     if model.liger:
         use_liger_kernels(llm, device)
     return llm

@@ -19,18 +19,18 @@ def check_llm(model: ModelSettings, config: PretrainedConfig, *, packed: bool) -
     """
     if "llm" not in model.sides:
         return None
-    text, found = config.get_text_config(), probe_llm(model.llm, config)
+    text, found = config.get_text_config(), probe_llm(model.given_llm, config)
     if model.reader == "stacked" and not found.failure and not found.takes_embeddings:
         raise UserError(
-            f"model.reader=stacked: {model.llm.name} is a {text.model_type} model whose layers look up ids of their own, so it "
-            "cannot read an encoder's states; name another model"
+            f"model.reader=stacked: {model.given_llm.name} is a {text.model_type} model whose layers look up ids of their own, "
+            "so it cannot read an encoder's states; name another model"
         )
-    if model.attention == "sdpa" and not text_model_class(text, model.llm)._supports_sdpa:
+    if model.attention == "sdpa" and not text_model_class(text, model.given_llm)._supports_sdpa:
         raise UserError(
             f"model.attention=sdpa: transformers has none for a {text.model_type} model; set model.attention=auto"
         )
     if packed:
-        require_packing(text, found.packs or bool(found.failure), max(model.llm.max_length, model.encoder.max_length))
+        require_packing(text, found.packs or bool(found.failure), max(side.max_length for side in model.given.values()))
     return found
 
 
@@ -39,6 +39,6 @@ def unprobed_warning(model: ModelSettings, found: Probe | None) -> list[str]:
     if found is None or not found.failure:
         return []
     return [
-        f"model.llm.name={model.llm.name}: {found}; make sure that it attends as model.llm.bidirectional="
-        f"{str(model.llm.bidirectional).lower()} says, or name a model of a known family"
+        f"model.llm.name={model.given_llm.name}: {found}; make sure that it attends as model.llm.bidirectional="
+        f"{str(model.given_llm.bidirectional).lower()} says, or name a model of a known family"
     ]

@@ -32,7 +32,7 @@ def load_lm_head(settings: LLMSettings, reader: LLMReader, dtype: torch.dtype) -
             f"model.llm.name={settings.name}: a {config.model_type} encoder, which looks both ways already: use it as it is"
         )
     if config.tie_word_embeddings:
-        table = reader.adapted.get_input_embeddings().weight
+        table = reader.trained_model.get_input_embeddings().weight
         with gathered([table]):
             weight = table.detach().clone()
     else:

@@ -1,4 +1,4 @@
-"""LoRA on the frozen LLM, by PEFT, and a switch that turns it off without touching `requires_grad`."""
+"""What trains of a base model: LoRA by PEFT, with a switch that leaves `requires_grad` alone, or weights of its own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from transformers import PreTrainedModel
 
-from mtllm_ds.config.sections import LoraSettings
+from mtllm_ds.config.sections import LoraSettings, ModelSettings
 from mtllm_ds.errors import UserError
 
 
@@ -34,6 +35,28 @@ def add_lora(llm: nn.Module, settings: LoraSettings, *, seed: int) -> PeftModel:
             raise UserError(
                 f"model.lora.target_modules={settings.target_modules}: {str(error).splitlines()[0]}"
             ) from error
+
+
+def let_train(model: PreTrainedModel, settings: ModelSettings, *, seed: int) -> PeftModel | PreTrainedModel:
+    """The model with what `model.trainable` names set to train: LoRA added, or weights of its own unfrozen.
+
+    Raises `UserError` where a named module is not there.
+    """
+    if settings.trainable == "lora":
+        return add_lora(model, settings.lora, seed=seed)
+    wanted = ("",) if settings.trainable == "all" else tuple(f"{name}." for name in settings.trainable)
+    found = set()
+    for name, parameter in model.named_parameters():
+        hits = [prefix for prefix in wanted if f"{name}.".startswith(prefix)]
+        parameter.requires_grad_(bool(hits))
+        found |= set(hits)
+    if missing := [prefix.removesuffix(".") for prefix in wanted if prefix not in found]:
+        children = ", ".join(name for name, _ in model.named_children())
+        raise UserError(
+            f"model.trainable={list(settings.trainable)}: this {model.config.model_type} model has no module {missing[0]}; "
+            f"below it there are {children}"
+        )
+    return model
 
 
 def lora_layers(module: nn.Module) -> list[BaseTunerLayer]:

@@ -1,4 +1,4 @@
-"""What a reader has beside its base models, by name: put in from a trained model, or kept for a checkpoint."""
+"""Weights of a trained model, put into a new one by name."""
 
 from __future__ import annotations
 
@@ -9,46 +9,36 @@ import torch
 from peft import LoraConfig
 from torch import nn
 
+from mtllm_ds.cluster.zero import gathered
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.centring import LanguageCentring
 from mtllm_ds.models.readers import Reader
 from mtllm_ds.models.stacked import StackedModel
-
-START = "start"
-_CENTRING = "centring."
-
-
-def is_own(name: str) -> bool:
-    """Whether a tensor of a reader is of no base model."""
-    return name.startswith(("connector.", _CENTRING)) or ".lora_" in name
-
-
-def own_tensors(reader: Reader) -> dict[str, torch.Tensor]:
-    """Parameters and buffers of a reader that are of no base model, by name."""
-    return {name: tensor for name, tensor in _tensors(reader).items() if is_own(name)}
+from mtllm_ds.weight_names import CENTRING, START, is_frozen_lora, part
 
 
 def put_weights(reader: Reader, weights: Mapping[str, torch.Tensor]) -> None:
     """Copy weights into a reader under its own names; a first adapter and centring are added where `weights` have them.
 
-    Before an engine takes the reader: connector and LoRA are whole then, even under ZeRO-3.
+    Before an engine takes the reader: connector and LoRA are whole then, even under ZeRO-3, where weights of base models are
+    partitioned already; all ranks put the same.
     """
     add_centring(reader, weights)
-    if not any(f".{START}." in name for name in own_tensors(reader)):
+    if not any(is_frozen_lora(name) for name in _tensors(reader)):
         add_frozen_adapter(reader, weights)
-    own = own_tensors(reader)
+    tensors = _tensors(reader)
     for name, value in weights.items():
-        if name not in own or own[name].shape != value.shape:
+        if name not in tensors or _whole_shape(tensors[name]) != value.shape:
             raise UserError(
-                f"model.start: its {name} {tuple(value.shape)} has no place in this model; "
-                "give model.lora.target_modules and model.connector as it was trained with"
+                f"model.start: its {name} {tuple(value.shape)} has no place in this model; give model.trainable, "
+                "model.lora.target_modules and model.connector as it was trained with"
             )
-        own[name].data.copy_(value)
+        _put(tensors[name], value)
 
 
 def add_centring(reader: Reader, weights: Mapping[str, torch.Tensor]) -> None:
     """Give the stack the means that `weights` hold, if they hold any."""
-    held = {n.removeprefix(_CENTRING): value for n, value in weights.items() if n.startswith(_CENTRING)}
+    held = part(weights, CENTRING)
     if held:
         assert isinstance(reader, StackedModel)
         reader.centring = LanguageCentring(held["means"], held["tag_ids"])
@@ -59,20 +49,30 @@ def add_frozen_adapter(reader: Reader, weights: Mapping[str, torch.Tensor]) -> N
 
     It acts beside the one that trains, which is what merging it into the base model means.
     """
-    ranks = {tensor.shape[0] for name, tensor in weights.items() if f".lora_A.{START}." in name}
+    ranks = {tensor.shape[0] for name, tensor in weights.items() if is_frozen_lora(name) and ".lora_A." in name}
     if not ranks:
         return
     (rank,) = ranks
-    trained: Any = reader.adapted.peft_config["default"]
-    tuner: Any = reader.adapted.base_model
+    trained: Any = reader.trained_model.peft_config["default"]
+    tuner: Any = reader.trained_model.base_model
     config = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, target_modules=trained.target_modules, bias="none")
-    reader.adapted.add_adapter(START, config, autocast_adapter_dtype=False)
+    reader.trained_model.add_adapter(START, config, autocast_adapter_dtype=False)
     tuner.set_adapter([START, "default"])
     dtype = next(p.dtype for n, p in reader.named_parameters() if ".lora_A.default." in n)
     for name, parameter in reader.named_parameters():
-        if f".{START}." in name:
+        if is_frozen_lora(name):
             parameter.data = parameter.data.to(dtype)
             parameter.requires_grad_(False)
+
+
+def _whole_shape(tensor: torch.Tensor) -> torch.Size:
+    """Of a partitioned parameter too."""
+    return torch.Size(getattr(tensor, "ds_shape", tensor.shape))
+
+
+def _put(tensor: torch.Tensor, value: torch.Tensor) -> None:
+    with gathered([tensor] if isinstance(tensor, nn.Parameter) else [], modify=True):
+        tensor.data.copy_(value)
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:

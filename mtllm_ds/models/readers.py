@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from peft import PeftModel
 from torch import nn
+from transformers import PreTrainedModel
 
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.data.stream.packing import PackedBatch, PackedRows
@@ -28,18 +29,18 @@ class Reader(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def adapted(self) -> PeftModel:
-        """The model that carries LoRA."""
+    def trained_model(self) -> Any:
+        """The transformers model that trains: with LoRA PEFT's wrapper of it, else the model itself."""
 
     @property
     def hidden_size(self) -> int:
         """Width D of the vectors."""
-        return state_size(self.adapted.config)
+        return state_size(self.trained_model.config)
 
     @property
     def running_models(self) -> list[Any]:
         """The transformers models that a forward runs through."""
-        return [self.adapted]
+        return [self.trained_model]
 
     @abstractmethod
     def states(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -78,16 +79,16 @@ class Reader(nn.Module, ABC):
 
 
 class LLMReader(Reader):
-    """The LLM with LoRA reads the text itself: `<bos> x`."""
+    """The LLM reads the text itself: `<bos> x`."""
 
     side = "llm"
 
-    def __init__(self, llm: PeftModel) -> None:
+    def __init__(self, llm: PeftModel | PreTrainedModel) -> None:
         super().__init__()
         self.llm = llm
 
     @property
-    def adapted(self) -> PeftModel:
+    def trained_model(self) -> Any:
         return self.llm
 
     def states(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -98,16 +99,16 @@ class LLMReader(Reader):
 
 
 class EncoderReader(Reader):
-    """The MT encoder with LoRA reads the text: `[src_lang] x </s>`. Its own dropout and layerdrop are off."""
+    """The MT encoder reads the text: `[src_lang] x </s>`. Its own dropout and layerdrop are off."""
 
     side = "encoder"
 
-    def __init__(self, encoder: PeftModel) -> None:
+    def __init__(self, encoder: PeftModel | PreTrainedModel) -> None:
         super().__init__()
         self.encoder = encoder
 
     @property
-    def adapted(self) -> PeftModel:
+    def trained_model(self) -> Any:
         return self.encoder
 
     def states(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -121,9 +122,9 @@ class EncoderReader(Reader):
         return packed.encoder.gather(torch.cat(states))
 
 
-def base_of(adapted: PeftModel) -> Any:
-    """The transformers model inside, LoRA in place."""
-    return adapted.base_model.model
+def base_of(model: PeftModel | PreTrainedModel) -> Any:
+    """The transformers model itself, LoRA in place."""
+    return model.base_model.model if isinstance(model, PeftModel) else model
 
 
 def mean_pool(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import nn
+from transformers import PreTrainedModel
 
 from mtllm_ds.data.stream.packing import PackedBatch
 from mtllm_ds.models.centring import LanguageCentring
@@ -23,7 +24,7 @@ class StackedModel(Reader):
 
     side = "encoder"
 
-    def __init__(self, encoder: FrozenEncoder, connector: nn.Module, llm: PeftModel) -> None:
+    def __init__(self, encoder: FrozenEncoder, connector: nn.Module, llm: PeftModel | PreTrainedModel) -> None:
         super().__init__()
         self.encoder = encoder
         self.connector = connector
@@ -31,7 +32,7 @@ class StackedModel(Reader):
         self.centring: LanguageCentring | None = None
 
     @property
-    def adapted(self) -> PeftModel:
+    def trained_model(self) -> Any:
         return self.llm
 
     @property

@@ -38,7 +38,7 @@ class MaskedNextToken(Objective):
 
     @classmethod
     def build(cls, parts: Parts) -> MaskedNextToken:
-        settings, llm = parts.settings.objective, parts.settings.model.llm
+        settings, llm = parts.settings.objective, parts.settings.model.given_llm
         assert isinstance(settings, MaskedNextTokenSettings)
         assert isinstance(parts.student, LLMReader)
         spec = TokenizerSpec(

@@ -74,7 +74,7 @@ class SimCSE(Objective):
 
 def _turn_on_dropout(reader: Reader, probability: float) -> None:
     """Dropout of the attention weights in training; `UserError` where it would have no effect."""
-    model = base_of(reader.adapted)
+    model = base_of(reader.trained_model)
     places = set_attention_dropout(model, probability)
     if not probability:
         return

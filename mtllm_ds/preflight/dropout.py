@@ -8,7 +8,8 @@ from mtllm_ds.data.stream.schedule import cells_in_forward
 
 def has_dropout(settings: Settings) -> bool:
     """Whether training draws any dropout: base models keep none of their own."""
-    return settings.model.lora.dropout > 0 or settings.objective.draws_dropout
+    has_lora = settings.model.trainable == "lora"
+    return (has_lora and settings.model.lora.dropout > 0) or settings.objective.draws_dropout
 
 
 def split_forwards(settings: Settings, world_size: int) -> list[str]:

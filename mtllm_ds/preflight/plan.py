@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Any, Literal
+from typing import Any
 
 from mtllm_ds.checkpoint.model import Trained
 from mtllm_ds.cluster.agree import is_main_rank
@@ -26,6 +26,8 @@ from mtllm_ds.models.loading import load_config, weights_fingerprint
 from mtllm_ds.models.probe import Probe
 from mtllm_ds.preflight.dropout import split_forwards
 from mtllm_ds.preflight.start import Bases, check_centring, read_start, read_teacher, task_of, warnings_of
+
+_SIDES = {"encoder": "encoder", "llm": "LLM"}
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,19 @@ def check_run(settings: Settings, world_size: int, *, read_all_shards: bool = Fa
         settings, world_size=world_size, micro_batch_size=micro_batch_size, micro_batches_per_step=micro_batches
     )
     check_deepspeed(ds_config, world_size, settings.training.deepspeed)
-    encoder_family(settings.model.encoder)
-    llm = settings.model.llm
-    llm_config = load_config(llm.name, llm.revision, llm.trust_remote_code, "model.llm.name")
-    llm_probe = check_llm(settings.model, llm_config, packed=data.has_budgets)
+    model = settings.model
+    if model.encoder is not None:
+        encoder_family(model.encoder)
+    llm, llm_config, llm_probe = model.llm, None, None
+    if llm is not None:
+        llm_config = load_config(llm.name, llm.revision, llm.trust_remote_code, "model.llm.name")
+        llm_probe = check_llm(model, llm_config, packed=data.has_budgets)
     manifests = [Manifest.load(folder, data.remote) for folder in (data.train, data.validation) if folder]
+    for manifest in manifests:
+        _check_sides(manifest, model.given)
     tokenizers = load_tokenizers(settings, {side: entry.family for side, entry in manifests[0].tokenizers.items()})
-    check_centring(settings, tokenizers["encoder"])
+    if "encoder" in tokenizers:
+        check_centring(settings, tokenizers["encoder"])
     for manifest in manifests:
         _check_data(manifest, tokenizers, read_all_shards)
     bases = _bases(settings, tokenizers)
@@ -110,15 +118,15 @@ def describe_plan(plan: RunPlan) -> str:
     """The plan in words, the resolved DeepSpeed settings last."""
     settings, train = plan.settings, plan.train
     data = settings.data
-    tokens = {side: int(getattr(train, f"{side}_lengths").sum()) for side in ("encoder", "llm")}
+    tokens = {side: int(getattr(train, f"{side}_lengths").sum()) for side in train.tokenizers}
     lines = [
         f"train       {data.train}: {train.num_samples:,} samples of {', '.join(train.languages)}; "
-        f"{tokens['encoder']:,} encoder and {tokens['llm']:,} LLM tokens in {len(train.shards)} shards",
+        f"{' and '.join(f'{count:,} {_SIDES[side]}' for side, count in tokens.items())} tokens in {len(train.shards)} shards",
         f"validation  {f'{data.validation}: {plan.validation.num_samples:,} samples' if plan.validation else 'none'}",
         *(
             f"{side:11} {plan.bases[side]['name']} (template {plan.tokenizers[side].template}), "
             f"{plan.bases[side]['fingerprint'] or 'weights not needed'}"
-            for side in ("encoder", "llm")
+            for side in plan.bases
         ),
         *([f"LLM probe   {plan.llm_probe}"] if plan.llm_probe else []),
         *_batch_lines(plan),
@@ -149,9 +157,7 @@ def _batch_lines(plan: RunPlan) -> list[str]:
 
 
 def load_tokenizers(settings: Settings, families: Mapping[str, str]) -> dict[str, TextTokenizer]:
-    """Both sides' tokenizers, in the families of the shards."""
-    model = settings.model
-    sides: tuple[tuple[Literal["encoder", "llm"], Any], ...] = (("encoder", model.encoder), ("llm", model.llm))
+    """The tokenizers of the base models that are named, in the families of the shards."""
     return {
         side: load_text_tokenizer(
             TokenizerSpec(
@@ -163,7 +169,7 @@ def load_tokenizers(settings: Settings, families: Mapping[str, str]) -> dict[str
                 trust_remote_code=chosen.trust_remote_code,
             )
         )
-        for side, chosen in sides
+        for side, chosen in settings.model.given.items()
     }
 
 
@@ -191,6 +197,15 @@ def _check_data(manifest: Manifest, tokenizers: dict[str, TextTokenizer], read_a
         verify_shards(manifest)
 
 
+def _check_sides(manifest: Manifest, named: Collection[str]) -> None:
+    """The shards hold the ids of every base model that is named."""
+    for side in set(named) - manifest.tokenizers.keys():
+        raise UserError(
+            f"model.{side}: data set {manifest.storage.root} holds no ids of an {_SIDES[side]}; prepare it with --{side}, "
+            f"or leave model.{side} out"
+        )
+
+
 def _check_columns(manifest: Manifest, folder: str, settings: Settings) -> None:
     """Every sample brings what the objective reads, and nothing else: the columns of one block are those of all."""
     objective = settings.objective
@@ -213,5 +228,5 @@ def _bases(settings: Settings, tokenizers: Mapping[str, TextTokenizer]) -> Bases
             "fingerprint": weights_fingerprint(chosen.name, chosen.revision) if side in settings.model.sides else None,
             "tokenizer_family": tokenizers[side].family,
         }
-        for side, chosen in (("encoder", settings.model.encoder), ("llm", settings.model.llm))
+        for side, chosen in settings.model.given.items()
     }

@@ -32,17 +32,21 @@ def read_start(settings: Settings, bases: Bases) -> Trained | None:
             if theirs["revision"] is not None:
                 place, keys = f"{place} at {theirs['revision']}", "name and .revision"
             raise UserError(f"{where}: it was trained on another {side} ({place}); set model.{side}.{keys} to that")
-    direction = start.model.llm.bidirectional
-    if "llm" in model.sides and direction != model.llm.bidirectional:
+    direction = "llm" in model.sides and start.model.given_llm.bidirectional
+    if "llm" in model.sides and direction != model.given_llm.bidirectional:
         raise UserError(f"{where}: it has bidirectional={str(direction).lower()}; set model.llm.bidirectional to that")
     if model.reader == "stacked":
         for name in ("type", "hidden_size"):
             theirs = getattr(start.model.connector, name)
             if theirs != getattr(model.connector, name):
                 raise UserError(f"{where}: its connector has {name}={theirs}; set model.connector.{name} to that")
+    if start.model.trainable != model.trainable:
+        trained = start.model.trainable
+        shown = trained if isinstance(trained, str) else list(trained)
+        raise UserError(f"{where}: of it model.trainable={shown} was trained; set model.trainable to that")
     for name in ("rank", "alpha"):
         theirs = getattr(start.model.lora, name)
-        if not model.merge_start_lora and theirs != getattr(model.lora, name):
+        if model.trainable == "lora" and not model.merge_start_lora and theirs != getattr(model.lora, name):
             raise UserError(
                 f"{where}: its LoRA has {name}={theirs}; set model.lora.{name} to that, or model.merge_start_lora=true"
             )
@@ -68,8 +72,8 @@ def read_teacher(settings: Settings, bases: Bases) -> Trained | None:
 def _require_same_adapter(teacher: Trained, settings: Settings, bases: Bases) -> None:
     """The student can start with the teacher's LoRA: it adapts the same LLM in the same shape."""
     where = f"objective.start_at_teacher=true: the teacher {settings.objective.teacher_run}"
-    if teacher.adapted_side != "llm" or teacher.bases["llm"]["fingerprint"] != bases["llm"]["fingerprint"]:
-        name = teacher.bases[teacher.adapted_side]["name"]
+    if teacher.trained_side != "llm" or teacher.bases["llm"]["fingerprint"] != bases["llm"]["fingerprint"]:
+        name = teacher.bases[teacher.trained_side]["name"]
         raise UserError(f"{where} adapts another model ({name}); set start_at_teacher=false")
     for name in ("rank", "alpha"):
         theirs = getattr(teacher.model.lora, name)
@@ -112,7 +116,7 @@ def check_centring(settings: Settings, encoder: TextTokenizer) -> None:
         return
     if not encoder.language_codes:
         raise UserError(
-            f"model.connector.centring=language: {settings.model.encoder.name} has no language tags; set centring=none"
+            f"model.connector.centring=language: {settings.model.given_encoder.name} has no language tags; set centring=none"
         )
     if connector.centring_text is not None and not Path(connector.centring_text).exists():
         raise UserError(
@@ -120,16 +124,16 @@ def check_centring(settings: Settings, encoder: TextTokenizer) -> None:
         )
 
 
-def warnings_of(settings: Settings, llm_config: PretrainedConfig) -> list[str]:
+def warnings_of(settings: Settings, llm_config: PretrainedConfig | None) -> list[str]:
     """What is allowed but seldom meant, one line each."""
     model = settings.model
     found = []
-    is_causal = "llm" in model.sides and not looks_both_ways(model.llm, llm_config)
+    looks_one_way = llm_config is not None and "llm" in model.sides and not looks_both_ways(model.given_llm, llm_config)
     adapts = settings.objective.teaches_direction
-    if model.llm.bidirectional and is_causal and not adapts:
+    if looks_one_way and model.given_llm.bidirectional and not adapts:
         found.append(
-            f"model.llm.bidirectional=true: {model.llm.name} is a causal LLM that was never adapted to it (its config.json says "
-            "no is_causal=false); adapt it first (llm2vec_adapt.yaml), or set bidirectional=false"
+            f"model.llm.bidirectional=true: {model.given_llm.name} is a causal LLM that was never adapted to it "
+            "(its config.json says no is_causal=false); adapt it first (llm2vec_adapt.yaml), or set bidirectional=false"
         )
     untrained = not settings.connector_trains and model.start is None and model.connector.init == "default"
     if model.reader == "stacked" and untrained:

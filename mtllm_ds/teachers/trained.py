@@ -76,8 +76,9 @@ def load_teacher(
         asked = _choice_vectors(reader) if of_choices else reader.vectors
         return TrainedTeacher(trained.as_teacher(fingerprint), reader.side, asked, of_choices)
     llm = LLMSettings(name=place, bidirectional=bidirectional, revision=revision, trust_remote_code=trust_remote_code)
-    if revision is None and manifest.tokenizers["llm"].name == llm.name:
-        llm = llm.model_copy(update={"revision": manifest.tokenizers["llm"].revision})
+    entry = manifest.tokenizers.get("llm")
+    if revision is None and entry is not None and entry.name == llm.name:
+        llm = llm.model_copy(update={"revision": entry.revision})
     fingerprint = _checked_tokenizer(manifest, "llm", llm)
     plain: Any = load_llm(llm, choose_attention("auto", device, dtype), dtype)
     plain.to(device).eval()

@@ -84,7 +84,7 @@ def open_run(settings: Settings, cluster: Cluster, resume: bool, console: Consol
     kept = together(lambda: load_kept(found[0]), device) if found is not None else None
     start_reader(reader, plan, cluster, kept)
     if settings.training.activation_checkpointing:
-        reader.adapted.gradient_checkpointing_enable({"use_reentrant": False})
+        reader.trained_model.gradient_checkpointing_enable({"use_reentrant": False})
     objective = together(lambda: _objective(plan, reader), device)
     kept = kept_tensors(objective, plan, kept)
     engine = Engine(objective.train(), settings, plan.ds_config)
@@ -156,7 +156,7 @@ def _targets(plan: RunPlan, manifest: Manifest) -> list[TargetReader]:
     if plan.settings.data.targets is None:
         return []
     if plan.teacher is None:  # stage 1: the plain LLM
-        teacher = plain_teacher(plan.settings.model.llm, plan.tokenizers["llm"].fingerprint)
+        teacher = plain_teacher(plan.settings.model.given_llm, plan.tokenizers["llm"].fingerprint)
     else:
         teacher = plan.teacher.as_teacher(plan.tokenizers[plan.teacher.reading_side].fingerprint)
     return [TargetReader(manifest, plan.settings.data.targets, teacher)]
@@ -211,7 +211,7 @@ def _say(console: Console, plan: RunPlan, reader: Reader, objective: Objective, 
         console.print(f"warning: {line}", highlight=False, markup=False, soft_wrap=True)
     trainable = sum(full_numel(p) for p in objective.parameters() if p.requires_grad)
     frozen = sum(full_numel(p) for p in objective.parameters() if not p.requires_grad)
-    bidirectional = settings.model.reader == "encoder" or settings.model.llm.bidirectional
+    bidirectional = settings.model.reader == "encoder" or settings.model.given_llm.bidirectional
     attention = {model.config._attn_implementation for model in reader.running_models}
     console.print(
         f"{'resuming at' if start_step else 'starting at'} step {start_step} on {plan.world_size} ranks; "

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from mtllm_ds.checkpoint.adapters import with_frozen_adapter
-from mtllm_ds.checkpoint.model import own_name
 from mtllm_ds.cluster.agree import each_together, together
 from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.data.shards.manifest import Manifest
@@ -16,21 +15,21 @@ from mtllm_ds.data.stream.stream import EvalStream
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.centring import centring_of, language_means, read_means, require_english
 from mtllm_ds.models.connector_start import start_connector
-from mtllm_ds.models.own_weights import is_own, put_weights
+from mtllm_ds.models.own_weights import put_weights
 from mtllm_ds.models.readers import Reader
 from mtllm_ds.models.stacked import StackedModel
 from mtllm_ds.objectives.base import Objective
 from mtllm_ds.preflight.plan import RunPlan
+from mtllm_ds.weight_names import CENTRING, HEAD, is_addition, is_head, is_lora, own_name
 
 _READING_BATCH = 32
-_HEAD = "head."
 
 
 def start_reader(reader: Reader, plan: RunPlan, cluster: Cluster, kept: Mapping[str, torch.Tensor] | None) -> None:
     """Bring a new reader to the run's start; `kept` is what a checkpoint kept, None for a fresh run."""
     settings = plan.settings
     if kept is not None:
-        put_weights(reader, {own_name(name): t for name, t in kept.items() if not name.startswith(_HEAD)})
+        put_weights(reader, {own_name(name): t for name, t in kept.items() if not is_head(name)})
     else:
         together(lambda: put_weights(reader, _start_weights(plan)), cluster.device)
         if isinstance(reader, StackedModel):
@@ -49,12 +48,12 @@ def kept_tensors(
     """
     if kept is not None:
         return dict(kept)
-    exact = {**_start_weights(plan), **{f"{_HEAD}{name}": t for name, t in (plan.teacher_head or {}).items()}}
+    exact = {**_start_weights(plan), **{f"{HEAD}{name}": t for name, t in (plan.teacher_head or {}).items()}}
     tensors = {
         **{n: p for n, p in objective.named_parameters() if not p.requires_grad},
         **dict(objective.named_buffers()),
     }
-    own = {name: tensor for name, tensor in tensors.items() if name.startswith(_HEAD) or is_own(own_name(name))}
+    own = {name: tensor for name, tensor in tensors.items() if is_head(name) or is_addition(own_name(name))}
     return {name: _plain(exact.get(own_name(name), tensor)) for name, tensor in own.items()}
 
 
@@ -71,9 +70,9 @@ def _start_weights(plan: RunPlan) -> dict[str, torch.Tensor]:
     weights = with_frozen_adapter(start.weights, start.model.lora) if model.merge_start_lora else start.weights
     if plan.settings.objective.starts_at_teacher:
         assert plan.teacher is not None
-        weights |= {name: tensor for name, tensor in plan.teacher.weights.items() if ".lora_" in name}
+        weights |= {name: tensor for name, tensor in plan.teacher.weights.items() if is_lora(name)}
     takes_means = model.connector.centring == "language" and model.connector.centring_text is None
-    return {name: tensor for name, tensor in weights.items() if takes_means or not name.startswith("centring.")}
+    return {name: tensor for name, tensor in weights.items() if takes_means or not name.startswith(CENTRING)}
 
 
 def _start_connector(reader: StackedModel, plan: RunPlan, cluster: Cluster) -> None:

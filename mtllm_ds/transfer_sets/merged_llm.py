@@ -16,7 +16,7 @@ from mtllm_ds.models.build import load_reader, located
 
 
 def write_merged(place: str | Path, output: Path, dtype: torch.dtype = torch.float32) -> Trained:
-    """Write the LLM of a run or export of `model.reader=llm`, merged in `dtype`; `model.llm.name` can name the folder.
+    """Write the LLM of a run or export of `model.reader=llm`, with LoRA merged, in `dtype`; `model.llm.name` can name the folder.
 
     Its config says `is_causal: false` where it attends in both directions. The language-model head is left out: what is
     used are the final states, pooled. Returns what was merged.
@@ -33,8 +33,8 @@ def write_merged(place: str | Path, output: Path, dtype: torch.dtype = torch.flo
         raise UserError(f"output {output}: exists; choose another folder")
     model = located(trained.model, trained.bases, str(place), {})
     reader: Any = load_reader(model, trained.weights, torch.device("cpu"), torch.float32)
-    merged = reader.llm.merge_and_unload().to(dtype)
-    llm = model.llm
+    tuned = reader.llm.merge_and_unload() if model.trainable == "lora" else reader.llm
+    merged, llm = tuned.to(dtype), model.given_llm
     tokenizer = pretrained_tokenizer(
         TokenizerSpec(name=llm.name, revision=llm.revision, side="llm", trust_remote_code=llm.trust_remote_code)
     )

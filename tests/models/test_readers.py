@@ -18,9 +18,10 @@ from mtllm_ds.models.base_dropout import switch_off_dropout
 from mtllm_ds.models.centring import LanguageCentring
 from mtllm_ds.models.encoders import FrozenEncoder
 from mtllm_ds.models.lora import add_lora
-from mtllm_ds.models.own_weights import own_tensors, put_weights
+from mtllm_ds.models.own_weights import put_weights
 from mtllm_ds.models.readers import EncoderReader, LLMReader, span_means
 from mtllm_ds.models.stacked import StackedModel
+from mtllm_ds.weight_names import is_addition
 from tests.models.test_packed import Table
 from tests.models.test_stacked import family_model
 
@@ -106,10 +107,14 @@ def test_the_encoder_alone_trains_by_lora_without_its_own_dropout():
     assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
 
 
+def additions(reader):
+    return {name: p for name, p in reader.named_parameters() if is_addition(name)}
+
+
 def test_a_frozen_first_adapter_is_the_sum_of_both_and_one_adapter_is_the_same():
     padded, _ = batches()
     first = reader_of("llm", rank=3)
-    weights = {name: tensor.detach().clone() for name, tensor in own_tensors(first).items()}
+    weights = {name: tensor.detach().clone() for name, tensor in additions(first).items()}
     lora = LoraSettings(rank=3, alpha=32)
 
     both = LLMReader(add_lora(family_model("llama"), LoraSettings(rank=2, alpha=8, dropout=0.0), seed=4))
@@ -123,7 +128,7 @@ def test_a_frozen_first_adapter_is_the_sum_of_both_and_one_adapter_is_the_same()
     for name, parameter in both.named_parameters():
         if "lora_B.default" in name:
             nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(9))
-    joined, joined_lora = one_adapter(own_tensors(both), LoraSettings(rank=2, alpha=8))
+    joined, joined_lora = one_adapter(additions(both), LoraSettings(rank=2, alpha=8))
     assert (joined_lora.rank, joined_lora.alpha) == (5, 5)
     single = LLMReader(add_lora(family_model("llama"), joined_lora.model_copy(update={"dropout": 0.0}), seed=0)).eval()
     put_weights(single, joined)
@@ -134,7 +139,7 @@ def test_a_frozen_first_adapter_is_the_sum_of_both_and_one_adapter_is_the_same()
 def test_weights_without_a_place_are_refused():
     reader = reader_of("llm", rank=2)
     with pytest.raises(UserError, match=r"model\.lora\.target_modules"):
-        put_weights(reader, own_tensors(reader_of("llm", rank=3)))
+        put_weights(reader, additions(reader_of("llm", rank=3)))
     with pytest.raises(UserError, match="has no place"):
         put_weights(reader, {"connector.weight": torch.zeros(2, 2)})
 

@@ -28,7 +28,7 @@ def test_a_run_of_before_a_setting_existed_means_its_default(recipe):
     state = state_of(settings)
     for section, names in (
         ("model", ("reader", "start", "merge_start_lora")),
-        ("objective", ("teacher", "match", "select_by")),
+        ("objective", ("token_weight", "select_by")),
         ("run", ("seeds",)),
     ):
         for name in names:
@@ -51,3 +51,10 @@ def test_logging_may_change_and_the_method_may_not(recipe):
     alone = settings_of(recipe, model__reader="llm", objective__name="simcse")
     require_same_run(alone, other, state_of(alone))  # it does without the encoder
     assert asdict(state)["task"] is None
+
+
+def test_a_run_of_version_0_1_saved_the_settings_of_all_objectives(recipe):
+    settings = settings_of(recipe)
+    state = state_of(settings)
+    state.settings["objective"] |= {"teacher": None, "match": "vectors", "mask_share": 0.2, "temperature": 0.05}
+    require_same_run(settings, BASES, state)

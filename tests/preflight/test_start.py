@@ -48,7 +48,7 @@ def test_a_random_frozen_connector_warns(recipe):
 def test_shards_without_the_task_are_refused(recipe, tmp_path):
     folder = recipe.parent
     plain = build_data(tmp_path / "plain", write_text(tmp_path / "t.jsonl", 20, 0), folder / "mt", folder / "llm")
-    with pytest.raises(UserError, match=r"prepare\.py task"):
+    with pytest.raises(UserError, match=r"prepare task"):
         plan(recipe, data__train=str(plain))
     with pytest.raises(UserError, match=r"data.validation=.*no task, expected the classification 'topics'"):
         plan(recipe, data__validation=str(plain))

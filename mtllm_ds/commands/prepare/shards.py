@@ -59,11 +59,9 @@ def run(options: argparse.Namespace) -> None:
     from mtllm_ds.data.writing.display import BuildDisplay, print_summary
     from mtllm_ds.data.writing.settings import ShardSettings
 
-    sides = sides_of(options)
     settings = ShardSettings(
         inputs=tuple(_input_file(options, given) for given in options.input),
-        encoder=sides["encoder"],
-        llm=sides["llm"],
+        **sides_of(options),
         long_documents=options.long_documents,
         block_samples=options.block_samples,
         shard_bytes=options.shard_megabytes << 20,

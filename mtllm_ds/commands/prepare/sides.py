@@ -1,4 +1,4 @@
-"""The two sides that read every sample: options that name their tokenizers."""
+"""The sides that read every sample, MT encoder and LLM or one of them: options that name their tokenizers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from mtllm_ds.command_line import positive_int
 
 
 def add_sides(parser: argparse.ArgumentParser) -> None:
-    """Options that say what both sides' tokenizers are."""
+    """Options that say what the tokenizers are."""
     add = parser.add_argument
-    add("--encoder", required=True, help="tokenizer of the MT encoder: folder or hub name")
+    add("--encoder", help="tokenizer of the MT encoder: folder or hub name (leave it out for an LLM that reads alone)")
     add("--encoder-revision")
     add("--encoder-family", default="auto", help="template of the encoder's ids: nllb, m2m100, t5, madlad, xlm-r, bert")
-    add("--llm", required=True, help="tokenizer of the LLM: folder or hub name")
+    add("--llm", help="tokenizer of the LLM: folder or hub name (leave it out for an encoder that reads alone)")
     add("--llm-revision")
     add("--llm-family", default="auto", help="template of the LLM's ids: decoder, bert, xlm-r")
     add("--trust-remote-code", action="store_true", help="run the code that a tokenizer may bring")
@@ -32,7 +32,7 @@ def add_sides(parser: argparse.ArgumentParser) -> None:
 
 
 def sides_of(options: argparse.Namespace) -> dict[str, Any]:
-    """What both sides' tokenizers are, by side."""
+    """What the tokenizers are, by side."""
     from mtllm_ds.config.names import resolve_model_name
     from mtllm_ds.data.text.tokenization import TokenizerSpec
 
@@ -46,4 +46,5 @@ def sides_of(options: argparse.Namespace) -> dict[str, Any]:
             max_length=options.max_length,
         )
         for side in ("encoder", "llm")
+        if getattr(options, side) is not None
     }

@@ -257,6 +257,8 @@ class Manifest:
             UserError: its fingerprint differs from the manifest's.
         """
         side = tokenizer.spec.side
+        if side not in self.tokenizers:
+            raise UserError(f"the data set '{self.storage.root}' holds no ids of an {side}; prepare it with --{side}")
         entry = self.tokenizers[side]
         if tokenizer.fingerprint != entry.fingerprint:
             raise UserError(

@@ -64,17 +64,16 @@ class Collator:
     finite)."""
 
     pad_ids: dict[str, int]
-    """By side (`encoder`, `llm`)"""
+    """By side (`encoder`, `llm`), of the sides that the data set has; the other side's rows have no token"""
     packing_buckets: int = 0
     """Encoder inputs a forward of packed batches; 0 packs nothing"""
 
     def __call__(self, cells: Sequence[Sequence[Sample]]) -> Batch:
         samples = [sample for cell in cells for sample in cell]
         cell_of_sample = [number for number, cell in enumerate(cells) for _ in cell]
-        encoder_rows = [s.block[ENCODER_IDS][s.row] for s in samples] or [np.array([self.pad_ids["encoder"]])]
-        llm_rows = [s.block[LLM_IDS][s.row] for s in samples] or [np.array([self.pad_ids["llm"]])]
-        encoder_ids, encoder_mask = pad_rows(encoder_rows, self.pad_ids["encoder"])
-        llm_ids, llm_mask = pad_rows(llm_rows, self.pad_ids["llm"])
+        encoder_rows, llm_rows = self._rows("encoder", ENCODER_IDS, samples), self._rows("llm", LLM_IDS, samples)
+        encoder_ids, encoder_mask = pad_rows(encoder_rows, self.pad_ids.get("encoder", 0))
+        llm_ids, llm_mask = pad_rows(llm_rows, self.pad_ids.get("llm", 0))
         return Batch(
             encoder_ids,
             encoder_mask,
@@ -88,6 +87,10 @@ class Collator:
             if self.packing_buckets
             else None,
         )
+
+    def _rows(self, side: str, column: str, samples: Sequence[Sample]) -> list[np.ndarray]:
+        padding = [self.pad_ids[side]] if side in self.pad_ids else []
+        return [sample.block[column][sample.row] for sample in samples] or [np.array(padding, np.int64)]
 
 
 def _extra_columns(samples: Sequence[Sample]) -> list[str]:

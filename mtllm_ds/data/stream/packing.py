@@ -96,12 +96,13 @@ def pack_batch(
         cells: (B,) non-decreasing cell of each sample
         num_buckets: encoder inputs a forward; where there are fewer samples, buckets of one padding token fill up
     """
+    encoder_pad, llm_pad = pad_ids.get("encoder", 0), pad_ids.get("llm", 0)
     encoder_lengths = np.array([len(row) for row in encoder_rows])
     buckets, masks = [], []
     starts = np.zeros(len(encoder_rows), np.int64)
     end = 0
     for members in length_buckets(encoder_lengths, num_buckets):
-        ids, mask = pad_rows([encoder_rows[i] for i in members] or [np.array([pad_ids["encoder"]])], pad_ids["encoder"])
+        ids, mask = pad_rows([encoder_rows[i] for i in members] or [np.array([encoder_pad])], encoder_pad)
         starts[members] = end + np.arange(len(members)) * ids.shape[1]
         end += ids.numel()
         buckets.append(ids)
@@ -109,7 +110,7 @@ def pack_batch(
     llm_lengths = np.array([len(row) for row in llm_rows])
     llm = pack_rows(llm_lengths, np.cumsum(llm_lengths) - llm_lengths, cells)
     llm_ids = llm.gather(torch.from_numpy(np.concatenate(llm_rows).astype(np.int64)))
-    llm_ids[llm.segment_ids < 0] = pad_ids["llm"]
+    llm_ids[llm.segment_ids < 0] = llm_pad
     return PackedBatch(buckets, masks, pack_rows(encoder_lengths, starts, cells), llm_ids, llm)
 
 

@@ -15,12 +15,12 @@ _CHARACTERS_PER_TOKEN = 16
 
 @dataclass(frozen=True)
 class EncodedSample:
-    """One sample as both sides read it."""
+    """One sample as its sides (encoder, LLM, or one of them) read it."""
 
-    encoder_ids: list[int]
-    llm_ids: list[int]
+    ids: dict[str, list[int]]
+    """By side"""
     segments: tuple[str, ...]
-    """The text both sides saw; of a translation and its original (`documents.py`) the translation."""
+    """The text that they saw; of a translation and its original (`documents.py`) the translation."""
     is_cut: bool
     """The document went on after this text (truncated, or continued in the next sample)."""
     llm_text: str | None = None
@@ -28,8 +28,7 @@ class EncodedSample:
 
 
 def encode_documents(
-    encoder: TextTokenizer,
-    llm: TextTokenizer,
+    sides: Sequence[TextTokenizer],
     documents: Sequence[tuple[str, ...]],
     language: str,
     long_documents: LongDocuments = "truncate",
@@ -42,10 +41,10 @@ def encode_documents(
     Raises:
         UserError: the language has no tag, or a document of several segments is to be split.
     """
-    language = encoder.check_tag(language) or language
+    for side in sides:
+        language = side.check_tag(language) or language
     if long_documents == "split" and any(len(segments) > 1 for segments in documents):
         raise UserError("cannot split documents of two segments, use --long-documents truncate")
-    sides = (encoder, llm)
     shortest = min(side.spec.max_length for side in sides)
     windows = [tuple(window(segment, shortest) for segment in segments) for segments in documents]
     flat = [segment for segments in windows for segment in segments]
@@ -103,11 +102,12 @@ def _fit(
                 if limit is not None:
                     keep[i] = max(1, min(keep[i], limit, len(segments[i]) - 1))
         if all(keep[i] == len(segment) for i, segment in enumerate(segments)):
-            encoder_ids, llm_ids = (
-                side.join([t.ids for t in read], language) for side, read in zip(sides, tokens, strict=True)
-            )
+            ids: dict[str, list[int]] = {
+                side.spec.side: side.join([t.ids for t in read], language)
+                for side, read in zip(sides, tokens, strict=True)
+            }
             is_cut = any(len(segment) < whole for segment, whole in zip(segments, full, strict=True))
-            return EncodedSample(encoder_ids, llm_ids, segments, is_cut)
+            return EncodedSample(ids, segments, is_cut)
         segments = tuple(segment[:length] for segment, length in zip(segments, keep, strict=True))
         tokens = [side.tokenize(segments) for side in sides]
 

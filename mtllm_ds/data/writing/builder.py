@@ -6,7 +6,7 @@ and taken back in order, so the bytes do not depend on the number of processes.
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from mtllm_ds.data.columns import ENCODER_IDS, LABEL, LLM_IDS, TOKEN_PAIRS
-from mtllm_ds.data.shards.blocks import Block, Ragged, ids_dtype
+from mtllm_ds.data.shards.blocks import Block
 from mtllm_ds.data.shards.manifest import MANIFEST_NAME, Manifest
 from mtllm_ds.data.text.tokenization import TextTokenizer, load_text_tokenizer
 from mtllm_ds.data.writing.chunks import Chunk, chunks_of
@@ -22,7 +22,7 @@ from mtllm_ds.data.writing.documents import read_documents
 from mtllm_ds.data.writing.filters import DocumentFilter, read_exclusions
 from mtllm_ds.data.writing.inputs import check_inputs, note_inputs
 from mtllm_ds.data.writing.journal import Journal
-from mtllm_ds.data.writing.output import Build, Progress, Result, check_output, finished
+from mtllm_ds.data.writing.output import Build, Progress, Result, check_output, finished, id_columns
 from mtllm_ds.data.writing.settings import ShardSettings, settings_hash
 from mtllm_ds.data.writing.sources import SourceReader
 from mtllm_ds.data.writing.token_pairs import token_pairs_column
@@ -46,17 +46,17 @@ def build_shards(
         UserError: bad input, or `output` holds a data set made with other settings.
     """
     readers = [SourceReader(source, settings.on_error) for source in settings.inputs]
-    encoder, llm = load_text_tokenizer(settings.encoder), load_text_tokenizer(settings.llm)
+    sides = [load_text_tokenizer(spec) for spec in settings.sides]
 
     def check_tag(language: str) -> None:
-        encoder.check_tag(language)
-        llm.check_tag(language)
+        for side in sides:
+            side.check_tag(language)
 
     for source in settings.inputs:
         if source.language is not None:
             check_tag(source.language)
     exclusions = read_exclusions(settings.exclusion_list) if settings.exclusion_list else frozenset()
-    own_hash = settings_hash(settings, readers, encoder, llm, exclusions)
+    own_hash = settings_hash(settings, readers, sides, exclusions)
     if os.path.exists(output / MANIFEST_NAME):  # False for names that no path can have, which check_output tells
         manifest = finished(output, own_hash)
         check_inputs(output, readers)
@@ -69,8 +69,7 @@ def build_shards(
     build = Build(
         output=output,
         settings_hash=own_hash,
-        encoder=encoder,
-        llm=llm,
+        sides=sides,
         block_samples=settings.block_samples,
         shard_bytes=settings.shard_bytes,
         progress=progress,
@@ -78,7 +77,7 @@ def build_shards(
         task=settings.task,
         before_manifest=lambda: note_inputs(output, readers),
     )
-    tokenize = partial(_tokenize, encoder, llm, settings)
+    tokenize = partial(_tokenize, sides, settings)
     written = build.write(lambda journal: _tokenized(tokenize, chunks, num_workers, journal, progress, output))
     if not written:
         paths = ", ".join(source.path for source in settings.inputs)
@@ -106,28 +105,23 @@ def _tokenized(
         yield result
 
 
-def _tokenize(encoder: TextTokenizer, llm: TextTokenizer, settings: ShardSettings, chunk: Chunk) -> Result:
-    samples = (
-        read_documents(encoder, llm, chunk.documents, chunk.language, settings.long_documents)
-        if chunk.documents
-        else []
-    )
+def _tokenize(sides: Sequence[TextTokenizer], settings: ShardSettings, chunk: Chunk) -> Result:
+    samples = read_documents(sides, chunk.documents, chunk.language, settings.long_documents) if chunk.documents else []
     flat = [(document, sample) for document, pieces in zip(chunk.documents, samples, strict=True) for sample in pieces]
-    encoder_ids = Ragged.from_rows([sample.encoder_ids for _, sample in flat], ids_dtype(encoder.vocab_size))
-    llm_ids = Ragged.from_rows([sample.llm_ids for _, sample in flat], ids_dtype(llm.vocab_size))
-    columns: Block = {ENCODER_IDS: encoder_ids, LLM_IDS: llm_ids}
+    ids = id_columns(sides, [sample.ids for _, sample in flat])
+    columns: Block = dict(ids)
     if settings.task is not None:
         columns[LABEL] = np.array([document.label for document, _ in flat], np.int64)
     if settings.token_pairs:
-        columns[TOKEN_PAIRS] = token_pairs_column((encoder, llm), [sample.segments for _, sample in flat])
+        columns[TOKEN_PAIRS] = token_pairs_column(sides, [sample.segments for _, sample in flat])
     statistics = Counter(
         documents=len(chunk.documents) + chunk.left_out.total(),
         samples=len(flat),
         translations=sum(document.llm_text is not None for document in chunk.documents),
         cut=sum(pieces[-1].is_cut for pieces in samples),
         text_bytes=sum(len(segment.encode()) for _, sample in flat for segment in sample.segments),
-        encoder_tokens=len(encoder_ids.values),
-        llm_tokens=len(llm_ids.values),
+        encoder_tokens=len(ids[ENCODER_IDS].values),
+        llm_tokens=len(ids[LLM_IDS].values),
     )
     if any(source.llm_text_field is not None for source in settings.inputs):
         read = [sample.segments if sample.llm_text is None else (sample.llm_text,) for _, sample in flat]

@@ -1,4 +1,5 @@
-"""Documents to samples: one text that both sides read, or a translation for the encoder and its original for the LLM.
+"""Documents to samples: one text that both sides read (or the only one), or a translation for the encoder and its original for
+the LLM.
 
 Two texts are cut each where its own side is full: nothing tells which part of one belongs to which of the other, so texts that
 fit are the ones to train on.
@@ -13,8 +14,7 @@ from mtllm_ds.data.writing.sources import Document
 
 
 def read_documents(
-    encoder: TextTokenizer,
-    llm: TextTokenizer,
+    sides: Sequence[TextTokenizer],
     documents: Sequence[Document],
     language: str,
     long_documents: LongDocuments = "truncate",
@@ -25,17 +25,18 @@ def read_documents(
         UserError: the encoder's tokenizer has no tag for the language, or a document of several segments is to be split.
     """
     alike = [document.segments for document in documents if document.llm_text is None]
-    encoded = iter(encode_documents(encoder, llm, alike, language, long_documents))
+    encoded = iter(encode_documents(sides, alike, language, long_documents))
     return [
         next(encoded)
         if document.llm_text is None
-        else [_translation(encoder, llm, document.segments[0], document.llm_text, language)]
+        else [_translation(sides, document.segments[0], document.llm_text, language)]
         for document in documents
     ]
 
 
-def _translation(encoder: TextTokenizer, llm: TextTokenizer, text: str, original: str, language: str) -> EncodedSample:
+def _translation(sides: Sequence[TextTokenizer], text: str, original: str, language: str) -> EncodedSample:
+    encoder, llm = sides
     own = fit_item((encoder,), (text,), (), language, (encoder.spec.max_length,))
     other = fit_item((llm,), (original,), (), language, (llm.spec.max_length,))
-    is_cut = own.is_cut or other.is_cut
-    return EncodedSample(own.sides[0].ids, other.sides[0].ids, own.segments, is_cut, other.segments[0])
+    ids = {"encoder": own.sides[0].ids, "llm": other.sides[0].ids}
+    return EncodedSample(ids, own.segments, own.is_cut or other.is_cut, other.segments[0])

@@ -5,17 +5,21 @@ index, and the samples that wait for the next block. A rerun goes on from there.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from mtllm_ds.data.columns import ENCODER_IDS, LLM_IDS
 from mtllm_ds.data.shards.blocks import (
     Block,
+    Ragged,
     block_hash,
     concatenate_blocks,
     encode_block,
+    ids_dtype,
     num_rows,
     row_lengths,
     slice_rows,
@@ -57,8 +61,7 @@ class Build:
 
     output: Path
     settings_hash: str
-    encoder: TextTokenizer
-    llm: TextTokenizer
+    sides: Sequence[TextTokenizer]
     block_samples: int
     shard_bytes: int
     progress: Progress
@@ -80,7 +83,7 @@ class Build:
                 self.output,
                 languages=languages,
                 shards=journal.shards,
-                tokenizers={"encoder": TokenizerEntry.of(self.encoder), "llm": TokenizerEntry.of(self.llm)},
+                tokenizers={side.spec.side: TokenizerEntry.of(side) for side in self.sides},
                 statistics={code: dict(sorted(counts.items())) for code, counts in sorted(journal.statistics.items())},
                 index=journal.index(languages),
                 settings_hash=self.settings_hash,
@@ -88,6 +91,17 @@ class Build:
             )
             journal.remove()
         return True
+
+
+def id_columns(sides: Sequence[TextTokenizer], samples: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Ragged]:
+    """Columns of the ids of samples, given by side; a side that reads nothing has rows without a token."""
+    dtypes: dict[str, np.dtype] = {side.spec.side: ids_dtype(side.vocab_size) for side in sides}
+    return {
+        name: Ragged.from_rows(
+            [np.asarray(ids.get(side, ()), np.int64) for ids in samples], dtypes.get(side, ids_dtype(1))
+        )
+        for side, name in (("encoder", ENCODER_IDS), ("llm", LLM_IDS))
+    }
 
 
 def finished(output: Path, settings_hash: str) -> Manifest:

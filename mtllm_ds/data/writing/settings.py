@@ -19,8 +19,9 @@ class ShardSettings:
     """Everything that decides the bytes of a data set."""
 
     inputs: tuple[InputFile, ...]
-    encoder: TokenizerSpec
-    llm: TokenizerSpec
+    encoder: TokenizerSpec | None = None
+    llm: TokenizerSpec | None = None
+    """Whose tokenizers read the texts: both for a stack, one for a model that reads alone."""
     long_documents: LongDocuments = "truncate"
     """A document over the length limit of a side: cut off its rest, or go on with it in further samples."""
     block_samples: int = 256
@@ -37,7 +38,13 @@ class ShardSettings:
     """A row that cannot be used: stop there, or leave it out and count it by reason."""
 
     def __post_init__(self) -> None:
+        if not self.sides:
+            raise UserError("no tokenizer: give --encoder, --llm or both")
+        if self.token_pairs and len(self.sides) < 2:
+            raise UserError("--token-pairs compares two tokenizers: give --encoder and --llm, or leave it out")
         two_texts = any(source.llm_text_field is not None for source in self.inputs)
+        if two_texts and len(self.sides) < 2:
+            raise UserError("--llm-text-field is what the LLM reads beside an encoder: give --encoder and --llm")
         if two_texts and (self.token_pairs or self.long_documents == "split"):
             setting = "--token-pairs" if self.token_pairs else "--long-documents split"
             raise UserError(f"{setting} needs one text for both sides, leave it or --llm-text-field out")
@@ -55,6 +62,11 @@ class ShardSettings:
             raise UserError("some labelled inputs are pairs and some are not, make two data sets of them")
 
     @property
+    def sides(self) -> tuple[TokenizerSpec, ...]:
+        """Encoder first."""
+        return tuple(spec for spec in (self.encoder, self.llm) if spec is not None)
+
+    @property
     def task(self) -> TaskEntry | None:
         """What the documents are labelled for, if they are."""
         first = self.inputs[0]
@@ -69,13 +81,12 @@ class ShardSettings:
 def settings_hash(
     settings: ShardSettings,
     readers: Sequence[SourceReader],
-    encoder: TextTokenizer,
-    llm: TextTokenizer,
+    sides: Sequence[TextTokenizer],
     exclusions: frozenset[bytes],
 ) -> str:
     decisive = asdict(settings) | {
         "input_bytes": [reader.bytes_total for reader in readers],
-        "fingerprints": [encoder.fingerprint, llm.fingerprint],
+        "fingerprints": [side.fingerprint for side in sides],
         "exclusions": hashlib.sha256(b"".join(sorted(exclusions))).hexdigest(),
     }
     # Older data sets know nothing of these.

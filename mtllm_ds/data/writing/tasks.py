@@ -18,14 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-from mtllm_ds.data.columns import CHOICE_SPANS, LABEL, TOKEN_PAIRS
-from mtllm_ds.data.shards.blocks import Block, Ragged, ids_dtype
+from mtllm_ds.data.columns import CHOICE_SPANS, ENCODER_IDS, LABEL, LLM_IDS, TOKEN_PAIRS
+from mtllm_ds.data.shards.blocks import Block, Ragged
 from mtllm_ds.data.shards.manifest import MANIFEST_NAME, Manifest, TaskEntry
 from mtllm_ds.data.text.task_encoding import FittedItem, fit_item
 from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
 from mtllm_ds.data.writing.chunks import CHUNK_DOCUMENTS
 from mtllm_ds.data.writing.journal import Journal
-from mtllm_ds.data.writing.output import Build, Progress, Result, finished
+from mtllm_ds.data.writing.output import Build, Progress, Result, finished, id_columns
 from mtllm_ds.data.writing.token_pairs import token_pairs_column
 from mtllm_ds.errors import UserError
 
@@ -47,8 +47,9 @@ class TaskShardSettings:
     """Everything but the rows that decides the bytes of a data set."""
 
     task: TaskEntry
-    encoder: TokenizerSpec
-    llm: TokenizerSpec
+    encoder: TokenizerSpec | None = None
+    llm: TokenizerSpec | None = None
+    """Whose tokenizers read the items: both for a stack, one for a model that reads alone."""
     block_samples: int = 32
     """Small blocks: training draws whole blocks, and a task has few items."""
     shard_bytes: int = 64 << 20
@@ -67,13 +68,16 @@ def build_task_shards(
     Raises:
         UserError: a tokenizer has no tag for a language, an item's choices are too long, or `output` holds something else.
     """
-    encoder, llm = load_text_tokenizer(settings.encoder), load_text_tokenizer(settings.llm)
+    sides = [load_text_tokenizer(spec) for spec in (settings.encoder, settings.llm) if spec is not None]
+    if not sides:
+        raise UserError("no tokenizer: give --encoder, --llm or both")
     for language in {row.language for row in rows}:
-        encoder.check_tag(language)
+        for side in sides:
+            side.check_tag(language)
     decisive = {
         "settings": asdict(settings),
         "rows": hashlib.sha256(json.dumps([asdict(row) for row in rows]).encode()).hexdigest(),
-        "fingerprints": [encoder.fingerprint, llm.fingerprint],
+        "fingerprints": [side.fingerprint for side in sides],
     }
     settings_hash = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
     if os.path.exists(output / MANIFEST_NAME):
@@ -82,8 +86,7 @@ def build_task_shards(
     build = Build(
         output,
         settings_hash,
-        encoder,
-        llm,
+        sides,
         settings.block_samples,
         settings.shard_bytes,
         progress,
@@ -91,7 +94,7 @@ def build_task_shards(
         settings.task,
     )
     parts = _parts(rows)
-    written = build.write(lambda journal: _tokenized(parts, settings, encoder, llm, journal, progress))
+    written = build.write(lambda journal: _tokenized(parts, settings, sides, journal, progress))
     if not written:
         raise UserError(f"task {settings.task.name}: no item has text, check its fields")
     return Manifest.load(output)
@@ -110,8 +113,7 @@ def _parts(rows: Sequence[TaskRow]) -> list[list[TaskRow]]:
 def _tokenized(
     parts: Sequence[Sequence[TaskRow]],
     settings: TaskShardSettings,
-    encoder: TextTokenizer,
-    llm: TextTokenizer,
+    sides: Sequence[TextTokenizer],
     journal: Journal,
     progress: Progress,
 ) -> Iterator[Result]:
@@ -119,24 +121,20 @@ def _tokenized(
     for number, part in enumerate(parts):
         progress.bytes_read += len(part)
         if number >= journal.chunks_done:
-            yield _tokenize(part, settings, encoder, llm)
+            yield _tokenize(part, settings, sides)
 
 
-def _tokenize(
-    rows: Sequence[TaskRow], settings: TaskShardSettings, encoder: TextTokenizer, llm: TextTokenizer
-) -> Result:
-    sides = (encoder, llm)
+def _tokenize(rows: Sequence[TaskRow], settings: TaskShardSettings, sides: Sequence[TextTokenizer]) -> Result:
+    names = [side.spec.side for side in sides]
     lengths = [side.spec.max_length for side in sides]
     kept = [row for row in rows if any(segment.strip() for segment in row.segments)]
     items = [fit_item(sides, row.segments, row.options, row.language, lengths) for row in kept]
-    columns: Block = {
-        f"{side.spec.side}_ids": Ragged.from_rows([item.sides[i].ids for item in items], ids_dtype(side.vocab_size))
-        for i, side in enumerate(sides)
-    }
+    ids = id_columns(sides, [{name: own.ids for name, own in zip(names, item.sides, strict=True)} for item in items])
+    columns: Block = dict(ids)
     columns[LABEL] = np.array([row.label for row in kept], np.int64)
     if settings.task.type == "multiple_choice":
-        for i, name in enumerate(CHOICE_SPANS.values()):
-            columns[name] = _spans(items, i)
+        for i, name in enumerate(names):
+            columns[CHOICE_SPANS[name]] = _spans(items, i)
     if settings.token_pairs:
         columns[TOKEN_PAIRS] = token_pairs_column(sides, [item.texts for item in items])
     texts = [text for row, item in zip(kept, items, strict=True) for text in (*item.segments, *row.options)]
@@ -146,8 +144,8 @@ def _tokenize(
         empty=len(rows) - len(items),
         cut=sum(item.is_cut for item in items),
         text_bytes=sum(len(text.encode()) for text in texts),
-        encoder_tokens=sum(len(item.sides[0].ids) for item in items),
-        llm_tokens=sum(len(item.sides[1].ids) for item in items),
+        encoder_tokens=len(ids[ENCODER_IDS].values),
+        llm_tokens=len(ids[LLM_IDS].values),
     )
     return Result(rows[0].language, columns, statistics)
 

@@ -131,8 +131,8 @@ def test_texts_and_pairs_are_those_of_ordinary_shards(tokenizers, segments, limi
     limited = [
         TextTokenizer(replace(side.spec, max_length=limit), copy.copy(side._tokenizer), side.family) for side in sides
     ]
-    [[sample]] = encode_documents(*limited, [segments], "eng_Latn")
-    assert [side.ids for side in item.sides] == [sample.encoder_ids, sample.llm_ids]
+    [[sample]] = encode_documents(limited, [segments], "eng_Latn")
+    assert [side.ids for side in item.sides] == [sample.ids["encoder"], sample.ids["llm"]]
     assert item.segments == sample.segments
     assert all(side.choice_spans == [] for side in item.sides)
     one = encode_item(sides[0], segments, (), "eng_Latn", limit)

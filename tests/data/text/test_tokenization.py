@@ -86,10 +86,10 @@ def test_m2m100_tags_and_ids_are_those_of_transformers(tmp_path, llama):
     with pytest.raises(UserError, match="no tag for language 'kab_Latn'"):
         ours(["x"], "kab_Latn")
     long = " ".join(TEXT)
-    [[sample]] = encode_documents(ours, llama, [(long,)], "deu_Latn")  # cut without offsets
+    [[sample]] = encode_documents((ours, llama), [(long,)], "deu_Latn")  # cut without offsets
     assert sample.is_cut
-    assert 20 < len(sample.encoder_ids) <= 40
-    assert sample.encoder_ids == ours(sample.segments, "deu_Latn")
+    assert 20 < len(sample.ids["encoder"]) <= 40
+    assert sample.ids["encoder"] == ours(sample.segments, "deu_Latn")
 
 
 def test_golden_ids(nllb, llama):

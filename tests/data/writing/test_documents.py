@@ -57,10 +57,10 @@ def test_the_encoder_reads_the_translation_and_the_llm_its_original(file, specs,
 def test_documents_keep_their_order_and_equal_texts_are_cut_together(specs):
     encoder, llm = (load_text_tokenizer(specs[side]) for side in ("encoder", "llm"))
     documents = [Document(("eins zwei",), "deu_Latn", llm_text="one two"), Document(("drei",), "deu_Latn")]
-    samples = read_documents(encoder, llm, [*documents, *documents[::-1]], "deu_Latn")
+    samples = read_documents((encoder, llm), [*documents, *documents[::-1]], "deu_Latn")
     assert [len(pieces) for pieces in samples] == [1, 1, 1, 1]
     assert [pieces[0].segments for pieces in samples] == [("eins zwei",), ("drei",), ("drei",), ("eins zwei",)]
-    assert samples[1][0].llm_ids == llm(["drei"], "deu_Latn")
+    assert samples[1][0].ids["llm"] == llm(["drei"], "deu_Latn")
 
 
 def test_a_forbidden_original_keeps_its_translation_out(file, specs, tmp_path):
