@@ -51,18 +51,16 @@ def require_packing(config: PretrainedConfig, packs: bool, max_length: int) -> N
 
 
 def _run_variable_lengths(model: Any, layout: PackedRows, **inputs: torch.Tensor) -> torch.Tensor:
-    tokens = layout.segment_ids >= 0
     ends = layout.cu_seqlens
-    flat = {name: value[tokens].unsqueeze(0) for name, value in inputs.items()}
+    flat = {name: layout.of_tokens(value).unsqueeze(0) for name, value in inputs.items()}
     states = model(
         **flat,
-        position_ids=layout.position_ids[tokens].unsqueeze(0) + first_position(model),
+        position_ids=layout.of_tokens(layout.position_ids).unsqueeze(0) + first_position(model),
         attention_mask=None,
         cu_seq_lens_q=ends,
         cu_seq_lens_k=ends,
         max_length_q=layout.max_seqlen,
         max_length_k=layout.max_seqlen,
     ).last_hidden_state
-    out = states.new_zeros(*layout.segment_ids.shape, states.shape[-1])
-    out[tokens] = states[0]
-    return out
+    out = states.new_zeros(layout.segment_ids.numel(), states.shape[-1])
+    return out.index_copy(0, layout.token_places, states[0]).view(*layout.segment_ids.shape, -1)

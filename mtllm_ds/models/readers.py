@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.data.stream.packing import PackedBatch, PackedRows
+from mtllm_ds.models import whole_masks
 from mtllm_ds.models.packed import run_packed
 from mtllm_ds.models.text_models import state_size
 
@@ -92,7 +93,7 @@ class LLMReader(Reader):
         return self.llm
 
     def states(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return base_of(self.llm)(input_ids=ids, attention_mask=mask).last_hidden_state
+        return read_padded(self.llm, mask, input_ids=ids)
 
     def packed_states(self, packed: PackedBatch) -> torch.Tensor:
         return run_packed(base_of(self.llm), packed.llm, input_ids=packed.llm_ids)
@@ -112,7 +113,9 @@ class EncoderReader(Reader):
         return self.encoder
 
     def states(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return base_of(self.encoder)(input_ids=ids, attention_mask=mask).last_hidden_state
+        model = base_of(self.encoder)
+        whole = whole_masks.attention_mask(model, mask, causal=False)
+        return model(input_ids=ids, attention_mask=whole).last_hidden_state
 
     def packed_states(self, packed: PackedBatch) -> torch.Tensor:
         states = [
@@ -125,6 +128,13 @@ class EncoderReader(Reader):
 def base_of(model: PeftModel | PreTrainedModel) -> Any:
     """The transformers model itself, LoRA in place."""
     return model.base_model.model if isinstance(model, PeftModel) else model
+
+
+def read_padded(llm: PeftModel | PreTrainedModel, mask: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
+    """Final states of an LLM for padded `input_ids` (B, S) or `inputs_embeds` (B, S, D): (B, S, D)."""
+    model = base_of(llm)
+    whole = whole_masks.attention_mask(model, mask, causal=whole_masks.is_causal(model))
+    return model(**inputs, attention_mask=whole).last_hidden_state
 
 
 def mean_pool(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -142,6 +152,6 @@ def span_means(states: torch.Tensor, spans: torch.Tensor) -> torch.Tensor:
 
 def unpack(layout: PackedRows, states: torch.Tensor, width: int) -> torch.Tensor:
     """Packed states back to a padded row a sample: (R, P, D) -> (B, width, D), zeros at padding."""
-    tokens = layout.segment_ids >= 0
     padded = states.new_zeros(len(layout.cu_seqlens) - 1, width, states.shape[-1])
-    return padded.index_put((layout.segment_ids[tokens], layout.position_ids[tokens]), states[tokens])
+    places = layout.of_tokens(layout.segment_ids), layout.of_tokens(layout.position_ids)
+    return padded.index_put(places, layout.of_tokens(states))

@@ -16,7 +16,7 @@ from mtllm_ds.data.stream.packing import PackedBatch
 from mtllm_ds.models.centring import LanguageCentring
 from mtllm_ds.models.encoders import FrozenEncoder
 from mtllm_ds.models.packed import run_packed
-from mtllm_ds.models.readers import Reader, base_of
+from mtllm_ds.models.readers import Reader, base_of, read_padded
 
 
 class StackedModel(Reader):
@@ -42,7 +42,7 @@ class StackedModel(Reader):
     def states(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Final states of the stack: (B, S_e) ids and mask -> (B, S_e, D_l), with gradients."""
         embeddings = self.connector(self._encoded(ids, mask))
-        return base_of(self.llm)(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
+        return read_padded(self.llm, mask, inputs_embeds=embeddings)
 
     def packed_states(self, packed: PackedBatch) -> torch.Tensor:
         """Final states of the stack for packed samples: (R, P, D_l), with gradients."""

@@ -117,8 +117,7 @@ def per_language(values: torch.Tensor, languages: torch.Tensor, num_languages: i
 
 def tokens_in(batch: Batch, side: Side) -> int:
     """Tokens that the student reads in a batch (valid rows)."""
-    mask = batch.encoder_mask if side == "encoder" else batch.llm_mask
-    return int(mask[batch.valid].sum())
+    return sum(batch.host.num_tokens[side])
 
 
 def plain(value: Any) -> float:

@@ -25,6 +25,9 @@ from mtllm_ds.models.lm_head import load_lm_head
 from mtllm_ds.models.readers import LLMReader
 from mtllm_ds.objectives.base import Objective, ObjectiveOutput, Parts, Sums, plain, zeros
 
+NO_LABEL = -100
+"""Fills up where a row has fewer masked tokens than another."""
+
 
 class MaskedNextToken(Objective):
     """Cross-entropy at masked positions, told from the position before."""
@@ -51,19 +54,21 @@ class MaskedNextToken(Objective):
 
     def count(self, batch: Batch) -> int:
         """Number of masked positions: it follows from the lengths alone."""
-        return int(self._num_masked(batch).sum())
+        return sum(self._num_masked(batch))
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
-        """Summed cross-entropy of a micro-batch."""
+        """Summed cross-entropy of a micro-batch. K is the most masked tokens of a row."""
         ids = batch.llm_ids
-        masked = self._masked(batch)
+        places_BK, there_BK = self.masked_places(batch)
+        # Where a row has fewer, position 1 stands again: adding keeps what is masked masked.
+        masked = torch.zeros_like(ids).scatter_add(1, places_BK, there_BK.long()).bool()
         states = self.student.states(ids.masked_fill(masked, self.mask_id), batch.llm_mask)
-        following = masked[:, 1:]
-        logits = self.lm_head(states[:, :-1][following]).float()
-        wanted = ids[:, 1:][following]
-        loss = functional.cross_entropy(logits, wanted, reduction="sum")
+        rows = torch.arange(len(ids), device=ids.device)[:, None]
+        logits = self.lm_head(states[rows, places_BK - 1]).float().flatten(0, 1)
+        wanted = ids.gather(1, places_BK).masked_fill(~there_BK, NO_LABEL).flatten()
+        loss = functional.cross_entropy(logits, wanted, reduction="sum", ignore_index=NO_LABEL)
         sums = {
-            "count": following.double().sum(),
+            "count": there_BK.double().sum(),
             "loss": loss.detach().double(),
             "right": (logits.argmax(-1) == wanted).double().sum(),
         }
@@ -77,20 +82,24 @@ class MaskedNextToken(Objective):
         count = max(1.0, plain(sums["count"]))
         return {"loss": plain(sums["loss"]) / count, "masked_accuracy": plain(sums["right"]) / count}
 
-    def _num_masked(self, batch: Batch) -> torch.Tensor:
+    def _num_masked(self, batch: Batch) -> list[int]:
         """(B,) tokens to mask of each row, at least one of those with two tokens."""
-        maskable = (batch.llm_mask.sum(1) - 1).clamp(min=0)
-        wanted = (maskable * self.mask_share + 0.5).long().clamp(min=1)
-        return torch.minimum(wanted, maskable) * batch.valid
+        maskable = [max(0, length - 1) for length in batch.host.num_tokens["llm"]]
+        return [min(most, max(1, int(most * self.mask_share + 0.5))) for most in maskable]
 
-    def _masked(self, batch: Batch) -> torch.Tensor:
-        """(B, S) bool: which tokens are masked, drawn anew each step in training, the same each time in validation."""
-        samples = [max(0, sample) for sample in batch.sample_ids.tolist()]
+    def masked_places(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, K) int64 masked positions in order, and (B, K) bool where there are so many; position 1 fills up.
+
+        Drawn anew each step in training, the same each time in validation.
+        """
+        samples = [max(0, sample) for sample in batch.host.sample_ids]
         seeds = [seed_of(self.step_seed, sample) for sample in samples] if self.training else samples
-        # A generator a row: its first numbers are the same however many follow, so neither padding nor neighbours matter.
-        rows = [torch.rand(batch.llm_ids.shape[1], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        noise = torch.stack(rows).to(batch.llm_ids.device)
-        noise = noise.masked_fill(batch.llm_mask == 0, -1.0)
-        noise[:, 0] = -1.0
-        rank = noise.argsort(1, descending=True).argsort(1)
-        return rank < self._num_masked(batch)[:, None]
+        counts = self._num_masked(batch)
+        places = torch.ones(len(counts), max(1, max(counts)), dtype=torch.int64)
+        there = torch.zeros_like(places, dtype=torch.bool)
+        for row, (seed, count) in enumerate(zip(seeds, counts, strict=True)):
+            # A generator a row: its first numbers are the same however many follow, so neither padding nor neighbours matter.
+            noise = torch.rand(batch.host.num_tokens["llm"][row], generator=torch.Generator().manual_seed(seed))
+            places[row, :count] = noise[1:].argsort(descending=True)[:count].sort().values + 1
+            there[row, :count] = True
+        return places.to(batch.llm_ids.device), there.to(batch.llm_ids.device)

@@ -59,7 +59,7 @@ class PooledAlignment(Objective):
 
     def count(self, batch: Batch) -> int:
         """Number of valid rows."""
-        return int(batch.valid.sum())
+        return batch.host.num_valid
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """Summed row losses of a micro-batch; rows that are not valid weigh nothing."""
@@ -132,7 +132,7 @@ class PooledAlignment(Objective):
 
 def _pairs(batch: Batch) -> torch.Tensor:
     """(B, N, 2) places of the same word on the encoder's and the LLM's side; -1 where there is none."""
-    if not batch.valid.any():
+    if not batch.host.num_valid:
         return torch.zeros(len(batch), 0, 2, dtype=torch.int64, device=batch.valid.device)
     return batch.extras[TOKEN_PAIRS]
 

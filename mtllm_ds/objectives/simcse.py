@@ -44,7 +44,7 @@ class SimCSE(Objective):
 
     def count(self, batch: Batch) -> int:
         """Number of valid rows."""
-        return int(batch.valid.sum())
+        return batch.host.num_valid
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """Summed row losses of a micro-batch; rows that are not valid weigh nothing and stand against nobody."""

@@ -29,7 +29,7 @@ class TaskObjective(Objective):
 
     def count(self, batch: Batch) -> int:
         """Number of valid rows."""
-        return int(batch.valid.sum())
+        return batch.host.num_valid
 
     def vectors(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(B, D) vectors and None; for multiple choice (B, C, D) vectors and (B, C) bool, which choices there are."""
@@ -93,7 +93,7 @@ class TaskObjective(Objective):
         column = f"{self.side}_choice_spans"
         if column in batch.extras:
             return batch.extras[column]
-        assert not batch.valid.any(), f"no column {column}"
+        assert not batch.host.num_valid, f"no column {column}"
         return batch.languages.new_zeros(len(batch), 1, 2)
 
 

@@ -18,7 +18,7 @@ class CachedTeacher(Teacher):
 
     def vectors(self, batch: Batch) -> torch.Tensor:
         """(B, D) or (B, C, D) float32; zeros for a batch without any sample, which brings no columns."""
-        if batch.valid.any():
+        if batch.host.num_valid:
             return batch.extras[TEACHER_POOLED].float()
         shape = (len(batch), 1, self.width) if self.of_choices else (len(batch), self.width)
         return torch.zeros(shape, device=batch.valid.device)

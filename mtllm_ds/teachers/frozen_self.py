@@ -13,7 +13,7 @@ import torch
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.models.lora import adapters_off, lora_layers
 from mtllm_ds.models.packed import run_packed
-from mtllm_ds.models.readers import LLMReader, base_of, mean_pool, unpack
+from mtllm_ds.models.readers import LLMReader, base_of, mean_pool, read_padded, unpack
 from mtllm_ds.models.stacked import StackedModel
 from mtllm_ds.teachers.base import Teacher
 
@@ -43,7 +43,7 @@ class FrozenSelf(Teacher):
     def read(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Final states of padded ids: (B, S_l) int64 ids and mask -> (B, S_l, D)."""
         with self._untrained():
-            return base_of(self._llm)(input_ids=ids, attention_mask=mask).last_hidden_state
+            return read_padded(self._llm, mask, input_ids=ids)
 
     def _packed_states(self, batch: Batch) -> torch.Tensor:
         assert batch.packed is not None

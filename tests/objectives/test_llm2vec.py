@@ -73,7 +73,7 @@ def test_masked_next_token_equals_float64(llm):
     objective = MaskedNextToken(reader, load_lm_head(settings, reader, torch.float32), MASK, 0.3).eval()
     data, eager = batch(), Eager(llm)
     output = objective(data)
-    masked = objective._masked(data)
+    masked = masked_by(objective, data)
     assert masked.sum(1).tolist() == [3, 2, 1, 1, 0]  # 0.3 of 11, 8, 4, 1 and 0 tokens; at least one where there is one
     assert not masked[:, 0].any()
     assert not (masked & (data.llm_mask == 0)).any()
@@ -93,6 +93,15 @@ def test_masked_next_token_equals_float64(llm):
     assert figures == {"loss": pytest.approx(truth / 7, rel=1e-5), "masked_accuracy": right / 7}
 
 
+def masked_by(objective, data):
+    """(B, S) bool, which tokens are masked."""
+    places, there = objective.masked_places(data)
+    masked = torch.zeros_like(data.llm_ids, dtype=torch.bool)
+    for row, (own, is_there) in enumerate(zip(places, there, strict=True)):
+        masked[row, own[is_there]] = True
+    return masked
+
+
 def row_alone(data, row):
     """A batch of one row, without the padding that longer ones gave it."""
     rows = {name: value[row : row + 1] for name, value in vars(data).items() if isinstance(value, torch.Tensor)}
@@ -108,15 +117,15 @@ def test_masks_follow_step_and_sample_in_training_and_the_sample_in_validation(l
     objective = MaskedNextToken(reader, load_lm_head(settings, reader, torch.float32), MASK, 0.3)
     data = batch()
     objective.eval()
-    seen = [objective._masked(data)]
+    seen = [masked_by(objective, data)]
     objective.step_seed = 5
-    assert torch.equal(objective._masked(data), seen[0])
+    assert torch.equal(masked_by(objective, data), seen[0])
     objective.train()
     for step_seed in (5, 6):
         objective.step_seed = step_seed
-        seen.append(objective._masked(data))
+        seen.append(masked_by(objective, data))
         for row in range(4):
-            alone = objective._masked(row_alone(data, row))
+            alone = masked_by(objective, row_alone(data, row))
             assert torch.equal(alone[0], seen[-1][row, : alone.shape[1]])
     assert not any(torch.equal(one, other) for one, other in itertools.combinations(seen, 2))
 
@@ -175,7 +184,7 @@ def test_simcse_equals_float64(llm):
     # Cells in separate forwards give the same.
     objective.eval()
     halves = [
-        objective(Batch(**{n: v[part] if isinstance(v, torch.Tensor) else v for n, v in vars(data).items()})).loss_sum
+        objective(Batch(**{n: v[part] for n, v in vars(data).items() if isinstance(v, torch.Tensor)})).loss_sum
         for part in (slice(0, 2), slice(2, 4))
     ]
     assert sum(half.item() for half in halves) == pytest.approx(output.loss_sum.item(), rel=1e-5)

@@ -91,7 +91,7 @@ def test_a_choice_is_scored_by_its_span_and_absent_ones_have_no_chance(kind):
 def test_rows_without_weight_and_empty_forwards_change_nothing(make, task):
     objective = make(task=task)
     whole = with_teacher(batch_of(task), task)
-    part = replace(whole, valid=torch.tensor([True, True, True, False, False]))
+    part = replace(whole, valid=torch.tensor([True, True, True, False, False]), host=None)
     rows = {
         n: v[:3] if isinstance(v, torch.Tensor) else {k: x[:3] for k, x in v.items()} if n == "extras" else v
         for n, v in vars(whole).items()
@@ -101,7 +101,7 @@ def test_rows_without_weight_and_empty_forwards_change_nothing(make, task):
     for name in a.sums:
         torch.testing.assert_close(a.sums[name], b.sums[name], rtol=1e-5, atol=1e-6)
     # A rank without a sample makes the same calls on one padding row, without any further column.
-    empty = replace(whole, valid=torch.zeros(5, dtype=torch.bool), extras={})
+    empty = replace(whole, valid=torch.zeros(5, dtype=torch.bool), extras={}, host=None)
     output = objective(empty)
     output.loss_sum.backward()
     assert output.loss_sum.item() == 0.0

@@ -175,7 +175,7 @@ def test_stage_1_from_the_cache_gives_the_loss_of_the_live_teacher(base, data):
         assert one.sums.keys() == other.sums.keys()
         for name, value in one.sums.items():
             assert torch.allclose(other.sums[name], value, rtol=1e-5, atol=1e-5), name
-    empty = replace(batch, valid=torch.zeros_like(batch.valid), extras={})
+    empty = replace(batch, valid=torch.zeros_like(batch.valid), extras={}, host=None)
     assert cached(empty).loss_sum.item() == 0.0
 
 

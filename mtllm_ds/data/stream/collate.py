@@ -1,5 +1,7 @@
 """From samples to the typed batch that an objective reads."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
@@ -19,6 +21,27 @@ class Sample(NamedTuple):
     row: int
     language: int
     sample_id: int
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """What the host knows of a batch wherever its tensors lie: forwards depend on it and never wait for the device."""
+
+    num_valid: int
+    sample_ids: tuple[int, ...]
+    """(B,)"""
+    num_tokens: dict[str, tuple[int, ...]]
+    """By side: (B,) tokens of each row, 0 where not valid"""
+
+    @classmethod
+    def of(cls, batch: Batch) -> HostFacts:
+        """The facts of a batch on the CPU."""
+        masks = {"encoder": batch.encoder_mask, "llm": batch.llm_mask}
+        return cls(
+            num_valid=int(batch.valid.sum()),
+            sample_ids=tuple(batch.sample_ids.tolist()),
+            num_tokens={side: tuple((mask.sum(1) * batch.valid).tolist()) for side, mask in masks.items()},
+        )
 
 
 @dataclass
@@ -43,11 +66,17 @@ class Batch:
     """Further columns by name (`data/columns.py`): (B, ...) per row, padded to (B, S, ...) otherwise"""
     packed: PackedBatch | None = None
     """The same samples packed, under token budgets; None with cells of a fixed count"""
+    host: HostFacts = None  # type: ignore[assignment]
+    """What the host must know of it without asking the device; filled in where the batch is made"""
+
+    def __post_init__(self) -> None:
+        if self.host is None:
+            self.host = HostFacts.of(self)
 
     def __len__(self) -> int:
         return len(self.valid)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The batch on another device."""
         moved: dict[str, Any] = {
             f.name: getattr(self, f.name).to(device, non_blocking=non_blocking)

@@ -25,6 +25,8 @@ class PackedRows:
     """(R, P) int64, the sample (0 .. B-1) a token belongs to; -1 at padding"""
     cu_seqlens: torch.Tensor
     """(B + 1,) int32 ends of the samples among the tokens without padding, row by row, as flash-attn's varlen takes them"""
+    token_places: torch.Tensor
+    """(T,) int64, places of the tokens among the R * P, padding left out"""
     max_seqlen: int
     """Tokens of the longest sample"""
 
@@ -37,12 +39,15 @@ class PackedRows:
         """(N,) ids or (N, D) states of flattened padded rows -> (R, P[, D]); padding repeats the first."""
         return flat[self.source]
 
+    def of_tokens(self, values: torch.Tensor) -> torch.Tensor:
+        """Values (R, P, ...) of the tokens, without padding: (T, ...)."""
+        return values.flatten(0, 1)[self.token_places]
+
     def sample_means(self, states: torch.Tensor) -> torch.Tensor:
         """Mean state of each sample in float32: (R, P, D) -> (B, D) in the order of the batch."""
-        tokens = self.segment_ids >= 0
-        owners = self.segment_ids[tokens]
+        owners = self.of_tokens(self.segment_ids)
         sums = states.new_zeros(len(self.cu_seqlens) - 1, states.shape[-1], dtype=torch.float32)
-        sums = sums.index_add(0, owners, states[tokens].float())
+        sums = sums.index_add(0, owners, self.of_tokens(states).float())
         return sums / torch.diff(self.cu_seqlens)[:, None]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedRows":
@@ -133,8 +138,14 @@ def pack_rows(lengths: np.ndarray, starts: np.ndarray, cells: Sequence[int]) -> 
         source[row, : len(position)] = np.repeat(starts[samples], own) + position
         segments[row, : len(position)] = np.repeat(samples, own)
     cu_seqlens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    tensors = [torch.from_numpy(array) for array in (source, positions, segments, cu_seqlens)]
-    return PackedRows(tensors[0], tensors[1], tensors[2], tensors[3], max_seqlen=int(lengths.max()))
+    return PackedRows(
+        source=torch.from_numpy(source),
+        position_ids=torch.from_numpy(positions),
+        segment_ids=torch.from_numpy(segments),
+        cu_seqlens=torch.from_numpy(cu_seqlens),
+        token_places=torch.from_numpy(np.flatnonzero(segments >= 0)),
+        max_seqlen=int(lengths.max()),
+    )
 
 
 def pad_rows(rows: Sequence[np.ndarray], fill: float | bool) -> tuple[torch.Tensor, torch.Tensor]:
