@@ -95,7 +95,8 @@ class MaskedNextToken(Objective):
         samples = [max(0, sample) for sample in batch.host.sample_ids]
         seeds = [seed_of(self.step_seed, sample) for sample in samples] if self.training else samples
         counts = self._num_masked(batch)
-        places = torch.ones(len(counts), max(1, max(counts)), dtype=torch.int64)
+        filler = min(1, batch.llm_ids.shape[1] - 1)  # a forward without any sample is one padding token wide
+        places = torch.full((len(counts), max(1, max(counts))), filler)
         there = torch.zeros_like(places, dtype=torch.bool)
         for row, (seed, count) in enumerate(zip(seeds, counts, strict=True)):
             # A generator a row: its first numbers are the same however many follow, so neither padding nor neighbours matter.

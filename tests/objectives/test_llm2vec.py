@@ -10,7 +10,7 @@ from torch import nn
 from transformers import FalconConfig, FalconModel, LlamaConfig, LlamaForCausalLM, LlamaModel
 
 from mtllm_ds.config.sections import LLMSettings, LoraSettings
-from mtllm_ds.data.stream.collate import Batch
+from mtllm_ds.data.stream.collate import Batch, Collator
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.lm_head import load_lm_head
 from mtllm_ds.models.loading import load_llm
@@ -128,6 +128,17 @@ def test_masks_follow_step_and_sample_in_training_and_the_sample_in_validation(l
             alone = masked_by(objective, row_alone(data, row))
             assert torch.equal(alone[0], seen[-1][row, : alone.shape[1]])
     assert not any(torch.equal(one, other) for one, other in itertools.combinations(seen, 2))
+
+
+def test_a_forward_without_samples_weighs_nothing(llm):
+    reader, settings = reader_of(llm)
+    objective = MaskedNextToken(reader, load_lm_head(settings, reader, torch.float32), MASK, 0.3).train()
+    empty = Collator(pad_ids={"encoder": 1, "llm": 1})([])
+    assert objective.count(empty) == 0
+    output = objective(empty)
+    output.loss_sum.backward()
+    assert output.loss_sum.item() == 0.0
+    assert output.sums["count"].item() == 0.0
 
 
 def test_rows_without_weight_and_only_lora_learns(llm):
