@@ -49,9 +49,7 @@ class SimCSE(Objective):
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """Summed row losses of a micro-batch; rows that are not valid weigh nothing and stand against nobody."""
         one, other = (functional.normalize(self.student.vectors(batch), dim=-1) for _ in range(2))
-        cell = torch.arange(len(batch), device=one.device) // self.samples_per_cell
-        rivals = (cell[:, None] == cell[None, :]) & batch.valid[None, :]
-        rivals |= torch.eye(len(batch), dtype=torch.bool, device=one.device)
+        rivals = self._rivals(batch)
         scores = (one @ other.T / self.temperature).masked_fill(~rivals, float("-inf"))
         row_loss = functional.cross_entropy(scores, torch.arange(len(batch), device=one.device), reduction="none")
         row_loss = row_loss * batch.valid
@@ -62,6 +60,14 @@ class SimCSE(Objective):
             "similarity": similarity.double().sum(),
         }
         return ObjectiveOutput(row_loss.sum(), sums)
+
+    def _rivals(self, batch: Batch) -> torch.Tensor:
+        """(B, B) bool: whom each row stands against, itself among them. A cell can be short; one of validation is long, and is
+        taken in parts of the size that training has."""
+        rows = torch.arange(len(batch), device=batch.cells.device)
+        part = (rows - torch.searchsorted(batch.cells, batch.cells)) // self.samples_per_cell
+        together = (batch.cells[:, None] == batch.cells[None, :]) & (part[:, None] == part[None, :])
+        return (together & batch.valid[None, :]) | (rows[:, None] == rows[None, :])
 
     def empty_sums(self) -> Sums:
         return zeros("count", "loss", "similarity")

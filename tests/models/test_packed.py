@@ -50,6 +50,7 @@ def batches():
     common = {
         "encoder_ids": encoder_ids, "encoder_mask": encoder_mask, "llm_ids": llm_ids, "llm_mask": llm_mask,
         "languages": torch.zeros(7, dtype=torch.int64), "valid": torch.ones(7, dtype=torch.bool), "sample_ids": torch.arange(7),
+        "cells": torch.tensor([0, 0, 0, 1, 1, 2, 2]),
     }  # fmt: skip
     cells = [0, 0, 0, 1, 1, 2, 2]
     packed = pack_batch(rows, [row[::-1].copy() for row in rows], cells, {"encoder": 1, "llm": 0}, num_buckets=2)

@@ -68,6 +68,7 @@ def batches():
     common = {
         "encoder_ids": ids, "encoder_mask": mask, "llm_ids": ids, "llm_mask": mask,
         "languages": torch.zeros(5, dtype=torch.int64), "valid": torch.ones(5, dtype=torch.bool), "sample_ids": torch.arange(5),
+        "cells": torch.tensor([0, 0, 0, 1, 1]),
     }  # fmt: skip
     packed = pack_batch(rows, rows, [0, 0, 0, 1, 1], {"encoder": 1, "llm": 1}, num_buckets=2)
     return Batch(**common), Batch(**common, packed=packed)

@@ -28,7 +28,14 @@ def batch(lengths=(12, 9, 5, 2, 1), valid=None):
     mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
     valid = torch.ones(len(lengths), dtype=torch.bool) if valid is None else valid
     return Batch(
-        ids, mask, ids.clone(), mask, torch.zeros(len(lengths), dtype=torch.int64), valid, torch.arange(len(lengths))
+        ids,
+        mask,
+        ids.clone(),
+        mask,
+        torch.zeros(len(lengths), dtype=torch.int64),
+        valid,
+        torch.arange(len(lengths)),
+        cells=torch.arange(len(lengths)) // 2,
     )
 
 
@@ -192,7 +199,7 @@ def test_simcse_equals_float64(llm):
     assert objective.summarize(noisy.sums, ())["self_similarity"] < 0.9999
     noisy.loss_sum.backward()
     assert all(p.grad.abs().sum() > 0 for n, p in objective.named_parameters() if "lora_B" in n)
-    # Cells in separate forwards give the same.
+    # Cells in separate forwards give the same, short ones too; a long one, as validation has, is taken in parts.
     objective.eval()
     halves = [
         objective(Batch(**{n: v[part] for n, v in vars(data).items() if isinstance(v, torch.Tensor)})).loss_sum
@@ -213,3 +220,24 @@ def test_dropout_that_would_have_no_effect_is_refused(tmp_path):
     reader.llm.config._attn_implementation = "flash_attention_4"
     with pytest.raises(UserError, match=r"flash attention 4 has no dropout; set model\.attention=sdpa"):
         SimCSE(reader, samples_per_cell=2, temperature=0.5, attention_dropout=0.3)
+
+
+@pytest.mark.parametrize("cells", [(0, 0, 1, 1, 2), (0, 1, 1, 1, 2), (0, 0, 0, 1, 1), (0, 1, 2, 2, 2)])
+def test_a_short_cell_stands_against_itself_alone(llm, cells):
+    reader, _ = reader_of(llm)
+    objective = SimCSE(reader, samples_per_cell=3, temperature=0.5, attention_dropout=0.0).eval()
+    whole = batch((12, 9, 5, 4, 3))
+    whole.cells = torch.tensor(cells)
+    apart = [objective(rows_of(whole, whole.cells == cell)).loss_sum.item() for cell in sorted(set(cells))]
+    assert objective(whole).loss_sum.item() == pytest.approx(sum(apart), rel=1e-5)
+    one = rows_of(whole, torch.ones(5, dtype=torch.bool))
+    one.cells = torch.zeros(5, dtype=torch.int64)
+    parts = [rows_of(one, torch.arange(5) // 3 == part) for part in (0, 1)]
+    assert objective(one).loss_sum.item() == pytest.approx(
+        sum(objective(part).loss_sum.item() for part in parts), rel=1e-5
+    )
+
+
+def rows_of(data, chosen):
+    """The batch of some of a batch's rows."""
+    return Batch(**{n: v[chosen] if isinstance(v, torch.Tensor) else v for n, v in vars(data).items()})

@@ -27,7 +27,7 @@ def batch(rows=4, seed=0, valid=None):
     return Batch(
         encoder_ids=ids, encoder_mask=mask, llm_ids=ids.clone(), llm_mask=mask.clone(),
         languages=torch.arange(rows) % 2, valid=torch.ones(rows, dtype=torch.bool) if valid is None else valid,
-        sample_ids=torch.arange(rows),
+        sample_ids=torch.arange(rows), cells=torch.arange(rows),
     )  # fmt: skip
 
 

@@ -62,6 +62,8 @@ class Batch:
     """(B,) bool; False is a row of a cell without weight, which only keeps ranks in step"""
     sample_ids: torch.Tensor
     """(B,) int64, row number in the data set; -1 where not valid"""
+    cells: torch.Tensor
+    """(B,) int64, non-decreasing: which of the forward's cells each row belongs to"""
     extras: dict[str, torch.Tensor] = field(default_factory=dict)
     """Further columns by name (`data/columns.py`): (B, ...) per row, padded to (B, S, ...) otherwise"""
     packed: PackedBatch | None = None
@@ -111,6 +113,7 @@ class Collator:
             languages=torch.tensor([sample.language for sample in samples] or [0]),
             valid=torch.full((len(encoder_rows),), bool(samples)),
             sample_ids=torch.tensor([sample.sample_id for sample in samples] or [-1]),
+            cells=torch.tensor(cell_of_sample or [0]),
             extras={name: _extra(name, samples) for name in _extra_columns(samples)},
             packed=pack_batch(encoder_rows, llm_rows, cell_of_sample or [0], self.pad_ids, self.packing_buckets)
             if self.packing_buckets
