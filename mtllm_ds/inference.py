@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,7 @@ class MTLLM:
         self.device = device
         self._tokenizers = tokenizers
         self._head = head
+        self._turn = _Turn()
 
     @classmethod
     def from_pretrained(
@@ -215,7 +217,28 @@ class MTLLM:
         _check_batch_size(batch_size)
         for rows in longest_first(list(map(len, ids)), batch_size):
             tokens, mask = (side.to(self.device) for side in padded([ids[row] for row in rows], tokenizer.pad_id))
-            yield rows, states(tokens, mask), mask
+            with self._turn:
+                found = states(tokens, mask)
+            yield rows, found, mask
+
+
+class _Turn:
+    """One forward at a time, whichever thread asks: `encode_with_llm` turns the adapters off that `encode` reads through.
+
+    A copy, or what another process unpickles, takes turns of its own.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[type[_Turn], tuple[()]]:
+        return _Turn, ()
 
 
 def _usable(device: str | torch.device) -> torch.device:

@@ -1,7 +1,9 @@
 """An export gives the vectors of the training process, says what it is, and refuses what does not fit."""
 
 import json
+import pickle
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -118,3 +120,19 @@ def test_what_does_not_fit_is_refused(trained, tmp_path):
     with pytest.raises(UserError, match="pass llm="):
         MTLLM.from_pretrained(moved)
     assert MTLLM.from_pretrained(moved, llm=str(export.parent / "llm")).encode(["x"], lang="eng_Latn").shape[0] == 1
+
+
+def test_student_and_teacher_in_two_threads_do_not_meet(trained):
+    export, texts, _ = trained
+    model = MTLLM.from_pretrained(export)
+    student, teacher = model.encode(texts, lang="eng_Latn"), model.encode_with_llm(texts)
+    asked = [
+        lambda: model.encode(texts, lang="eng_Latn", batch_size=2),
+        lambda: model.encode_with_llm(texts, batch_size=2),
+    ]
+    with ThreadPoolExecutor(4) as pool:
+        found = [future.result() for future in [pool.submit(asked[turn % 2]) for turn in range(12)]]
+    for turn, vectors in enumerate(found):
+        torch.testing.assert_close(vectors, (student, teacher)[turn % 2], atol=1e-5, rtol=1e-5)
+    copied = pickle.loads(pickle.dumps(model))
+    torch.testing.assert_close(copied.encode(texts, lang="eng_Latn"), student)

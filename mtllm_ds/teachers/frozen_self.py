@@ -24,6 +24,7 @@ class FrozenSelf(Teacher):
     def __init__(self, student: StackedModel | LLMReader) -> None:
         self._llm = student.llm
         self._lora_layers = lora_layers(student.llm)
+        self._modules = list(student.llm.modules())
 
     @torch.no_grad()
     def vectors(self, batch: Batch) -> torch.Tensor:
@@ -54,9 +55,14 @@ class FrozenSelf(Teacher):
     def _untrained(self) -> Iterator[None]:
         """Adapters and dropout off inside."""
         was_training = self._llm.training
-        self._llm.eval()
+        self._set_training(False)
         try:
             with adapters_off(self._lora_layers):
                 yield
         finally:
-            self._llm.train(was_training)
+            self._set_training(was_training)
+
+    def _set_training(self, training: bool) -> None:
+        """As `train`, without its walk through thousands of modules twice a forward: 33 ms at the shape of Llama 3 8B."""
+        for module in self._modules:
+            module.__dict__["training"] = training

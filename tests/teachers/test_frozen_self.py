@@ -1,0 +1,40 @@
+"""The student's LLM as its teacher: what it switches off is on again, in every module, and nothing is left out."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaModel
+
+from mtllm_ds.config.sections import LoraSettings
+from mtllm_ds.models.lora import add_lora, lora_layers
+from mtllm_ds.models.readers import LLMReader
+from mtllm_ds.teachers.frozen_self import FrozenSelf
+from tests.fixtures.models import llama_config
+
+
+@pytest.fixture
+def student():
+    torch.manual_seed(0)
+    adapted = add_lora(LlamaModel(llama_config()), LoraSettings(rank=2, dropout=0.5), seed=0)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1)
+    return LLMReader(adapted)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_every_module_is_as_before_and_was_off_in_between(student, training):
+    student.train(training)
+    modules, seen = list(student.llm.modules()), []
+    student.llm.base_model.model.register_forward_pre_hook(
+        lambda *_: seen.append(
+            (any(m.training for m in modules), all(layer.disable_adapters for layer in lora_layers(student.llm)))
+        )
+    )
+    ids = torch.arange(2, 8)[None]
+    told = FrozenSelf(student).read(ids, torch.ones_like(ids))
+    assert seen == [(False, True)]
+    assert all(module.training == training for module in modules)
+    assert not any(layer.disable_adapters for layer in lora_layers(student.llm))
+    plain = student.llm.unload().eval()(input_ids=ids).last_hidden_state
+    torch.testing.assert_close(told, plain)
