@@ -50,7 +50,7 @@ def check_deepspeed(config: dict[str, Any], world_size: int, where: str) -> None
         if section in config:
             _check_section(section, model, config[section], where)
     copies = int(config.get("zero_optimization", {}).get("zero_hpz_partition_size", 1))
-    if world_size % min(copies, world_size):
+    if copies < 1 or world_size % min(copies, world_size):
         raise UserError(
             f"training.deepspeed={where}: zero_optimization.zero_hpz_partition_size={copies} does not divide the "
             f"{world_size} ranks; set it to the number of ranks of a node"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -64,6 +65,18 @@ def buffers_to(module: nn.Module, device: torch.device) -> None:
                 part._buffers[name] = buffer.to(device)
 
 
+def forget_module(module: nn.Module) -> None:
+    """Let go of a module whose engine is closed. DeepSpeed 0.19.8 keeps each that ran under ZeRO-3 for good: in a list of
+    what is being run, and in a cache of what a step may release."""
+    from deepspeed.runtime.zero import parameter_offload
+    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator as Coordinator
+
+    stack = parameter_offload.FWD_MODULE_STACK
+    stack[:] = [running for running in stack if running is not module]
+    instrumented = Coordinator._PartitionedParameterCoordinator__params_to_release
+    inspect.getclosurevars(instrumented).nonlocals["func"].cache_clear()
+
+
 @contextmanager
 def gathered(parameters: Iterable[nn.Parameter], modify: bool = False) -> Iterator[None]:
     """Full values of partitioned parameters inside; with `modify`, rank 0's changes are kept on all ranks."""
@@ -90,6 +103,7 @@ class TrainableState:
     """
 
     def __init__(self, engine: Any) -> None:
+        self.engine = engine
         self.optimizer = engine.optimizer
         self.stage = int(engine.zero_optimization_stage())
         self.parameters = {n: p for n, p in engine.module.named_parameters() if p.requires_grad}
@@ -125,12 +139,7 @@ class TrainableState:
     def begin(self, num_updates: int) -> None:
         """Create Adam's state as it stands after `num_updates` updates; the moments follow by `set`."""
         inner = self.optimizer.optimizer
-        groups = (
-            self.optimizer.fp32_partitioned_groups_flat
-            if self.stage == 3
-            else self.optimizer.single_partition_of_fp32_groups
-        )
-        for flat in groups:
+        for flat in flat_masters(self.engine):
             moments = {key: torch.zeros_like(flat) for key in MOMENTS}
             inner.state[flat] = {"step": torch.tensor(float(num_updates)), **moments}
         self._link_moments()
@@ -167,6 +176,19 @@ class TrainableState:
         padded = torch.nn.functional.pad(flat, (0, part * dist.get_world_size() - flat.numel()))
         rank = dist.get_rank()
         return padded[part * rank : part * (rank + 1)].to(parameter.ds_tensor.device)
+
+
+def largest_master(engine: Any) -> float:
+    """Largest magnitude among this rank's share of the fp32 masters; NaN or infinite if one of them is."""
+    largest = [torch.linalg.vector_norm(flat.detach(), float("inf")) for flat in flat_masters(engine) if flat.numel()]
+    return float(torch.stack(largest).max()) if largest else 0.0
+
+
+def flat_masters(engine: Any) -> list[torch.Tensor]:
+    """This rank's flat shards of the fp32 masters, one a parameter group."""
+    optimizer = engine.optimizer
+    is_stage3 = int(engine.zero_optimization_stage()) == 3
+    return list(optimizer.fp32_partitioned_groups_flat if is_stage3 else optimizer.single_partition_of_fp32_groups)
 
 
 def _is_stage3(ds_config: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mtllm_ds.cluster.zero import buffers_to
+from mtllm_ds.cluster.zero import buffers_to, forget_module, largest_master
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.config.sections import OptimSettings
 
@@ -50,6 +50,10 @@ class Engine:
         norm = self.deepspeed.get_global_grad_norm()
         return float(norm) if norm is not None else float("nan")
 
+    def largest_weight(self) -> float:
+        """Largest magnitude of this rank's share of the trainable fp32 weights; not finite if one of them is not."""
+        return largest_master(self.deepspeed)
+
     def set_step(self, step: int) -> float:
         """Set every group's learning rate for the update that ends step `step` (from 0); returns the main one."""
         scale = schedule_scale(self.settings.optim, step, self.settings.run.max_steps)
@@ -58,8 +62,9 @@ class Engine:
         return self.settings.optim.learning_rate * scale
 
     def close(self) -> None:
-        """Release DeepSpeed's buffers and hooks."""
+        """Release DeepSpeed's buffers and hooks, and the module itself."""
         self.deepspeed.destroy()
+        forget_module(self.deepspeed.module)
 
 
 def schedule_scale(optim: OptimSettings, step: int, max_steps: int) -> float:

@@ -3,28 +3,92 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from mtllm_ds.cluster.agree import lowest_rank_where
 from mtllm_ds.errors import PeerFailedError, UnsoundStepError
 
 
-def require_sound_step(step: int, loss: float, grad_norm: float, applied: bool, device: torch.device) -> None:
-    """Stop every rank if any rank's step was not finite or not applied; the lowest such rank says so.
+@dataclass(frozen=True, kw_only=True)
+class StepFacts:
+    """What one rank knows of a step that it has taken."""
 
-    `loss` is this rank's own summed loss of the step; DeepSpeed skips an update with a non-finite gradient norm
-    without a word, which `applied` tells.
+    loss: float
+    """Its own summed loss."""
+    grad_norm: float
+    """Of all ranks together."""
+    largest_weight: float
+    """Of its share of the fp32 weights, after the update."""
+    applied: bool
+    """False where DeepSpeed skipped the update, as it does without a word when the gradient norm is not finite."""
+
+
+def require_sound_step(
+    step: int, facts: StepFacts, device: torch.device, has_bad_gradient: Callable[[], bool] = lambda: False
+) -> None:
+    """Stop every rank if any rank's step was not finite or not applied; the lowest rank where it began says so.
+
+    The gradient norm is the same on all ranks: where all losses were finite, `has_bad_gradient` says whether this rank's own
+    gradient is to blame. It is called by all ranks or by none.
+
+    Raises:
+        UnsoundStepError: on the rank that speaks.
+        PeerFailedError: on the others.
     """
-    sound = math.isfinite(loss) and math.isfinite(grad_norm) and applied
-    culprit = lowest_rank_where(not sound, device)
+    culprit = lowest_rank_where(not math.isfinite(facts.loss), device)
     if culprit is None:
-        return
+        sound = math.isfinite(facts.grad_norm) and math.isfinite(facts.largest_weight) and facts.applied
+        culprit = lowest_rank_where(not sound, device)
+        if culprit is None:
+            return
+        if lowest_rank_where(not math.isfinite(facts.grad_norm), device) is not None:
+            own = lowest_rank_where(has_bad_gradient(), device)
+            culprit = culprit if own is None else own
+    update = "skipped" if not facts.applied else "applied"
+    if not math.isfinite(facts.largest_weight):
+        update = f"applied and left a largest weight of {facts.largest_weight:g}"
+    _stop(
+        culprit,
+        f"step {step}: rank {culprit} could not take it soundly (its summed loss {facts.loss:g}, gradient norm of all ranks "
+        f"{facts.grad_norm:g}, update {update}), nothing was saved since the last checkpoint; "
+        "lower optim.learning_rate or look at this step's data, then go on with --resume",
+    )
+
+
+def require_sound_figures(step: int, figures: Mapping[str, float]) -> None:
+    """Stop every rank after a validation whose loss is not finite; all ranks bring the same figures."""
+    loss = figures["eval_loss"]
+    if not math.isfinite(loss):
+        _stop(
+            0,
+            f"step {step}: the validation loss is {loss:g}, nothing was saved since the last checkpoint; lower optim.learning_rate "
+            "or look at the validation data, then go on with --resume",
+        )
+
+
+@contextmanager
+def watched_gradients(parameters: Iterable[nn.Parameter], device: torch.device) -> Iterator[torch.Tensor]:
+    """A flag, (1,) bool, that rises when a gradient that this rank brings is not finite; looked at before ranks are summed up."""
+    seen = torch.zeros(1, dtype=torch.bool, device=device)
+
+    def look(gradient: torch.Tensor) -> None:
+        seen.logical_or_(~torch.isfinite(gradient).all())
+
+    handles = [parameter.register_hook(look) for parameter in parameters if parameter.requires_grad]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _stop(culprit: int, message: str) -> None:
     if dist.is_initialized() and dist.get_rank() != culprit:
         raise PeerFailedError(UnsoundStepError.exit_status)
-    seen = f"summed loss {loss:g}, gradient norm {grad_norm:g}, update {'applied' if applied else 'skipped'}"
-    raise UnsoundStepError(
-        f"step {step}: rank {culprit} could not take it soundly ({seen}), nothing was saved since the last checkpoint; "
-        "lower optim.learning_rate or look at this step's data, then go on with --resume"
-    )
+    raise UnsoundStepError(message)

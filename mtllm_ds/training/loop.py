@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,13 +17,14 @@ from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.cluster.zero import TrainableState
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.data.shards.manifest import TaskEntry
+from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.data.stream.stream import StepBatches, TrainStream
 from mtllm_ds.draws import seed_of
-from mtllm_ds.objectives.base import Objective, add_sums, over_ranks, tokens_in
+from mtllm_ds.objectives.base import Objective, ObjectiveOutput, add_sums, over_ranks, tokens_in
 from mtllm_ds.observe.sinks import Sink
 from mtllm_ds.observe.throughput import Throughput
 from mtllm_ds.training.engine import Engine
-from mtllm_ds.training.guards import require_sound_step
+from mtllm_ds.training.guards import StepFacts, require_sound_figures, require_sound_step, watched_gradients
 from mtllm_ds.training.preemption import Preemption
 
 
@@ -44,6 +45,8 @@ class Trainer:
     sinks: list[Sink]
     preemption: Preemption
     start_step: int = 0
+    newest_figures: dict[str, float] = field(default_factory=dict)
+    """Of the newest validation before `start_step`."""
     lock: IO[str] | None = None
     """Held by rank 0 until `close`: nobody else trains into the folder."""
 
@@ -51,7 +54,7 @@ class Trainer:
         self._throughput = Throughput()
         self._dropped: set[int] = set()
         self._sums = self.objective.empty_sums()
-        self._eval: dict[str, float] = {}
+        self._eval = dict(self.newest_figures)
         self._started = time.perf_counter()
 
     def run(self) -> bool:
@@ -97,14 +100,32 @@ class Trainer:
         local_loss = torch.zeros((), device=device)
         self.objective.step_seed = seed_of(self.settings.run.seed, step)
         for index, batch in enumerate(data.micro_batches):
-            self._seed_forward(step, index)
-            output = self.engine.forward(batch.to(device))
-            self.engine.backward(output.loss_sum, count)
+            output = self._forward_backward(step, index, batch, count)
             self.engine.step()
             local_loss += output.loss_sum.detach()
             self._sums = add_sums(self._sums, output.sums)
             self._throughput.add(tokens_in(batch, self.objective.side))
-        require_sound_step(step + 1, float(local_loss), self.engine.grad_norm(), self.engine.was_step_applied(), device)
+        facts = StepFacts(
+            loss=float(local_loss),
+            grad_norm=self.engine.grad_norm(),
+            largest_weight=self.engine.largest_weight(),
+            applied=self.engine.was_step_applied(),
+        )
+        require_sound_step(step + 1, facts, device, lambda: self._has_bad_gradient(step, data, count))
+
+    def _forward_backward(self, step: int, index: int, batch: Batch, count: torch.Tensor) -> ObjectiveOutput:
+        self._seed_forward(step, index)
+        output = self.engine.forward(batch.to(self.cluster.device))
+        self.engine.backward(output.loss_sum, count)
+        return output
+
+    def _has_bad_gradient(self, step: int, data: StepBatches, count: torch.Tensor) -> bool:
+        """Whether this rank's own gradient of a step is not finite. The norm does not tell whose it was: take the step's backward
+        once more, with the same draws and, as no update was made, the same weights, and look before ranks are summed up."""
+        with watched_gradients(self.objective.parameters(), self.cluster.device) as seen:
+            for index, batch in enumerate(data.micro_batches):
+                self._forward_backward(step, index, batch, count)
+        return bool(seen)
 
     def _seed_forward(self, step: int, index: int) -> None:
         """Dropout depends on (seed, step, lanes of the forward) alone, so no generator state needs saving."""
@@ -134,6 +155,7 @@ class Trainer:
         self._eval = {f"eval_{name}": value for name, value in self.validate().items()}
         self._throughput.pause(time.perf_counter() - began)
         self._write({"step": done, **self._eval})
+        require_sound_figures(done, self._eval)
         better = self.settings.objective.figures[self.settings.objective.selected_by]
         # All ranks must take the same branch, and only the main one reads the record before it changes.
         return any_says(

@@ -1,7 +1,12 @@
 """The newest few checkpoints stay, and the best one beside them."""
 
+import math
+
+import pytest
+
 from mtllm_ds.checkpoint.retention import best_step, drop_old, folder_to_use, is_better, note_best
 from mtllm_ds.checkpoint.store import STATE, checkpoint_folders
+from mtllm_ds.errors import UserError
 
 
 def checkpoint(root, step, complete=True):
@@ -49,3 +54,25 @@ def test_a_best_that_is_gone_is_none(tmp_path):
 
 def test_nothing_to_use(tmp_path):
     assert folder_to_use(tmp_path) is None
+
+
+@pytest.mark.parametrize("better", ["lower", "higher"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_never_the_best_and_always_beaten(tmp_path, better, value):
+    checkpoint(tmp_path, 1)
+    assert not is_better(tmp_path, "eval_loss", {"eval_loss": value}, better)
+    note_best(tmp_path, 1, "eval_loss", 0.5)
+    assert not is_better(tmp_path, "eval_loss", {"eval_loss": value}, better)
+    note_best(tmp_path, 1, "eval_loss", value)
+    assert is_better(tmp_path, "eval_loss", {"eval_loss": 0.7}, better)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"step": "x", "value": 1}', '{"step": 1}', "[" * 100_000, "\x00"]
+)
+def test_a_damaged_record_is_told_in_one_line(tmp_path, content):
+    checkpoint(tmp_path, 1)
+    (tmp_path / "best.json").write_text(content)
+    with pytest.raises(UserError, match=r"best\.json: damaged .*; remove it") as raised:
+        best_step(tmp_path)
+    assert len(str(raised.value).splitlines()) == 1
