@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from mtllm_ds.config.section import FIXED, Section
 
-Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0)]
 
 
 class MixingSettings(Section):
@@ -16,16 +16,16 @@ class MixingSettings(Section):
     """Share of the samples a language gets: by its samples; by samples to the power 1/temperature; equal shares of a
     sub-sample; equal shares, but no language above `max_epochs` within `budget_samples` (Chung et al., 2023, arXiv 2304.09151);
     or by `weights`."""
-    temperature: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    temperature: float | None = Field(default=None, gt=0)
     samples_per_language: int | None = Field(default=None, gt=0)
     """`balanced`: samples per language; the smallest language's where null."""
-    max_epochs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    max_epochs: float | None = Field(default=None, gt=0)
     """`unimax`: most passes over a language."""
     budget_samples: int | None = Field(default=None, gt=0)
     """`unimax`: samples of the whole run."""
     weights: dict[str, Share] = Field(default={})
     """`explicit`: language code to weight; a language not named is not drawn."""
-    cycle_draws: int = Field(default=256, gt=0)
+    cycle_draws: int = Field(default=256, gt=0, le=2**24)
     """Draws (stretches of samples as long as a block) after which the shares are exact again."""
 
     @model_validator(mode="after")
@@ -45,22 +45,22 @@ class MixingSettings(Section):
 class OrderSettings(Section):
     """What decides the order of samples, and how they come in forwards."""
 
-    lanes: int = Field(default=64, gt=0, json_schema_extra=FIXED)
+    lanes: int = Field(default=64, gt=0, le=2**16, json_schema_extra=FIXED)
     """Independent sequences of draws, at least as many as ranks; fixes the order of the data."""
-    samples_per_cell: int | None = Field(default=None, gt=0, json_schema_extra=FIXED)
+    samples_per_cell: int | None = Field(default=None, gt=0, le=2**20, json_schema_extra=FIXED)
     """Samples a lane emits per step: the global batch is lanes x samples_per_cell. 4 where no token budget is set."""
-    encoder_tokens_per_cell: int | None = Field(default=None, gt=0, json_schema_extra=FIXED)
+    encoder_tokens_per_cell: int | None = Field(default=None, gt=0, le=2**24, json_schema_extra=FIXED)
     """Token budget of a cell on the encoder's side, in place of `samples_per_cell`; samples are then packed."""
-    llm_tokens_per_cell: int | None = Field(default=None, gt=0, json_schema_extra=FIXED)
+    llm_tokens_per_cell: int | None = Field(default=None, gt=0, le=2**24, json_schema_extra=FIXED)
     """Token budget of a cell on the LLM's side."""
-    queue_size: int = Field(default=128, gt=0, json_schema_extra=FIXED)
+    queue_size: int = Field(default=128, gt=0, le=2**16, json_schema_extra=FIXED)
     """With token budgets: samples a lane looks ahead to fill a cell."""
-    encoder_buckets: int = Field(default=6, gt=0)
+    encoder_buckets: int = Field(default=6, gt=0, le=2**10)
     """With token budgets: padded encoder inputs per forward; speed only, but for how dropout falls with `reader: encoder`."""
     one_language_per_cell: bool = Field(default=False, json_schema_extra=FIXED)
     """With token budgets: never put two languages into one cell. Cells of a fixed count always hold one language."""
     mixing: MixingSettings = Field(default=MixingSettings(), json_schema_extra=FIXED)
-    cells_per_forward: int = Field(default=1, gt=0)
+    cells_per_forward: int = Field(default=1, gt=0, le=2**16)
     """Whole cells in one forward: speed and memory. The loss is the same, but dropout is drawn once per forward: its draws repeat
     on any number of ranks up to `lanes` / `cells_per_forward`, and change with this setting."""
 
@@ -82,9 +82,9 @@ class RemoteSettings(Section):
     cache_bytes: int = Field(default=16 << 30, ge=0)
     """Beyond this, what was not used for longest is dropped; 0 keeps nothing."""
     attempts: int = Field(default=6, gt=0)
-    first_wait_seconds: float = Field(default=0.5, ge=0, allow_inf_nan=False)
+    first_wait_seconds: float = Field(default=0.5, ge=0)
     """Doubled after every attempt, and varied by half, so that many processes do not come back at once."""
-    timeout_seconds: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    timeout_seconds: float = Field(default=60.0, gt=0)
     """Longest silence: until a connection stands, or between two bytes of an answer."""
 
 
@@ -95,7 +95,7 @@ class DataSettings(OrderSettings):
     """Folder of prepared shards for validation; without it nothing is validated and the last checkpoint is the best."""
     validation_samples: int | None = Field(default=None, gt=0)
     """That many samples of the validation set at most, each language by its share, but none left out."""
-    num_workers: int = Field(default=0, ge=0)
+    num_workers: int = Field(default=0, ge=0, le=2**10)
     """Reader processes per rank; 0 reads in the training process."""
     on_error: Literal["fail", "skip"] = "fail"
     """What to do with a damaged block of the training or validation set: stop, or drop the whole block and count it."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
@@ -19,6 +19,7 @@ from mtllm_ds.config.shipped import RECIPES, find_file
 from mtllm_ds.errors import UserError
 
 Chosen = TypeVar("Chosen", bound=Sections)
+Result = TypeVar("Result")
 
 
 def load_settings(recipe: str | Path, overrides: Sequence[str] = ()) -> Settings:
@@ -27,13 +28,15 @@ def load_settings(recipe: str | Path, overrides: Sequence[str] = ()) -> Settings
     for override in overrides:
         if "=" not in override or override.startswith("-"):
             raise UserError(f"override '{override}': expected section.key=value, as in optim.learning_rate=1e-4")
-    try:
-        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
-        values = OmegaConf.to_container(merged, resolve=True)
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
-        raise UserError(f"recipe {path}: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"recipe {path}: expected sections such as run: and model:, found {type(values).__name__}")
+        if override.endswith("=???"):
+            raise UserError(f"override '{override}': ??? stands for a value that is missing; give one")
+    chosen = _told(lambda: OmegaConf.from_dotlist(list(overrides)), f"overrides {' '.join(overrides)}")
+    recipe_values = _told(lambda: OmegaConf.load(path), f"recipe {path}")
+    if not isinstance(recipe_values, DictConfig):
+        raise UserError(f"recipe {path}: expected sections such as run: and model:, found a list")
+    merged = _told(lambda: OmegaConf.merge(recipe_values, chosen), f"recipe {path} with its overrides")
+    values = _told(lambda: OmegaConf.to_container(merged, resolve=True, throw_on_missing=True), f"recipe {path}")
+    assert isinstance(values, dict)
 
     def origin(key: str) -> str:
         return next(
@@ -41,6 +44,16 @@ def load_settings(recipe: str | Path, overrides: Sequence[str] = ()) -> Settings
         )
 
     return parse_settings({str(key): value for key, value in values.items()}, origin)
+
+
+def _told(work: Callable[[], Result], where: str) -> Result:
+    """What the YAML libraries raise, as one line."""
+    try:
+        return work()
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, TypeError, AssertionError, KeyError) as error:
+        raise UserError(f"{where}: {' '.join(str(error).split())[:500]}") from error
+    except RecursionError as error:
+        raise UserError(f"{where}: nested too deeply") from error
 
 
 def parse_settings(values: dict[str, Any], where: str | Callable[[str], str]) -> Settings:

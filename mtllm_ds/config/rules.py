@@ -25,8 +25,8 @@ def _machine(settings: CommonSections) -> Iterator[str]:
             "set training.precision=bf16 or model.attention=sdpa"
         )
     run = settings.run
-    if run.seeds is not None and (not run.seeds or len(set(run.seeds)) < len(run.seeds) or min(run.seeds) < 0):
-        yield f"run.seeds={list(run.seeds)}: give at least one seed, each once and none negative"
+    if run.seeds is not None and (not run.seeds or len(set(run.seeds)) < len(run.seeds)):
+        yield f"run.seeds={list(run.seeds)}: give at least one seed, each once"
     if run.seeds is not None and run.seed:
         yield f"run.seed={run.seed} has no effect beside run.seeds: remove one of the two"
 

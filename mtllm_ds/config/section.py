@@ -5,14 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 FIXED: dict[str, Any] = {"fixed_on_resume": True}
 """`Field(json_schema_extra=FIXED)`: changing this setting would continue another run; all others may change on resume."""
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True,
+        allow_inf_nan=False, str_min_length=1,
+    )  # fmt: skip
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Left to itself, pydantic takes `true` for 1."""
+        kinds = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and bool not in (kinds, *get_args(kinds)):
+            raise ValueError("expected another value than true or false")
+        return value
 
 
 def unread(section: Section, name: str, fields: Iterable[str], why: str) -> Iterator[str]:

@@ -16,14 +16,20 @@ from mtllm_ds.config.section import FIXED, Section
 ModelName = Annotated[str, AfterValidator(resolve_model_name)]
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Rate = Annotated[float, Field(gt=0, le=1e30)]
+"""Beyond, AdamW's own numbers are too large for a float."""
+
+
 class RunSettings(Section):
     output_dir: str
     """Folder of the run: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `tensorboard/`."""
-    seed: int = Field(default=0, ge=0, json_schema_extra=FIXED)
+    seed: int = Field(default=0, ge=0, lt=2**63, json_schema_extra=FIXED)
     """Seeds the order of the data, the connector, LoRA, the head, dropout and masks."""
-    seeds: tuple[int, ...] | None = None
+    seeds: tuple[Seed, ...] | None = None
     """Run once a seed, each in `output_dir/seed-N`. `{seed}` in any other text setting becomes N."""
-    max_steps: int = Field(gt=0)
+    max_steps: int = Field(gt=0, lt=2**31)
     """Optimizer steps of the whole run."""
     log_every: int = Field(default=10, gt=0)
     """Steps between rows of `metrics.jsonl`."""
@@ -106,7 +112,7 @@ class ConnectorSettings(Section):
 
 
 class LoraSettings(Section):
-    rank: int = Field(default=16, gt=0)
+    rank: int = Field(default=16, gt=0, le=2**14)
     alpha: int = Field(default=32, gt=0)
     dropout: float = Field(default=0.05, ge=0, lt=1)
     target_modules: str | list[str] = "all-linear"
@@ -161,10 +167,10 @@ class ModelSettings(Section):
 
 
 class OptimSettings(Section):
-    learning_rate: float = Field(default=2e-4, gt=0)
-    weight_decay: float = Field(default=0.01, ge=0)
+    learning_rate: Rate = 2e-4
+    weight_decay: float = Field(default=0.01, ge=0, le=1e3)
     """AdamW's decoupled decay; none on biases and norms."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     warmup_share: float = Field(default=0.01, ge=0, lt=1)
     """Share of `run.max_steps` over which the rate rises linearly."""
@@ -172,7 +178,7 @@ class OptimSettings(Section):
     """Decay to zero after the warm-up."""
     max_grad_norm: float = Field(default=1.0, ge=0)
     """Clip the global gradient norm; 0 turns clipping off."""
-    connector_learning_rate: float | None = Field(default=None, gt=0)
+    connector_learning_rate: Rate | None = None
     """Rate of the connector; `learning_rate` where null. After a least-squares start, whose weights are of the size of the LLM's
     embeddings, try a thirtieth of it: Adam's steps do not shrink with the weights."""
 

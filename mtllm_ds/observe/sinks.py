@@ -28,8 +28,8 @@ class JsonlSink:
     def __init__(self, path: Path, start_step: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if _is_whole(line)]
-            kept = [row for row in rows if row["step"] <= start_step]
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            kept = [row for row in map(_whole_row, lines) if row is not None and row["step"] <= start_step]
             atomic.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._stream = path.open("a", encoding="utf-8")
 
@@ -113,9 +113,10 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}"
 
 
-def _is_whole(line: str) -> bool:
-    # A killed process may leave half a last line.
+def _whole_row(line: str) -> Row | None:
+    """A row of the log; None of half a last line, which a killed process may leave, and of what else is none."""
     try:
-        return isinstance(json.loads(line), dict)
-    except json.JSONDecodeError:
-        return False
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
-from mtllm_ds.checkpoint.store import checkpoint_folders, read_state
+from mtllm_ds.checkpoint.store import CheckpointState
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.models.loading import stored_weights
 from mtllm_ds.preflight.plan import RunPlan
 
 
-def as_started(settings: Settings, root: Path, resume: bool) -> Settings:
+def as_started(settings: Settings, state: CheckpointState) -> Settings:
     """The settings of a run that goes on: without a revision of their own they mean the commits that it was started with."""
-    folders = checkpoint_folders(root) if resume else {}
-    if not folders:
-        return settings
-    bases = read_state(folders[max(folders)]).bases
-    model = settings.model
+    model, bases = settings.model, state.bases
     for side in model.sides:
         chosen = getattr(model, side)
         if chosen.revision is None and chosen.name == bases[side]["name"]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
-from mtllm_ds.checkpoint.model import Trained
+from mtllm_ds.checkpoint.model import Trained, task_entry
+from mtllm_ds.checkpoint.store import CheckpointState
 from mtllm_ds.cluster.agree import is_main_rank
 from mtllm_ds.cluster.deepspeed_settings import check_deepspeed
 from mtllm_ds.config.deepspeed import resolve_deepspeed, zero_stage
@@ -25,7 +26,17 @@ from mtllm_ds.models.encoders import encoder_family
 from mtllm_ds.models.loading import load_config, weights_fingerprint
 from mtllm_ds.models.probe import Probe
 from mtllm_ds.preflight.dropout import split_forwards
-from mtllm_ds.preflight.start import Bases, check_centring, read_start, read_teacher, task_of, warnings_of
+from mtllm_ds.preflight.output_folder import check_output_folder
+from mtllm_ds.preflight.start import (
+    Bases,
+    check_centring,
+    is_missing,
+    read_start,
+    read_teacher,
+    task_of,
+    teacher_gone_warning,
+    warnings_of,
+)
 
 _SIDES = {"encoder": "encoder", "llm": "LLM"}
 
@@ -58,12 +69,16 @@ class RunPlan:
         return self.teacher.head if self.teacher is not None else None
 
 
-def check_run(settings: Settings, world_size: int, *, read_all_shards: bool = False) -> RunPlan:
+def check_run(
+    settings: Settings, world_size: int, *, read_all_shards: bool = False, resumed: CheckpointState | None = None
+) -> RunPlan:
     """Check a run and work out its arithmetic; `UserError` names the first thing that does not hold.
 
-    `read_all_shards` also compares every byte of the shards with the manifest's hashes.
+    `read_all_shards` also compares every byte of the shards with the manifest's hashes. A run that is `resumed` needs neither its
+    start nor its teacher any more: the checkpoint keeps what it took from them.
     """
     data = settings.data
+    check_output_folder(settings.run.output_dir)
     if world_size > data.lanes:
         raise UserError(f"data.lanes={data.lanes}: fewer than the {world_size} ranks; raise it or use fewer ranks")
     micro_batches = ceil(ceil(data.lanes / world_size) / data.cells_per_forward)
@@ -88,8 +103,10 @@ def check_run(settings: Settings, world_size: int, *, read_all_shards: bool = Fa
     for manifest in manifests:
         _check_data(manifest, tokenizers, read_all_shards)
     bases = _bases(settings, tokenizers)
-    teacher = read_teacher(settings, bases)
-    task = task_of(settings, manifests, teacher)
+    is_gone = resumed is not None and is_missing(settings.objective.teacher_run)
+    teacher = None if is_gone else read_teacher(settings, bases)
+    known_task = teacher.task if teacher is not None else task_entry(resumed.task) if resumed is not None else None
+    task = task_of(settings, manifests, known_task)
     for manifest in manifests:
         _check_columns(manifest, str(manifest.storage.root), settings)
     return RunPlan(
@@ -102,7 +119,7 @@ def check_run(settings: Settings, world_size: int, *, read_all_shards: bool = Fa
         micro_batch_size=micro_batch_size,
         micro_batches_per_step=micro_batches,
         ds_config=ds_config,
-        start=read_start(settings, bases),
+        start=read_start(settings, bases) if resumed is None else None,
         teacher=teacher,
         task=task,
         llm_probe=llm_probe,
@@ -110,6 +127,7 @@ def check_run(settings: Settings, world_size: int, *, read_all_shards: bool = Fa
             *unprobed_warning(settings.model, llm_probe),
             *warnings_of(settings, llm_config),
             *split_forwards(settings, world_size),
+            *(teacher_gone_warning(settings) if is_gone else ()),
         ],
     )
 

@@ -11,24 +11,36 @@ from mtllm_ds.config.schema import Sections, Settings
 from mtllm_ds.config.section import fixed_fields
 from mtllm_ds.errors import UserError
 
+_WITH_EFFECT = {
+    "optim": "steps from here on differ from those that it would have made",
+    "run.max_steps": "the learning rate falls on another line from here on",
+    "data.validation": "figures of validation before and after cannot be compared, the best checkpoint's among them",
+    "data.validation_samples": "figures of validation before and after cannot be compared, the best checkpoint's among them",
+    "data.on_error": "what becomes of damaged blocks changes from here on",
+}
+"""What may change on resume, but not without a word."""
 
-def checkpoint_to_resume(root: Path, resume: bool) -> tuple[Path, CheckpointState] | None:
-    """The newest checkpoint below `root`, read and found whole; None for a fresh run.
 
-    Raises `UserError` when there is nothing to resume, or when a fresh run would overwrite an older one.
-    """
+def newest_checkpoint(root: Path) -> tuple[Path, CheckpointState]:
+    """The newest checkpoint below `root`, read and found whole; `UserError` when there is none."""
     folders = checkpoint_folders(root)
-    if not resume:
-        if folders:
-            raise UserError(
-                f"run.output_dir={root.parent}: holds a run of {max(folders)} steps; add --resume to go on with it, "
-                "or choose another folder"
-            )
-        return None
     if not folders:
         raise UserError(f"--resume: no checkpoint in {root}; start without --resume")
     newest = folders[max(folders)]
     return newest, read_state(newest)
+
+
+def require_untouched(root: Path, resumed: CheckpointState | None) -> None:
+    """Once the folder is held: a fresh run overwrites no older one, and nobody has gone on with the one that is resumed."""
+    newest = max(checkpoint_folders(root), default=None)
+    if resumed is None and newest is not None:
+        raise UserError(
+            f"run.output_dir={root.parent}: holds a run of {newest} steps; add --resume to go on with it, or choose another folder"
+        )
+    if resumed is not None and newest != resumed.step:
+        raise UserError(
+            f"run.output_dir={root.parent}: another process has just gone on with this run to step {newest}; start again"
+        )
 
 
 def require_same_run(settings: Settings, bases: dict[str, dict[str, str | None]], state: CheckpointState) -> Sections:
@@ -42,6 +54,11 @@ def require_same_run(settings: Settings, bases: dict[str, dict[str, str | None]]
                 f"--resume: {key}={after!r}, but the run was started with {before!r}; "
                 "put it back or start a new run in another run.output_dir"
             )
+    if settings.run.max_steps < state.step:
+        raise UserError(
+            f"--resume: run.max_steps={settings.run.max_steps}, but the run has made {state.step} steps; raise it, or leave "
+            "--resume out and choose another run.output_dir"
+        )
     for side, base in bases.items():
         if side not in settings.model.sides:
             continue
@@ -52,6 +69,17 @@ def require_same_run(settings: Settings, bases: dict[str, dict[str, str | None]]
                 f"({base['fingerprint']} instead of {trained_on})"
             )
     return saved
+
+
+def changed_on_the_way(settings: Settings, before: Sections) -> list[str]:
+    """Said where a run goes on with other settings than it had `before`, of those that change what comes of it, a line each."""
+    now, then = settings.model_dump(mode="json"), before.model_dump(mode="json")
+    found = []
+    for key, effect in _WITH_EFFECT.items():
+        for name in [f"{key}.{field}" for field in _at(now, key)] if isinstance(_at(now, key), dict) else [key]:
+            if _at(now, name) != _at(then, name):
+                found.append(f"--resume: {name}={_at(now, name)!r}, but the run had {_at(then, name)!r}: {effect}")
+    return found
 
 
 def _at(values: dict[str, Any], dotted: str) -> Any:

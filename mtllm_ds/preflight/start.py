@@ -81,11 +81,25 @@ def _require_same_adapter(teacher: Trained, settings: Settings, bases: Bases) ->
             raise UserError(f"{where} has a LoRA with {name}={theirs}; set model.lora.{name} to that")
 
 
-def task_of(settings: Settings, manifests: list[Manifest], teacher: Trained | None) -> TaskEntry | None:
-    """The task of a run's shards, None where the objective has none; `UserError` where shards and teacher have different ones."""
+def is_missing(place: str | None) -> bool:
+    """Whether a run or export that was named is no longer there."""
+    return place is not None and not Path(place).exists()
+
+
+def teacher_gone_warning(settings: Settings) -> list[str]:
+    """Said where a run goes on without its teacher."""
+    return [
+        f"objective.teacher={settings.objective.teacher_run}: gone since the run began; it goes on with the head that its "
+        "checkpoint keeps, and takes the target set as it is"
+    ]
+
+
+def task_of(settings: Settings, manifests: list[Manifest], known: TaskEntry | None) -> TaskEntry | None:
+    """The task of a run's shards, None where the objective has none; `UserError` where it is another than the one `known` from the
+    teacher, or from the run that is resumed."""
     if not settings.objective.answers_a_task:
         return None
-    expected = teacher.task if teacher is not None else manifests[0].task
+    expected = known or manifests[0].task
     if expected is None:
         raise UserError(
             f"data.train={settings.data.train}: its shards belong to no task; make them with mtllm-ds prepare task"
@@ -94,12 +108,12 @@ def task_of(settings: Settings, manifests: list[Manifest], teacher: Trained | No
         found = manifest.task
         # Where no label is needed, shards of plain text serve, unless the task asks for choices.
         unlabelled = "label" not in settings.objective.columns and expected.type != "multiple_choice"
-        if found is None and unlabelled and teacher is not None:
+        if found is None and unlabelled and known is not None:
             continue
         if found is None or (found.type, found.labels) != (expected.type, expected.labels):
             raise UserError(
                 f"{name}={getattr(settings.data, name.split('.')[1])}: {_named(found)}, expected {_named(expected)} "
-                f"as {'the teacher has it' if teacher else 'the training shards have it'}"
+                f"as {'the teacher or the run before has it' if known else 'the training shards have it'}"
             )
     chosen = settings.objective.selected_by
     if chosen in ("accuracy", "macro_f1") and len(manifests) > 1 and manifests[1].task is None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import torch
 from rich.console import Console
 
 from mtllm_ds import atomic
+from mtllm_ds.checkpoint.retention import best_step
 from mtllm_ds.checkpoint.store import load_kept, restore_checkpoint
 from mtllm_ds.cluster.agree import sum_over_ranks, together, wait_for_all
 from mtllm_ds.cluster.launch import Cluster
@@ -28,7 +30,7 @@ from mtllm_ds.observe.sinks import JsonlSink, ScreenSink, Sink, TensorBoardSink
 from mtllm_ds.preflight.dropout import regrouped
 from mtllm_ds.preflight.hub_models import as_started, held
 from mtllm_ds.preflight.plan import RunPlan, check_run
-from mtllm_ds.preflight.resume import checkpoint_to_resume, require_same_run
+from mtllm_ds.preflight.resume import changed_on_the_way, newest_checkpoint, require_same_run, require_untouched
 from mtllm_ds.teachers.base import Teacher
 from mtllm_ds.teachers.cached import CachedTeacher
 from mtllm_ds.teachers.frozen_self import FrozenSelf
@@ -37,7 +39,7 @@ from mtllm_ds.training.engine import Engine
 from mtllm_ds.training.loop import Trainer, checkpoint_root
 from mtllm_ds.training.preemption import EXIT_PREEMPTED, Preemption
 from mtllm_ds.training.run_lock import hold_folder
-from mtllm_ds.training.students import kept_tensors, start_reader
+from mtllm_ds.training.students import kept_head, kept_tensors, start_reader
 
 EVAL_BATCH_SIZE = 16
 
@@ -67,13 +69,18 @@ def open_run(settings: Settings, cluster: Cluster, resume: bool, console: Consol
     """Build every part of a run and, with `resume`, put it where its newest checkpoint left it."""
     device = cluster.device
     folder = Path(settings.run.output_dir)
-    settings = together(lambda: as_started(settings, checkpoint_root(settings), resume), device)
-    plan = together(lambda: check_run(settings, cluster.world_size), device)
-    lock = together(lambda: hold_folder(folder) if cluster.is_main else None, device)
-    found = together(lambda: checkpoint_to_resume(checkpoint_root(settings), resume), device)
+    found = together(lambda: newest_checkpoint(checkpoint_root(settings)) if resume else None, device)
+    state = None
+    if found is not None:
+        state = found[1]
+        settings = as_started(settings, state)
+    plan = together(lambda: check_run(settings, cluster.world_size, resumed=state), device)
+    lock = together(lambda: _take_folder(folder) if cluster.is_main else None, device)
+    together(lambda: require_untouched(checkpoint_root(settings), state), device)
     if found is not None:
         before = together(lambda: require_same_run(settings, plan.bases, found[1]), device)
-        plan = replace(plan, warnings=[*plan.warnings, *regrouped(settings, before)])
+        changed = [*changed_on_the_way(settings, before), *regrouped(settings, before)]
+        plan = replace(plan, warnings=[*plan.warnings, *changed])
     plan = together(lambda: held(plan), device)
     settings = plan.settings
     stream = together(lambda: _train_stream(plan, cluster, found[1].cursor if found else None), device)
@@ -85,7 +92,7 @@ def open_run(settings: Settings, cluster: Cluster, resume: bool, console: Consol
     start_reader(reader, plan, cluster, kept)
     if settings.training.activation_checkpointing:
         reader.trained_model.gradient_checkpointing_enable({"use_reentrant": False})
-    objective = together(lambda: _objective(plan, reader), device)
+    objective = together(lambda: _objective(plan, reader, kept), device)
     kept = kept_tensors(objective, plan, kept)
     engine = Engine(objective.train(), settings, plan.ds_config)
     start_step = 0
@@ -107,8 +114,19 @@ def open_run(settings: Settings, cluster: Cluster, resume: bool, console: Consol
         sinks=_sinks(settings, cluster, start_step, console),
         preemption=Preemption(),
         start_step=start_step,
+        newest_figures=found[1].metrics if found is not None else {},
         lock=lock,
     )
+
+
+def _take_folder(folder: Path) -> IO[str]:
+    """Hold a run folder and clear it of what killed runs left half done; what they left whole must be readable."""
+    lock = hold_folder(folder)
+    checkpoints = folder / "checkpoints"
+    for place in (folder, checkpoints):
+        atomic.remove_leftovers(place)
+    best_step(checkpoints)
+    return lock
 
 
 def _train_stream(plan: RunPlan, cluster: Cluster, cursor: dict | None) -> TrainStream:
@@ -127,14 +145,14 @@ def _train_stream(plan: RunPlan, cluster: Cluster, cursor: dict | None) -> Train
     )
 
 
-def _objective(plan: RunPlan, reader: Reader) -> Objective:
+def _objective(plan: RunPlan, reader: Reader, kept: Mapping[str, torch.Tensor] | None) -> Objective:
     parts = Parts(
         settings=plan.settings,
         student=reader,
         teacher=_teacher(plan, reader),
         num_languages=max(len(m.languages) for m in (plan.train, plan.validation) if m is not None),
         task=plan.task,
-        head=plan.teacher_head,
+        head=kept_head(kept or {}) or plan.teacher_head,
     )
     return build_objective(parts)
 
@@ -155,7 +173,9 @@ def _targets(plan: RunPlan, manifest: Manifest) -> list[TargetReader]:
     """The teacher's cached vectors that come along with a data set's batches, checked to be this teacher's."""
     if plan.settings.data.targets is None:
         return []
-    if plan.teacher is None:  # stage 1: the plain LLM
+    if plan.teacher is None and plan.settings.objective.teacher_run is not None:  # gone since the run began
+        teacher = None
+    elif plan.teacher is None:  # stage 1: the plain LLM
         teacher = plain_teacher(plan.settings.model.given_llm, plan.tokenizers["llm"].fingerprint)
     else:
         teacher = plan.teacher.as_teacher(plan.tokenizers[plan.teacher.reading_side].fingerprint)

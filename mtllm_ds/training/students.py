@@ -39,6 +39,11 @@ def start_reader(reader: Reader, plan: RunPlan, cluster: Cluster, kept: Mapping[
         reader.connector.requires_grad_(False)
 
 
+def kept_head(kept: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The frozen head that a checkpoint kept, by its own names; empty where it kept none."""
+    return {name.removeprefix(_HEAD): tensor for name, tensor in kept.items() if name.startswith(_HEAD)}
+
+
 def kept_tensors(
     objective: Objective, plan: RunPlan, kept: Mapping[str, torch.Tensor] | None
 ) -> dict[str, torch.Tensor]:

@@ -1,12 +1,12 @@
 """Which settings may change between a run and its resumption, without running anything."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
 from mtllm_ds.checkpoint.store import CheckpointState
 from mtllm_ds.errors import UserError
-from mtllm_ds.preflight.resume import require_same_run
+from mtllm_ds.preflight.resume import changed_on_the_way, require_same_run
 from tests.fixtures.runs import make_run, settings_of
 
 BASES = {"encoder": {"name": "mt", "revision": None, "fingerprint": "a"}}
@@ -58,3 +58,25 @@ def test_a_run_of_version_0_1_saved_the_settings_of_all_objectives(recipe):
     state = state_of(settings)
     state.settings["objective"] |= {"teacher": None, "match": "vectors", "mask_share": 0.2, "temperature": 0.05}
     require_same_run(settings, BASES, state)
+
+
+def test_what_changes_the_rest_of_a_run_is_told(recipe):
+    before = settings_of(recipe)
+    now = settings_of(
+        recipe, optim__learning_rate=1e-3, run__max_steps=80, data__validation=recipe.parent / "train", run__log_every=7
+    )
+    lines = changed_on_the_way(now, before)
+    assert [line.split("=")[0] for line in lines] == [
+        "--resume: optim.learning_rate",
+        "--resume: run.max_steps",
+        "--resume: data.validation",
+    ]
+    assert "but the run had 0.01: steps from here on differ" in lines[0]
+    assert changed_on_the_way(before, before) == []
+
+
+def test_fewer_steps_than_were_made_are_refused(recipe):
+    state = replace(state_of(settings_of(recipe)), step=9)
+    with pytest.raises(UserError, match=r"run\.max_steps=8, but the run has made 9 steps"):
+        require_same_run(settings_of(recipe), BASES, state)
+    require_same_run(settings_of(recipe, run__max_steps=9), BASES, state)

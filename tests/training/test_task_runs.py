@@ -17,7 +17,7 @@ from mtllm_ds.data.stream.stream import EvalStream
 from mtllm_ds.models.build import load_reader
 from mtllm_ds.training.runs import run_seeds
 from tests.distributed.ranks import RankError, ranks
-from tests.fixtures.runs import losses_of, rows_of, settings_of
+from tests.fixtures.runs import build_data, losses_of, rows_of, settings_of, write_text
 from tests.fixtures.task_runs import (
     CHOICE,
     TOPICS,
@@ -268,3 +268,42 @@ def test_what_does_not_fit_is_refused(distillation, tuning, teacher, overrides, 
     with pytest.raises(RankError) as caught:
         run_on(1, distillation, "refused", **{key: places[value] for key, value in overrides.items()})
     assert message in str(caught.value)
+
+
+def test_text_without_labels_distils_alike_where_ranks_see_nothing(distillation, teacher):
+    """Ten samples of validation leave rank 1 without any, and three lanes leave its second forward empty: nobody waits for it."""
+    folder = distillation.parent
+    for name, count in (("plain", 60), ("plain_valid", 10)):
+        build_data(folder / name, write_text(folder / f"{name}.jsonl", count, 5), folder / "mt", folder / "llm")
+        write_targets(folder / name, teacher)
+    overrides = {
+        "data__train": folder / "plain", "data__validation": folder / "plain_valid", "data__lanes": 3, "data__cells_per_forward": 1,
+        "run__max_steps": 2, "run__validate_every": 1,
+    }  # fmt: skip
+    one, two = (run_on(world_size, distillation, f"plain{world_size}", **overrides) for world_size in (1, 2))
+    assert_same_losses(losses_of(two), losses_of(one))
+    for a, b in zip(evaluations(one), evaluations(two), strict=True):
+        assert b["eval_loss"] == pytest.approx(a["eval_loss"], rel=1e-5)
+        assert "eval_accuracy" not in b
+
+
+def test_a_run_goes_on_although_its_teacher_and_its_start_have_moved(distillation, distilled, teacher):
+    folder = distillation.parent
+    places = {name: folder / f"{name}_to_move" for name in ("teacher", "start")}
+    shutil.copytree(teacher, places["teacher"])
+    shutil.copytree(Path(distilled.run.output_dir), places["start"])
+    chosen = {
+        "objective__teacher": places["teacher"],
+        "model__start": places["start"],
+        "model__merge_start_lora": "true",
+    }
+    truth = losses_of(run_on(1, distillation, "moved_whole", **chosen))
+    run_on(1, distillation, "moved", **chosen, run__max_steps=3)
+    for place in places.values():
+        place.rename(place.with_name(f"{place.name}_elsewhere"))
+    with pytest.raises(RankError, match="teacher_to_move"):
+        run_on(1, distillation, "fresh", **chosen)
+    settings = run_on(1, distillation, "moved", resume=True, **chosen)
+    assert losses_of(settings).keys() == truth.keys()
+    newest = read_trained(Path(settings.run.output_dir))
+    assert newest.head is not None
