@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -20,10 +20,16 @@ def any_says(flag: bool, device: torch.device) -> bool:
 
 def lowest_rank_where(flag: bool, device: torch.device) -> int | None:
     """The lowest rank on which `flag` is true, or None."""
-    world = world_size()
-    mine = float(dist.get_rank() if dist.is_initialized() else 0) if flag else float(world)
-    lowest = int(_reduced(mine, dist.ReduceOp.MIN, device))
-    return lowest if lowest < world else None
+    return lowest_ranks_where([flag], device)[0]
+
+
+def lowest_ranks_where(flags: Sequence[bool], device: torch.device) -> list[int | None]:
+    """`lowest_rank_where` of several flags, in one all-reduce."""
+    world, rank = world_size(), dist.get_rank() if dist.is_initialized() else 0
+    lowest = torch.tensor([rank if flag else world for flag in flags], dtype=torch.int64, device=device)
+    if world > 1:
+        dist.all_reduce(lowest, op=dist.ReduceOp.MIN)
+    return [found if found < world else None for found in lowest.tolist()]
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:

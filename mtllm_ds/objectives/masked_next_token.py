@@ -24,9 +24,45 @@ from mtllm_ds.models.build import dtype_of
 from mtllm_ds.models.lm_head import load_lm_head
 from mtllm_ds.models.readers import LLMReader
 from mtllm_ds.objectives.base import Objective, ObjectiveOutput, Parts, Sums, plain, zeros
+from mtllm_ds.objectives.token_kl_head import KnownGradient
 
 NO_LABEL = -100
 """Fills up where a row has fewer masked tokens than another."""
+
+
+class ToldTokens(nn.Module):
+    """What the frozen head makes of states, a few rows at a time: all rows' logits at once would be the largest tensor of a step.
+
+    Returns plain numbers, as `TokenKLHead` does and for its reason: backward then gathers no head.
+    """
+
+    def __init__(self, head: nn.Linear, chunk_elements: int = 2**25) -> None:
+        super().__init__()
+        self.weight = head.weight
+        self.chunk_elements = chunk_elements
+
+    def forward(
+        self, states: torch.Tensor, wanted: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """(N, D) states and (N,) int64 tokens, -100 where there is none -> summed cross-entropy, number of tokens told right,
+        gradient (N, D) of the sum (None where nothing needs it)."""
+        needs_gradient = torch.is_grad_enabled() and states.requires_grad
+        rows = max(1, self.chunk_elements // self.weight.shape[0])
+        parts = []
+        with torch.no_grad():
+            for part, tokens in zip(states.split(rows), wanted.split(rows), strict=True):
+                logits = functional.linear(part, self.weight).float()
+                loss = functional.cross_entropy(logits, tokens, reduction="sum", ignore_index=NO_LABEL)
+                right = (logits.argmax(-1) == tokens).sum()
+                gradient = None
+                if needs_gradient:
+                    slope = logits.softmax(-1)
+                    slope[torch.arange(len(tokens), device=tokens.device), tokens.clamp(min=0)] -= 1.0
+                    slope *= (tokens != NO_LABEL).unsqueeze(-1)
+                    gradient = slope.to(part.dtype) @ self.weight
+                parts.append((loss, right, gradient))
+        losses, rights, gradients = zip(*parts, strict=True)
+        return torch.stack(losses).sum(), torch.stack(rights).sum(), torch.cat(gradients) if needs_gradient else None
 
 
 class MaskedNextToken(Objective):
@@ -35,7 +71,7 @@ class MaskedNextToken(Objective):
     def __init__(self, student: LLMReader, lm_head: nn.Linear, mask_id: int, mask_share: float) -> None:
         super().__init__()
         self.student = student
-        self.lm_head = lm_head
+        self.told = ToldTokens(lm_head)
         self.mask_id = mask_id
         self.mask_share = mask_share
 
@@ -64,13 +100,15 @@ class MaskedNextToken(Objective):
         masked = torch.zeros_like(ids).scatter_add(1, places_BK, there_BK.long()).bool()
         states = self.student.states(ids.masked_fill(masked, self.mask_id), batch.llm_mask)
         rows = torch.arange(len(ids), device=ids.device)[:, None]
-        logits = self.lm_head(states[rows, places_BK - 1]).float().flatten(0, 1)
+        before = states[rows, places_BK - 1].flatten(0, 1)
         wanted = ids.gather(1, places_BK).masked_fill(~there_BK, NO_LABEL).flatten()
-        loss = functional.cross_entropy(logits, wanted, reduction="sum", ignore_index=NO_LABEL)
+        loss, right, gradient = self.told(before, wanted)
+        if gradient is not None:
+            loss = KnownGradient.apply(before, loss, gradient)
         sums = {
             "count": there_BK.double().sum(),
             "loss": loss.detach().double(),
-            "right": (logits.argmax(-1) == wanted).double().sum(),
+            "right": right.double(),
         }
         return ObjectiveOutput(loss, sums)
 

@@ -47,7 +47,7 @@ class TokenKLHead(nn.Module):
         """(N, D), (N, D), (N,) bool -> float32 loss, a scalar (or (N,) for reduction "none")."""
         # Not even the parameter's flags are looked at here: DeepSpeed would take it for this module's own, and gather it.
         loss, gradient = self.reader(student_hidden, teacher_hidden, valid)
-        return loss if gradient is None else _KnownGradient.apply(student_hidden, loss, gradient)
+        return loss if gradient is None else KnownGradient.apply(student_hidden, loss, gradient)
 
 
 class _HeadReader(nn.Module):
@@ -83,7 +83,7 @@ class _HeadReader(nn.Module):
         )
 
 
-class _KnownGradient(torch.autograd.Function):
+class KnownGradient(torch.autograd.Function):
     """Puts a loss whose gradient is already known into the graph of its input."""
 
     @staticmethod

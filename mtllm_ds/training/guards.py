@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from mtllm_ds.cluster.agree import lowest_rank_where
+from mtllm_ds.cluster.agree import lowest_rank_where, lowest_ranks_where
 from mtllm_ds.errors import PeerFailedError, UnsoundStepError
 
 
@@ -41,17 +41,17 @@ def require_sound_step(
         UnsoundStepError: on the rank that speaks.
         PeerFailedError: on the others.
     """
-    culprit = lowest_rank_where(not math.isfinite(facts.loss), device)
+    has_norm, has_weights = math.isfinite(facts.grad_norm), math.isfinite(facts.largest_weight)
+    unsound = not (has_norm and has_weights and facts.applied)
+    bad_loss, bad_step, bad_norm = lowest_ranks_where([not math.isfinite(facts.loss), unsound, not has_norm], device)
+    culprit = bad_step if bad_loss is None else bad_loss
     if culprit is None:
-        sound = math.isfinite(facts.grad_norm) and math.isfinite(facts.largest_weight) and facts.applied
-        culprit = lowest_rank_where(not sound, device)
-        if culprit is None:
-            return
-        if lowest_rank_where(not math.isfinite(facts.grad_norm), device) is not None:
-            own = lowest_rank_where(has_bad_gradient(), device)
-            culprit = culprit if own is None else own
+        return
+    if bad_loss is None and bad_norm is not None:
+        own = lowest_rank_where(has_bad_gradient(), device)
+        culprit = culprit if own is None else own
     update = "skipped" if not facts.applied else "applied"
-    if not math.isfinite(facts.largest_weight):
+    if not has_weights:
         update = f"applied and left a largest weight of {facts.largest_weight:g}"
     _stop(
         culprit,

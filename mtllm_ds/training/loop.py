@@ -27,6 +27,8 @@ from mtllm_ds.training.engine import Engine
 from mtllm_ds.training.guards import StepFacts, require_sound_figures, require_sound_step, watched_gradients
 from mtllm_ds.training.preemption import Preemption
 
+_TOKENS = "tokens read since the last row"
+
 
 @dataclass
 class Trainer:
@@ -132,10 +134,10 @@ class Trainer:
         torch.manual_seed(seed_of(self.settings.run.seed, step, self.stream.first_lanes[index]))
 
     def _log(self, done: int, learning_rate: float) -> None:
-        totals = over_ranks(self._sums, self.cluster.device)
-        self._sums = self.objective.empty_sums()
         tokens, seconds = self._throughput.read()
-        all_tokens = float(sum_over_ranks(torch.tensor(float(tokens), device=self.cluster.device)))
+        totals = over_ranks({**self._sums, _TOKENS: torch.tensor(float(tokens))}, self.cluster.device)
+        self._sums = self.objective.empty_sums()
+        all_tokens = float(totals.pop(_TOKENS))
         row: dict[str, Any] = {"step": done, **self.objective.summarize(totals, self.languages)}
         row |= {
             "learning_rate": learning_rate,

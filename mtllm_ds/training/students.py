@@ -41,7 +41,7 @@ def start_reader(reader: Reader, plan: RunPlan, cluster: Cluster, kept: Mapping[
 
 def kept_head(kept: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The frozen head that a checkpoint kept, by its own names; empty where it kept none."""
-    return {name.removeprefix(_HEAD): tensor for name, tensor in kept.items() if name.startswith(_HEAD)}
+    return {name.removeprefix(HEAD): tensor for name, tensor in kept.items() if is_head(name)}
 
 
 def kept_tensors(

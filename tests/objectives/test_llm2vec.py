@@ -16,7 +16,7 @@ from mtllm_ds.models.lm_head import load_lm_head
 from mtllm_ds.models.loading import load_llm
 from mtllm_ds.models.lora import add_lora
 from mtllm_ds.models.readers import LLMReader
-from mtllm_ds.objectives.masked_next_token import MaskedNextToken
+from mtllm_ds.objectives.masked_next_token import MaskedNextToken, ToldTokens
 from mtllm_ds.objectives.simcse import SimCSE
 from tests.fixtures.models import save_bert, save_llama
 
@@ -241,3 +241,22 @@ def test_a_short_cell_stands_against_itself_alone(llm, cells):
 def rows_of(data, chosen):
     """The batch of some of a batch's rows."""
     return Batch(**{n: v[chosen] if isinstance(v, torch.Tensor) else v for n, v in vars(data).items()})
+
+
+@pytest.mark.parametrize("rows", [0, 1, 7])
+@pytest.mark.parametrize("rows_of_chunk", [1, 3, 100])
+def test_tokens_told_in_chunks_are_those_of_the_whole(rows, rows_of_chunk):
+    torch.manual_seed(0)
+    head = nn.Linear(6, 40, bias=False, dtype=torch.float64).requires_grad_(False)
+    states = torch.randn(rows, 6, dtype=torch.float64, requires_grad=True)
+    wanted = torch.randint(0, 40, (rows,))
+    wanted[2:3] = -100
+    logits = head(states)
+    truth = nn.functional.cross_entropy(logits, wanted, reduction="sum")
+    truth.backward()
+    loss, right, gradient = ToldTokens(head, chunk_elements=40 * rows_of_chunk)(states, wanted)
+    assert loss.item() == pytest.approx(truth.item(), rel=1e-6)
+    assert right == (logits.argmax(-1) == wanted).sum()
+    torch.testing.assert_close(gradient, states.grad, atol=1e-7, rtol=1e-6)
+    with torch.no_grad():
+        assert ToldTokens(head)(states, wanted)[2] is None
