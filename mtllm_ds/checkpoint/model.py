@@ -35,7 +35,7 @@ class Trained:
     weights: dict[str, torch.Tensor]
     """fp32 connector, LoRA, centring, and weights of base models that trained, under the model's own names."""
     head: dict[str, torch.Tensor] | None
-    """fp32 `weight` and `bias` of the task head."""
+    """fp32 `weight` and, where it has one, `bias` of the task head."""
     task: TaskEntry | None
     """What the head answers."""
     objective: str

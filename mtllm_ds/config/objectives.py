@@ -117,6 +117,8 @@ class TaskTuning(ObjectiveSettings):
     """Cross-entropy of a head on labelled shards."""
 
     name: Literal["task_tuning"] = "task_tuning"
+    head_bias: bool = True
+    """Whether the head adds a bias to its scores; the authors of MT-LLM use none."""
 
     built_by: ClassVar = "mtllm_ds.objectives.task_tuning:TaskTuning"
     students: ClassVar = ("llm", "stacked", "encoder")
@@ -194,7 +196,11 @@ class MaskedNextToken(_Adaptation):
 
 
 class SimCSE(_Adaptation):
-    """Second step of LLM2Vec: a text's two vectors under dropout find each other among the texts of a cell."""
+    """Second step of LLM2Vec: a text's two vectors under dropout find each other among the texts of a cell.
+
+    A text stands against `data.samples_per_cell` - 1 others; LLM2Vec has 127. As many fit in one forward: 128 needs activation
+    checkpointing at 8B.
+    """
 
     name: Literal["simcse"] = "simcse"
     temperature: float = Field(default=0.05, gt=0)

@@ -177,7 +177,7 @@ class OptimSettings(Section):
     schedule: Literal["linear", "cosine"] = "linear"
     """Decay to zero after the warm-up."""
     max_grad_norm: float = Field(default=1.0, ge=0)
-    """Clip the global gradient norm; 0 turns clipping off."""
+    """Clip the global gradient norm; 0 turns clipping off, as the authors of MT-LLM have it."""
     connector_learning_rate: Rate | None = None
     """Rate of the connector; `learning_rate` where null. After a least-squares start, whose weights are of the size of the LLM's
     embeddings, try a thirtieth of it: Adam's steps do not shrink with the weights."""

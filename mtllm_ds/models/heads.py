@@ -13,7 +13,7 @@ from mtllm_ds.errors import UserError
 
 
 class TaskHead(nn.Linear):
-    """One linear layer with bias, computed in float32 whatever the weights' dtype."""
+    """One linear layer, computed in float32 whatever the weights' dtype."""
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """(..., D) -> (..., num_labels) float32."""
@@ -26,11 +26,11 @@ def num_scores(task: TaskEntry) -> int:
     return 1 if task.type == "multiple_choice" else len(task.labels)
 
 
-def new_head(hidden_size: int, task: TaskEntry, *, seed: int, dtype: torch.dtype) -> TaskHead:
+def new_head(hidden_size: int, task: TaskEntry, *, seed: int, dtype: torch.dtype, bias: bool = True) -> TaskHead:
     """A head with the framework's default start, drawn from `seed` alone (the same on every rank)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = TaskHead(hidden_size, num_scores(task))
+        head = TaskHead(hidden_size, num_scores(task), bias=bias)
     return head.to(dtype)
 
 
@@ -42,7 +42,7 @@ def head_from(weights: Mapping[str, torch.Tensor], hidden_size: int, where: str)
             f"{where}: its head reads vectors of {width} dimensions, this model gives {hidden_size}; "
             "take a teacher on the same LLM"
         )
-    head = TaskHead(width, num_labels)
+    head = TaskHead(width, num_labels, bias="bias" in weights)
     head.load_state_dict(dict(weights))
     return head.requires_grad_(False)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from torch.nn import functional
 
+from mtllm_ds.config.objectives import TaskTuning as TaskTuningSettings
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.models.build import dtype_of
 from mtllm_ds.models.heads import new_head
@@ -23,7 +24,14 @@ class TaskTuning(TaskObjective):
     def build(cls, parts: Parts) -> TaskTuning:
         assert parts.task is not None
         settings, student = parts.settings, parts.student
-        head = new_head(student.hidden_size, parts.task, seed=settings.run.seed, dtype=dtype_of(settings))
+        assert isinstance(settings.objective, TaskTuningSettings)
+        head = new_head(
+            student.hidden_size,
+            parts.task,
+            seed=settings.run.seed,
+            dtype=dtype_of(settings),
+            bias=settings.objective.head_bias,
+        )
         return cls(student, head, parts.task, parts.num_languages)
 
     def forward(self, batch: Batch) -> ObjectiveOutput:

@@ -10,7 +10,7 @@ from torch import nn
 
 from mtllm_ds.data.shards.manifest import TaskEntry
 from mtllm_ds.errors import UserError
-from mtllm_ds.models.heads import TaskHead, head_from
+from mtllm_ds.models.heads import TaskHead, head_from, new_head
 from mtllm_ds.objectives.base import add_sums
 from mtllm_ds.objectives.task_distillation import TaskDistillation
 from mtllm_ds.objectives.task_tuning import TaskTuning
@@ -207,3 +207,12 @@ def test_a_perfect_student_has_no_loss():
     divergence = TaskDistillation(objective.student, objective.teacher, objective.head, TOPICS, 1, "logits")
     assert abs(divergence(batch).loss_sum.item()) < 1e-6
     assert isinstance(objective.head, nn.Linear)
+
+
+def test_a_head_can_do_without_a_bias_as_the_authors_has():
+    head = new_head(32, TOPICS, seed=1, dtype=torch.float32, bias=False)
+    assert list(head.state_dict()) == ["weight"]
+    vectors = torch.randn(4, 32)
+    torch.testing.assert_close(head(vectors), vectors @ head.weight.T)
+    taken_over = head_from(head.state_dict(), 32, "here")
+    torch.testing.assert_close(taken_over(vectors), head(vectors))

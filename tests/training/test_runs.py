@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mtllm_ds.checkpoint.store import read_state
 from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.training.assemble import open_run, run_training
 from tests.distributed.ranks import RankError, ranks
@@ -175,3 +176,16 @@ def test_the_best_checkpoint_is_kept(recipe):
     assert values[best["step"]] == best["value"]
     kept = sorted(int(path.name[5:]) for path in root.glob("step_*"))
     assert kept == sorted({best["step"], 8})
+
+
+def test_newest_figures_survive_a_resume_and_half_done_folders_do_not(recipe):
+    settings = run_on(1, recipe, "figures", run__max_steps=2, run__save_every=1, run__keep_checkpoints=9)
+    root = Path(settings.run.output_dir) / "checkpoints"
+    (root / ".step_00000003.1.tmp").mkdir()
+    before = read_state(root / "step_00000002").metrics
+    more = {"run__max_steps": 4, "run__save_every": 1, "run__validate_every": 50, "run__keep_checkpoints": 9}
+    run_on(1, recipe, "figures", resume=True, **more)
+    assert read_state(root / "step_00000003").metrics == before != {}
+    assert not list(root.glob(".*"))
+    with pytest.raises(RankError, match="the run has made 4 steps"):
+        run_on(1, recipe, "figures", resume=True, run__max_steps=3)
