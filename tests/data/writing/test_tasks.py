@@ -131,7 +131,7 @@ def test_bad_input_is_one_line(tmp_path, task_file, sides):
     def tell(task, *arguments, split="train"):
         return prepare("task", "--task", task, "--split", split, *sides, "--output", tmp_path / "out", *arguments)
 
-    assert_one_line(tell("ddtp_topix"), "unknown task 'ddtp_topix'", "ddtp_topics")
+    assert_one_line(tell("ddtp_topix"), "--task=ddtp_topix: no such task", "ddtp_topics")
     assert_one_line(tell(task_file, split="valid"), "valid split of eng_Latn is empty")
     assert_one_line(tell(task_file, "--languages", "deu_Latn"), "train_deu_Latn.jsonl", "no such file")
     assert_one_line(tell(task_file, "--train-items", "0"), "--train-items: '0' is no whole number of at least 1")
