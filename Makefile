@@ -54,13 +54,16 @@ WORKERS ?= 2
 test: $(VENV)  ## every test, on CPU, without network
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
-lint: $(VENV)  ## ruff and mypy
+# Some seconds; a dead link fails it.
+SITE = NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
+lint: $(VENV)  ## ruff, mypy, and the links of the pages
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(SITE)
 
 docs: $(VENV)  ## the pages and the reference as a searchable site in build/site; a dead link fails
-	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
+	$(SITE)
 	@echo "site: build/site/index.html"
 
 format: $(VENV)  ## let ruff mend what it can

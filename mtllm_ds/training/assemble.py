@@ -237,7 +237,7 @@ def _say(console: Console, plan: RunPlan, reader: Reader, objective: Objective, 
         f"{'resuming at' if start_step else 'starting at'} step {start_step} on {plan.world_size} ranks; "
         f"{trainable:,} parameters train, {frozen:,} are frozen; {settings.training.precision}, "
         f"{'bidirectional' if bidirectional else 'causal'} attention by {' and '.join(sorted(attention))}; "
-        f"{plan.train.num_samples:,} samples, {plan.micro_batches_per_step} forwards a step and rank",
+        f"{plan.train.num_samples:,} samples, {plan.micro_batches_per_step} forwards per step and rank",
         highlight=False,
         soft_wrap=True,
     )

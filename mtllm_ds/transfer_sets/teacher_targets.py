@@ -37,7 +37,7 @@ def write_targets(
     """Add the target set `name` to a local data set; groups that are there already are left as they are.
 
     Args:
-        batch_size: samples a forward
+        batch_size: samples per forward
         stored_dtype: float32 or float16
         advance: called with samples done and to do by this rank
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 import sysconfig
@@ -80,10 +81,12 @@ def test_the_made_up_objective_trained(shell):
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_runs(name, shell):
-    script = f"examples/{name}.py"
-    code = f"{sys.executable} {REPOSITORY / script} {EXAMPLES[name] or ''}"
-    assert shell.run(code, script).strip()
+def test_an_example_runs(name, shell, monkeypatch, capsys):
+    monkeypatch.chdir(shell.folder)
+    script = str(REPOSITORY / "examples" / f"{name}.py")
+    monkeypatch.setattr(sys, "argv", [script, *([EXAMPLES[name]] if EXAMPLES[name] else [])])
+    runpy.run_path(script, run_name="__main__")
+    assert capsys.readouterr().out.strip()
 
 
 def test_every_example_is_run():

@@ -1,4 +1,4 @@
-"""Cached teacher vectors: those of the eager model, whatever the ranks; a killed run is gone on with; others are refused."""
+"""Cached teacher vectors: those of the eager model, whatever the ranks; a killed run resumes; others are refused."""
 
 import shutil
 from dataclasses import replace

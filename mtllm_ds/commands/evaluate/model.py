@@ -30,7 +30,7 @@ def add_model(commands: Subcommands) -> None:
     add("--read", choices=("text", "originals"), default="text", help="originals: their English originals (a ceiling)")
     add("--system", help="its name in tables (default: by how it was trained)")
     add("--seed", type=int, default=0, help="the seed it was trained with, for tables over seeds")
-    add("--limit", type=positive_int, help="draw so many items a language")
+    add("--limit", type=positive_int, help="draw so many items per language")
     add("--batch-size", type=positive_int, default=32, help="items at once a rank; halved where memory runs out")
     add_precision(model)
     add("--data", help="folder or hub name, if not where the task says")

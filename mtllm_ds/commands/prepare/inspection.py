@@ -12,7 +12,7 @@ def add_inspections(commands: Subcommands) -> None:
     verify = commands.add_parser("verify", help="read every byte of a data set and check it against its hashes")
     verify.add_argument("folder", help="a finished data set, local or a URL")
     verify.set_defaults(run=run_verify)
-    stats = commands.add_parser("stats", help="samples, tokens, bytes a token and truncated share by language")
+    stats = commands.add_parser("stats", help="samples, tokens, bytes per token and truncated share by language")
     stats.add_argument("folder", help="a finished data set, local or a URL")
     stats.set_defaults(run=run_stats)
     show = commands.add_parser("show", help="print samples as ids and text")

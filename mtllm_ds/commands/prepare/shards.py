@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def add_shards(commands: Subcommands) -> None:
     """`shards` among the subcommands."""
-    shards = commands.add_parser("shards", help="tokenize raw text into shards; a killed run is gone on with")
+    shards = commands.add_parser("shards", help="tokenize raw text into shards; run again, a killed one resumes")
     shards.set_defaults(run=run)
     add = shards.add_argument
     add(
@@ -40,7 +40,7 @@ def add_shards(commands: Subcommands) -> None:
     add("--labels", nargs="+", default=(), metavar="LABEL", help="all labels that it may hold, in order")
     add_sides(shards)
     add("--long-documents", choices=("truncate", "split"), default="truncate", help="what becomes of longer texts")
-    add("--block-samples", type=positive_int, default=256, help="samples a block (default %(default)s)")
+    add("--block-samples", type=positive_int, default=256, help="samples per block (default %(default)s)")
     add(
         "--shard-megabytes", type=positive_int, default=64, help="size at which a shard is closed (default %(default)s)"
     )

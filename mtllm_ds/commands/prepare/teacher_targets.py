@@ -27,7 +27,7 @@ def add_teacher_targets(commands: Subcommands) -> None:
     )
     add("--data", required=True, nargs="+", metavar="DIR", help="prepared shards, local")
     add("--name", required=True, help="name of the target set, for data.targets")
-    add("--batch-size", type=positive_int, default=32, help="samples a forward (default %(default)s)")
+    add("--batch-size", type=positive_int, default=32, help="samples per forward (default %(default)s)")
     add("--precision", choices=("fp32", "bf16"), help="of the forward (default: bf16 on a GPU, else fp32)")
     add("--store", choices=("float32", "float16"), default="float32", help="of the vectors (default %(default)s)")
     plain = targets.add_argument_group("of a plain LLM (a trained model remembers)")

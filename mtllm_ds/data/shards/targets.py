@@ -7,7 +7,7 @@ A *target set* lives in `<data set>/targets/<name>/`:
     index.bin             where each block lies, its hash; written last, when every group is there
 
 Groups do not depend on the number of ranks: rank r of W takes the groups that are missing and congruent to r mod W, so the work can
-be stopped and gone on with by any number of ranks. The teacher's forward is not done here: see `TargetWriter`.
+be stopped and resumed by any number of ranks. The teacher's forward is not done here: see `TargetWriter`.
 """
 
 import json

@@ -91,7 +91,7 @@ def verify_with_progress(manifest: Manifest) -> None:
 
 
 def print_summary(manifest: Manifest) -> None:
-    """A row a language: samples, tokens on both sides, bytes of text a token, share of documents cut, documents left out."""
+    """A row per language: samples, tokens on both sides, bytes of text a token, share of documents cut, documents left out."""
     reasons = (*LEFT_OUT, *(r for r in SKIPPED if any(r in counts for counts in manifest.statistics.values())))
     table = Table(title=f"{manifest.storage.root}: {len(manifest.shards)} shards, {manifest.num_blocks} blocks")
     table.add_column("language", no_wrap=True)
@@ -99,9 +99,9 @@ def print_summary(manifest: Manifest) -> None:
         "documents",
         "samples",
         "encoder tokens",
-        "bytes a token",
+        "bytes per token",
         "LLM tokens",
-        "bytes a token",
+        "bytes per token",
         "cut",
         *reasons,
     ):

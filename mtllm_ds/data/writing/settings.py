@@ -55,7 +55,7 @@ class ShardSettings:
             if own in read[:number]:
                 raise UserError(f"the input '{source.path}' is given twice, leave one out")
         if not 1 <= self.block_samples <= 65_536:
-            raise UserError(f"{self.block_samples} samples a block, choose between 1 and 65536")
+            raise UserError(f"--block-samples={self.block_samples}: out of range; choose between 1 and 65536")
         if len({source.labels for source in self.inputs}) > 1:
             raise UserError("the inputs have different labels, give --label-field and --labels for all or for none")
         if len({source.second_text_field is None for source in self.inputs}) > 1 and self.inputs[0].labels:

@@ -63,7 +63,7 @@ def build_task_shards(
     output: Path,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Manifest:
-    """Tokenize labelled items into a data set in `output`, in an order shuffled once; a killed run is gone on with.
+    """Tokenize labelled items into a data set in `output`, in an order shuffled once; run again, a killed one resumes.
 
     Raises:
         UserError: a tokenizer has no tag for a language, an item's choices are too long, or `output` holds something else.

@@ -1,4 +1,4 @@
-"""Predictions, one row an item, system, seed and setting, in Parquet: every table is rebuilt from them without any model."""
+"""Predictions, one row per item, system, seed and setting, in Parquet: every table is rebuilt from them without any model."""
 
 from __future__ import annotations
 

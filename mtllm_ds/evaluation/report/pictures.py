@@ -35,7 +35,7 @@ INK, FAINT = "#1f2933", "#e3e7eb"
 
 
 def draw_tables(tables: Sequence[Table], titles: Mapping[str, str], settings: Mapping[str, str]) -> bytes:
-    """A row a language: the bar runs from the LLM's own reading to the English originals, markers are the systems."""
+    """A row per language: the bar runs from the LLM's own reading to the English originals, markers are the systems."""
     languages = list(dict.fromkeys(code for table in tables for code in table.languages))
     starred = frozenset().union(*(table.starred for table in tables))
     figure = _figure(1.6 + 5.6 * len(tables), 1.9 + 0.36 * (len(languages) + 1))

@@ -115,7 +115,7 @@ def print_tables(report: Report, console: Console) -> None:
 
 
 def _by_language(table: Table) -> RichTable:
-    """A row a language, the means last."""
+    """A row per language, the means last."""
     shown = RichTable(caption=_caption(table))
     shown.add_column("language", no_wrap=True)
     for system in table.systems:

@@ -1,4 +1,4 @@
-"""A real DeepSpeed run, stopped at an arbitrary step and gone on with by other ranks, sees the same next 50 batches."""
+"""A real DeepSpeed run, stopped at an arbitrary step and resumed by other ranks, sees the same next 50 batches."""
 
 import shutil
 from itertools import islice
