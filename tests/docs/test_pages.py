@@ -37,6 +37,18 @@ def test_the_readme_is_short():
     assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) < 130
 
 
+def test_promises_name_tests_that_are_there():
+    rows = [
+        row
+        for row in (REPOSITORY / "docs/promises.md").read_text(encoding="utf-8").splitlines()
+        if row.startswith("| ")
+    ]
+    named = [name for row in rows for name in re.findall(r"`([\w/]+\.py)`", row.split("|")[-2])]
+    assert len(named) > 20
+    files = [str(path.relative_to(REPOSITORY / "tests")) for path in (REPOSITORY / "tests").rglob("test_*.py")]
+    assert [name for name in named if not any(file.endswith(name) for file in files)] == []
+
+
 def test_troubleshooting_quotes_what_the_code_says():
     """Every quoted message of the first column stands in the code, its gaps (`...`, `KEY`) left out."""
     code = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "mtllm_ds").rglob("*.py"))
