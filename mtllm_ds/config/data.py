@@ -36,9 +36,9 @@ class MixingSettings(Section):
         for name in ("temperature", "samples_per_language", "max_epochs", "budget_samples", "weights"):
             value = getattr(self, name)
             if not value and name in own:
-                raise ValueError(f"mixing rule '{self.rule}' needs mixing.{name}, set it")
+                raise ValueError(f"rule={self.rule}: needs {name}; set it")
             if value and name not in (*own, *optional):
-                raise ValueError(f"mixing.{name} has no effect with the rule '{self.rule}', remove it")
+                raise ValueError(f"{name}: has no effect with rule={self.rule}; remove it")
         return self
 
 

@@ -29,7 +29,7 @@ def load_lm_head(settings: LLMSettings, reader: LLMReader, dtype: torch.dtype) -
     config = load_config(settings.name, settings.revision, settings.trust_remote_code, "model.llm.name")
     if getattr(config, "is_causal", True) is not False and looks_both_ways(settings, config):
         raise UserError(
-            f"model.llm.name={settings.name}: a {config.model_type} encoder, which looks both ways already: use it as it is"
+            f"model.llm.name={settings.name}: a {config.model_type} encoder, which looks both ways already; use it as it is"
         )
     if config.tie_word_embeddings:
         table = reader.trained_model.get_input_embeddings().weight

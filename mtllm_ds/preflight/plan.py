@@ -164,7 +164,8 @@ def _batch_lines(plan: RunPlan) -> list[str]:
         budget = data.lanes * (data.llm_tokens_per_cell or 0)
         epochs = steps * budget / int(train.llm_lengths.sum())
         return [
-            f"batch       up to {budget:,} LLM tokens per step = {data.lanes} lanes x {data.llm_tokens_per_cell}, packed; {forwards}",
+            f"batch       up to {budget:,} LLM tokens per step = {data.lanes} lanes x {data.llm_tokens_per_cell}, packed; "
+            f"{forwards}",
             f"steps       {steps:,}, at most {epochs:.2f} epochs of the training set",
         ]
     batch = data.lanes * data.num_samples_per_cell

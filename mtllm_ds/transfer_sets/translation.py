@@ -105,7 +105,7 @@ class Translator:
         cache. Raises `UserError` if the model has no tag for a language, or ranks have no cache to share.
         """
         if self._cache is None and world_size() > 1:
-            raise UserError("several ranks translate through a cache that all can read, name its folder")
+            raise UserError("--cache: several ranks translate through a cache that all can read; name its folder")
         with TemporaryDirectory() as forgotten:
             cache = TextCache(self._cache or Path(forgotten), self._key(source, target, decoding))
             pieces = [

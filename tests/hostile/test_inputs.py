@@ -124,7 +124,7 @@ def test_files_without_a_document(specs, tmp_path):
         good = tmp_path / "good.jsonl"
         good.write_bytes(GOOD)
         inputs = settings_for(specs, good).inputs + settings_for(specs, path).inputs
-        with pytest.raises(UserError, match=rf"{re.escape(str(path))}' (is empty|holds no document), leave it out"):
+        with pytest.raises(UserError, match=rf"{re.escape(str(path))}' (is empty|holds no document); leave it out"):
             build_shards(ShardSettings(inputs=inputs, **specs), tmp_path / "out", num_workers=1)
         assert not (tmp_path / "out").exists()
 

@@ -19,7 +19,10 @@ def add_task(commands: Subcommands) -> None:
     add("--data", metavar="PLACE", help="folder or hub name of the items, in place of the task file's")
     add("--languages", nargs="+", default=["eng_Latn"], metavar="CODE", help="default: English")
     add(
-        "--train-items", type=positive_int, metavar="N", help="that many items per language at most, drawn at random once"
+        "--train-items",
+        type=positive_int,
+        metavar="N",
+        help="that many items per language at most, drawn at random once",
     )
     add_sides(task)
     add("--block-samples", type=positive_int, default=32, help="samples per block (default %(default)s)")

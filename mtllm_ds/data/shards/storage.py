@@ -73,7 +73,7 @@ def open_storage(location: str, remote: RemoteSettings | None = None) -> Storage
     if scheme in REMOTE_SCHEMES and location.startswith(f"{scheme}://"):
         return RemoteStorage(location, scheme, remote or RemoteSettings())
     allowed = ", ".join(f"{known}://" for known in REMOTE_SCHEMES)
-    raise UserError(f"'{location}' cannot be read: '{scheme}:' is not served, use a local folder or {allowed}")
+    raise UserError(f"'{location}': '{scheme}:' is not served; use a local folder or {allowed}")
 
 
 class LocalStorage(Storage):

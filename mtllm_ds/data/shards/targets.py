@@ -96,7 +96,7 @@ def _stored(vectors: torch.Tensor, dtype: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         stored = vectors.float().cpu().numpy().astype(dtype)
     if not np.isfinite(stored).all():
-        raise UserError(f"a teacher's vector is not finite as {dtype}, store float32 or mend the teacher")
+        raise UserError(f"a teacher's vector is not finite as {dtype}; store float32 or mend the teacher")
     return stored
 
 
@@ -140,7 +140,7 @@ class TargetWriter:
         self._folder = Path(manifest.storage.root) / "targets" / check_member_name(name)
         if "://" in manifest.storage.root:
             raise UserError(
-                f"targets cannot be added to '{manifest.storage.root}', copy the data set to a local folder"
+                f"--data={manifest.storage.root}: targets cannot be added there; copy the data set to a local folder"
             )
         self._folder.mkdir(parents=True, exist_ok=True)
         content = {
@@ -153,7 +153,7 @@ class TargetWriter:
         if not path.exists():
             atomic.write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
         elif json.loads(path.read_text()) != content:
-            raise UserError(f"'{self._folder}' was begun by another teacher or for other shards, choose another name")
+            raise UserError(f"'{self._folder}' was begun by another teacher or for other shards; choose another --name")
 
     @property
     def num_groups(self) -> int:
@@ -177,7 +177,7 @@ class TargetWriter:
             UserError: groups are missing.
         """
         if missing := self.missing_groups():
-            raise UserError(f"{len(missing)} of {self.num_groups} groups are missing in '{self._folder}', run it again")
+            raise UserError(f"{len(missing)} of {self.num_groups} groups are missing in '{self._folder}'; run it again")
         parts = [decode_block(self._path(group, ".index").read_bytes()) for group in range(self.num_groups)]
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         atomic.write_bytes(self._folder / _INDEX, encode_block(columns, deflate=True))
@@ -244,14 +244,14 @@ class TargetReader:
         except (StorageError, BlockError, json.JSONDecodeError) as error:
             raise UserError(f"{self._where} are not finished or damaged ({error}); compute them first") from error
         if content["version"] != VERSION or content["data_set"] != manifest.hash:
-            raise UserError(f"{self._where} belong to other shards or another version, compute them anew")
+            raise UserError(f"{self._where} belong to other shards or another version; compute them anew")
         self.teacher = TeacherIdentity(**content["teacher"])
         self._check_teacher(teacher)
         self._group_blocks = content["group_blocks"]
         self._offset, self._size, self._sha256 = index["offset"], index["size_bytes"], index["sha256"]
         if len(self._offset) != manifest.num_blocks:
             raise UserError(
-                f"{self._where} cover {len(self._offset)} of {manifest.num_blocks} blocks, compute them anew"
+                f"{self._where} cover {len(self._offset)} of {manifest.num_blocks} blocks; compute them anew"
             )
 
     def _check_teacher(self, expected: TeacherIdentity | None) -> None:

@@ -121,7 +121,7 @@ def _explicit(mixing: MixingSettings, languages: tuple[str, ...]) -> np.ndarray:
             )
         weights[languages.index(code)] = weight
     if not weights.any():
-        raise UserError("data.mixing.weights: all are 0, set at least one above 0")
+        raise UserError("data.mixing.weights: all are 0; set at least one above 0")
     return weights
 
 

@@ -63,7 +63,7 @@ class Order:
         budgets = {side: getattr(self.settings, f"{side}_tokens_per_cell") for side in ("encoder", "llm")}
         if (budgets["encoder"] is None) != (budgets["llm"] is None):
             raise UserError(
-                "only one of data.encoder_tokens_per_cell and data.llm_tokens_per_cell is set, set both or none"
+                "only one of data.encoder_tokens_per_cell and data.llm_tokens_per_cell is set; set both or none"
             )
         for side, lengths in (("encoder", self.encoder_lengths), ("llm", self.llm_lengths)):
             if (budget := budgets[side]) is not None and budget < lengths.max():

@@ -75,7 +75,7 @@ class TrainStream:
         self._seed = seed
         if world_size > schedule.lanes:
             raise UserError(
-                f"{world_size} ranks but only data.lanes = {schedule.lanes}, raise data.lanes or use fewer ranks"
+                f"data.lanes={schedule.lanes}: fewer than the {world_size} ranks; raise it or use fewer ranks"
             )
         if on_error == "fail":
             self.manifest.check_shards()

@@ -44,7 +44,9 @@ def encode_documents(
     for side in sides:
         language = side.check_tag(language) or language
     if long_documents == "split" and any(len(segments) > 1 for segments in documents):
-        raise UserError("cannot split documents of two segments, use --long-documents truncate")
+        raise UserError(
+            "--long-documents=split: documents of two segments cannot be split; use --long-documents truncate"
+        )
     shortest = min(side.spec.max_length for side in sides)
     windows = [tuple(window(segment, shortest) for segment in segments) for segments in documents]
     flat = [segment for segments in windows for segment in segments]

@@ -127,7 +127,7 @@ def _segment_limits(layout: _Layout, tokens: Sequence[SegmentTokens], budget: in
     if room < len(lengths) or keep == whole:
         raise UserError(
             f"the item '{layout.texts[0][:40]}' leaves no room for its text: its choices take {total - sum(lengths)} of "
-            f"{budget} tokens, raise max_length"
+            f"{budget} tokens; raise max_length"
         )
     return keep
 

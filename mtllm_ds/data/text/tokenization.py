@@ -46,7 +46,7 @@ class TokenizerSpec:
     def __post_init__(self) -> None:
         if self.max_length < MIN_MAX_LENGTH:
             raise UserError(
-                f"max_length {self.max_length} of the {self.side} is too short, set at least {MIN_MAX_LENGTH}"
+                f"max_length={self.max_length} of the {self.side}: too short; set at least {MIN_MAX_LENGTH}"
             )
 
 
@@ -140,7 +140,7 @@ class TextTokenizer:
         """Id of a token of the vocabulary; `setting` names what asked for it in the error."""
         if token not in self._vocab:
             raise UserError(
-                f"{setting}={token}: the tokenizer '{self.spec.name}' has no such token, name one that it has"
+                f"{setting}={token}: the tokenizer '{self.spec.name}' has no such token; name one that it has"
             )
         return self._vocab[token]
 
@@ -150,7 +150,7 @@ class TextTokenizer:
         if TAG not in self.template.prefix or code in self._tag_ids:
             return code
         if code is None:
-            raise UserError(f"the tokenizer '{self.spec.name}' needs a language tag, give one such as 'eng_Latn'")
+            raise UserError(f"the tokenizer '{self.spec.name}' needs a language tag; give one such as 'eng_Latn'")
         known = self.language_codes
         hint = (
             f"it knows {', '.join(known) or 'none'}"
@@ -230,7 +230,7 @@ def family_of(spec: TokenizerSpec, tokenizer: Any) -> str:
     if spec.family != "auto":
         if spec.family not in _TEMPLATES:
             raise UserError(
-                f"unknown tokenizer family '{spec.family}' of the {spec.side}, use one of {', '.join(_TEMPLATES)}"
+                f"unknown tokenizer family '{spec.family}' of the {spec.side}; use one of {', '.join(_TEMPLATES)}"
             )
         return spec.family
     family = _FAMILY_OF_CLASS.get(type(tokenizer).__name__.removesuffix("Fast").removesuffix("Tokenizer"))

@@ -81,7 +81,7 @@ def build_shards(
     written = build.write(lambda journal: _tokenized(tokenize, chunks, num_workers, journal, progress, output))
     if not written:
         paths = ", ".join(source.path for source in settings.inputs)
-        raise UserError(f"the inputs hold no text that may enter ({paths}), check the fields and the exclusion list")
+        raise UserError(f"the inputs hold no text that may enter ({paths}); check the fields and the exclusion list")
     return Manifest.load(output)
 
 

@@ -129,7 +129,7 @@ def print_samples(manifest: Manifest, block: int, count: int) -> None:
     """The first samples of a block: ids of both sides, and the text they spell where the tokenizers are at hand."""
     if not 0 <= block < manifest.num_blocks:
         raise UserError(
-            f"there is no block {block}, '{manifest.storage.root}' holds blocks 0 to {manifest.num_blocks - 1}"
+            f"--block={block}: there is none such; '{manifest.storage.root}' holds blocks 0 to {manifest.num_blocks - 1}"
         )
     columns = read_block(manifest, block)
     decoders = {side: _decoder(entry) for side, entry in manifest.tokenizers.items()}

@@ -25,12 +25,12 @@ def read_exclusions(path: str) -> frozenset[bytes]:
         UserError: no such file, or a line that is no hash.
     """
     if not Path(path).is_file():
-        raise UserError(f"--exclude={path}: no such file, give a list of hashes")
+        raise UserError(f"--exclude={path}: no such file; give a list of hashes")
     hashes = set()
     for place, line in lines_of(path):
         digits = decoded(place, line).strip()
         if not re.fullmatch(rf"[0-9a-f]{{{_HASH_DIGITS}}}", digits):
-            raise UserError(f"{place}: not {_HASH_DIGITS} hex digits, mend the exclusion list")
+            raise UserError(f"{place}: not {_HASH_DIGITS} hex digits; mend the exclusion list")
         hashes.add(bytes.fromhex(digits))
     return frozenset(hashes)
 

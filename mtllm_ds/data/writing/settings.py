@@ -47,19 +47,19 @@ class ShardSettings:
             raise UserError("--llm-text-field is what the LLM reads beside an encoder: give --encoder and --llm")
         if two_texts and (self.token_pairs or self.long_documents == "split"):
             setting = "--token-pairs" if self.token_pairs else "--long-documents split"
-            raise UserError(f"{setting} needs one text for both sides, leave it or --llm-text-field out")
+            raise UserError(f"{setting}: needs one text for both sides; leave it or --llm-text-field out")
         if not self.inputs:
-            raise UserError("no input file, give at least one with --input")
+            raise UserError("--input: no file; give at least one")
         read = [(Path(source.path).resolve(), source.text_field) for source in self.inputs]
         for number, (source, own) in enumerate(zip(self.inputs, read, strict=True)):
             if own in read[:number]:
-                raise UserError(f"the input '{source.path}' is given twice, leave one out")
+                raise UserError(f"the input '{source.path}' is given twice; leave one out")
         if not 1 <= self.block_samples <= 65_536:
             raise UserError(f"--block-samples={self.block_samples}: out of range; choose between 1 and 65536")
         if len({source.labels for source in self.inputs}) > 1:
-            raise UserError("the inputs have different labels, give --label-field and --labels for all or for none")
+            raise UserError("the inputs have different labels; give --label-field and --labels for all or for none")
         if len({source.second_text_field is None for source in self.inputs}) > 1 and self.inputs[0].labels:
-            raise UserError("some labelled inputs are pairs and some are not, make two data sets of them")
+            raise UserError("some labelled inputs are pairs and some are not; make two data sets of them")
 
     @property
     def sides(self) -> tuple[TokenizerSpec, ...]:

@@ -51,20 +51,20 @@ class InputFile:
 
     def __post_init__(self) -> None:
         if (self.language is None) == (self.language_field is None):
-            raise UserError(f"the language of '{self.path}' is not clear, give either a language or a language field")
+            raise UserError(f"the language of '{self.path}' is not clear; give either a language or a language field")
         if self.language is not None:
             check_language(self.language)
         if self.llm_text_field is not None and self.second_text_field is not None:
-            raise UserError(f"'{self.path}': pairs have no other text for the LLM, leave out one of the two fields")
+            raise UserError(f"'{self.path}': pairs have no other text for the LLM; leave out one of the two fields")
         if (self.label_field is None) != (not self.labels):
             raise UserError(
-                f"'{self.path}': --label-field and --labels belong together, give the field and all the labels that it may hold"
+                f"'{self.path}': --label-field and --labels belong together; give the field and all the labels that it may hold"
             )
         if len(set(self.labels)) < len(self.labels):
-            raise UserError(f"--labels {' '.join(self.labels)}: a label stands twice, name each once")
+            raise UserError(f"--labels {' '.join(self.labels)}: a label stands twice; name each once")
         if self.llm_text_field == self.text_field:
             raise UserError(
-                f"'{self.path}': the LLM reads the field '{self.text_field}' anyway, leave out its own field"
+                f"'{self.path}': the LLM reads the field '{self.text_field}' anyway; leave out its own field"
             )
 
     @property
@@ -111,13 +111,13 @@ class SourceReader:
         self._on_error = on_error
         path = Path(source.path)
         if not path.is_file():
-            raise UserError(f"no input file at '{path}', give the path of an existing file")
+            raise UserError(f"no input file at '{path}'; give the path of an existing file")
         self.bytes_total = path.stat().st_size
         if not self.bytes_total:
-            raise UserError(f"the input file '{path}' is empty, leave it out")
+            raise UserError(f"the input file '{path}' is empty; leave it out")
         suffixes = [suffix for suffix in path.suffixes[-2:] if suffix not in COMPRESSIONS]
         if not suffixes or suffixes[-1] not in _FORMATS:
-            raise UserError(f"cannot tell the format of '{path}' by its name, use one of {', '.join(_FORMATS)}")
+            raise UserError(f"cannot tell the format of '{path}' by its name; use one of {', '.join(_FORMATS)}")
         self.format = _FORMATS[suffixes[-1]]
         self._raw: _HashedFile | None = None
         self._share_read = 0.0
@@ -158,7 +158,7 @@ class SourceReader:
             UserError: the file holds no document, or not what its name or the fields say.
         """
         if next(iter(self), None) is None and not self.skipped:
-            raise UserError(f"the input file '{self.source.path}' holds no document, leave it out")
+            raise UserError(f"the input file '{self.source.path}' holds no document; leave it out")
 
     def _document(self, place: str, row: dict[str, Any]) -> Document:
         source = self.source
@@ -268,15 +268,15 @@ def _text(place: str, name: str, text: Any) -> str:
     """A field's text, stripped; only what can be written as UTF-8 and holds no NUL is text."""
     if not isinstance(text, str):
         raise BadLineError(
-            place, "no_text", f"the text in '{name}' is not a string but {type(text).__name__}, choose another field"
+            place, "no_text", f"the text in '{name}' is not a string but {type(text).__name__}; choose another field"
         )
     if "\0" in text:
-        raise BadLineError(place, "no_text", f"the text in '{name}' holds a NUL character, mend or remove it")
+        raise BadLineError(place, "no_text", f"the text in '{name}' holds a NUL character; mend or remove it")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise BadLineError(
-            place, "no_text", f"the text in '{name}' holds half a character (a lone surrogate), mend or remove it"
+            place, "no_text", f"the text in '{name}' holds half a character (a lone surrogate); mend or remove it"
         ) from error
     return text.strip()
 

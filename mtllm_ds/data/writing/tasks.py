@@ -96,7 +96,7 @@ def build_task_shards(
     parts = _parts(rows)
     written = build.write(lambda journal: _tokenized(parts, settings, sides, journal, progress))
     if not written:
-        raise UserError(f"task {settings.task.name}: no item has text, check its fields")
+        raise UserError(f"task {settings.task.name}: no item has text; check its fields")
     return Manifest.load(output)
 
 

@@ -29,7 +29,7 @@ def token_pairs_column(sides: Sequence[TextTokenizer], samples: Sequence[tuple[s
     for side in sides:
         if not side.has_offsets:
             raise UserError(
-                f"--token-pairs: the tokenizer '{side.spec.name}' tells no offsets, leave --token-pairs out"
+                f"--token-pairs: the tokenizer '{side.spec.name}' tells no offsets; leave --token-pairs out"
             )
     flat = [text for texts in samples for text in texts]
     read = [iter(side.tokenize(flat)) for side in sides]

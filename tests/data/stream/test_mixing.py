@@ -77,10 +77,10 @@ def test_unimax_is_uniform_up_to_the_cap():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rule": "temperature"}, "needs mixing.temperature"),
-        ({"rule": "proportional", "temperature": 2.0}, "temperature has no effect"),
-        ({"rule": "explicit"}, "needs mixing.weights"),
-        ({"rule": "unimax", "max_epochs": 1.0}, "needs mixing.budget_samples"),
+        ({"rule": "temperature"}, "needs temperature"),
+        ({"rule": "proportional", "temperature": 2.0}, "temperature: has no effect"),
+        ({"rule": "explicit"}, "needs weights"),
+        ({"rule": "unimax", "max_epochs": 1.0}, "needs budget_samples"),
         ({"rule": "even"}, "rule"),
         ({"rule": "temperature", "temperature": -1.0}, "temperature"),
         ({"rule": "temperature", "temperature": float("nan")}, "temperature"),

@@ -250,7 +250,7 @@ def test_a_cursor_that_does_not_fit_is_refused_with_a_reason(dataset, shard_sett
 
 
 def test_impossible_settings_are_refused(dataset):
-    with pytest.raises(UserError, match=r"5 ranks but only data\.lanes = 4"):
+    with pytest.raises(UserError, match=r"data\.lanes=4: fewer than the 5 ranks"):
         TrainStream(dataset, OrderSettings(lanes=4), rank=4, world_size=5)
     with pytest.raises(UserError, match="set both or none"):
         TrainStream(dataset, OrderSettings(llm_tokens_per_cell=100))

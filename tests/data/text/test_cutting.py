@@ -61,7 +61,7 @@ def test_of_a_pair_the_longer_segment_gives_first(sides):
     assert sample.segments[0] == "the cells"
     assert LONG.startswith(sample.segments[1])
     assert len(sample.ids["encoder"]) <= 40
-    with pytest.raises(UserError, match="cannot split"):
+    with pytest.raises(UserError, match="cannot be split"):
         encode_documents((encoder, llm), [("a", "b")], "eng_Latn", "split")
 
 

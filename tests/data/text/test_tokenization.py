@@ -136,7 +136,7 @@ def test_bad_specs_are_refused(folders, tmp_path):
         load_text_tokenizer(TokenizerSpec(name=folders["llama"], side="llm", family="gpt"))
     with pytest.raises(UserError, match="cannot tell the family"):
         load_text_tokenizer(TokenizerSpec(name=folders["llama"], side="encoder"))
-    with pytest.raises(UserError, match="max_length 2"):
+    with pytest.raises(UserError, match="max_length=2"):
         TokenizerSpec(name="x", side="llm", max_length=2)
 
 

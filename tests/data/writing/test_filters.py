@@ -58,5 +58,5 @@ def test_stats_and_show(dataset, capsys):
     assert "sample 16" in printed
     assert "sample 18" not in printed
     assert "<bos>16 " in printed  # the texts are numbered
-    with pytest.raises(UserError, match="there is no block 99"):
+    with pytest.raises(UserError, match="--block=99"):
         print_samples(dataset, block=99, count=1)

@@ -92,7 +92,7 @@ def test_what_the_tokens_at_a_pair_spell(tokenizers):
 
 
 def test_without_offsets_it_is_refused(tokenizers):
-    with pytest.raises(UserError, match="tells no offsets, leave --token-pairs out"):
+    with pytest.raises(UserError, match="tells no offsets; leave --token-pairs out"):
         token_pairs_column((tokenizers["m2m100"], tokenizers["llama"]), [("x",)])
 
 
