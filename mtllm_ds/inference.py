@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from peft import PeftModel
 
 from mtllm_ds.checkpoint.export import read_export
 from mtllm_ds.data.shards.manifest import TaskEntry
@@ -128,6 +129,10 @@ class MTLLM:
     def encode_with_llm(self, texts: Iterable[str], batch_size: int = 32) -> torch.Tensor:
         """Vectors of the plain LLM of a stack reading the texts itself (the teacher's view): (n, d) float32 on the CPU."""
         stack, tokenizer = self._stack, self._tokenizers["llm"]
+        if not isinstance(stack.trained_model, PeftModel):
+            raise UserError(
+                "this model's LLM trained its own weights, so the plain LLM is not in it: load that by itself"
+            )
         encoded = [encode_item(tokenizer, (text,), (), None, tokenizer.spec.max_length) for text in _checked(texts)]
         return self._pooled(encoded, tokenizer, batch_size, FrozenSelf(stack).read, stack.hidden_size)
 

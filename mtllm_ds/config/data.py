@@ -66,7 +66,7 @@ class OrderSettings(Section):
 
     @property
     def has_budgets(self) -> bool:
-        return self.llm_tokens_per_cell is not None
+        return self.llm_tokens_per_cell is not None or self.encoder_tokens_per_cell is not None
 
     @property
     def num_samples_per_cell(self) -> int:

@@ -102,6 +102,8 @@ def _first_mistake(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if not key:
         return f"{message}{more}"
+    if isinstance(first["input"], dict) and "name" in first["input"]:  # one of several classes, picked by its name
+        return f"{key}.name={first['input']['name']}: {message}{more}"
     return f"{key}={first['input']!r}: {message[0].lower()}{message[1:]}{more}"
 
 

@@ -194,6 +194,14 @@ class MaskedNextToken(_Adaptation):
     built_by: ClassVar = "mtllm_ds.objectives.masked_next_token:MaskedNextToken"
     figures: ClassVar = {"loss": "lower", "masked_accuracy": "higher"}
 
+    def mistakes(self, run: CommonSections) -> Iterator[str]:
+        yield from super().mistakes(run)
+        if run.model.start is not None and run.model.trainable != "lora":
+            yield (
+                f"model.start={run.model.start}: objective.name=masked_next_token takes its head from model.llm.name, which a "
+                "start with weights of its own no longer fits; start from the base model, or train LoRA"
+            )
+
 
 class SimCSE(_Adaptation):
     """Second step of LLM2Vec: a text's two vectors under dropout find each other among the texts of a cell.
@@ -219,6 +227,12 @@ class SimCSE(_Adaptation):
         yield from super().mistakes(run)
         if not run.data.has_budgets and (run.data.samples_per_cell or 0) < 2:
             yield "data.samples_per_cell: objective.name=simcse compares the texts of a cell; set it to 2 or more"
+        has_lora_dropout = run.model.trainable == "lora" and run.model.lora.dropout > 0
+        if not self.attention_dropout and not has_lora_dropout:
+            yield (
+                "objective.attention_dropout=0: without any dropout a text's two vectors are the same; raise it, or train LoRA "
+                "with model.lora.dropout above 0"
+            )
         if self.attention_dropout and run.model.attention == "flash_attention_4":
             yield (
                 f"objective.attention_dropout={self.attention_dropout}: flash attention 4 has no dropout; "

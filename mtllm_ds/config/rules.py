@@ -33,8 +33,13 @@ def _machine(settings: CommonSections) -> Iterator[str]:
 
 def _data(settings: CommonSections) -> Iterator[str]:
     data = settings.data
-    if (data.encoder_tokens_per_cell is None) != (data.llm_tokens_per_cell is None):
-        yield "data.encoder_tokens_per_cell and data.llm_tokens_per_cell belong together: set both, or neither"
+    budgets = {"encoder": data.encoder_tokens_per_cell, "llm": data.llm_tokens_per_cell}
+    for side, budget in budgets.items():
+        is_read = side in settings.model.given
+        if data.has_budgets and budget is None and is_read:
+            yield f"data.{side}_tokens_per_cell=null: the other side has a budget, and model.{side} is read too; set it"
+        if budget is not None and not is_read:
+            yield f"data.{side}_tokens_per_cell={budget} has no effect without model.{side}: remove it"
     if data.has_budgets and data.samples_per_cell is not None:
         yield (
             f"data.samples_per_cell={data.samples_per_cell} has no effect beside token budgets: remove one of the two"
@@ -123,6 +128,8 @@ def _objective(settings: CommonSections, objective: ObjectiveSettings) -> Iterat
         yield (
             f"data.targets=null: objective.name={name} needs the teacher's target set; name it (mtllm-ds prepare teacher-targets)"
         )
+    if targets is None and reader == "encoder" and objective.teachers == ("frozen_self",):
+        yield f"model.reader=encoder: the teacher of objective.name={name} is the student's own LLM; set it to stacked or llm"
     if settings.data.has_budgets and not objective.packs:
         yield f"objective.name={name} packs no samples: set data.samples_per_cell in place of the token budgets"
     if objective.selected_by not in objective.figures:

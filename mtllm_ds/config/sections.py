@@ -5,9 +5,9 @@ The section `objective` is one of several classes (`objectives.py`); checks that
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator
 
 from mtllm_ds.config.data import DataSettings
 from mtllm_ds.config.names import resolve_model_name
@@ -140,6 +140,13 @@ class ModelSettings(Section):
     """`auto` takes flash attention where it is installed and fits the device and dtype, SDPA otherwise, and says which."""
     liger: bool = False
     """Replace RMSNorm, RoPE and SwiGLU of the LLM by liger-kernel's (needs the extra `gpu` and a GPU)."""
+
+    @field_validator("trainable", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if isinstance(value, str) and value not in ("lora", "all"):
+            raise ValueError("expected lora, all, or a list of modules such as [layers.11, norm]")
+        return value
 
     @property
     def sides(self) -> tuple[Literal["encoder", "llm"], ...]:

@@ -17,7 +17,7 @@ from mtllm_ds.models.connector import build_connector
 from mtllm_ds.models.encoders import load_encoder
 from mtllm_ds.models.liger import use_liger_kernels
 from mtllm_ds.models.loading import choose_attention, load_llm, stored_weights, weights_fingerprint
-from mtllm_ds.models.lora import let_train
+from mtllm_ds.models.lora import leave_unread, let_train
 from mtllm_ds.models.own_weights import put_weights
 from mtllm_ds.models.readers import EncoderReader, LLMReader, Reader
 from mtllm_ds.models.stacked import StackedModel
@@ -89,7 +89,10 @@ def _stacked(model: ModelSettings, attention: str, device: torch.device, dtype: 
     encoder = load_encoder(model.given_encoder, attention, dtype)
     llm = _llm(model, attention, device, dtype)
     connector = build_connector(model.connector, encoder.hidden_size, embedding_size(llm), seed=seed, dtype=dtype)
-    return StackedModel(encoder, connector, let_train(llm, model, seed=seed))
+    trained = let_train(llm, model, seed=seed)
+    if model.trainable != "lora":
+        leave_unread(llm.get_input_embeddings(), model)
+    return StackedModel(encoder, connector, trained)
 
 
 def _llm_alone(model: ModelSettings, attention: str, device: torch.device, dtype: torch.dtype, seed: int) -> Reader:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
+import torch
 from transformers import PretrainedConfig
 
 from mtllm_ds.config.sections import ModelSettings
 from mtllm_ds.errors import UserError
+from mtllm_ds.models.lora import require_modules
 from mtllm_ds.models.packed import require_packing
 from mtllm_ds.models.probe import Probe
 from mtllm_ds.models.text_models import probe_llm, text_model_class
@@ -29,6 +33,9 @@ def check_llm(model: ModelSettings, config: PretrainedConfig, *, packed: bool) -
         raise UserError(
             f"model.attention=sdpa: transformers has none for a {text.model_type} model; set model.attention=auto"
         )
+    if not isinstance(model.trainable, str):
+        with torch.device("meta"):
+            require_modules(text_model_class(text, model.given_llm)(copy.deepcopy(text)), model)
     if packed:
         require_packing(text, found.packs or bool(found.failure), max(side.max_length for side in model.given.values()))
     return found

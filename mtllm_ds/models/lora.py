@@ -44,19 +44,43 @@ def let_train(model: PreTrainedModel, settings: ModelSettings, *, seed: int) -> 
     """
     if settings.trainable == "lora":
         return add_lora(model, settings.lora, seed=seed)
-    wanted = ("",) if settings.trainable == "all" else tuple(f"{name}." for name in settings.trainable)
-    found = set()
+    wanted = _prefixes(settings)
+    require_modules(model, settings)
     for name, parameter in model.named_parameters():
-        hits = [prefix for prefix in wanted if f"{name}.".startswith(prefix)]
-        parameter.requires_grad_(bool(hits))
-        found |= set(hits)
-    if missing := [prefix.removesuffix(".") for prefix in wanted if prefix not in found]:
-        children = ", ".join(name for name, _ in model.named_children())
-        raise UserError(
-            f"model.trainable={list(settings.trainable)}: this {model.config.model_type} model has no module {missing[0]}; "
-            f"below it there are {children}"
-        )
+        parameter.requires_grad_(f"{name}.".startswith(wanted))
     return model
+
+
+def require_modules(model: PreTrainedModel, settings: ModelSettings) -> None:
+    """Refuse names of `model.trainable` that the model (on any device, meta too) does not have; `UserError` tells those it has."""
+    names = [f"{name}." for name, _ in model.named_parameters()]
+    for prefix in _prefixes(settings):
+        if not any(name.startswith(prefix) for name in names):
+            children = ", ".join(name for name, _ in model.named_children())
+            raise UserError(
+                f"model.trainable={list(settings.trainable)}: this {model.config.model_type} model has no module "
+                f"{prefix.removesuffix('.')}; below it there are {children}"
+            )
+
+
+def _prefixes(settings: ModelSettings) -> tuple[str, ...]:
+    """What the names of weights that train begin with; nothing with LoRA."""
+    if isinstance(settings.trainable, str):
+        return ("",) if settings.trainable == "all" else ()
+    return tuple(f"{name}." for name in settings.trainable)
+
+
+def leave_unread(table: nn.Module, settings: ModelSettings) -> None:
+    """Freeze the input embeddings of a stack's LLM: the connector's outputs take their place, so only weight decay would move them.
+
+    Raises `UserError` where they are all that was named.
+    """
+    names = {id(parameter) for parameter in table.parameters()}
+    table.requires_grad_(False)
+    if settings.trainable != "all" and len(settings.trainable) == 1 and names and "embed" in settings.trainable[0]:
+        raise UserError(
+            f"model.trainable={list(settings.trainable)}: a stack's LLM never reads its input embeddings; name other modules"
+        )
 
 
 def lora_layers(module: nn.Module) -> list[BaseTunerLayer]:

@@ -21,6 +21,8 @@ def attention_mask(model: Any, mask: torch.Tensor, *, causal: bool) -> torch.Ten
     config = getattr(model, "config", None)
     window = getattr(config, "sliding_window", None)
     fits = window is None or mask.shape[1] <= window
+    if getattr(config, "is_decoder", False):  # transformers then makes a causal mask of it
+        return mask
     if config is None or config._attn_implementation != "sdpa" or config.model_type not in TESTED or not fits:
         return mask
     batch, width = mask.shape

@@ -141,4 +141,9 @@ class MaskedNextToken(Objective):
             noise = torch.rand(batch.host.num_tokens["llm"][row], generator=torch.Generator().manual_seed(seed))
             places[row, :count] = noise[1:].argsort(descending=True)[:count].sort().values + 1
             there[row, :count] = True
-        return places.to(batch.llm_ids.device), there.to(batch.llm_ids.device)
+        return _to(places, batch.llm_ids.device), _to(there, batch.llm_ids.device)
+
+
+def _to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Made on the host, on its way to the device without waiting for what that has to do."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

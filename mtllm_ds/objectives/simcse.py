@@ -90,6 +90,6 @@ def _turn_on_dropout(reader: Reader, probability: float) -> None:
     probed = probe(type(model), model.config, getattr(model.config, "is_causal", True) is False)
     if not places or not (probed.drops_attention or probed.failure):
         raise UserError(
-            f"{where} this {model.config.model_type} model has no dropout in its attention; set it to 0 and "
-            "model.lora.dropout higher"
+            f"{where} this {model.config.model_type} model has no dropout in its attention; set it to 0, "
+            "model.trainable=lora and model.lora.dropout higher"
         )

@@ -15,6 +15,8 @@ def as_started(settings: Settings, state: CheckpointState) -> Settings:
     model, bases = settings.model, state.bases
     for side in model.sides:
         chosen = getattr(model, side)
+        if side not in bases:  # another reader than before, which the rules of resuming refuse
+            continue
         if chosen.revision is None and chosen.name == bases[side]["name"]:
             model = model.model_copy(update={side: chosen.model_copy(update={"revision": bases[side]["revision"]})})
     return settings.model_copy(update={"model": model})

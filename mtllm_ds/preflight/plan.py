@@ -161,11 +161,12 @@ def _batch_lines(plan: RunPlan) -> list[str]:
     cells = cells_in_forward(data.lanes, data.cells_per_forward, plan.world_size)
     forwards = f"on {plan.world_size} ranks {plan.micro_batches_per_step} forwards of {cells} cells each"
     if data.has_budgets:
-        budget = data.lanes * (data.llm_tokens_per_cell or 0)
-        epochs = steps * budget / int(train.llm_lengths.sum())
+        side = "llm" if data.llm_tokens_per_cell is not None else "encoder"
+        per_cell = getattr(data, f"{side}_tokens_per_cell")
+        budget = data.lanes * per_cell
+        epochs = steps * budget / int(getattr(train, f"{side}_lengths").sum())
         return [
-            f"batch       up to {budget:,} LLM tokens per step = {data.lanes} lanes x {data.llm_tokens_per_cell}, packed; "
-            f"{forwards}",
+            f"batch       up to {budget:,} {_SIDES[side]} tokens per step = {data.lanes} lanes x {per_cell}, packed; {forwards}",
             f"steps       {steps:,}, at most {epochs:.2f} epochs of the training set",
         ]
     batch = data.lanes * data.num_samples_per_cell

@@ -75,6 +75,8 @@ def _require_same_adapter(teacher: Trained, settings: Settings, bases: Bases) ->
     if teacher.trained_side != "llm" or teacher.bases["llm"]["fingerprint"] != bases["llm"]["fingerprint"]:
         name = teacher.bases[teacher.trained_side]["name"]
         raise UserError(f"{where} adapts another model ({name}); set start_at_teacher=false")
+    if teacher.model.trainable != "lora":
+        raise UserError(f"{where} has no LoRA, its own weights were trained; set start_at_teacher=false")
     for name in ("rank", "alpha"):
         theirs = getattr(teacher.model.lora, name)
         if theirs != getattr(settings.model.lora, name):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from peft import PeftModel
 
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.models.lora import adapters_off, lora_layers
@@ -22,6 +23,7 @@ class FrozenSelf(Teacher):
     """The LLM of a student, as it is without what was trained."""
 
     def __init__(self, student: StackedModel | LLMReader) -> None:
+        assert isinstance(student.llm, PeftModel), "what trained is in the weights themselves"
         self._llm = student.llm
         self._lora_layers = lora_layers(student.llm)
         self._modules = list(student.llm.modules())

@@ -127,7 +127,7 @@ def _checked_tokenizer(manifest: Manifest, side: Side, base: EncoderSettings | L
         name=base.name,
         revision=base.revision,
         side=side,
-        family=manifest.tokenizers[side].family,
+        family=manifest.tokenizer_of(side).family,
         trust_remote_code=base.trust_remote_code,
     )
     tokenizer = load_text_tokenizer(spec)

@@ -173,7 +173,8 @@ def _targets(plan: RunPlan, manifest: Manifest) -> list[TargetReader]:
     """The teacher's cached vectors that come along with a data set's batches, checked to be this teacher's."""
     if plan.settings.data.targets is None:
         return []
-    if plan.teacher is None and plan.settings.objective.teacher_run is not None:  # gone since the run began
+    gone = plan.settings.objective.teacher_run is not None  # since the run began
+    if plan.teacher is None and (gone or plan.settings.model.llm is None):
         teacher = None
     elif plan.teacher is None:  # stage 1: the plain LLM
         teacher = plain_teacher(plan.settings.model.given_llm, plan.tokenizers["llm"].fingerprint)

@@ -20,6 +20,7 @@ from mtllm_ds.data.shards.manifest import TaskEntry
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.data.stream.stream import StepBatches, TrainStream
 from mtllm_ds.draws import seed_of
+from mtllm_ds.errors import UserError
 from mtllm_ds.objectives.base import Objective, ObjectiveOutput, add_sums, over_ranks, tokens_in
 from mtllm_ds.observe.sinks import Sink
 from mtllm_ds.observe.throughput import Throughput
@@ -158,6 +159,11 @@ class Trainer:
         self._throughput.pause(time.perf_counter() - began)
         self._write({"step": done, **self._eval})
         require_sound_figures(done, self._eval)
+        if self._best_figure not in self._eval:
+            raise UserError(
+                f"data.validation={self.settings.data.validation}: gave no {self.settings.objective.selected_by}, which picks the "
+                "best checkpoint; look at its samples, or set objective.select_by to another figure"
+            )
         better = self.settings.objective.figures[self.settings.objective.selected_by]
         # All ranks must take the same branch, and only the main one reads the record before it changes.
         return any_says(

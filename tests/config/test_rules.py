@@ -12,6 +12,7 @@ from mtllm_ds.errors import UserError
 BASE = "run: {output_dir: out, max_steps: 2}\nmodel: {encoder: {name: mt}, llm: {name: llm}}\ndata: {train: data}\n"
 STAGE2 = ["objective.name=task_distillation", "objective.teacher=t", "data.targets=x"]
 TUNING = ["objective.name=task_tuning"]
+SIMCSE = ["objective.name=simcse", "model.reader=llm", "data.samples_per_cell=2"]
 
 
 @pytest.fixture
@@ -51,6 +52,19 @@ def recipe(tmp_path):
         (["data.max_skipped_share=0.5"], "data.max_skipped_share=0.5 has no effect with data.on_error=fail"),
         (["data.validation_samples=9"], "data.validation_samples=9 has no effect without data.validation"),
         (["run.seeds=[1,1]"], "each once"),
+        ([*SIMCSE, "objective.attention_dropout=0", "model.lora.dropout=0"], "without any dropout"),
+        ([*SIMCSE, "objective.attention_dropout=0", "model.trainable=all"], "without any dropout"),
+        (
+            ["objective.name=masked_next_token", "model.reader=llm", "model.trainable=all", "model.start=a"],
+            "takes its head from model.llm.name",
+        ),
+        (["model.trainable=all"], "is the language model as it was; cache what it says"),
+        (["model.trainable=all", "data.targets=x", "model.lora.rank=4"], "model.lora has no effect with"),
+        (["model.trainable=[]", "data.targets=x"], "name modules, or set lora or all"),
+        (["model.trainable=layers"], "a list of modules such as"),
+        (["data.llm_tokens_per_cell=9"], "data.encoder_tokens_per_cell=null: the other side has a budget"),
+        (["objective.name=nope"], "objective.name=nope: no such objective; there are pooled_alignment"),
+        (["objective.name=no_module:Thing"], "is its folder on PYTHONPATH?"),
         (["run.seeds=[]"], "at least one seed"),
         (["run.seeds=[1,2]", "run.seed=4"], "no effect beside run.seeds"),
     ],

@@ -12,9 +12,11 @@ from mtllm_ds.checkpoint.export import export_run
 from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.text.tokenization import TokenizerSpec
+from mtllm_ds.data.writing.merge import merge_data_sets
 from mtllm_ds.data.writing.tasks import TaskShardSettings, build_task_shards
 from mtllm_ds.errors import UserError
-from mtllm_ds.preflight.plan import check_run
+from mtllm_ds.preflight.plan import check_run, describe_plan
+from mtllm_ds.teachers.trained import load_teacher
 from mtllm_ds.training.runs import run_seeds
 from mtllm_ds.transfer_sets.merged_llm import write_merged
 from tests.distributed.ranks import ranks
@@ -99,6 +101,14 @@ def test_the_export_needs_no_other_model_and_answers_alike(recipe, tmp_path):
             assert torch.equal(value, changed[name]), name
 
 
+def test_packed_rows_of_one_side_train_as_on_two_ranks(recipe):
+    side = settings_of(recipe).model.reader
+    budgets = {"data__samples_per_cell": "null", f"data__{side}_tokens_per_cell": "64"}
+    one, two = run_on(1, recipe, "packed", **budgets), run_on(2, recipe, "packed2", **budgets)
+    assert losses_of(two) == pytest.approx(losses_of(one), rel=1e-4)
+    assert "packed;" in describe_plan(check_run(settings_of(recipe, **budgets), 1))
+
+
 def test_named_modules_are_all_that_moves(recipe):
     layer = "layers.1"
     run = run_on(2, recipe, "named", model__trainable=f"[{layer}]")
@@ -106,6 +116,24 @@ def test_named_modules_are_all_that_moves(recipe):
     moved = {name for name in kept if not name.startswith("head.")}
     assert moved
     assert all(name.startswith(f"student.{run.model.reader}.{layer}.") for name in moved)
+
+
+def test_who_reads_the_other_side_is_told_so(recipe, tmp_path):
+    side = settings_of(recipe).model.reader
+    other = {"llm": "encoder", "encoder": "llm"}[side]
+    manifest = Manifest.load(recipe.parent / "train")
+    if side == "encoder":
+        with pytest.raises(UserError, match="holds no ids of an llm; prepare it with --llm"):
+            load_teacher(str(save_llama(tmp_path / "llm")), manifest, torch.device("cpu"), torch.float32)
+    models = {name: save(tmp_path / "models" / name) for name, save in SIDES.items()}
+    specs = {name: TokenizerSpec(name=str(place), side=name, max_length=64) for name, place in models.items()}
+    for name, chosen in (("one", {side: specs[side]}), ("both", specs)):
+        build_task_shards(topic_rows(9), TaskShardSettings(task=TOPICS, **chosen), tmp_path / "parts" / name)
+    with pytest.raises(UserError, match=rf"was made with .*--{other}.*prepare it anew"):
+        merge_data_sets(tmp_path / "parts")
+    pairs = TaskShardSettings(task=TOPICS, **{side: specs[side]}, token_pairs=True)
+    with pytest.raises(UserError, match="--token-pairs compares two tokenizers"):
+        build_task_shards(topic_rows(9), pairs, tmp_path / "pairs")
 
 
 def test_what_does_not_fit_is_told(recipe, tmp_path):
@@ -118,6 +146,15 @@ def test_what_does_not_fit_is_told(recipe, tmp_path):
         UserError, match=rf"holds no ids of an .*; prepare it with --{other}, or leave model\.{other} out"
     ):
         check_run(settings_of(recipe, **{f"model__{other}__name": str(model)}), 1)
+    with pytest.raises(UserError, match=r"expected lora, all, or a list of modules such as"):
+        settings_of(recipe, model__trainable="layers.1")
+    if side == "llm":  # told before a weight is loaded
+        with pytest.raises(UserError, match=r"no module layers\.99; below it there are .*layers"):
+            check_run(settings_of(recipe, model__trainable="[layers.99]"), 1)
+    budgets = {"data__samples_per_cell": "null", f"data__{side}_tokens_per_cell": "64"}
+    assert check_run(settings_of(recipe, **budgets), 1).settings.data.has_budgets
+    with pytest.raises(UserError, match=rf"data\.{other}_tokens_per_cell=64 has no effect without model\.{other}"):
+        settings_of(recipe, **budgets, **{f"data__{other}_tokens_per_cell": "64"})
     with pytest.raises(UserError, match=r"model\.lora has no effect with model\.trainable=all"):
         settings_of(recipe, model__lora__rank=4)
 

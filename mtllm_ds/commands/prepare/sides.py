@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from mtllm_ds.command_line import positive_int
+from mtllm_ds.errors import UserError
 
 
 def add_sides(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +37,11 @@ def sides_of(options: argparse.Namespace) -> dict[str, Any]:
     from mtllm_ds.config.names import resolve_model_name
     from mtllm_ds.data.text.tokenization import TokenizerSpec
 
+    for side in ("encoder", "llm"):
+        for name, default in (("revision", None), ("family", "auto")):
+            value = getattr(options, f"{side}_{name}")
+            if getattr(options, side) is None and value != default:
+                raise UserError(f"--{side}-{name}={value}: has no effect without --{side}; remove it or give --{side}")
     return {
         side: TokenizerSpec(
             name=resolve_model_name(getattr(options, side)),

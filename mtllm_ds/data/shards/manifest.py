@@ -250,6 +250,12 @@ class Manifest:
         end = start + int(self.index.size_bytes[block])
         return f"block {block} ({self.languages[int(self.index.language[block])]}), shard '{shard.name}', bytes {start}-{end}"
 
+    def tokenizer_of(self, side: str) -> TokenizerEntry:
+        """The tokenizer whose ids the shards hold on a side; `UserError` where they hold none."""
+        if side not in self.tokenizers:
+            raise UserError(f"data set {self.storage.root}: holds no ids of an {side}; prepare it with --{side}")
+        return self.tokenizers[side]
+
     def check_tokenizer(self, tokenizer: TextTokenizer) -> None:
         """Refuse a tokenizer that would have produced other ids than those stored.
 
@@ -257,9 +263,7 @@ class Manifest:
             UserError: its fingerprint differs from the manifest's.
         """
         side = tokenizer.spec.side
-        if side not in self.tokenizers:
-            raise UserError(f"the data set '{self.storage.root}' holds no ids of an {side}; prepare it with --{side}")
-        entry = self.tokenizers[side]
+        entry = self.tokenizer_of(side)
         if tokenizer.fingerprint != entry.fingerprint:
             raise UserError(
                 f"the {side}'s tokenizer '{tokenizer.spec.name}' is not the one the shards in '{self.storage.root}' were made "

@@ -69,7 +69,8 @@ class Batch:
     packed: PackedBatch | None = None
     """The same samples packed, under token budgets; None with cells of a fixed count"""
     host: HostFacts = None  # type: ignore[assignment]
-    """What the host must know of it without asking the device; filled in where the batch is made"""
+    """What the host must know of it without asking the device; filled in where the batch is made. With `dataclasses.replace` give
+    `host=None`, or it stays as it was"""
 
     def __post_init__(self) -> None:
         if self.host is None:

@@ -61,11 +61,10 @@ class Order:
 
     def _check_budgets(self) -> None:
         budgets = {side: getattr(self.settings, f"{side}_tokens_per_cell") for side in ("encoder", "llm")}
-        if (budgets["encoder"] is None) != (budgets["llm"] is None):
-            raise UserError(
-                "only one of data.encoder_tokens_per_cell and data.llm_tokens_per_cell is set; set both or none"
-            )
         for side, lengths in (("encoder", self.encoder_lengths), ("llm", self.llm_lengths)):
+            # A side that reads nothing has no length, and needs no budget.
+            if self.settings.has_budgets and budgets[side] is None and lengths.max() > 0:
+                raise UserError(f"data.{side}_tokens_per_cell=null: the other side has a budget; set both or none")
             if (budget := budgets[side]) is not None and budget < lengths.max():
                 raise UserError(
                     f"data.{side}_tokens_per_cell is {budget}, but the longest sample has {lengths.max()} tokens; raise it"

@@ -116,13 +116,18 @@ def print_summary(manifest: Manifest) -> None:
             f"{counts['documents']:,}",
             f"{counts['samples']:,}",
             f"{counts['encoder_tokens']:,}",
-            f"{counts['text_bytes'] / max(1, counts['encoder_tokens']):.2f}",
+            _per_token(counts["text_bytes"], counts["encoder_tokens"]),
             f"{counts['llm_tokens']:,}",
-            f"{(counts['llm_text_bytes'] or counts['text_bytes']) / max(1, counts['llm_tokens']):.2f}",
+            _per_token(counts["llm_text_bytes"] or counts["text_bytes"], counts["llm_tokens"]),
             f"{counts['cut'] / max(1, counts['documents']):.2%}",
             *(f"{counts[reason]:,}" for reason in reasons),
         )
     Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def _per_token(num_bytes: int, num_tokens: int) -> str:
+    """Of a side that reads nothing there is none."""
+    return f"{num_bytes / num_tokens:.2f}" if num_tokens else "-"
 
 
 def print_samples(manifest: Manifest, block: int, count: int) -> None:

@@ -54,6 +54,10 @@ def merge_data_sets(output: Path) -> Manifest:
 
 
 def _check_alike(first_folder: Path, first: Manifest, folder: Path, part: Manifest) -> None:
+    if first.tokenizers.keys() != part.tokenizers.keys():
+        sides = {"encoder": "--encoder", "llm": "--llm"}
+        used = [" and ".join(sides[side] for side in manifest.tokenizers) for manifest in (part, first)]
+        raise UserError(f"{folder}: was made with {used[0]}, {first_folder} with {used[1]}; prepare it anew")
     for side, entry in first.tokenizers.items():
         if entry.fingerprint != part.tokenizers[side].fingerprint:
             raise UserError(f"{folder}: was made with another {side}'s tokenizer than {first_folder}; prepare it anew")
