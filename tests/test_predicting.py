@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mtllm_ds import MTLLM
+from mtllm_ds.checkpoint.export import FORMAT
 from mtllm_ds.checkpoint.trained import read_trained
 from mtllm_ds.data.text.task_encoding import encode_item
 from mtllm_ds.errors import UserError
@@ -146,8 +147,8 @@ def test_run_and_export_are_the_same_model_and_the_first_format_is_read(exports,
     (old / "config.json").write_text(json.dumps(first))
     vectors = [MTLLM.from_pretrained(folder).encode(TEXTS, "deu_Latn") for folder in (plain, old)]
     assert torch.equal(*vectors)
-    (old / "config.json").write_text(json.dumps(config | {"format": 4}))
-    with pytest.raises(UserError, match="format 4"):
+    (old / "config.json").write_text(json.dumps(config | {"format": FORMAT + 1}))
+    with pytest.raises(UserError, match=f"format {FORMAT + 1}"):
         MTLLM.from_pretrained(old)
     with pytest.raises(UserError, match="neither a run"):
         read_trained(tmp_path)
