@@ -91,7 +91,7 @@ def _stacked(model: ModelSettings, attention: str, device: torch.device, dtype: 
     connector = build_connector(model.connector, encoder.hidden_size, embedding_size(llm), seed=seed, dtype=dtype)
     trained = let_train(llm, model, seed=seed)
     if model.trainable != "lora":
-        leave_unread(llm.get_input_embeddings(), model)
+        leave_unread(llm, model)
     return StackedModel(encoder, connector, trained)
 
 

@@ -70,14 +70,13 @@ def _prefixes(settings: ModelSettings) -> tuple[str, ...]:
     return tuple(f"{name}." for name in settings.trainable)
 
 
-def leave_unread(table: nn.Module, settings: ModelSettings) -> None:
+def leave_unread(llm: PreTrainedModel, settings: ModelSettings) -> None:
     """Freeze the input embeddings of a stack's LLM: the connector's outputs take their place, so only weight decay would move them.
 
-    Raises `UserError` where they are all that was named.
+    Raises `UserError` where nothing else of the LLM was to train.
     """
-    names = {id(parameter) for parameter in table.parameters()}
-    table.requires_grad_(False)
-    if settings.trainable != "all" and len(settings.trainable) == 1 and names and "embed" in settings.trainable[0]:
+    llm.get_input_embeddings().requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in llm.parameters()):
         raise UserError(
             f"model.trainable={list(settings.trainable)}: a stack's LLM never reads its input embeddings; name other modules"
         )

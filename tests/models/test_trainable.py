@@ -4,7 +4,7 @@ import pytest
 
 from mtllm_ds.config.sections import ModelSettings
 from mtllm_ds.errors import UserError
-from mtllm_ds.models.lora import let_train
+from mtllm_ds.models.lora import leave_unread, let_train
 from mtllm_ds.models.readers import base_of
 from tests.models.test_stacked import family_model
 
@@ -36,3 +36,13 @@ def test_lora_leaves_the_weights_alone():
 def test_a_module_that_is_not_there_is_told_with_those_that_are():
     with pytest.raises(UserError, match=r"no module layers\.99; below it there are .*layers"):
         trained(("norm", "layers.99"))
+
+
+def test_a_stack_leaves_alone_the_embeddings_that_it_never_reads():
+    names, model = trained("all")
+    leave_unread(model, ModelSettings(trainable="all"))
+    now = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert names - now == {"embed_tokens.weight"}
+    _, model = trained(("embed_tokens",))
+    with pytest.raises(UserError, match="never reads its input embeddings; name other modules"):
+        leave_unread(model, ModelSettings(trainable=("embed_tokens",)))
