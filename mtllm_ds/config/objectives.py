@@ -1,14 +1,7 @@
 """What a run minimises: one class an objective, each saying what it needs. Nothing else asks for an objective's name.
 
 A recipe's `objective.name` picks the class: a built-in name, or `module:Class` for one of your own (the module on `PYTHONPATH`).
-Settings of other objectives are unknown keys. What the class says of itself:
-
-    built_by    where its `Objective` stands, `module:Class`; imported when a run is built
-    students    values of `model.reader` that it trains
-    teachers    who can give its targets: `frozen_self` (the LLM itself, adapters off, beside the student), `cached`
-                (the target set `data.targets`), or `none`
-    figures     what validation reports and which way is better; the first picks the best checkpoint unless `select_by` does
-    columns     further columns of the shards that it needs; `optional_columns` are read where they are there
+Settings of other objectives are unknown keys. What a class says of itself stands in `objective.py`.
 """
 
 from __future__ import annotations
@@ -19,67 +12,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
-from mtllm_ds.config.section import Section
+from mtllm_ds.config.objective import ObjectiveSettings
 from mtllm_ds.config.sections import CommonSections
 
-Student = Literal["stacked", "llm", "encoder"]
-TeacherKind = Literal["frozen_self", "cached", "none"]
-Better = Literal["lower", "higher"]
-
 _CHOICE_SPANS = ("encoder_choice_spans", "llm_choice_spans")
-
-
-class ObjectiveSettings(Section):
-    """What all objectives share; a subclass names itself and adds its own settings."""
-
-    name: str
-    select_by: str | None = None
-    """Validation figure that picks the best checkpoint; null takes the objective's first."""
-
-    built_by: ClassVar[str]
-    students: ClassVar[tuple[Student, ...]]
-    teachers: ClassVar[tuple[TeacherKind, ...]] = ("none",)
-    figures: ClassVar[Mapping[str, Better]] = {"loss": "lower"}
-    optional_columns: ClassVar[tuple[str, ...]] = ()
-    trains_connector: ClassVar[bool] = False
-    """Whether a stack's connector trains unless `model.connector.trainable` says."""
-    answers_a_task: ClassVar[bool] = False
-    """Whether it has a head on the task of the shards."""
-    packs: ClassVar[bool] = True
-    """Whether it takes cells of packed samples (token budgets)."""
-    teaches_direction: ClassVar[bool] = False
-    """Whether it is what makes a causal LLM look both ways."""
-    systems: ClassVar[Mapping[Student, str]] = {}
-    """What tables call a model that it trained, by `model.reader`."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Columns that every sample must bring."""
-        return ()
-
-    @property
-    def teacher_run(self) -> str | None:
-        """Run or export whose head and task the objective takes over."""
-        return None
-
-    @property
-    def starts_at_teacher(self) -> bool:
-        """Whether the student's LoRA starts as that run's."""
-        return False
-
-    @property
-    def draws_dropout(self) -> bool:
-        """Whether it adds dropout of its own."""
-        return False
-
-    @property
-    def selected_by(self) -> str:
-        """The figure that picks the best checkpoint, its default resolved."""
-        return self.select_by or next(iter(self.figures))
-
-    def mistakes(self, run: CommonSections) -> Iterator[str]:
-        """What of these settings and the others does not fit together, a line each."""
-        yield from ()
 
 
 class PooledAlignment(ObjectiveSettings):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from mtllm_ds.config.objectives import AnyObjective, PooledAlignment, TeacherKind
+from mtllm_ds.config.objective import TeacherKind
+from mtllm_ds.config.objectives import AnyObjective, PooledAlignment
 from mtllm_ds.config.rules import mistakes
 from mtllm_ds.config.section import FIXED
 from mtllm_ds.config.sections import CommonSections
