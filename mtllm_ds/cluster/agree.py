@@ -25,7 +25,7 @@ def lowest_rank_where(flag: bool, device: torch.device) -> int | None:
 
 def lowest_ranks_where(flags: Sequence[bool], device: torch.device) -> list[int | None]:
     """`lowest_rank_where` of several flags, in one all-reduce."""
-    world, rank = world_size(), dist.get_rank() if dist.is_initialized() else 0
+    world, rank = world_size(), own_rank()
     lowest = torch.tensor([rank if flag else world for flag in flags], dtype=torch.int64, device=device)
     if world > 1:
         dist.all_reduce(lowest, op=dist.ReduceOp.MIN)
@@ -53,7 +53,7 @@ def together(work: Callable[[], Result], device: torch.device) -> Result:
     culprit = lowest_rank_where(mistake is not None, device)
     if culprit is None:
         return result
-    if mistake is not None and culprit == (dist.get_rank() if dist.is_initialized() else 0):
+    if mistake is not None and culprit == own_rank():
         raise mistake
     raise PeerFailedError(UserError.exit_status)
 
@@ -95,11 +95,15 @@ def wait_for_all() -> None:
 
 def is_main_rank() -> bool:
     """Whether this is rank 0 (as the only process of a run is)."""
-    return not dist.is_initialized() or dist.get_rank() == 0
+    return own_rank() == 0
 
 
 def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def own_rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def _reduced(value: float, op: dist.ReduceOp.RedOpType, device: torch.device) -> float:

@@ -140,13 +140,12 @@ class MaskedNextToken(_Adaptation):
 
 
 class SimCSE(_Adaptation):
-    """Second step of LLM2Vec: a text's two vectors under dropout find each other among the texts of a cell.
-
-    A text stands against `data.samples_per_cell` - 1 others; LLM2Vec has 127. As many fit in one forward: 128 needs activation
-    checkpointing at 8B.
-    """
+    """Second step of LLM2Vec: a text's two vectors under dropout find each other among those of other texts."""
 
     name: Literal["simcse"] = "simcse"
+    negatives: Literal["cell", "step"] = "cell"
+    """The other texts that a text stands against: those of its cell (`data.samples_per_cell` - 1), or all of the step, on all ranks
+    (`data.lanes` x `data.samples_per_cell` - 1; LLM2Vec has 127). `step` runs each forward twice, and needs no more memory."""
     temperature: float = Field(default=0.05, gt=0)
     """Divides the cosines."""
     attention_dropout: float = Field(default=0.3, ge=0, lt=1)
@@ -161,8 +160,8 @@ class SimCSE(_Adaptation):
 
     def mistakes(self, run: CommonSections) -> Iterator[str]:
         yield from super().mistakes(run)
-        if not run.data.has_budgets and (run.data.samples_per_cell or 0) < 2:
-            yield "data.samples_per_cell: objective.name=simcse compares the texts of a cell; set it to 2 or more"
+        if not run.data.has_budgets:
+            yield from self._too_few_texts(run.data.lanes, run.data.num_samples_per_cell)
         has_lora_dropout = run.model.trainable == "lora" and run.model.lora.dropout > 0
         if not self.attention_dropout and not has_lora_dropout:
             yield (
@@ -174,6 +173,15 @@ class SimCSE(_Adaptation):
                 f"objective.attention_dropout={self.attention_dropout}: flash attention 4 has no dropout; "
                 "set model.attention=sdpa or flash_attention_2"
             )
+
+    def _too_few_texts(self, lanes: int, samples_per_cell: int) -> Iterator[str]:
+        if self.negatives == "cell" and samples_per_cell < 2:
+            yield (
+                f"data.samples_per_cell={samples_per_cell}: objective.name=simcse compares the texts of a cell; "
+                "set it to 2 or more, or objective.negatives=step"
+            )
+        elif lanes * samples_per_cell < 2:
+            yield f"data.lanes={lanes}: objective.name=simcse compares the texts of a step, and there is one; raise it"
 
 
 BUILT_IN: dict[str, type[ObjectiveSettings]] = {

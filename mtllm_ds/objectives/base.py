@@ -6,7 +6,7 @@ A new objective is a subclass of `Objective` and a subclass of `config.objective
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,8 @@ class ObjectiveOutput:
     """Scalar with gradient: the summed loss of the valid rows."""
     sums: Sums
     """Detached sums for the log, still on the device, with the names and shapes of `Objective.empty_sums`."""
+    vectors: torch.Tensor | None = None
+    """(B, ...) detached: what `Objective.prepare` reads of the rows, if it reads anything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,14 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """Loss and sums of one micro-batch."""
+
+    def prepare(self, batches: Sequence[Batch], preview: Callable[[int, Batch], ObjectiveOutput]) -> Sequence[Batch]:
+        """The forwards of a training step, with what one must know of the others in `Batch.extras`; called by all ranks alike.
+
+        A loss that is a sum over rows needs nothing. One that compares rows of different forwards or ranks asks `preview(index,
+        batch)` for each of its own, the same forward without gradient, its dropout drawn alike.
+        """
+        return batches
 
     @abstractmethod
     def count(self, batch: Batch) -> int:

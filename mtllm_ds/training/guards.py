@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
-from mtllm_ds.cluster.agree import lowest_rank_where, lowest_ranks_where
+from mtllm_ds.cluster.agree import lowest_rank_where, lowest_ranks_where, own_rank
 from mtllm_ds.errors import PeerFailedError, UnsoundStepError
 
 
@@ -89,6 +88,6 @@ def watched_gradients(parameters: Iterable[nn.Parameter], device: torch.device) 
 
 
 def _stop(culprit: int, message: str) -> None:
-    if dist.is_initialized() and dist.get_rank() != culprit:
+    if own_rank() != culprit:
         raise PeerFailedError(UnsoundStepError.exit_status)
     raise UnsoundStepError(message)

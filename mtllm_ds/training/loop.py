@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -102,7 +103,8 @@ class Trainer:
         count = sum_over_ranks(count)
         local_loss = torch.zeros((), device=device)
         self.objective.step_seed = seed_of(self.settings.run.seed, step)
-        for index, batch in enumerate(data.micro_batches):
+        batches = self.objective.prepare(data.micro_batches, partial(self._preview, step))
+        for index, batch in enumerate(batches):
             output = self._forward_backward(step, index, batch, count)
             self.engine.step()
             local_loss += output.loss_sum.detach()
@@ -114,19 +116,27 @@ class Trainer:
             largest_weight=self.engine.largest_weight(),
             applied=self.engine.was_step_applied(),
         )
-        require_sound_step(step + 1, facts, device, lambda: self._has_bad_gradient(step, data, count))
+        require_sound_step(step + 1, facts, device, lambda: self._has_bad_gradient(step, batches, count))
 
     def _forward_backward(self, step: int, index: int, batch: Batch, count: torch.Tensor) -> ObjectiveOutput:
-        self._seed_forward(step, index)
-        output = self.engine.forward(batch.to(self.cluster.device))
+        output = self._forward(step, index, batch)
         self.engine.backward(output.loss_sum, count)
         return output
 
-    def _has_bad_gradient(self, step: int, data: StepBatches, count: torch.Tensor) -> bool:
+    @torch.no_grad()
+    def _preview(self, step: int, index: int, batch: Batch) -> ObjectiveOutput:
+        """One of a step's forwards as it will be, weights and draws alike, without gradient."""
+        return self._forward(step, index, batch)
+
+    def _forward(self, step: int, index: int, batch: Batch) -> ObjectiveOutput:
+        self._seed_forward(step, index)
+        return self.engine.forward(batch.to(self.cluster.device))
+
+    def _has_bad_gradient(self, step: int, batches: Sequence[Batch], count: torch.Tensor) -> bool:
         """Whether this rank's own gradient of a step is not finite. The norm does not tell whose it was: take the step's backward
         once more, with the same draws and, as no update was made, the same weights, and look before ranks are summed up."""
         with watched_gradients(self.objective.parameters(), self.cluster.device) as seen:
-            for index, batch in enumerate(data.micro_batches):
+            for index, batch in enumerate(batches):
                 self._forward_backward(step, index, batch, count)
         return bool(seen)
 

@@ -13,9 +13,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
-from mtllm_ds.cluster.agree import wait_for_all, world_size
+from mtllm_ds.cluster.agree import own_rank, wait_for_all, world_size
 from mtllm_ds.config.names import resolve_model_name
 from mtllm_ds.data.text.padding import longest_first, padded
 from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
@@ -126,9 +125,8 @@ class Translator:
         progress: Progress,
     ) -> None:
         """Translate what the cache lacks, each rank of its own share of all sentences, the longest first."""
-        rank = dist.get_rank() if dist.is_initialized() else 0
         # Whose a sentence is depends on the texts alone: what the cache holds depends on when a rank looks.
-        own = [sentence for sentence in sentences[rank :: world_size()] if sentence not in cache]
+        own = [sentence for sentence in sentences[own_rank() :: world_size()] if sentence not in cache]
         done = 0
         lengths = [len(self._source_ids(sentence, source)) for sentence in own]
         for batch in longest_first(lengths, batch_size):

@@ -53,3 +53,4 @@ def test_adaptation_in_two_runs_as_the_recipe_says():
     assert "optim.learning_rate=3e-5" in overrides
     settings = load_settings(REPOSITORY / "launchers" / "recipes" / "llm2vec_adapt.yaml", overrides)
     assert (settings.objective.name, settings.model.merge_start_lora) == ("simcse", True)
+    assert (settings.objective.negatives, settings.data.lanes * settings.data.samples_per_cell) == ("step", 128)

@@ -177,7 +177,7 @@ def test_simcse_equals_float64(llm):
     reader, _ = reader_of(llm)
     valid = torch.tensor([True, True, True, True, False])
     data, eager = batch((12, 9, 5, 4, 3), valid), Eager(llm)
-    objective = SimCSE(reader, samples_per_cell=2, temperature=0.5, attention_dropout=0.3).eval()
+    objective = SimCSE(reader, num_together=2, temperature=0.5, attention_dropout=0.3).eval()
     output = objective(data)
     with torch.no_grad():
         vectors = [
@@ -214,18 +214,18 @@ def test_dropout_that_would_have_no_effect_is_refused(tmp_path):
     FalconModel(config).save_pretrained(tmp_path / "falcon")
     reader, _ = reader_of(tmp_path / "falcon")
     with pytest.raises(UserError, match="this falcon model has no dropout in its attention; set it to 0"):
-        SimCSE(reader, samples_per_cell=2, temperature=0.5, attention_dropout=0.3)
-    SimCSE(reader, samples_per_cell=2, temperature=0.5, attention_dropout=0.0)
+        SimCSE(reader, num_together=2, temperature=0.5, attention_dropout=0.3)
+    SimCSE(reader, num_together=2, temperature=0.5, attention_dropout=0.0)
     reader, _ = reader_of(save_llama(tmp_path / "llama"))
     reader.llm.config._attn_implementation = "flash_attention_4"
     with pytest.raises(UserError, match=r"flash attention 4 has no dropout; set model\.attention=sdpa"):
-        SimCSE(reader, samples_per_cell=2, temperature=0.5, attention_dropout=0.3)
+        SimCSE(reader, num_together=2, temperature=0.5, attention_dropout=0.3)
 
 
 @pytest.mark.parametrize("cells", [(0, 0, 1, 1, 2), (0, 1, 1, 1, 2), (0, 0, 0, 1, 1), (0, 1, 2, 2, 2)])
 def test_a_short_cell_stands_against_itself_alone(llm, cells):
     reader, _ = reader_of(llm)
-    objective = SimCSE(reader, samples_per_cell=3, temperature=0.5, attention_dropout=0.0).eval()
+    objective = SimCSE(reader, num_together=3, temperature=0.5, attention_dropout=0.0).eval()
     whole = batch((12, 9, 5, 4, 3))
     whole.cells = torch.tensor(cells)
     apart = [objective(rows_of(whole, whole.cells == cell)).loss_sum.item() for cell in sorted(set(cells))]

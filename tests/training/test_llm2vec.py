@@ -14,7 +14,7 @@ from mtllm_ds.models.loading import load_llm
 from mtllm_ds.models.readers import mean_pool
 from mtllm_ds.training.runs import run_seeds
 from mtllm_ds.transfer_sets.merged_llm import write_merged
-from tests.distributed.ranks import ranks
+from tests.distributed.ranks import PARTITIONED, ranks
 from tests.fixtures.runs import losses_of, make_run, rows_of, settings_of
 
 
@@ -60,6 +60,20 @@ def test_one_and_two_ranks_mask_alike(recipe, masked):
     assert len([row for row in rows_of(masked) if "eval_loss" in row]) == 2
 
 
+def test_one_and_two_ranks_set_the_texts_of_a_step_against_each_other(recipe):
+    """With weights in parts, and a rank that has one forward less than the other."""
+    step = {
+        "objective__name": "simcse", "objective__negatives": "step", "data__lanes": "5", "data__samples_per_cell": "1",
+        "training__deepspeed": PARTITIONED,
+    }  # fmt: skip
+    one, two = (run_on(world_size, recipe, f"step{world_size}", **step) for world_size in (1, 2))
+    assert len(losses_of(one)) == 4
+    assert losses_of(two) == pytest.approx(losses_of(one), rel=1e-5)
+    for a, b in zip(rows_of(one), rows_of(two), strict=True):
+        for name in a.keys() & {"grad_norm", "self_similarity", "eval_loss"}:
+            assert b[name] == pytest.approx(a[name], rel=1e-4)
+
+
 def test_the_merged_folder_is_the_adapted_llm(recipe, adapted, tmp_path):
     assert all(0 < loss < 5 for loss in losses_of(adapted).values())
     folder = tmp_path / "llm"
@@ -90,7 +104,15 @@ def test_settings_that_do_not_fit(recipe):
     for change, words in (
         ({"model__reader": "stacked"}, "does not train it; set model.reader=llm"),
         ({"model__llm__bidirectional": "false"}, "teaches the LLM to look both ways; set it to true"),
-        ({"data__samples_per_cell": "1"}, "compares the texts of a cell; set it to 2 or more"),
+        (
+            {"data__samples_per_cell": "1"},
+            "data.samples_per_cell=1: objective.name=simcse compares the texts of a cell; set it to 2 or more, or "
+            "objective.negatives=step",
+        ),
+        (
+            {"data__samples_per_cell": "1", "data__lanes": "1", "objective__negatives": "step"},
+            "data.lanes=1: objective.name=simcse compares the texts of a step, and there is one; raise it",
+        ),
         (
             {"model__attention": "flash_attention_4", "training__precision": "bf16"},
             "flash attention 4 has no dropout; set model.attention=sdpa",
