@@ -26,7 +26,7 @@ class EncoderFamily:
     """Class of transformers that holds the encoder alone."""
     key_mapping: dict[str, str] = field(default_factory=dict)
     """Names in a whole model's checkpoint (regular expression) -> names in the encoder."""
-    options: dict[str, bool] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     """Further constructor options."""
     config_path: tuple[str, ...] = ()
     """Where the encoder's own configuration stands in the whole model's."""

@@ -1,59 +1,82 @@
-"""The language-model head of an LLM that was loaded without it."""
+"""The output head of a language model that was loaded without it: from final states to logits over the vocabulary."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import torch
-from safetensors import safe_open
 from torch import nn
-from transformers.utils import cached_file
+from torch.nn import functional
 
 from mtllm_ds.cluster.zero import gathered
 from mtllm_ds.config.sections import LLMSettings
-from mtllm_ds.errors import UserError
+from mtllm_ds.models.head_parts import read_head
+from mtllm_ds.models.head_probe import probe_head
 from mtllm_ds.models.loading import load_config
-from mtllm_ds.models.readers import LLMReader
-from mtllm_ds.models.text_models import looks_both_ways
-
-_KEY = "lm_head.weight"
+from mtllm_ds.models.readers import Reader
 
 
-def load_lm_head(settings: LLMSettings, reader: LLMReader, dtype: torch.dtype) -> nn.Linear:
-    """A frozen Linear (D -> vocabulary): a copy of the reader's input embeddings where the LLM ties them, else the stored head.
+class OutputHead(nn.Module):
+    """Frozen: logits = cap(scale * transform(state) W^T + bias), with cap(z) = c tanh(z / c) where there is a soft cap.
+
+    Under ZeRO-3 the matrix is whole only inside the forward of a module that owns it: whoever needs it there without logits, as
+    fused losses do, takes `weight` and `bias` as its own and gives them `prepared` states.
+    """
+
+    def __init__(
+        self,
+        weight: nn.Parameter,
+        bias: nn.Parameter | None = None,
+        *,
+        transform: nn.Module | None = None,
+        scale: float = 1.0,
+        softcap: float | None = None,
+    ) -> None:
+        """
+        Args:
+            weight, bias: (V, D), (V,)
+            transform: what comes before the matrix: (..., D) -> (..., D); the dense layer and norm of masked language models
+            scale: factor of the logits (Cohere, Granite)
+            softcap: c (Gemma 2 and its kin)
+        """
+        super().__init__()
+        self.transform = transform or nn.Identity()
+        self.weight, self.bias = weight, bias
+        self.scale, self.softcap = scale, softcap
+
+    def prepared(self, states: torch.Tensor) -> torch.Tensor:
+        """What the matrix reads: (..., D) -> (..., D), with gradients."""
+        read = self.transform(states)
+        return read if self.scale == 1.0 else read * self.scale
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Logits of final states: (..., D) -> (..., V)."""
+        return capped(functional.linear(self.prepared(states), self.weight, self.bias), self.softcap)
+
+
+def capped(logits: torch.Tensor, softcap: float | None) -> torch.Tensor:
+    """Logits below a soft cap."""
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
+def load_output_head(settings: LLMSettings, reader: Reader, dtype: torch.dtype) -> OutputHead:
+    """The head of the LLM that a reader runs, frozen.
+
+    Tied to the input embeddings it *is* their parameter, partitioned or not (a copy would cost a second matrix of the vocabulary);
+    where they train, it is a copy. A head of its own is read, whole on this rank until an engine takes it.
 
     Raises:
-        UserError: the checkpoint holds no head.
+        UserError: the checkpoint holds no head, or the family's does something that is not known here.
     """
     config = load_config(settings.name, settings.revision, settings.trust_remote_code, "model.llm.name")
-    if getattr(config, "is_causal", True) is not False and looks_both_ways(settings, config):
-        raise UserError(
-            f"model.llm.name={settings.name}: a {config.model_type} encoder, which looks both ways already; use it as it is"
-        )
-    if config.tie_word_embeddings:
-        table = reader.trained_model.get_input_embeddings().weight
-        with gathered([table]):
-            weight = table.detach().clone()
-    else:
-        weight = _stored_head(settings)
-    head = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=dtype)
-    head.weight.data.copy_(weight)
+    does = probe_head(settings, config)
+    parts = read_head(settings, config, dtype)
+    weight = _frozen_table(reader) if parts.weight is None else parts.weight
+    head = OutputHead(weight, parts.bias, transform=parts.transform, scale=does.scale, softcap=does.softcap)
     return head.requires_grad_(False)
 
 
-def _stored_head(settings: LLMSettings) -> torch.Tensor:
-    def place(file: str) -> str | None:
-        return cached_file(settings.name, file, revision=settings.revision, _raise_exceptions_for_missing_entries=False)
-
-    index = place("model.safetensors.index.json")
-    shards = {} if index is None else json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
-    file = place(shards.get(_KEY, "model.safetensors"))
-    if file is not None:
-        with safe_open(file, "pt") as tensors:
-            if _KEY in tensors.keys():  # noqa: SIM118 - no mapping
-                return tensors.get_tensor(_KEY)
-    raise UserError(
-        f"model.llm.name={settings.name}: its weights hold no language-model head ({_KEY}), which "
-        "objective.name=masked_next_token needs; name the causal language model itself"
-    )
+def _frozen_table(reader: Reader) -> nn.Parameter:
+    table = reader.trained_model.get_input_embeddings().weight
+    if not table.requires_grad:
+        return table
+    with gathered([table]):
+        return nn.Parameter(table.detach().clone())

@@ -39,8 +39,11 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool, settin
         raise _cannot_be_loaded(setting, name, error) from error
 
 
-def load_weights(model_class: Any, name: str, setting: str, **options: Any) -> PreTrainedModel:
-    """`model_class.from_pretrained` that refuses missing or misshapen weights; all parameters come back frozen."""
+def load_weights(model_class: Any, name: str, setting: str, mend: str | None = None, **options: Any) -> PreTrainedModel:
+    """`model_class.from_pretrained` that refuses missing or misshapen weights; all parameters come back frozen.
+
+    `mend`: what the message adds for those whose weights are missing.
+    """
     transformers_logging.disable_progress_bar()
     try:
         # It lists the weights that are left out on purpose (a decoder, a head); those that are missing we refuse below.
@@ -54,6 +57,7 @@ def load_weights(model_class: Any, name: str, setting: str, **options: Any) -> P
         if report.get(kind):
             raise UserError(
                 f"{setting}={name}: {kind.replace('_', ' ')} in its weights, first {sorted(report[kind])[0]}"
+                f"{f'; {mend}' if mend else ''}"
             )
     return model.requires_grad_(False)
 

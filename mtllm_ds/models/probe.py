@@ -77,7 +77,7 @@ def probe(model_class: type[PreTrainedModel], config: PretrainedConfig, bidirect
         with torch.random.fork_rng(devices=[]), torch.no_grad(), quiet_transformers():
             torch.manual_seed(0)
             try:
-                _found[key] = _probe(_small_model(model_class, config, bidirectional))
+                _found[key] = _probe(small_model(model_class, config, bidirectional))
             except Exception as error:
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
                 _found[key] = Probe(model_class.__name__, failure=reason)
@@ -101,7 +101,8 @@ def _probe(model: PreTrainedModel) -> Probe:
     )
 
 
-def _small_model(model_class: type[PreTrainedModel], config: PretrainedConfig, bidirectional: bool) -> PreTrainedModel:
+def small_model(model_class: type[PreTrainedModel], config: PretrainedConfig, bidirectional: bool) -> PreTrainedModel:
+    """A model of this class at toy size, random weights, attending as asked."""
     small: Any = small_config(config)
     small.use_cache = False
     small._attn_implementation = "sdpa" if model_class._supports_sdpa else "eager"

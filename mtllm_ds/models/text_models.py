@@ -78,7 +78,7 @@ def text_model_class(config: PretrainedConfig, settings: LLMSettings) -> type[Pr
     return found[0] if isinstance(found, tuple) else found
 
 
-def without_pooler(model_class: type[PreTrainedModel]) -> dict[str, bool]:
+def without_pooler(model_class: type[PreTrainedModel]) -> dict[str, Any]:
     """Constructor option of encoders that would add a pooler, which checkpoints often lack and nothing here uses."""
     named = inspect.signature(model_class.__init__).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in named else {}

@@ -17,12 +17,16 @@ from torch import nn
 from torch.nn import functional
 
 from mtllm_ds.config.objectives import MaskedNextToken as MaskedNextTokenSettings
+from mtllm_ds.config.sections import LLMSettings
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.data.text.tokenization import TokenizerSpec, load_text_tokenizer
 from mtllm_ds.draws import seed_of
+from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import dtype_of
-from mtllm_ds.models.lm_head import load_lm_head
+from mtllm_ds.models.lm_head import OutputHead, capped, load_output_head
+from mtllm_ds.models.loading import load_config
 from mtllm_ds.models.readers import LLMReader
+from mtllm_ds.models.text_models import looks_both_ways
 from mtllm_ds.objectives.base import Objective, ObjectiveOutput, Parts, Sums, plain, zeros
 from mtllm_ds.objectives.token_kl_head import KnownGradient
 
@@ -31,14 +35,15 @@ NO_LABEL = -100
 
 
 class ToldTokens(nn.Module):
-    """What the frozen head makes of states, a few rows at a time: all rows' logits at once would be the largest tensor of a step.
+    """What the frozen head makes of prepared states, a few rows at a time: the logits of all would be the largest tensor of a step.
 
     Returns plain numbers, as `TokenKLHead` does and for its reason: backward then gathers no head.
     """
 
-    def __init__(self, head: nn.Linear, chunk_elements: int = 2**25) -> None:
+    def __init__(self, head: OutputHead, chunk_elements: int = 2**25) -> None:
         super().__init__()
-        self.weight = head.weight
+        self.weight, self.bias = head.weight, head.bias
+        self.softcap = head.softcap
         self.chunk_elements = chunk_elements
 
     def forward(
@@ -51,7 +56,7 @@ class ToldTokens(nn.Module):
         parts = []
         with torch.no_grad():
             for part, tokens in zip(states.split(rows), wanted.split(rows), strict=True):
-                logits = functional.linear(part, self.weight).float()
+                logits = capped(functional.linear(part, self.weight, self.bias).float(), self.softcap)
                 loss = functional.cross_entropy(logits, tokens, reduction="sum", ignore_index=NO_LABEL)
                 right = (logits.argmax(-1) == tokens).sum()
                 gradient = None
@@ -59,6 +64,8 @@ class ToldTokens(nn.Module):
                     slope = logits.softmax(-1)
                     slope[torch.arange(len(tokens), device=tokens.device), tokens.clamp(min=0)] -= 1.0
                     slope *= (tokens != NO_LABEL).unsqueeze(-1)
+                    if self.softcap is not None:
+                        slope *= 1.0 - (logits / self.softcap).square()
                     gradient = slope.to(part.dtype) @ self.weight
                 parts.append((loss, right, gradient))
         losses, rights, gradients = zip(*parts, strict=True)
@@ -68,9 +75,10 @@ class ToldTokens(nn.Module):
 class MaskedNextToken(Objective):
     """Cross-entropy at masked positions, told from the position before."""
 
-    def __init__(self, student: LLMReader, lm_head: nn.Linear, mask_id: int, mask_share: float) -> None:
+    def __init__(self, student: LLMReader, lm_head: OutputHead, mask_id: int, mask_share: float) -> None:
         super().__init__()
         self.student = student
+        self.lm_head = lm_head
         self.told = ToldTokens(lm_head)
         self.mask_id = mask_id
         self.mask_share = mask_share
@@ -85,7 +93,8 @@ class MaskedNextToken(Objective):
             trust_remote_code=llm.trust_remote_code,
         )  # fmt: skip
         mask_id = load_text_tokenizer(spec).id_of(settings.mask_token, "objective.mask_token")
-        lm_head = load_lm_head(llm, parts.student, dtype_of(parts.settings))
+        require_causal(llm)
+        lm_head = load_output_head(llm, parts.student, dtype_of(parts.settings))
         return cls(parts.student, lm_head, mask_id, settings.mask_share)
 
     def count(self, batch: Batch) -> int:
@@ -100,7 +109,7 @@ class MaskedNextToken(Objective):
         masked = torch.zeros_like(ids).scatter_add(1, places_BK, there_BK.long()).bool()
         states = self.student.states(ids.masked_fill(masked, self.mask_id), batch.llm_mask)
         rows = torch.arange(len(ids), device=ids.device)[:, None]
-        before = states[rows, places_BK - 1].flatten(0, 1)
+        before = self.lm_head.prepared(states[rows, places_BK - 1].flatten(0, 1))
         wanted = ids.gather(1, places_BK).masked_fill(~there_BK, NO_LABEL).flatten()
         loss, right, gradient = self.told(before, wanted)
         if gradient is not None:
@@ -142,6 +151,15 @@ class MaskedNextToken(Objective):
             places[row, :count] = noise[1:].argsort(descending=True)[:count].sort().values + 1
             there[row, :count] = True
         return _to(places, batch.llm_ids.device), _to(there, batch.llm_ids.device)
+
+
+def require_causal(llm: LLMSettings) -> None:
+    """Refuse an encoder, which has nothing to learn here; an LLM that was adapted before may go on."""
+    config = load_config(llm.name, llm.revision, llm.trust_remote_code, "model.llm.name")
+    if getattr(config, "is_causal", True) is not False and looks_both_ways(llm, config):
+        raise UserError(
+            f"model.llm.name={llm.name}: a {config.model_type} encoder, which looks both ways already; use it as it is"
+        )
 
 
 def _to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -17,7 +17,7 @@ from mtllm_ds.data.shards.manifest import TaskEntry
 from mtllm_ds.data.stream.collate import Collator, Sample
 from mtllm_ds.models.build import new_reader
 from mtllm_ds.models.heads import TaskHead
-from mtllm_ds.models.lm_head import load_lm_head
+from mtllm_ds.models.lm_head import load_output_head
 from mtllm_ds.objectives.masked_next_token import MaskedNextToken
 from mtllm_ds.objectives.pooled_alignment import PooledAlignment
 from mtllm_ds.objectives.simcse import SimCSE
@@ -121,7 +121,7 @@ def objectives(models, packed, bidirectional):
         yield TaskDistillation(stack, cached, head, task, 1, "logits"), labelled
     if not packed:
         alone = student(models, "llm", bidirectional)
-        yield MaskedNextToken(alone, load_lm_head(models.given_llm, alone, torch.float32), 7, 0.3), plain
+        yield MaskedNextToken(alone, load_output_head(models.given_llm, alone, torch.float32), 7, 0.3), plain
         yield SimCSE(alone, 3, 0.05, 0.3), plain
 
 

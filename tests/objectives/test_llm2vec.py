@@ -12,11 +12,11 @@ from transformers import FalconConfig, FalconModel, LlamaConfig, LlamaForCausalL
 from mtllm_ds.config.sections import LLMSettings, LoraSettings
 from mtllm_ds.data.stream.collate import Batch, Collator
 from mtllm_ds.errors import UserError
-from mtllm_ds.models.lm_head import load_lm_head
+from mtllm_ds.models.lm_head import OutputHead, load_output_head
 from mtllm_ds.models.loading import load_llm
 from mtllm_ds.models.lora import add_lora
 from mtllm_ds.models.readers import LLMReader
-from mtllm_ds.objectives.masked_next_token import MaskedNextToken, ToldTokens
+from mtllm_ds.objectives.masked_next_token import MaskedNextToken, ToldTokens, require_causal
 from mtllm_ds.objectives.simcse import SimCSE
 from tests.fixtures.models import save_bert, save_llama
 
@@ -77,7 +77,7 @@ class Eager:
 
 def test_masked_next_token_equals_float64(llm):
     reader, settings = reader_of(llm)
-    objective = MaskedNextToken(reader, load_lm_head(settings, reader, torch.float32), MASK, 0.3).eval()
+    objective = MaskedNextToken(reader, load_output_head(settings, reader, torch.float32), MASK, 0.3).eval()
     data, eager = batch(), Eager(llm)
     output = objective(data)
     masked = masked_by(objective, data)
@@ -121,7 +121,7 @@ def row_alone(data, row):
 
 def test_masks_follow_step_and_sample_in_training_and_the_sample_in_validation(llm):
     reader, settings = reader_of(llm)
-    objective = MaskedNextToken(reader, load_lm_head(settings, reader, torch.float32), MASK, 0.3)
+    objective = MaskedNextToken(reader, load_output_head(settings, reader, torch.float32), MASK, 0.3)
     data = batch()
     objective.eval()
     seen = [masked_by(objective, data)]
@@ -139,7 +139,7 @@ def test_masks_follow_step_and_sample_in_training_and_the_sample_in_validation(l
 
 def test_a_forward_without_samples_weighs_nothing(llm):
     reader, settings = reader_of(llm)
-    objective = MaskedNextToken(reader, load_lm_head(settings, reader, torch.float32), MASK, 0.3).train()
+    objective = MaskedNextToken(reader, load_output_head(settings, reader, torch.float32), MASK, 0.3).train()
     empty = Collator(pad_ids={"encoder": 1, "llm": 1})([])
     assert objective.count(empty) == 0
     output = objective(empty)
@@ -150,7 +150,7 @@ def test_a_forward_without_samples_weighs_nothing(llm):
 
 def test_rows_without_weight_and_only_lora_learns(llm):
     reader, settings = reader_of(llm)
-    objective = MaskedNextToken(reader, load_lm_head(settings, reader, torch.float32), MASK, 0.3).eval()
+    objective = MaskedNextToken(reader, load_output_head(settings, reader, torch.float32), MASK, 0.3).eval()
     part = batch(valid=torch.tensor([True, False, True, False, False]))
     assert objective.count(part) == 4
     output = objective(part)
@@ -167,10 +167,10 @@ def test_an_llm_without_a_head_is_refused(llm, tmp_path):
     headless.config.tie_word_embeddings = False
     headless.save_pretrained(tmp_path / "headless")
     with pytest.raises(UserError, match="no language-model head"):
-        load_lm_head(LLMSettings(name=str(tmp_path / "headless")), reader, torch.float32)
+        load_output_head(LLMSettings(name=str(tmp_path / "headless")), reader, torch.float32)
     bert = save_bert(tmp_path / "bert")
     with pytest.raises(UserError, match="a bert encoder, which looks both ways already"):
-        load_lm_head(LLMSettings(name=str(bert)), reader, torch.float32)
+        require_causal(LLMSettings(name=str(bert)))
 
 
 def test_simcse_equals_float64(llm):
@@ -245,9 +245,11 @@ def rows_of(data, chosen):
 
 @pytest.mark.parametrize("rows", [0, 1, 7])
 @pytest.mark.parametrize("rows_of_chunk", [1, 3, 100])
-def test_tokens_told_in_chunks_are_those_of_the_whole(rows, rows_of_chunk):
+@pytest.mark.parametrize("softcap", [None, 0.7])
+def test_tokens_told_in_chunks_are_those_of_the_whole(rows, rows_of_chunk, softcap):
     torch.manual_seed(0)
-    head = nn.Linear(6, 40, bias=False, dtype=torch.float64).requires_grad_(False)
+    linear = nn.Linear(6, 40, bias=softcap is not None, dtype=torch.float64).requires_grad_(False)
+    head = OutputHead(linear.weight, linear.bias, softcap=softcap)
     states = torch.randn(rows, 6, dtype=torch.float64, requires_grad=True)
     wanted = torch.randint(0, 40, (rows,))
     wanted[2:3] = -100

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from mtllm_ds.checkpoint.trained import read_trained
 from mtllm_ds.cluster.launch import join_cluster
@@ -72,6 +72,18 @@ def test_one_and_two_ranks_set_the_texts_of_a_step_against_each_other(recipe):
     for a, b in zip(rows_of(one), rows_of(two), strict=True):
         for name in a.keys() & {"grad_norm", "self_similarity", "eval_loss"}:
             assert b[name] == pytest.approx(a[name], rel=1e-4)
+
+
+def test_a_tied_table_is_gathered_for_head_and_embeddings(tmp_path):
+    recipe = make_run(tmp_path)
+    torch.manual_seed(3)
+    config = AutoConfig.from_pretrained(tmp_path / "llm", tie_word_embeddings=True)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "llm")
+    one, two = (
+        losses_of(run_on(world_size, recipe, f"tied{world_size}", **MASKED, training__deepspeed=PARTITIONED))
+        for world_size in (1, 2)
+    )
+    assert two == pytest.approx(one, rel=1e-5)
 
 
 def test_the_merged_folder_is_the_adapted_llm(recipe, adapted, tmp_path):
