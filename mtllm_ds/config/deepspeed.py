@@ -59,16 +59,25 @@ def _read(path: Path) -> dict[str, Any]:
     """The file's sections; a section that we look into is one of keys and values."""
     where = f"training.deepspeed={path}"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_key_once)
     except (OSError, ValueError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise UserError(f"{where}: not JSON ({why})") from error
+        raise UserError(f"{where}: not JSON ({why}); mend the file or name another") from error
     if not isinstance(config, dict):
         raise UserError(f'{where}: expected an object such as {{"zero_optimization": ...}}, found {_kind(config)}')
     for section in _SECTIONS:
         if not isinstance(config.get(section, {}), dict):
             raise UserError(f"{where}: {section}: expected keys and values, found {_kind(config[section])}")
     return config
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Left to itself, json takes the last of two equal keys without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for position, (key, _) in enumerate(pairs) if key in dict(pairs[:position]))
+        raise ValueError(f"key '{twice}' stands twice")
+    return found
 
 
 def _kind(value: Any) -> str:

@@ -59,3 +59,6 @@ def test_unreadable_files_are_named(tmp_path):
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(UserError, match="not JSON"):
         resolve_deepspeed(settings(tmp_path / "bad.json"), world_size=1, micro_batch_size=1, micro_batches_per_step=1)
+    (tmp_path / "twice.json").write_text('{"zero_optimization": {"stage": 3, "overlap_comm": true, "stage": 2}}')
+    with pytest.raises(UserError, match="key 'stage' stands twice"):
+        resolve_deepspeed(settings(tmp_path / "twice.json"), world_size=1, micro_batch_size=1, micro_batches_per_step=1)

@@ -93,8 +93,11 @@ def predictions_of(
     return Predictions(facts, score=np.asarray(given, dtype=np.float64), **columns)
 
 
-def concatenate(parts: Iterable[Predictions]) -> Predictions:
-    """All rows of several predictions of one task. Raises `UserError` if tasks differ or a row is there twice."""
+def concatenate(parts: Iterable[Predictions], places: Sequence[object] = ()) -> Predictions:
+    """All rows of several predictions of one task; `places` says where they come from.
+
+    Raises `UserError` if tasks differ or a row is there twice.
+    """
     listed = list(parts)
     if not listed:
         raise UserError("--predictions: none were given; name at least one file")
@@ -107,16 +110,22 @@ def concatenate(parts: Iterable[Predictions]) -> Predictions:
     whole = Predictions(
         facts, **{name: np.concatenate([getattr(part, name) for part in listed]) for name in SCHEMA.names}
     )
-    seen: set[tuple] = set()
-    for row in zip(whole.id, whole.language, whole.system, whole.seed.tolist(), whole.setting, strict=True):
-        if row in seen:
-            item, language, system, seed, setting = row
-            raise UserError(
-                f"predictions of {facts.task}: item {item} in {language} is answered twice by {system} "
-                f"(seed {seed}, {setting}); give each file once"
-            )
-        seen.add(row)
+    _each_row_once(whole, [str(place) for place, part in zip(places, listed, strict=True) for _ in part.id] if places else [])
     return whole
+
+
+def _each_row_once(whole: Predictions, places: list[str]) -> None:
+    seen: dict[tuple, int] = {}
+    rows = zip(whole.id, whole.language, whole.system, whole.seed.tolist(), whole.setting, strict=True)
+    for number, row in enumerate(rows):
+        first = seen.setdefault(row, number)
+        if first != number:
+            item, language, system, seed, setting = row
+            where = f", in {' and '.join(dict.fromkeys((places[first], places[number])))}" if places else ""
+            raise UserError(
+                f"predictions of {whole.facts.task}: item {item} in {language} is answered twice by {system} "
+                f"(seed {seed}, {setting}){where}; give each file once"
+            )
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
@@ -132,7 +141,7 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 
 def read_predictions(paths: Sequence[Path]) -> Predictions:
     """Read and join the files of one task. Raises `UserError` if one is missing, damaged or of another kind."""
-    return concatenate(_read(path) for path in paths)
+    return concatenate(map(_read, paths), paths)
 
 
 def _read(path: Path) -> Predictions:

@@ -21,7 +21,7 @@ class Item:
     """One item in one language."""
 
     id: str
-    """The same in every language."""
+    """The same in every language, and no other item's in its split."""
     group: str
     """Items of a group are related: statistics resample groups."""
     label: str
@@ -38,7 +38,7 @@ def load_items(
 ) -> list[Item]:
     """Items of one split and language in their order; `limit` draws that many at random, the same for the same seed.
 
-    Raises `UserError` if the data is missing, a label is not the task's, a column is missing or there is no item.
+    Raises `UserError` if the data is missing, a label is not the task's, a column is missing, two items have one id or there is none.
     """
     source = task.source_of(split)
     items = list(_read(task, source, split, language))
@@ -64,6 +64,7 @@ def _with_originals(items: list[Item], english: Iterator[Item]) -> list[Item]:
 def _read(task: Task, source: Source, split: Split, language: str) -> Iterator[Item]:
     config = task.config_of(language)
     rows = _folder_rows(source, split, config) if source.folder is not None else _hub_rows(source, split, config)
+    place_of_id: dict[str, str] = {}
     for number, (place, row) in enumerate(rows):
         where = f"task {task.name}, {place}"
         _require(source.fields, row, where)
@@ -74,6 +75,11 @@ def _read(task: Task, source: Source, split: Split, language: str) -> Iterator[I
             )
         if item.options and int(item.label) > len(item.options):
             raise UserError(f"{where}: label '{item.label}' of {len(item.options)} options; mend the item")
+        if (first := place_of_id.setdefault(item.id, place)) != place:
+            raise UserError(
+                f"{where}: id '{item.id}' stands at {first} too; give each item an id of its own, or name the columns that make one "
+                "in source.fields.id"
+            )
         yield item
 
 

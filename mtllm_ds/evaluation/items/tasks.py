@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -184,14 +184,27 @@ class Task(_Section):
         return self.model_copy(update=update)
 
 
+class _Loader(yaml.SafeLoader):
+    """Left to itself, yaml takes the last of two equal keys without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load_task(name: str) -> Task:
     """The task of a YAML file: its path, or the name of one that ships. Any mistake raises `UserError`."""
     path = find_file(TASKS, name, "--task")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506, a safe loader
         return Task.model_validate(values)
-    except yaml.YAMLError as error:
-        raise UserError(f"task {path}: not YAML ({' '.join(str(error).split())})") from error
+    except (yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise UserError(f"task {path}: not YAML ({why}); mend the file") from error
     except ValidationError as error:
         raise UserError(f"task {path}: {_first_mistake(error)}") from error
 

@@ -73,3 +73,17 @@ def test_mistakes(tmp_path):
     parquet.write_table(pa.table({"id": ["a"]}), other)
     with pytest.raises(UserError, match="it lacks group, language"):
         read_predictions([other])
+
+
+def test_an_answer_that_is_there_twice_is_told_with_both_files(tmp_path):
+    for name in ("a", "b"):
+        write_predictions(tmp_path / f"{name}.parquet", some())
+    first, second = tmp_path / "a.parquet", tmp_path / "b.parquet"
+    with pytest.raises(UserError) as caught:
+        read_predictions([first, second])
+    assert str(caught.value) == (
+        "predictions of colours: item i0 in deu_Latn is answered twice by tfidf (seed 0, plain), "
+        f"in {first} and {second}; give each file once"
+    )
+    with pytest.raises(UserError, match=rf"in {first}; give each file once"):
+        read_predictions([first, first])

@@ -98,6 +98,23 @@ def test_mistakes_in_local_data(local, tmp_path):
         load_items(local, "test", "por_Latn")
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_an_id_that_stands_twice_is_told_with_both_places(local, tmp_path, split):
+    path = tmp_path / f"{split}_eng_Latn.jsonl"
+    jsonl(path, [row(0), row(1), row(2), row(1)])
+    with pytest.raises(UserError) as caught:
+        load_items(local, split)
+    told = f"task ddtp_topics, {path}, line 4: id 'i1' stands at {path}, line 2 too; give each item an id of its own"
+    assert str(caught.value).startswith(told)
+
+
+def test_an_english_id_that_stands_twice_is_told_where_it_is_joined(local, tmp_path):
+    jsonl(tmp_path / "test_eng_Latn.jsonl", [row(2), row(2)])
+    aligned = local.model_copy(update={"source": local.source.model_copy(update={"aligned": True})})
+    with pytest.raises(UserError, match=r"test_eng_Latn\.jsonl, line 2: id 'i2' stands at"):
+        load_items(aligned, "test", "jpn_Jpan")
+
+
 def test_xnli_groups_by_the_english_premise(tmp_path):
     names = ["entailment", "neutral", "contradiction"]
     english = [{"premise": f"P{n // 3}", "hypothesis": f"H{n}", "label": n % 3} for n in range(6)]

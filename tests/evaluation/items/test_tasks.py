@@ -94,6 +94,21 @@ def test_unknown_and_missing_keys(tmp_path):
     assert "missing key 'source.fields'" in mistake(tmp_path, source={"folder": "data"})
 
 
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"name: a\ntype: classification\nname: b\n", "key 'name' stands twice"),
+        (b"name: \xff\n", "can't decode byte"),
+        (b"[" * 20_000, "nested too deeply"),
+    ],
+)
+def test_a_file_that_is_no_task_is_one_line(tmp_path, content, why):
+    (tmp_path / "odd.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=rf"odd\.yaml: not YAML \(.*{why}") as caught:
+        load_task(str(tmp_path / "odd.yaml"))
+    assert "\n" not in str(caught.value)
+
+
 def test_one_place_and_fitting_fields(tmp_path):
     fields = {"segments": ["text"]}
     assert "not both" in mistake(tmp_path, source={"folder": "a", "hub": "b", "fields": fields})
