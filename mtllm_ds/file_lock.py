@@ -1,8 +1,12 @@
 """One process at a time: a lock that is gone when its holder is, however that ends."""
 
+import errno
 import fcntl
 from pathlib import Path
 from typing import IO
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+"""What file systems answer that know no locks."""
 
 
 class HeldError(Exception):
@@ -17,6 +21,7 @@ def lock_file(path: Path) -> IO[str]:
 
     Raises:
         HeldError: another process holds it.
+        OSError: the file cannot be opened, or fails.
     """
     handle = path.open("w")
     try:
@@ -24,6 +29,8 @@ def lock_file(path: Path) -> IO[str]:
     except (BlockingIOError, PermissionError) as error:
         handle.close()
         raise HeldError from error
-    except OSError:
-        pass
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            handle.close()
+            raise
     return handle

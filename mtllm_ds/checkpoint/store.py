@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from mtllm_ds import atomic
 from mtllm_ds.cluster.agree import together, wait_for_all
 from mtllm_ds.cluster.zero import MASTER, MOMENTS, TrainableState
+from mtllm_ds.config.schema import Settings
 from mtllm_ds.errors import UserError
 from mtllm_ds.weight_names import own_name
 
@@ -54,6 +55,11 @@ class CheckpointState:
     """The newest validation figures."""
     task: dict[str, Any] | None = None
     """Name, type and labels of the task, where the run has a head."""
+
+
+def checkpoint_root(settings: Settings) -> Path:
+    """Folder of a run's checkpoints."""
+    return Path(settings.run.output_dir) / "checkpoints"
 
 
 def checkpoint_folders(root: Path) -> dict[int, Path]:

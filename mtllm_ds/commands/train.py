@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from mtllm_ds.command_line import Parser, positive_int
+
+if TYPE_CHECKING:
+    from mtllm_ds.config.schema import Settings
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -34,13 +38,24 @@ def main(arguments: Sequence[str]) -> int:
         print(to_yaml(settings), end="")
         return 0
     if options.dry_run:
-        from mtllm_ds.config.seeds import seed_runs
-        from mtllm_ds.preflight.plan import check_run, describe_plan
-
-        world_size = options.world_size or int(os.environ.get("WORLD_SIZE", "1"))
-        for run in seed_runs(settings):
-            print(describe_plan(check_run(run, world_size, read_all_shards=True)))
+        _check(settings, options.world_size or int(os.environ.get("WORLD_SIZE", "1")), options.resume)
         return 0
     from mtllm_ds.training.runs import train
 
     return train(settings, resume=options.resume)
+
+
+def _check(settings: Settings, world_size: int, resume: bool) -> None:
+    """All that a run of these settings would be refused for before it loads a weight; nothing is written."""
+    from mtllm_ds.checkpoint.store import checkpoint_root
+    from mtllm_ds.preflight.plan import describe_plan
+    from mtllm_ds.preflight.resume import check_whole_run, newest_checkpoint, require_fit_folder, runs_to_make
+
+    runs = runs_to_make(settings, resume)
+    for run, goes_on in runs:
+        root = checkpoint_root(run)
+        state = newest_checkpoint(root)[1] if goes_on else None
+        require_fit_folder(root, state)
+        print(describe_plan(check_whole_run(run, world_size, state, read_all_shards=True)))
+    if not runs:
+        print("every seed is finished; nothing is left to train")

@@ -60,6 +60,8 @@ class RunPlan:
     task: TaskEntry | None = None
     llm_probe: Probe | None = None
     """Which way the LLM looks, as measured; None without one."""
+    resumed: CheckpointState | None = None
+    """Where the run goes on; None starts it."""
     warnings: list[str] = field(default_factory=list)
     """What is allowed but seldom meant, one line each."""
 
@@ -123,6 +125,7 @@ def check_run(
         teacher=teacher,
         task=task,
         llm_probe=llm_probe,
+        resumed=resumed,
         warnings=[
             *unprobed_warning(settings.model, llm_probe),
             *warnings_of(settings, llm_config),
@@ -148,6 +151,7 @@ def describe_plan(plan: RunPlan) -> str:
         ),
         *([f"LLM probe   {plan.llm_probe}"] if plan.llm_probe else []),
         *_batch_lines(plan),
+        *([f"resumes     after step {plan.resumed.step:,}"] if plan.resumed else []),
         f"ZeRO        stage {zero_stage(plan.ds_config)}, every 'auto' of {settings.training.deepspeed} resolved:",
         json.dumps(plan.ds_config, indent=2),
         *(f"warning     {line}" for line in plan.warnings),

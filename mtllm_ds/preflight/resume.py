@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mtllm_ds.checkpoint.store import CheckpointState, checkpoint_folders, read_state
+from mtllm_ds.checkpoint.retention import best_step
+from mtllm_ds.checkpoint.store import CheckpointState, checkpoint_folders, checkpoint_root, read_state
 from mtllm_ds.config.load import parse_saved
 from mtllm_ds.config.schema import Sections, Settings
 from mtllm_ds.config.section import fixed_fields
+from mtllm_ds.config.seeds import seed_runs
+from mtllm_ds.data.stream.schedule import check_cursor
 from mtllm_ds.errors import UserError
+from mtllm_ds.preflight.dropout import regrouped
+from mtllm_ds.preflight.hub_models import as_started
+from mtllm_ds.preflight.plan import RunPlan, check_run
 
 _WITH_EFFECT = {
     "optim": "steps from here on differ from those that it would have made",
@@ -30,8 +37,40 @@ def newest_checkpoint(root: Path) -> tuple[Path, CheckpointState]:
     return newest, read_state(newest)
 
 
-def require_untouched(root: Path, resumed: CheckpointState | None) -> None:
-    """Once the folder is held: a fresh run overwrites no older one, and nobody has gone on with the one that is resumed."""
+def runs_to_make(settings: Settings, resume: bool) -> list[tuple[Settings, bool]]:
+    """The runs of a command that are not finished, and whether each goes on from a checkpoint of its own."""
+    runs = seed_runs(settings)
+    if settings.run.seeds is None:
+        return [(runs[0], resume)]
+    steps = [max(checkpoint_folders(checkpoint_root(run)), default=None) for run in runs]
+    # The first seeds may be finished and the last not begun: a seed without a checkpoint starts afresh.
+    return [
+        (run, resume and done is not None)
+        for run, done in zip(runs, steps, strict=True)
+        if not (resume and done == run.run.max_steps)
+    ]
+
+
+def check_whole_run(
+    settings: Settings, world_size: int, resumed: CheckpointState | None, *, read_all_shards: bool = False
+) -> RunPlan:
+    """`check_run`, and of a run that goes on whether it is still the same; what else has changed is among the warnings."""
+    if resumed is None:
+        return check_run(settings, world_size, read_all_shards=read_all_shards)
+    settings = as_started(settings, resumed)
+    plan = check_run(settings, world_size, read_all_shards=read_all_shards, resumed=resumed)
+    before = require_same_run(settings, plan.bases, resumed)
+    check_cursor(resumed.cursor, plan.train, settings.data, settings.run.seed)
+    changed = [*changed_on_the_way(settings, before), *regrouped(settings, before)]
+    return replace(plan, warnings=[*plan.warnings, *changed])
+
+
+def require_fit_folder(root: Path, resumed: CheckpointState | None) -> None:
+    """A fresh run overwrites no older one, nobody has gone on with the one that is resumed, and the best is known.
+
+    It holds for good once the folder is held.
+    """
+    best_step(root)
     newest = max(checkpoint_folders(root), default=None)
     if resumed is None and newest is not None:
         raise UserError(

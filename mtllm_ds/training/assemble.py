@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -11,8 +10,7 @@ import torch
 from rich.console import Console
 
 from mtllm_ds import atomic
-from mtllm_ds.checkpoint.retention import best_step
-from mtllm_ds.checkpoint.store import load_kept, restore_checkpoint
+from mtllm_ds.checkpoint.store import checkpoint_root, load_kept, restore_checkpoint
 from mtllm_ds.cluster.agree import sum_over_ranks, together, wait_for_all
 from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.cluster.zero import TrainableState, full_numel, partitioned_loading
@@ -27,16 +25,15 @@ from mtllm_ds.models.stacked import StackedModel
 from mtllm_ds.objectives.base import Objective, Parts, build_objective
 from mtllm_ds.objectives.validation import evaluate_objective
 from mtllm_ds.observe.sinks import JsonlSink, ScreenSink, Sink, TensorBoardSink
-from mtllm_ds.preflight.dropout import regrouped
-from mtllm_ds.preflight.hub_models import as_started, held
-from mtllm_ds.preflight.plan import RunPlan, check_run
-from mtllm_ds.preflight.resume import changed_on_the_way, newest_checkpoint, require_same_run, require_untouched
+from mtllm_ds.preflight.hub_models import held
+from mtllm_ds.preflight.plan import RunPlan
+from mtllm_ds.preflight.resume import check_whole_run, newest_checkpoint, require_fit_folder
 from mtllm_ds.teachers.base import Teacher
 from mtllm_ds.teachers.cached import CachedTeacher
 from mtllm_ds.teachers.frozen_self import FrozenSelf
 from mtllm_ds.teachers.trained import plain_teacher
 from mtllm_ds.training.engine import Engine
-from mtllm_ds.training.loop import Trainer, checkpoint_root
+from mtllm_ds.training.loop import Trainer
 from mtllm_ds.training.preemption import EXIT_PREEMPTED, Preemption
 from mtllm_ds.training.run_lock import hold_folder
 from mtllm_ds.training.students import kept_head, kept_tensors, start_reader
@@ -70,17 +67,10 @@ def open_run(settings: Settings, cluster: Cluster, resume: bool, console: Consol
     device = cluster.device
     folder = Path(settings.run.output_dir)
     found = together(lambda: newest_checkpoint(checkpoint_root(settings)) if resume else None, device)
-    state = None
-    if found is not None:
-        state = found[1]
-        settings = as_started(settings, state)
-    plan = together(lambda: check_run(settings, cluster.world_size, resumed=state), device)
+    state = None if found is None else found[1]
+    plan = together(lambda: check_whole_run(settings, cluster.world_size, state), device)
     lock = together(lambda: _take_folder(folder) if cluster.is_main else None, device)
-    together(lambda: require_untouched(checkpoint_root(settings), state), device)
-    if found is not None:
-        before = together(lambda: require_same_run(settings, plan.bases, found[1]), device)
-        changed = [*changed_on_the_way(settings, before), *regrouped(settings, before)]
-        plan = replace(plan, warnings=[*plan.warnings, *changed])
+    together(lambda: require_fit_folder(checkpoint_root(settings), state), device)
     plan = together(lambda: held(plan), device)
     settings = plan.settings
     stream = together(lambda: _train_stream(plan, cluster, found[1].cursor if found else None), device)
@@ -120,12 +110,10 @@ def open_run(settings: Settings, cluster: Cluster, resume: bool, console: Consol
 
 
 def _take_folder(folder: Path) -> IO[str]:
-    """Hold a run folder and clear it of what killed runs left half done; what they left whole must be readable."""
+    """Hold a run folder and clear it of what killed runs left half done."""
     lock = hold_folder(folder)
-    checkpoints = folder / "checkpoints"
-    for place in (folder, checkpoints):
+    for place in (folder, folder / "checkpoints"):
         atomic.remove_leftovers(place)
-    best_step(checkpoints)
     return lock
 
 

@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import IO, Any
 
 import torch
 
 from mtllm_ds.checkpoint.retention import drop_old, is_better, note_best
-from mtllm_ds.checkpoint.store import CheckpointState, save_checkpoint
+from mtllm_ds.checkpoint.store import CheckpointState, checkpoint_root, save_checkpoint
 from mtllm_ds.cluster.agree import any_says, sum_over_ranks, together, union_over_ranks
 from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.cluster.zero import TrainableState
@@ -208,8 +207,3 @@ class Trainer:
     def _write(self, row: dict[str, Any]) -> None:
         for sink in self.sinks:
             sink.write(row)
-
-
-def checkpoint_root(settings: Settings) -> Path:
-    """Folder of a run's checkpoints."""
-    return Path(settings.run.output_dir) / "checkpoints"

@@ -9,12 +9,13 @@ from rich.console import Console
 
 from mtllm_ds import atomic
 from mtllm_ds.checkpoint.retention import folder_to_use
-from mtllm_ds.checkpoint.store import checkpoint_folders, read_state
+from mtllm_ds.checkpoint.store import checkpoint_root, read_state
+from mtllm_ds.cluster.agree import from_main
 from mtllm_ds.cluster.launch import Cluster, join_cluster, leave_cluster
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.config.seeds import seed_runs
+from mtllm_ds.preflight.resume import runs_to_make
 from mtllm_ds.training.assemble import run_training
-from mtllm_ds.training.loop import checkpoint_root
 
 SUMMARY = "seeds.json"
 
@@ -29,18 +30,12 @@ def train(settings: Settings, resume: bool) -> int:
 
 def run_seeds(settings: Settings, cluster: Cluster, resume: bool) -> int:
     """Every run that the settings ask for, one after the other; ends at the first that was asked to stop."""
-    runs = seed_runs(settings)
-    if settings.run.seeds is None:
-        return run_training(runs[0], cluster, resume)
-    for run in runs:
-        done = max(checkpoint_folders(checkpoint_root(run)), default=None)
-        if resume and done == run.run.max_steps:
-            continue
-        # The first seeds may be finished and the last not begun: a seed without a checkpoint starts afresh.
-        if status := run_training(run, cluster, resume=resume and done is not None):
+    # Which are left is told by rank 0 alone: folders may look different from other machines for a moment.
+    for run, goes_on in from_main(lambda: runs_to_make(settings, resume), cluster.device):
+        if status := run_training(run, cluster, resume=goes_on):
             return status
-    if cluster.is_main:
-        _summarize(Path(settings.run.output_dir), runs)
+    if settings.run.seeds is not None and cluster.is_main:
+        _summarize(Path(settings.run.output_dir), seed_runs(settings))
     return 0
 
 

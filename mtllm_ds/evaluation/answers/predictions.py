@@ -110,7 +110,9 @@ def concatenate(parts: Iterable[Predictions], places: Sequence[object] = ()) -> 
     whole = Predictions(
         facts, **{name: np.concatenate([getattr(part, name) for part in listed]) for name in SCHEMA.names}
     )
-    _each_row_once(whole, [str(place) for place, part in zip(places, listed, strict=True) for _ in part.id] if places else [])
+    _each_row_once(
+        whole, [str(place) for place, part in zip(places, listed, strict=True) for _ in part.id] if places else []
+    )
     return whole
 
 

@@ -38,7 +38,8 @@ def load_items(
 ) -> list[Item]:
     """Items of one split and language in their order; `limit` draws that many at random, the same for the same seed.
 
-    Raises `UserError` if the data is missing, a label is not the task's, a column is missing, two items have one id or there is none.
+    Raises `UserError` if the data is missing, a label is not the task's, a column is missing, two items have one id or there is no
+    item.
     """
     source = task.source_of(split)
     items = list(_read(task, source, split, language))
@@ -77,8 +78,8 @@ def _read(task: Task, source: Source, split: Split, language: str) -> Iterator[I
             raise UserError(f"{where}: label '{item.label}' of {len(item.options)} options; mend the item")
         if (first := place_of_id.setdefault(item.id, place)) != place:
             raise UserError(
-                f"{where}: id '{item.id}' stands at {first} too; give each item an id of its own, or name the columns that make one "
-                "in source.fields.id"
+                f"{where}: id '{item.id}' stands at {first} too; give each item an id of its own, or name the columns "
+                "that make one in source.fields.id"
             )
         yield item
 

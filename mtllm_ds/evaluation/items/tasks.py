@@ -200,7 +200,7 @@ def load_task(name: str) -> Task:
     """The task of a YAML file: its path, or the name of one that ships. Any mistake raises `UserError`."""
     path = find_file(TASKS, name, "--task")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506, a safe loader
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
         return Task.model_validate(values)
     except (yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
