@@ -35,7 +35,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("what", choices=("test", "train", "round-trip"))
     add = parser.add_argument
     add("--task", required=True, help="name of a task that ships, or a YAML file")
-    add("--mt", required=True, help="MT model: hub name or local folder")
+    add("--mt", required=True, help="MT model: hub name, local folder, or command:'PROGRAM ...'")
     add("--mt-revision")
     add("--languages", nargs="+", default=["all"], metavar="CODE", help="FLORES-200 codes (default: all but English)")
     add("--readings", nargs="+", default=["plain"], choices=("plain", "masked_before", "masked_after"),
@@ -156,21 +156,24 @@ def _translator(options: argparse.Namespace, cluster: Cluster, dtype: torch.dtyp
     """(source, target) -> a function that translates texts, with a bar on the main rank."""
     from rich.progress import Progress
 
-    from mtllm_ds.transfer_sets.translation import Decoding, Translator
+    from mtllm_ds.transfer_sets.translation.engines import load_engine
+    from mtllm_ds.transfer_sets.translation.mt_model import Decoding
+    from mtllm_ds.transfer_sets.translation.translator import Translator
 
     decoding = Decoding(num_beams=options.beams, max_source_tokens=options.max_length)
-    translator = Translator.from_pretrained(
-        options.mt, cache=options.cache, revision=options.mt_revision, device=cluster.device, dtype=dtype
-    )
+    engine = load_engine(
+        options.mt, decoding=decoding, batch_size=options.batch_size, revision=options.mt_revision,
+        device=cluster.device, dtype=dtype,
+    )  # fmt: skip
+    translator = Translator(engine, options.cache)
 
     def direction(source: str, target: str) -> Translate:
         def translate(texts: Sequence[str]) -> list[str]:
             with Progress(transient=True, disable=not cluster.is_main) as bar:
                 task = bar.add_task(f"{source} -> {target}", total=None)
                 return translator.translate(
-                    texts, source, target, decoding, batch_size=options.batch_size,
-                    progress=lambda done, total: bar.update(task, completed=done, total=total),
-                )  # fmt: skip
+                    texts, source, target, progress=lambda done, total: bar.update(task, completed=done, total=total)
+                )
 
         return translate
 

@@ -12,7 +12,8 @@ from mtllm_ds.command_line import Parser, quiet_libraries, run_and_exit
 from mtllm_ds.evaluation.items.translated import chrf
 from mtllm_ds.evaluation.retrieval import score_parallel
 from mtllm_ds.languages import ENGLISH
-from mtllm_ds.transfer_sets.translation import Decoding, Translator
+from mtllm_ds.transfer_sets.translation.mt_model import Decoding, MTModel
+from mtllm_ds.transfer_sets.translation.translator import Translator
 
 
 def main() -> int:
@@ -26,13 +27,15 @@ def main() -> int:
     add("--output", type=Path, required=True, help="JSON file: {code: {chrf, retrieval, n}}")
     add("--device", default="cpu")
     options = parser.parse_args()
-    translator = Translator.from_pretrained(options.mt, cache=options.cache, device=options.device)
+    decoding = Decoding(max_source_tokens=options.max_length)
+    model = MTModel.from_pretrained(options.mt, decoding=decoding, device=options.device)
+    translator = Translator(model, options.cache)
     means = MeanStates(options.mt, options.max_length, options.device)
     found = {}
     for code in options.languages:
         rows = read_jsonl(options.data / f"valid_{code}.jsonl")
         foreign, english = [row["text"] for row in rows], [row["text_en"] for row in rows]
-        translations = translator.translate(foreign, code, ENGLISH, Decoding(max_source_tokens=options.max_length))
+        translations = translator.translate(foreign, code, ENGLISH)
         scores = score_parallel(foreign, english, partial(means, language=code), partial(means, language=ENGLISH))
         found[code] = {
             "chrf": chrf(translations, english),

@@ -24,7 +24,8 @@ from mtllm_ds.atomic import write_text as write_file
 from mtllm_ds.command_line import Parser, run_and_exit
 from mtllm_ds.evaluation.items.translated import chrf
 from mtllm_ds.languages import ENGLISH
-from mtllm_ds.transfer_sets.translation import Translator
+from mtllm_ds.transfer_sets.translation.mt_model import MTModel
+from mtllm_ds.transfer_sets.translation.translator import Translator
 
 
 def save_bf16(model, tokenizer, folder: Path) -> None:
@@ -43,7 +44,7 @@ def score_mt(folder: Path, data: Path, translates: bool, cache: Path | None) -> 
     """
     model = M2M100ForConditionalGeneration.from_pretrained(folder, dtype="float32").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    translator = Translator.from_pretrained(str(folder), cache=cache)
+    translator = Translator(MTModel.from_pretrained(str(folder)), cache)
     scores = {}
     for code in LANGUAGES:
         items = read_jsonl(data / f"test_{code}.jsonl")

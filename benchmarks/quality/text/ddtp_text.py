@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from benchmarks.quality.text.ddtp import Package, Splits, paragraphs_of, plain_text
-from mtllm_ds.transfer_sets.sentences import split_sentences
+from mtllm_ds.transfer_sets.translation.sentences import split_sentences
 
 MAX_CHARACTERS = 400
 MAX_RATIO = 2.5

@@ -10,9 +10,10 @@ from transformers import AutoTokenizer, M2M100ForConditionalGeneration
 from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.data.text.tokenization import TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
-from mtllm_ds.transfer_sets.sentences import cut_in_two
 from mtllm_ds.transfer_sets.text_cache import TextCache
-from mtllm_ds.transfer_sets.translation import Decoding, Translator
+from mtllm_ds.transfer_sets.translation.mt_model import Decoding, MTModel
+from mtllm_ds.transfer_sets.translation.sentences import cut_in_two
+from mtllm_ds.transfer_sets.translation.translator import Translator
 from tests.distributed.ranks import ranks
 from tests.fixtures.models import save_llama, save_mt_model
 from tests.fixtures.tokenizers import TEXT
@@ -50,41 +51,42 @@ def plainly(folder: Path, sentence: str, source: str, target: str, num_beams: in
 
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_translations_are_those_of_transformers(mt, num_beams):
-    found = Translator.from_pretrained(str(mt)).translate(
-        GERMAN, "deu_Latn", "eng_Latn", Decoding(num_beams=num_beams), batch_size=3
-    )
+    model = MTModel.from_pretrained(str(mt), decoding=Decoding(num_beams=num_beams), batch_size=3)
+    found = Translator(model).translate(GERMAN, "deu_Latn", "eng_Latn")
     expected = [plainly(mt, text, "deu_Latn", "eng_Latn", num_beams) for text in (TEXT[3], TEXT[4], "Kurz.")]
     assert len(set(expected)) == 3
     assert found == [f"{expected[0]} {expected[1]}", "", expected[1], expected[2]]
 
 
 def test_long_sentences_are_translated_in_parts(mt):
-    translator = Translator.from_pretrained(str(mt))
     halves = cut_in_two(TEXT[3])
     tokenizer = load_text_tokenizer(TokenizerSpec(name=str(mt), side="encoder"))
     longest = max(len(tokenizer([half], "deu_Latn")) for half in halves)
-    found = translator.translate(
-        [TEXT[3], *halves], "deu_Latn", "eng_Latn", Decoding(max_source_tokens=longest), batch_size=2
-    )
+    model = MTModel.from_pretrained(str(mt), decoding=Decoding(max_source_tokens=longest), batch_size=2)
+    found = Translator(model).translate([TEXT[3], *halves], "deu_Latn", "eng_Latn")
     assert found[0] == f"{found[1]} {found[2]}"
-    assert found[0] != translator.translate([TEXT[3]], "deu_Latn", "eng_Latn")[0]
+    assert found[0] != Translator(MTModel.from_pretrained(str(mt))).translate([TEXT[3]], "deu_Latn", "eng_Latn")[0]
 
 
 def test_what_is_on_disk_is_not_made_again(mt, tmp_path):
-    made = Translator.from_pretrained(str(mt), cache=tmp_path)
+    model = MTModel.from_pretrained(str(mt), batch_size=2)
+    made = Translator(model, tmp_path)
     seen: list[tuple[int, int]] = []
-    first = made.translate(GERMAN, "deu_Latn", "eng_Latn", progress=lambda *counts: seen.append(counts), batch_size=2)
+    first = made.translate(GERMAN, "deu_Latn", "eng_Latn", progress=lambda *counts: seen.append(counts))
     assert seen == [(2, 3), (3, 3)]
     # A line that a killed process left unfinished is skipped.
     (cache_file,) = tmp_path.glob("*/*.jsonl")
     with cache_file.open("a") as stream:
         stream.write('{"sha256": "ab')
     tokenizer = load_text_tokenizer(TokenizerSpec(name=str(mt), side="encoder"))
-    without_model = Translator(None, tokenizer, made._fingerprint, tmp_path)
-    assert without_model.translate(GERMAN, "deu_Latn", "eng_Latn") == first
-    for other in (("fra_Latn", "eng_Latn", Decoding()), ("deu_Latn", "eng_Latn", Decoding(num_beams=2))):
+
+    def without_model(**decoding):
+        return Translator(MTModel(None, tokenizer, model._fingerprint, Decoding(**decoding)), tmp_path)
+
+    assert without_model().translate(GERMAN, "deu_Latn", "eng_Latn") == first
+    for other, source in ((without_model(), "fra_Latn"), (without_model(num_beams=2), "deu_Latn")):
         with pytest.raises(AttributeError):
-            without_model.translate(GERMAN, *other)
+            other.translate(GERMAN, source, "eng_Latn")
 
 
 def test_keys_do_not_share_texts(tmp_path):
@@ -97,7 +99,7 @@ def translate_on_rank(folder: Path, cache: Path, alone: bool = False) -> tuple[l
     if not alone:
         join_cluster()
     seen = [0]
-    translator = Translator.from_pretrained(str(folder), cache=cache)
+    translator = Translator(MTModel.from_pretrained(str(folder)), cache)
     found = translator.translate(
         [*TEXT[3:5], *TEXT[:3]], "deu_Latn", "eng_Latn", progress=lambda done, _: seen.append(done)
     )
@@ -128,10 +130,10 @@ def test_a_late_rank_still_does_its_own_share(mt, tmp_path):
 
 
 def test_mistakes_are_told(mt, tmp_path):
-    translator = Translator.from_pretrained(str(mt))
+    translator = Translator(MTModel.from_pretrained(str(mt)))
     with pytest.raises(UserError, match="no tag for language 'jpn_Jpan'"):
         translator.translate(["x"], "jpn_Jpan", "eng_Latn")
     with pytest.raises(UserError, match="no tag for language 'jpn_Jpan'"):
         translator.translate(["x"], "eng_Latn", "jpn_Jpan")
     with pytest.raises(UserError, match="a llama model"):
-        Translator.from_pretrained(str(save_llama(tmp_path)))
+        MTModel.from_pretrained(str(save_llama(tmp_path)))

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from mtllm_ds.transfer_sets.sentences import cut_in_two, split_sentences
+from mtllm_ds.transfer_sets.translation.sentences import cut_in_two, split_sentences
 
 
 def sentences(text: str) -> list[str]:
