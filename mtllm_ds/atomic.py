@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,13 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON, indented, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_figures(path: Path, figures: Mapping[str, float]) -> None:
+    """Write figures as flat JSON, name to number, atomically; what is not defined (NaN, infinite) is left out."""
+    odd = [name for name, value in figures.items() if isinstance(value, bool) or not isinstance(value, int | float)]
+    assert not odd, f"{odd[0]} is no number: it belongs into a file beside the figures"
+    write_json(path, {name: value for name, value in figures.items() if math.isfinite(value)})
 
 
 @contextmanager

@@ -1,6 +1,22 @@
 """What killed writers leave behind is cleared, and nothing else."""
 
+import json
+import math
+
+import numpy as np
+import pytest
+
 from mtllm_ds import atomic
+
+
+def test_figures_are_numbers_by_name(tmp_path):
+    path = tmp_path / "deep" / "summary.json"
+    atomic.write_figures(path, {"a/b": 1, "c": np.float64(0.5), "no such": math.nan, "nor this": math.inf})
+    assert json.loads(path.read_text()) == {"a/b": 1, "c": 0.5}
+    for value in ("text", True, None, {"deeper": 1.0}, [1.0]):
+        with pytest.raises(AssertionError, match="odd is no number"):
+            atomic.write_figures(path, {"odd": value})
+    assert json.loads(path.read_text()) == {"a/b": 1, "c": 0.5}
 
 
 def test_leftovers_go_and_what_was_being_replaced_comes_back(tmp_path):

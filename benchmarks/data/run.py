@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import csv
 import importlib.metadata
-import json
 from pathlib import Path
 
 from benchmarks.data.compare_readers import compare, summarize
@@ -16,6 +15,7 @@ from benchmarks.data.order_figures import order_figures
 from benchmarks.data.parallel_text import prepare_parallel
 from benchmarks.data.readers import READERS
 from benchmarks.kernels.provenance import device_name, provenance
+from mtllm_ds.atomic import write_figures, write_json
 from mtllm_ds.data.shards.manifest import Manifest
 
 PACKAGES = ("torch", "webdataset", "mosaicml-streaming", "litdata", "datasets", "tokenizers", "numpy")
@@ -41,7 +41,7 @@ def main() -> None:
 def write_results(
     rows: list[dict[str, float | str]], everything: Manifest, some: Manifest, output: Path, rounds: int
 ) -> None:
-    """The table of the readers, its picture, and all figures as one flat JSON file."""
+    """The table of the readers, its picture, all figures as one flat JSON file, and where they come from."""
     with open(output / "readers.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
@@ -55,7 +55,8 @@ def write_results(
         "command": f"python -m benchmarks.data.run --text FOLDER --work FOLDER --rounds {rounds}",
         "note": "the machine did other work as well: compare figures a CPU second",
     }
-    (output / "summary.json").write_text(json.dumps({**origin, **figures}, indent=1) + "\n")
+    write_json(output / "provenance.json", origin)
+    write_figures(output / "summary.json", figures)
     plot(figures, output / "readers.png")
     for name, value in figures.items():
         print(f"{name:60} {value:,.4g}")

@@ -5,7 +5,6 @@ python -m benchmarks.kernels.compiler_report [--output FOLDER]
 
 import argparse
 import csv
-import json
 import re
 import subprocess
 import tempfile
@@ -21,6 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from benchmarks.kernels.provenance import provenance
+from mtllm_ds.atomic import write_figures, write_json
 
 CHIPS = {80: "A100", 90: "H100, H200", 100: "B200"}
 SHARED_LIMIT_BYTES = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
@@ -217,8 +217,8 @@ def main() -> None:
         writer.writerows(rows)
     kept = ("registers", "spilled_bytes", "shared_bytes", "wgmma")
     summary = {f"{row['target']}/{row['kernel']}/{key}": row[key] for row in rows for key in kept}
-    (arguments.output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    (arguments.output / "provenance.json").write_text(json.dumps(provenance("compiler"), indent=1) + "\n")
+    write_figures(arguments.output / "summary.json", summary)
+    write_json(arguments.output / "provenance.json", provenance("compiler"))
 
 
 if __name__ == "__main__":

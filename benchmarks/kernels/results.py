@@ -36,7 +36,8 @@ class Results:
         if more and self._table.exists():
             with open(self._table, newline="") as file:
                 self.rows = list(csv.DictReader(file))
-        _merge(self.path / "provenance.json", {name: provenance()})
+        origin = self.path / "provenance.json"
+        atomic.write_json(origin, _with(origin, {name: provenance()}))
 
     def clear(self) -> None:
         """Forgets the rows of earlier runs."""
@@ -51,9 +52,11 @@ class Results:
         writer.writeheader()
         writer.writerows(self.rows)
         atomic.write_text(self._table, text.getvalue())
-        _merge(self.path / "summary.json", summary)
+        figures = self.path / "summary.json"
+        atomic.write_figures(figures, _with(figures, summary))
 
 
-def _merge(path: Path, more: dict) -> None:
+def _with(path: Path, more: dict) -> dict:
+    """What a JSON file holds and more, by name."""
     old = json.loads(path.read_text()) if path.exists() else {}
-    atomic.write_text(path, json.dumps(old | more, indent=1, sort_keys=True) + "\n")
+    return dict(sorted((old | more).items()))

@@ -111,7 +111,8 @@ def test_retrieval_of_an_export(tmp_path):
         lambda t: model.encode(t, lang="eng_Latn").numpy(),
     )
     summary = json.loads((tmp_path / "scores" / "summary.json").read_text())
-    assert (summary.pop("language"), summary.pop("vectors")) == ("deu_Latn", "mtllm")
+    settings = json.loads((tmp_path / "scores" / "settings.json").read_text())
+    assert settings == {"language": "deu_Latn", "vectors": "mtllm"}
     assert summary == pytest.approx(expected.flat(), abs=1e-4)
     assert "'ell_Grek'" in refused("retrieval", *arguments, "--language", "ell_Latn")
     assert "device 'gpu9'" in refused("retrieval", *arguments, "--language", "deu_Latn", "--device", "gpu9")

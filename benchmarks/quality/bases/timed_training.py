@@ -18,6 +18,9 @@ from mtllm_ds.atomic import write_json
 from mtllm_ds.command_line import positive_float
 from mtllm_ds.errors import UserError
 
+TRAINING = "training.json"
+"""Of a finished run: how it was trained, and what came of it"""
+
 
 class Clock(TrainerCallback):
     """Stops the trainer when `minutes` are spent over all resumed runs; `spent.json` in each checkpoint keeps count."""
@@ -94,13 +97,13 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def earlier_runs(start: Path | None) -> list[dict]:
-    """How the model to go on from was trained: from the summary of a finished run, or from the figures of a shipped asset."""
+    """How the model to go on from was trained: from the record of a finished run, or from the figures of a shipped asset."""
     if start is None:
         return []
-    for name in ("summary.json", "figures.json"):
+    for name in (TRAINING, "figures.json"):
         if (start / name).exists():
             content = json.loads((start / name).read_text())
             return list(content.get("training", content)["runs"])
     raise UserError(
-        f"--start {start}: neither summary.json nor figures.json there; name a finished run or a folder of assets/"
+        f"--start {start}: neither {TRAINING} nor figures.json there; name a finished run or a folder of assets/"
     )

@@ -2,7 +2,7 @@
 
     python -m benchmarks.quality.bases.train_llama --data FOLDER --out runs/bases/llama --core-minutes 18
 
-A stopped run continues by the same command. `summary.json` tells how well a logistic regression on mean-pooled states knows
+A stopped run continues by the same command. `training.json` tells how well a logistic regression on mean-pooled states knows
 the topic of English validation items.
 """
 
@@ -19,7 +19,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments, set_s
 
 from benchmarks.quality.bases.llama_objectives import Windows, causal_loss, collate_windows
 from benchmarks.quality.bases.text_tokenizers import load_or_train, train_llm_tokenizer
-from benchmarks.quality.bases.timed_training import Clock, TimedTrainer, add_time_options, earlier_runs, last_checkpoint
+from benchmarks.quality.bases.timed_training import (
+    TRAINING,
+    Clock,
+    TimedTrainer,
+    add_time_options,
+    earlier_runs,
+    last_checkpoint,
+)
 from benchmarks.quality.text.folder_text import read_documents, read_jsonl
 from benchmarks.quality.vectors.mean_states import pooled
 from mtllm_ds.atomic import write_json
@@ -123,7 +130,7 @@ def main() -> int:
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     model.save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
-    summary = {
+    training = {
         "tokens": sum(len(ids) for page in pages for ids in page),
         "runs": [
             *earlier_runs(args.start),
@@ -131,8 +138,8 @@ def main() -> int:
         ],
         "topic_accuracy": topic_accuracy(model, tokenizer, args.data),
     }
-    write_json(args.out / "summary.json", summary)
-    print(json.dumps(summary, indent=1))
+    write_json(args.out / TRAINING, training)
+    print(json.dumps(training, indent=1))
     return 0
 
 

@@ -21,6 +21,7 @@ from benchmarks.quality.bases.mt_objective import Collate, SimilarLengths, Trans
 from benchmarks.quality.bases.mt_probe import EncoderProbe
 from benchmarks.quality.bases.text_tokenizers import balanced_lines, load_or_train, train_mt_tokenizer
 from benchmarks.quality.bases.timed_training import (
+    TRAINING,
     Clock,
     Milestones,
     TimedTrainer,
@@ -224,8 +225,8 @@ def main() -> int:
         "what": what,
         "device": args.device,
     }
-    summary = {"runs": [*earlier_runs(args.start), run], "scores": trainer.evaluate()}
-    write_json(args.out / "summary.json", summary)
+    training = {"runs": [*earlier_runs(args.start), run], "scores": trainer.evaluate()}
+    write_json(args.out / TRAINING, training)
     return 0
 
 

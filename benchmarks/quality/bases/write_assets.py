@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM, M2M100ForConditionalGe
 
 from benchmarks.quality.bases import cards
 from benchmarks.quality.bases.mt_probe import centred_retrieval, mean_states
+from benchmarks.quality.bases.timed_training import TRAINING
 from benchmarks.quality.bases.train_llama import topic_accuracy
 from benchmarks.quality.text.assets_text import write_text
 from benchmarks.quality.text.folder_text import LANGUAGES, read_jsonl
@@ -64,7 +65,7 @@ def write_mt(source: Path, data: Path, folder: Path, cache: Path | None) -> None
     tokenizer = AutoTokenizer.from_pretrained(source)
     with new_folder(folder) as fresh:
         save_bf16(model, tokenizer, fresh)
-        runs = json.loads((source / "summary.json").read_text())["runs"]
+        runs = json.loads((source / TRAINING).read_text())["runs"]
         translates = any(run["what"] != "ranking" for run in runs)
         figures = {"runs": runs, "languages": score_mt(fresh, data, translates, cache)}
         write_json(fresh / "figures.json", figures)
@@ -78,7 +79,7 @@ def write_llama(source: Path, data: Path, folder: Path) -> None:
         save_bf16(model, tokenizer, fresh)
         shipped = LlamaForCausalLM.from_pretrained(fresh, dtype="float32")
         figures = {
-            "training": json.loads((source / "summary.json").read_text()),
+            "training": json.loads((source / TRAINING).read_text()),
             "topic_accuracy": topic_accuracy(shipped, tokenizer, data),
         }
         write_json(fresh / "figures.json", figures)

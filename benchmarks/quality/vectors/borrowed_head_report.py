@@ -1,4 +1,4 @@
-"""Shows what `borrowed_head` found: `table.json`, `table.png`, and a table with example queries on the terminal."""
+"""Shows what `borrowed_head` found: figures, a picture, and a table with example queries on the terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mtllm_ds.atomic import write_json
+from mtllm_ds.atomic import write_figures, write_json
 
 COLUMNS = {
     "llm": "LLM reads it itself",
@@ -19,12 +19,22 @@ COLOURS = {"llm": "#b9bfc7", "ridge": "#8fb3d9", "mtllm": "#d9622b", "originals"
 
 
 def write_report(result: dict, folder: Path, title: str, console: Console | None = None) -> None:
-    """Write `table.json` and `table.png` into `folder` and print the table; `result` is what `borrowed_head` returned."""
+    """Write `table.json`, `table.png`, `examples.json` and `summary.json` (all figures, flat) into `folder` and print the table;
+    `result` is what `borrowed_head` returned."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "table.json", result["languages"])
-    write_json(folder / "summary.json", {key: value for key, value in result.items() if key != "languages"})
+    write_json(folder / "examples.json", result["examples"])
+    write_figures(folder / "summary.json", flat_figures(result))
     draw_table(result, folder / "table.png", title)
     print_table(result, title, console or Console())
+
+
+def flat_figures(result: dict) -> dict[str, float]:
+    """Every figure of a result by name, those of a language as in `deu_Latn/mtllm`."""
+    of_all = {name: result[name] for name in ("chance", "fvu", "ridge_fvu", "gap_closed")}
+    return of_all | {
+        f"{code}/{name}": value for code, row in result["languages"].items() for name, value in row.items()
+    }
 
 
 def print_table(result: dict, title: str, console: Console) -> None:

@@ -15,7 +15,7 @@ from benchmarks.quality.text.folder_text import read_jsonl
 from benchmarks.quality.vectors.mean_states import MeanStates
 from benchmarks.quality.vectors.ridge import RidgeBaseline, fvu
 from mtllm_ds import MTLLM
-from mtllm_ds.atomic import write_json
+from mtllm_ds.atomic import write_figures
 from mtllm_ds.checkpoint.export import read_export
 from mtllm_ds.command_line import Parser, quiet_libraries, run_and_exit
 from mtllm_ds.errors import UserError
@@ -81,7 +81,7 @@ def main() -> int:
         "seconds_per_item/ridge": seconds / count,
         "fvu": fvu(baseline.ridge(sides["valid"][0]), sides["valid"][1]),
     }
-    write_json(options.output / "summary.json", figures)
+    write_figures(options.output / "summary.json", figures)
     return 0
 
 

@@ -24,11 +24,11 @@ def add_retrieval(commands: Subcommands) -> None:
     add("--batch-size", type=positive_int, default=32)
     add_precision(retrieval)
     add("--device", help="such as cpu or cuda:1 (default: the GPU where there is one)")
-    add("--output", type=Path, help="folder for summary.json")
+    add("--output", type=Path, help="folder for summary.json (figures) and settings.json")
 
 
 def run(options: argparse.Namespace) -> None:
-    from mtllm_ds.atomic import write_json
+    from mtllm_ds.atomic import write_figures, write_json
     from mtllm_ds.evaluation.retrieval import print_scores, read_parallel, score_parallel
 
     fields = (options.text_field, options.english_field)
@@ -49,6 +49,5 @@ def run(options: argparse.Namespace) -> None:
     )
     print_scores(scores, options.language)
     if options.output:
-        write_json(
-            options.output / "summary.json", {"language": options.language, "vectors": options.vectors, **scores.flat()}
-        )
+        write_figures(options.output / "summary.json", scores.flat())
+        write_json(options.output / "settings.json", {"language": options.language, "vectors": options.vectors})

@@ -194,9 +194,9 @@ def compare_each(
     return {code: (found[code], adjusted[code]) for code in languages}
 
 
-def flat_summary(tables: Sequence[Table]) -> dict[str, float | int | str]:
+def flat_summary(tables: Sequence[Table]) -> dict[str, float]:
     """`summary.json`: one flat mapping, such as `copy_masked/mean/mtllm_stage2` -> accuracy. Undefined figures are left out."""
-    summary: dict[str, float | int | str] = {"task": tables[0].task} if tables else {}
+    summary: dict[str, float] = {}
     for table in tables:
         summary[f"{table.setting}/num_languages"] = len(table.mean_languages)
         for system in table.systems:

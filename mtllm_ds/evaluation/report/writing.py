@@ -1,4 +1,4 @@
-"""The report of an evaluation: tables on the terminal, `tables.json`, `summary.json`, a picture, and one `report.html`."""
+"""The report of an evaluation: tables on the terminal, `tables.json`, `summary.json`, pictures, and one `report.html`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from mtllm_ds.atomic import write_json, write_text
+from mtllm_ds.atomic import write_figures, write_json, write_text
 from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.answers.predictions import Predictions
 from mtllm_ds.evaluation.report import pictures
@@ -48,10 +48,13 @@ def title_of(system: str) -> str:
 
 
 def write_report(report: Report, folder: Path, console: Console | None = None) -> None:
-    """Write `tables.json`, `summary.json`, `tables.png`, `differences.png` (with comparisons) and `report.html` into `folder`."""
+    """Write `tables.json`, `summary.json`, `tables.png`, `differences.png` (with comparisons), `verdict.json` (with a verdict) and
+    `report.html` into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "tables.json", {table.setting: _as_json(table) for table in report.tables})
-    write_json(folder / "summary.json", summarise(report))
+    write_figures(folder / "summary.json", summarise(report))
+    if report.verdict is not None:
+        write_json(folder / "verdict.json", asdict(report.verdict))
     images = {"tables": pictures.draw_tables(report.tables, TITLES, SETTING_TITLES)}
     if any(comparison.languages for comparison in report.comparisons):
         images["differences"] = pictures.draw_differences(report.comparisons, TITLES, SETTING_TITLES)
@@ -84,7 +87,7 @@ def compare_systems(
     return tuple(found)
 
 
-def summarise(report: Report) -> dict[str, float | int | str]:
+def summarise(report: Report) -> dict[str, float]:
     """One flat mapping of every figure."""
     summary = flat_summary(report.tables)
     for comparison in report.comparisons:
@@ -96,8 +99,6 @@ def summarise(report: Report) -> dict[str, float | int | str]:
         summary[f"seconds_per_item/{system}"] = cost.seconds_per_item
         if cost.chrf is not None:
             summary[f"chrf/{system}"] = cost.chrf
-    if report.verdict is not None:
-        summary |= {"verdict": report.verdict.status, "verdict_line": report.verdict.line}
     return summary
 
 

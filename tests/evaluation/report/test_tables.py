@@ -128,8 +128,7 @@ def test_what_cannot_be_paired(predictions):
 
 def test_summary_is_flat_and_has_no_nan(predictions):
     summary = flat_summary(build_tables(predictions))
-    assert summary["task"] == "colours"
     assert summary["plain/mean/translate_test"] == pytest.approx(0.45)
     assert summary["plain/tar_Latn/translate_test"] == 1.0
     assert summary["copy_masked/deu_Latn/ridge"] == 0.25
-    assert all(isinstance(value, (str, int, float)) and value == value for value in summary.values())
+    assert all(isinstance(value, (int, float)) and value == value for value in summary.values())

@@ -56,7 +56,7 @@ def folder(report, tmp_path_factory):
 
 
 def test_every_file_is_there_and_nothing_else(folder):
-    names = {"report.html", "summary.json", "tables.json", "tables.png", "differences.png"}
+    names = {"report.html", "summary.json", "tables.json", "verdict.json", "tables.png", "differences.png"}
     assert {path.name for path in folder.iterdir()} == names
     for name in ("tables.png", "differences.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
@@ -64,7 +64,7 @@ def test_every_file_is_there_and_nothing_else(folder):
 
 def test_summary_holds_verdict_costs_and_differences(folder):
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["verdict"] == "not confirmed"
+    assert json.loads((folder / "verdict.json").read_text())["status"] == "not confirmed"
     assert summary["chrf/translate_test"] == 41.5
     low, high = (summary[f"copy_masked/difference/mtllm_stage2-translate_test/{side}"] for side in ("low", "high"))
     assert low < summary["copy_masked/difference/mtllm_stage2-translate_test/mean"] < high

@@ -15,7 +15,7 @@ RUNS = [{"core_seconds": 1.0, "steps": 2}]
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("summary.json", {"runs": RUNS}),
+        ("training.json", {"runs": RUNS}),
         ("figures.json", {"runs": RUNS, "languages": {}}),
         ("figures.json", {"training": {"runs": RUNS}}),
     ],
@@ -27,7 +27,7 @@ def test_runs_of_a_summary_and_of_a_card(tmp_path, name, content):
 
 def test_a_start_without_a_history_is_refused(tmp_path):
     assert earlier_runs(None) == []
-    with pytest.raises(UserError, match=r"neither summary\.json nor figures\.json"):
+    with pytest.raises(UserError, match=r"neither training\.json nor figures\.json"):
         earlier_runs(tmp_path)
 
 

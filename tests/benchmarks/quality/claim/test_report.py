@@ -109,7 +109,10 @@ def test_the_verdict_follows_from_the_answers(tmp_path, chrf, stage2, expected):
     verdict = write_quality_report(plan, "minilm", [], [], tmp_path / "report", Console(quiet=True))
     assert verdict.line.startswith(expected)
     summary = json.loads((tmp_path / "report" / "summary.json").read_text())
-    assert summary["verdict_line"] == verdict.line
+    assert json.loads((tmp_path / "report" / "verdict.json").read_text()) == {
+        "status": verdict.status,
+        "line": verdict.line,
+    }
     for system, masked in (("greedy", 0.5), ("beam4", 0.55), ("tuned", 0.6)):
         assert summary[f"copy_masked/mean/translate_test_{system}"] == pytest.approx(masked, abs=1e-9)
         assert summary[f"plain/mean/translate_test_{system}"] == pytest.approx(0.6, abs=1e-9)

@@ -114,6 +114,11 @@ def test_report_writes_table_and_picture_and_prints_examples(perfect, tmp_path):
     assert set(table) == {"deu_Latn", "eng_Latn"}
     assert set(table["deu_Latn"]) == {"mtllm", "llm", "ridge", "originals", "retrieval", "n"}
     assert (tmp_path / "report" / "table.png").read_bytes().startswith(b"\x89PNG")
+    summary = json.loads((tmp_path / "report" / "summary.json").read_text())
+    assert summary["deu_Latn/retrieval"] == table["deu_Latn"]["retrieval"]
+    assert summary["fvu"] == perfect["fvu"]
+    assert all(type(value) in (int, float) for value in summary.values())
+    assert len(json.loads((tmp_path / "report" / "examples.json").read_text())) == len(perfect["examples"])
     shown = console.export_text()
     assert "deu_Latn-530" in shown
     assert "1. +1.00  en-530 (its original)" in shown
