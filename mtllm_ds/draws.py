@@ -22,6 +22,11 @@ def permutation(size: int, *key: int) -> np.ndarray:
     return np.argsort(_splitmix64(counters), kind="stable")
 
 
+def uniform(*key: int) -> float:
+    """A number in [0, 1) that depends on the integers of `key` and their order."""
+    return (_state_of(key) >> 11) / (1 << 53)
+
+
 def _state_of(key: tuple[int, ...]) -> int:
     state = 0
     for part in key:

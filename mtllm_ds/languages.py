@@ -77,6 +77,11 @@ def check_language(code: str) -> str:
     raise UserError(f"unknown language tag '{code}', not one of the FLORES-200 codes; {hint}")
 
 
+def has_word_spaces(code: str) -> bool:
+    """Whether the script of a FLORES-200 code puts blanks between words."""
+    return code.partition("_")[2] not in ("Jpan", "Hans", "Hant", "Thai", "Laoo", "Khmr", "Mymr", "Tibt")
+
+
 def nearest_code(code: str, known: Iterable[str] = FLORES_200) -> str:
     """The member of `known` closest to `code`: the right language in another script beats the wrong language."""
     return min(known, key=lambda candidate: (_code_distance(code, candidate), candidate))

@@ -18,7 +18,7 @@ from mtllm_ds.errors import UserError
 
 COMMANDS = {
     "list": "recipes, tasks and DeepSpeed files that ship, to be called by name",
-    "prepare": "raw text or a task into shards; a teacher's targets; a look at shards",
+    "prepare": "a tokenizer; raw text or a task into shards; a teacher's targets; a look at shards",
     "train": "train a recipe",
     "export": "a run's model as a folder to use and to share",
     "evaluate": "ask an exported model, score retrieval, make tables and a report",

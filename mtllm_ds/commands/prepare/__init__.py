@@ -1,7 +1,8 @@
-"""`mtllm-ds prepare`: `shards` turns raw text into a data set for training, `task` the labelled items of a task; `merge` makes
-one of what several machines prepared; `teacher-targets` adds what a teacher makes of each sample; `verify`, `stats` and `show` look
-at one.
+"""`mtllm-ds prepare`: `tokenizer` trains one on text; `shards` turns raw text into a data set for training, `task` the labelled
+items of a task; `merge` makes one of what several machines prepared; `teacher-targets` adds what a teacher makes of each sample;
+`verify`, `stats` and `show` look at one.
 
+mtllm-ds prepare tokenizer --input deu_Latn=FILE khm_Khmr=FILE --vocab-size 32000 --output DIR
 mtllm-ds prepare shards --input FILE --language eng_Latn --encoder PATH --llm PATH --output DIR
 mtllm-ds prepare merge DIR
 mtllm-ds prepare task --task ddtp_topics --split train --encoder PATH --llm PATH --output DIR
@@ -18,9 +19,11 @@ from mtllm_ds.commands.prepare.merge import add_merge
 from mtllm_ds.commands.prepare.shards import add_shards
 from mtllm_ds.commands.prepare.task import add_task
 from mtllm_ds.commands.prepare.teacher_targets import add_teacher_targets
+from mtllm_ds.commands.prepare.tokenizer import add_tokenizer
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one of the subcommands."""
     parser = Parser(prog="mtllm-ds prepare", description="Prepare data for training.")
-    return run_subcommand(parser, (add_shards, add_task, add_merge, add_teacher_targets, add_inspections), arguments)
+    commands = (add_tokenizer, add_shards, add_task, add_merge, add_teacher_targets, add_inspections)
+    return run_subcommand(parser, commands, arguments)

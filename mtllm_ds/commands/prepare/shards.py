@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mtllm_ds.command_line import Subcommands, natural_int, positive_int
+from mtllm_ds.commands.prepare.inputs import add_text_inputs, text_inputs
 from mtllm_ds.commands.prepare.sides import add_sides, sides_of
-from mtllm_ds.config.shipped import shipped_place
-from mtllm_ds.errors import UserError
-
-if TYPE_CHECKING:
-    from mtllm_ds.data.writing.sources import InputFile
 
 
 def add_shards(commands: Subcommands) -> None:
     """`shards` among the subcommands."""
     shards = commands.add_parser("shards", help="tokenize raw text into shards; run again, a killed one resumes")
     shards.set_defaults(run=run)
+    add_text_inputs(shards)
     add = shards.add_argument
-    add(
-        "--input",
-        nargs="+",
-        required=True,
-        metavar="FILE",
-        help="JSONL, TSV (.gz .xz .bz2 .zst), Parquet; or CODE=FILE",
-    )
-    add("--language", help="FLORES-200 code of the inputs, such as eng_Latn")
-    add("--language-field", help="field that holds each document's code")
-    add("--text-field", default="text", help="JSON key, column name, or column number from 1 of a TSV without header")
     add("--second-text-field", help="second segment of pairs")
     add(
         "--llm-text-field",
@@ -60,7 +45,14 @@ def run(options: argparse.Namespace) -> None:
     from mtllm_ds.data.writing.settings import ShardSettings
 
     settings = ShardSettings(
-        inputs=tuple(_input_file(options, given) for given in options.input),
+        inputs=text_inputs(
+            options,
+            second_text_field=options.second_text_field,
+            llm_text_field=options.llm_text_field,
+            label_field=options.label_field,
+            labels=tuple(options.labels),
+            compared_field=options.exclude_field,
+        ),
         **sides_of(options),
         long_documents=options.long_documents,
         block_samples=options.block_samples,
@@ -73,22 +65,3 @@ def run(options: argparse.Namespace) -> None:
     with BuildDisplay() as display:
         manifest = build_shards(settings, options.output.expanduser(), options.num_workers, display.report)
     print_summary(manifest)
-
-
-def _input_file(options: argparse.Namespace, given: str) -> InputFile:
-    from mtllm_ds.data.writing.sources import InputFile
-
-    named = re.fullmatch(r"([a-z]{3}_[A-Z][a-z]{3})=(.+)", given)
-    if named and (options.language or options.language_field):
-        raise UserError(f"--input={given}: names its language; leave out --language and --language-field")
-    return InputFile(
-        path=str(shipped_place(named[2] if named else given)),
-        language=named[1] if named else options.language,
-        language_field=options.language_field,
-        text_field=options.text_field,
-        second_text_field=options.second_text_field,
-        llm_text_field=options.llm_text_field,
-        label_field=options.label_field,
-        labels=tuple(options.labels),
-        compared_field=options.exclude_field,
-    )

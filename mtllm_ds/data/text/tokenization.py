@@ -243,6 +243,8 @@ def family_of(spec: TokenizerSpec, tokenizer: Any) -> str:
             f"cannot tell the family of the encoder's tokenizer '{spec.name}' ({type(tokenizer).__name__}), "
             f"set it to one of {', '.join(_TEMPLATES)}"
         )
+    if family is None and tokenizer.bos_token is None and tokenizer.cls_token and tokenizer.sep_token:
+        return "bert"  # a tokenizer without a model beside it, as `prepare tokenizer` writes it for masked LMs
     return family or "decoder"
 
 

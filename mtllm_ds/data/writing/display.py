@@ -58,6 +58,34 @@ class BuildDisplay:
             print(f"{share:.0%} of the input read: {done}", file=sys.stderr, flush=True)
 
 
+class ReadingDisplay:
+    """A progress bar over the bytes of text files that are read; in a log, a line a minute."""
+
+    def __init__(self) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=_STDERR, disable=not _STDERR.is_terminal)
+        self._task = self._progress.add_task("", total=None)
+        self._logged = time.monotonic()
+
+    def __enter__(self) -> "ReadingDisplay":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def report(self, what: str, bytes_read: int, bytes_total: int) -> None:
+        self._progress.update(self._task, description=what, total=bytes_total, completed=bytes_read)
+        if not _STDERR.is_terminal and time.monotonic() - self._logged > _LOG_SECONDS:
+            self._logged = time.monotonic()
+            print(f"{what}: {bytes_read / max(1, bytes_total):.0%} of the input", file=sys.stderr, flush=True)
+
+
 class TargetDisplay:
     """A progress bar over this rank's samples; in a log, a line a minute. Shows nothing if `quiet`."""
 
