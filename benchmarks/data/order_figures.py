@@ -10,7 +10,8 @@ import numpy as np
 from mtllm_ds.config.data import MixingSettings, OrderSettings
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.stream.mixing import DrawSequence, language_shares
-from mtllm_ds.data.stream.schedule import Order, Schedule
+from mtllm_ds.data.stream.order import Order
+from mtllm_ds.data.stream.schedule import Schedule, cursor_of
 from mtllm_ds.data.stream.stream import TrainStream
 
 CYCLES = 400
@@ -64,17 +65,16 @@ def resume_seconds(manifest: Manifest, steps: int, far_draws: int) -> dict[str, 
     fixed = OrderSettings()
     budgets = OrderSettings(encoder_tokens_per_cell=BUDGET, llm_tokens_per_cell=BUDGET)
     figures = {}
-    for name, settings in (("fixed", fixed), ("budgets", budgets)):
-        schedule = Schedule(Order(manifest, settings, 0), range(settings.lanes))
-        for _ in range(steps):
-            schedule.next_cells()
-        figures[f"resume/{name}_epochs"] = float(schedule.samples_of_language.sum() / manifest.num_samples)
-        figures[f"resume/{name}_seconds"] = _seconds_to_first_batch(manifest, settings, schedule.cursor(manifest.hash))
-    far = Schedule(Order(manifest, fixed, 0), range(fixed.lanes))
-    for number, lane in far.lanes.items():
-        far.lanes[number] = type(lane)(far.order, number, draw=far_draws)
-    figures["resume/far_epochs"] = far_draws * fixed.lanes / manifest.num_blocks
-    figures["resume/far_seconds"] = _seconds_to_first_batch(manifest, fixed, far.cursor(manifest.hash))
+    far_steps = far_draws * Order(manifest, fixed, 0).draw_samples // fixed.num_samples_per_cell
+    for name, settings, step in (("fixed", fixed, steps), ("budgets", budgets, steps), ("far", fixed, far_steps)):
+        order = Order(manifest, settings, 0)
+        schedule = Schedule(order, ())
+        schedule.go_to(step)
+        place = schedule.place
+        figures[f"resume/{name}_epochs"] = float(place.samples_of_language.sum() / manifest.num_samples)
+        figures[f"resume/{name}_seconds"] = _seconds_to_first_batch(
+            manifest, settings, cursor_of(place, order, manifest.hash)
+        )
     return figures
 
 

@@ -46,16 +46,15 @@ class Ours:
         from mtllm_ds.config.data import OrderSettings
         from mtllm_ds.data.shards.manifest import Manifest
         from mtllm_ds.data.stream.block_reader import BlockReader
-        from mtllm_ds.data.stream.schedule import Order, Schedule
+        from mtllm_ds.data.stream.order import Order
+        from mtllm_ds.data.stream.schedule import Schedule, place_of
 
         settings = OrderSettings(lanes=WINDOW // 256)
         manifest = Manifest.load(folder)
-        cursor = None
-        if skip:
-            cursor = json.loads((folder.parent / "cursor.json").read_text())
         order = Order(manifest, settings, seed)
+        place = place_of(json.loads((folder.parent / "cursor.json").read_text()), order) if skip else None
         reader = BlockReader(manifest, cached_blocks=2 * settings.lanes)
-        schedule = Schedule(order, range(settings.lanes), cursor)
+        schedule = Schedule(order, range(settings.lanes), place)
         while True:
             rows = np.concatenate(list(schedule.next_cells().values()))
             for block, row, _, _ in reader.samples(rows):
@@ -66,13 +65,15 @@ class Ours:
         """What a checkpoint at that position would hold."""
         from mtllm_ds.config.data import OrderSettings
         from mtllm_ds.data.shards.manifest import Manifest
-        from mtllm_ds.data.stream.schedule import Order, Schedule
+        from mtllm_ds.data.stream.order import Order
+        from mtllm_ds.data.stream.schedule import Schedule, cursor_of
 
         settings = OrderSettings(lanes=WINDOW // 256)
         manifest = Manifest.load(folder)
-        schedule = Schedule(Order(manifest, settings, seed), range(settings.lanes))
+        order = Order(manifest, settings, seed)
+        schedule = Schedule(order, ())
         schedule.go_to(position // (settings.lanes * settings.num_samples_per_cell))
-        (folder.parent / "cursor.json").write_text(json.dumps(schedule.cursor(manifest.hash)))
+        (folder.parent / "cursor.json").write_text(json.dumps(cursor_of(schedule.place, order, manifest.hash)))
 
 
 class WebDataset:

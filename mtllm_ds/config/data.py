@@ -48,17 +48,17 @@ class OrderSettings(Section):
     lanes: int = Field(default=64, gt=0, le=2**16, json_schema_extra=FIXED)
     """Independent sequences of draws, at least as many as ranks; fixes the order of the data."""
     samples_per_cell: int | None = Field(default=None, gt=0, le=2**20, json_schema_extra=FIXED)
-    """Samples a lane emits per step: the global batch is lanes x samples_per_cell. 4 where no token budget is set."""
+    """Samples of one language that a lane emits per step: the global batch is lanes x samples_per_cell. 4 where no token budget is
+    set."""
     encoder_tokens_per_cell: int | None = Field(default=None, gt=0, le=2**24, json_schema_extra=FIXED)
-    """Token budget of a cell on the encoder's side, in place of `samples_per_cell`; samples are then packed."""
+    """Token budget of a cell on the encoder's side, in place of `samples_per_cell`; as many samples of one language as fit are then
+    packed."""
     llm_tokens_per_cell: int | None = Field(default=None, gt=0, le=2**24, json_schema_extra=FIXED)
     """Token budget of a cell on the LLM's side."""
     queue_size: int = Field(default=128, gt=0, le=2**16, json_schema_extra=FIXED)
-    """With token budgets: samples a lane looks ahead to fill a cell."""
+    """With token budgets: samples of its language that are looked through to fill a cell; at most so many come into one."""
     encoder_buckets: int = Field(default=6, gt=0, le=2**10)
     """With token budgets: padded encoder inputs per forward; speed only, but for how dropout falls with `reader: encoder`."""
-    one_language_per_cell: bool = Field(default=False, json_schema_extra=FIXED)
-    """With token budgets: never put two languages into one cell. Cells of a fixed count always hold one language."""
     mixing: MixingSettings = Field(default=MixingSettings(), json_schema_extra=FIXED)
     cells_per_forward: int = Field(default=1, gt=0, le=2**16)
     """Whole cells in one forward: speed and memory. The loss is the same, but dropout is drawn once per forward: its draws repeat

@@ -21,7 +21,8 @@ from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.shards.targets import TargetReader
 from mtllm_ds.data.stream.block_reader import BlockReader, OnError, check_skipped
 from mtllm_ds.data.stream.collate import Batch, Collator
-from mtllm_ds.data.stream.schedule import Order, Schedule, cells_in_forward, check_cursor
+from mtllm_ds.data.stream.order import Order
+from mtllm_ds.data.stream.schedule import Place, Schedule, cells_in_forward, check_cursor, cursor_of, place_of
 from mtllm_ds.errors import UserError
 
 
@@ -33,13 +34,12 @@ class StepBatches:
     """Counted from 0."""
     micro_batches: list[Batch]
     """One a forward; equally many on every rank."""
-    _cursor: Callable[[int], dict[str, Any]]
+    _cursor: Callable[[], dict[str, Any]]
 
     @cached_property
     def cursor(self) -> dict[str, Any]:
-        """Where the stream stands once this step is done: give it to `TrainStream` to go on from the next. Ask before asking for
-        that of a later step: cursors are only told in order."""
-        return self._cursor(self.step + 1)
+        """Where the stream stands once this step is done: give it to `TrainStream` to go on from the next."""
+        return self._cursor()
 
 
 class TrainStream:
@@ -81,7 +81,6 @@ class TrainStream:
             self.manifest.check_shards()
         if cursor is not None:
             check_cursor(cursor, self.manifest, schedule, seed)
-        self._start = cursor
         # Ranks take whole forwards in turn, so that one holds the same, and draws the same dropout, on any number of them.
         cells = cells_in_forward(schedule.lanes, schedule.cells_per_forward, world_size)
         num_forwards = ceil(schedule.lanes / (cells * world_size))
@@ -92,10 +91,7 @@ class TrainStream:
         self._max_skipped_share = max_skipped_share
         self._targets = targets
         self._order = Order(self.manifest, schedule, seed)
-        self._all_lanes = Schedule(self._order, range(schedule.lanes), cursor)
-        self._consumed = self._all_lanes.step
-        self._samples_at_start = self._all_lanes.samples_of_language.copy()
-        self._own_samples = np.zeros_like(self._samples_at_start)
+        self._place = place_of(cursor, self._order) if cursor else Schedule(self._order, ()).place
         self._padding = {side: [0, 0] for side in ("encoder", "llm")}
         self._skipped: set[int] = set()
 
@@ -105,9 +101,6 @@ class TrainStream:
         return len(self._lanes_of_forward)
 
     def __iter__(self) -> Iterator[StepBatches]:
-        if self._consumed > (self._start["step"] if self._start else 0):
-            self._start = self._cursor_at(self._consumed)  # iterated once more: go on
-        step = self._consumed
         for parts in self._steps():
             batches: dict[int, Batch] = {}
             for part in parts:
@@ -116,10 +109,9 @@ class TrainStream:
                 batches |= part.batches
                 self._skipped |= part.skipped_blocks
             micro_batches = [batches[forward] for forward in range(self.micro_batches_per_step)]
-            self._count(micro_batches)
-            self._consumed = step + 1
-            yield StepBatches(step, micro_batches, self._cursor_at)
-            step += 1
+            self._count_padding(micro_batches)
+            self._place = place = parts[0].place
+            yield StepBatches(place.step - 1, micro_batches, partial(cursor_of, place, self._order, self.manifest.hash))
 
     @property
     def skipped_blocks(self) -> frozenset[int]:
@@ -132,17 +124,8 @@ class TrainStream:
         check_skipped(self.manifest, self._skipped, self._max_skipped_share)
 
     def metrics(self) -> dict[str, float]:
-        """Counters: samples and epochs by language over all ranks; of this rank: padding shares; samples of skipped blocks.
-
-        Under token budgets, where no rank knows what the others have packed, samples are those of this rank's lanes, multiplied by
-        how many lanes there are for each of its own.
-        """
-        if self._settings.has_budgets:
-            own_lanes = max(1, sum(map(len, self._lanes_of_forward)))
-            samples = self._samples_at_start + self._own_samples * (self._settings.lanes / own_lanes)
-        else:
-            taken = self._consumed * self._settings.num_samples_per_cell
-            samples = self._order.samples_before(*divmod(taken, self._order.draw_samples))
+        """Counters: samples and epochs by language over all ranks; of this rank: padding shares; samples of skipped blocks."""
+        samples = self._place.samples_of_language
         figures: dict[str, float] = {}
         for position, language in enumerate(self.manifest.languages):
             figures[f"samples/{language}"] = float(samples[position])
@@ -157,12 +140,12 @@ class TrainStream:
     def _steps(self) -> Iterator[list["_Part"]]:
         """The parts of each step, one a worker."""
         workers = max(1, self._num_workers)
-        # A lane reads one block at a time; with token budgets some rows of earlier blocks still wait.
-        cached_blocks = (
-            (4 if self._settings.has_budgets else 2) * len(self._lanes_of_forward) * self._settings.cells_per_forward
-        )
+        # A lane reads one block at a time; with token budgets some samples of earlier blocks still wait.
+        reach = ceil(self._settings.queue_size / self._order.draw_samples) if self._settings.has_budgets else 0
+        blocks_of_lane = 2 + 2 * reach
+        cached_blocks = blocks_of_lane * len(self._lanes_of_forward) * self._settings.cells_per_forward
         reader = BlockReader(self.manifest, cached_blocks + 8, self._on_error, self._max_skipped_share, self._targets)
-        datasets = _Parts(self.manifest, self._order, reader, self._start, self._lanes_of_forward)
+        datasets = _Parts(self.manifest, self._order, reader, self._place, self._lanes_of_forward)
         if not self._num_workers:
             parts: Iterator[_Part] = iter(datasets)
         else:
@@ -186,15 +169,8 @@ class TrainStream:
                 ) from error
             yield step
 
-    def _cursor_at(self, step: int) -> dict[str, Any]:
-        assert step >= self._all_lanes.step, "cursors are only told in order"
-        self._all_lanes.go_to(step)
-        return self._all_lanes.cursor(self.manifest.hash)
-
-    def _count(self, batches: list[Batch]) -> None:
+    def _count_padding(self, batches: list[Batch]) -> None:
         for batch in batches:
-            languages = batch.languages[batch.valid].numpy()
-            self._own_samples += np.bincount(languages, minlength=len(self._own_samples))
             encoder_masks, llm_mask = [batch.encoder_mask], batch.llm_mask
             if batch.packed is not None:
                 encoder_masks, llm_mask = batch.packed.encoder_bucket_masks, batch.packed.llm.mask
@@ -211,6 +187,8 @@ class _Part:
 
     batches: dict[int, Batch]
     """By number of the forward within the step."""
+    place: Place
+    """Where all lanes stand after the step."""
     skipped_blocks: set[int]
     error: str = ""
     """What the user must know, if reading failed: an exception would cross the process as a whole traceback."""
@@ -234,14 +212,14 @@ class _Parts(IterableDataset):
         manifest: Manifest,
         order: Order,
         reader: BlockReader,
-        cursor: dict[str, Any] | None,
+        place: Place,
         lanes_of_forward: list[list[int]],
     ) -> None:
         super().__init__()
         self._manifest = manifest
         self._order = order
         self._reader = reader
-        self._cursor = cursor
+        self._place = place
         self._lanes_of_forward = lanes_of_forward
 
     def __iter__(self) -> Iterator[_Part]:
@@ -249,19 +227,19 @@ class _Parts(IterableDataset):
         number, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         forwards = {i: lanes for i, lanes in enumerate(self._lanes_of_forward) if i % stride == number}
         lanes = [lane for own in forwards.values() for lane in own]
-        schedule = Schedule(self._order, lanes, self._cursor)
+        schedule = Schedule(self._order, lanes, self._place)
         settings, reader = self._order.settings, self._reader
         collate = _collator(self._manifest, settings.encoder_buckets if settings.has_budgets else 0)
         while True:
-            cells = schedule.next_cells() if lanes else {}
+            cells = schedule.next_cells()
             try:
                 batches = {
                     forward: collate([reader.samples(cells[lane]) for lane in own]) for forward, own in forwards.items()
                 }
             except UserError as error:
-                yield _Part({}, set(), str(error))
+                yield _Part({}, schedule.place, set(), str(error))
                 return
-            yield _Part(batches, set(reader.skipped_blocks))
+            yield _Part(batches, schedule.place, set(reader.skipped_blocks))
 
 
 def _start_reader(worker: int, parent: int) -> None:

@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 
 from mtllm_ds.config.data import MixingSettings, OrderSettings
 from mtllm_ds.data.stream.epochs import EpochStream, LanguageSamples
-from mtllm_ds.data.stream.schedule import Order, Schedule
+from mtllm_ds.data.stream.order import Order
+from mtllm_ds.data.stream.rounds import FixedRound, PackedRound
+from mtllm_ds.data.stream.schedule import Schedule, cursor_of
 from mtllm_ds.languages import FLORES_200
 
 BLOCK = 8
+TOKENS = {"encoder_tokens_per_cell": 40, "llm_tokens_per_cell": 40}
 
 
 def manifest_of(samples_by_language, block=BLOCK):
@@ -35,6 +38,7 @@ def manifest_of(samples_by_language, block=BLOCK):
 
 
 sets = st.lists(st.integers(1, 60), min_size=1, max_size=4)
+queues = st.integers(1, 8)
 mixings = st.sampled_from(
     [
         MixingSettings(cycle_draws=5),
@@ -52,22 +56,32 @@ def counts_by_step(order, steps, ranks=1):
     times = np.zeros((steps, int(order.first_row[-1])), np.int64)
     for step in range(steps):
         for schedule in schedules:
-            for cell in schedule.next_cells().values() if schedule.lanes else ():
+            for cell in schedule.next_cells().values():
                 np.add.at(times[step], cell, 1)
     return times.cumsum(0)
+
+
+cells = st.builds(dict, samples_per_cell=st.integers(1, 12)) | st.builds(
+    dict,
+    encoder_tokens_per_cell=st.integers(20, 400),
+    llm_tokens_per_cell=st.integers(20, 400),
+    queue_size=queues,
+)
 
 
 @given(
     samples=sets,
     lanes=st.integers(1, 20),
     ranks=st.integers(1, 5),
-    cell=st.integers(1, 12),
+    cells=cells,
     mixing=mixings,
     seed=st.integers(0, 10**6),
 )
-@settings(max_examples=150)
-def test_after_every_step_no_sample_was_seen_twice_before_all_were_seen_once(samples, lanes, ranks, cell, mixing, seed):
-    order = Order(manifest_of(samples), OrderSettings(lanes=lanes, samples_per_cell=cell, mixing=mixing), seed)
+@settings(max_examples=80)
+def test_after_every_step_no_sample_was_seen_twice_before_all_were_seen_once(
+    samples, lanes, ranks, cells, mixing, seed
+):
+    order = Order(manifest_of(samples), OrderSettings(lanes=lanes, mixing=mixing, **cells), seed)
     times = counts_by_step(order, 40, ranks)
     rows_of = np.repeat(order.block_language, np.diff(order.first_row))
     for language, epoch in enumerate(order.shares.epochs):
@@ -86,7 +100,7 @@ def test_shares_of_samples_are_exact_within_one_draw_after_every_cycle(samples, 
     size = mixing.cycle_draws
     taken = np.zeros(len(samples), np.int64)
     for draw in range(4 * size):
-        rows = order.rows_of_draw(draw)
+        rows = rows_of_draw(order, draw)
         assert len(rows) == order.draw_samples
         assert len(set(rows_of[rows].tolist())) == 1
         taken[rows_of[rows[0]]] += len(rows)
@@ -95,28 +109,38 @@ def test_shares_of_samples_are_exact_within_one_draw_after_every_cycle(samples, 
             assert (np.abs(taken - exact) < order.draw_samples * (1 + 1e-6)).all()
 
 
-@given(
-    samples=sets,
-    lanes=st.integers(1, 12),
-    queue=st.integers(1, 12),
-    one_language=st.booleans(),
-    mixing=mixings,
-    seed=st.integers(0, 10**6),
-)
-@settings(max_examples=60)
-def test_under_token_budgets_lanes_take_in_true_epochs(samples, lanes, queue, one_language, mixing, seed):
-    """What lanes have taken in, once all have ended a draw, is a beginning of each language's epochs; cells lose none of it."""
-    budgets = {"encoder_tokens_per_cell": 40, "llm_tokens_per_cell": 40, "queue_size": queue}
-    chosen = OrderSettings(lanes=lanes, mixing=mixing, one_language_per_cell=one_language, **budgets)
+@given(samples=sets, lanes=st.integers(1, 20), mixing=mixings, queue=queues, seed=st.integers(0, 10**6))
+@settings(max_examples=20)
+def test_under_token_budgets_every_round_takes_its_draws_within_one_cell(samples, lanes, mixing, queue, seed):
+    """So shares of samples hold there within one draw and one cell."""
+    chosen = OrderSettings(lanes=lanes, mixing=mixing, queue_size=queue, **TOKENS)
     order = Order(manifest_of(samples), chosen, seed)
-    rows_of = np.repeat(order.block_language, np.diff(order.first_row))
-    times = np.zeros(len(rows_of), np.int64)
-    for draw in range(5 * lanes):
-        np.add.at(times, order.rows_of_draw(draw), 1)
-        if (draw + 1) % lanes == 0:
-            for language, epoch in enumerate(order.shares.epochs):
-                counted = np.sort(times[rows_of == language])[::-1][: epoch.num_samples]
-                assert counted.max() - counted.min() <= 1
+    round = PackedRound(order, 0, 0)
+    for number in range(1, 8):
+        round = PackedRound(order, number, round.end)
+        over = (
+            round.samples_before(round.first_cell)
+            - order.draws.drawn_before(number * order.round_draws) * order.draw_samples
+        )
+        assert (over >= 0).all()
+        assert (over < TOKENS["llm_tokens_per_cell"]).all()  # a cell holds fewer samples: each has a token
+
+
+@given(samples=sets, lanes=st.integers(1, 20), mixing=mixings, queue=queues, seed=st.integers(0, 10**6))
+@settings(max_examples=50)
+def test_under_token_budgets_cells_hold_one_language_and_fit(samples, lanes, mixing, queue, seed):
+    chosen = OrderSettings(lanes=lanes, mixing=mixing, queue_size=queue, **TOKENS)
+    order = Order(manifest_of(samples), chosen, seed)
+    schedule = Schedule(order, range(lanes))
+    for _ in range(20):
+        cells = schedule.next_cells()
+        assert list(cells) == list(range(lanes))
+        for rows in cells.values():
+            assert 0 < len(rows) <= queue
+            assert order.encoder_lengths[rows].sum() <= TOKENS["encoder_tokens_per_cell"]
+            assert order.llm_lengths[rows].sum() <= TOKENS["llm_tokens_per_cell"]
+            blocks = np.searchsorted(order.first_row, rows, side="right") - 1
+            assert len(set(order.block_language[blocks].tolist())) == 1
 
 
 @given(
@@ -143,11 +167,35 @@ def test_a_lane_reads_whole_stretches_of_blocks():
     """A large set: 16 lanes, draws of a block each; a lane opens few blocks a draw."""
     order = Order(manifest_of([100_000], block=100), OrderSettings(lanes=16, samples_per_cell=4), 0)
     opened = [
-        len(set((np.searchsorted(order.first_row, order.rows_of_draw(draw), side="right") - 1).tolist()))
+        len(set((np.searchsorted(order.first_row, rows_of_draw(order, draw), side="right") - 1).tolist()))
         for draw in range(500)
     ]
     assert max(opened) <= 4
     assert np.mean(opened) < 2.5
+
+
+def test_a_lane_reads_whole_stretches_of_blocks_under_token_budgets():
+    """A block's samples go to few of 16 lanes, although short ones wait for many cells."""
+    chosen = OrderSettings(lanes=16, encoder_tokens_per_cell=200, llm_tokens_per_cell=200, queue_size=50)
+    order = Order(manifest_of([90_000, 60_000], block=100), chosen, 0)
+    readers = {}
+    for lane, cells in walk(order, 150).items():
+        for rows in cells:
+            for block in set((np.searchsorted(order.first_row, rows, side="right") - 1).tolist()):
+                readers.setdefault(block, set()).add(lane)
+    assert np.mean([len(lanes) for lanes in readers.values()]) < 2.5
+
+
+def walk(order, steps):
+    """Cells of all lanes, by lane."""
+    schedule = Schedule(order, range(order.settings.lanes))
+    taken = [schedule.next_cells() for _ in range(steps)]
+    return {lane: [cells[lane] for cells in taken] for lane in schedule.lanes}
+
+
+def rows_of_draw(order, draw):
+    number, lane = divmod(draw, order.settings.lanes)
+    return FixedRound(order, number).rows_of_lane(lane)
 
 
 @pytest.mark.parametrize("lanes", [64, 1024])
@@ -156,23 +204,30 @@ def test_small_sets_on_many_lanes(lanes):
     order = Order(manifest_of([300], block=32), OrderSettings(lanes=lanes), 0)
     times = counts_by_step(order, 4)
     assert (times.max(1) - times.min(1) <= 1).all()
+    packed = Order(manifest_of([300], block=32), OrderSettings(lanes=lanes, **TOKENS), 0)
+    times = counts_by_step(packed, 4)
+    assert (times.max(1) - times.min(1) <= 1).all()
     weights = {FLORES_200[0]: 0.5, FLORES_200[1]: 0.5}
     mixing = MixingSettings(rule="explicit", weights=weights, cycle_draws=64)
     order = Order(manifest_of([100, 100_000], block=256), OrderSettings(lanes=lanes, mixing=mixing), 0)
     schedule = Schedule(order, range(lanes))
     schedule.go_to(order.draw_samples // 4 * 8)
-    assert schedule.samples_of_language / schedule.samples_of_language.sum() == pytest.approx([0.5, 0.5], abs=1e-9)
+    taken = schedule.place.samples_of_language
+    assert taken / taken.sum() == pytest.approx([0.5, 0.5], abs=1e-9)
 
 
-@given(samples=sets, lanes=st.integers(1, 9), cell=st.integers(1, 9), step=st.integers(0, 60), seed=st.integers(0, 99))
+@given(samples=sets, lanes=st.integers(1, 9), cells=cells, step=st.integers(0, 60), seed=st.integers(0, 99))
 @settings(max_examples=60)
-def test_going_to_a_step_is_the_same_as_walking_there(samples, lanes, cell, step, seed):
-    order = Order(manifest_of(samples), OrderSettings(lanes=lanes, samples_per_cell=cell), seed)
+def test_going_to_a_step_is_the_same_as_walking_there(samples, lanes, cells, step, seed):
+    order = Order(manifest_of(samples), OrderSettings(lanes=lanes, **cells), seed)
     walked, jumped = Schedule(order, range(lanes)), Schedule(order, range(lanes))
+    taken = np.zeros(len(samples), np.int64)
     for _ in range(step):
-        walked.next_cells()
+        for rows in walked.next_cells().values():
+            taken[order.block_language[np.searchsorted(order.first_row, rows[0], side="right") - 1]] += len(rows)
     jumped.go_to(step)
-    assert walked.cursor("x") == jumped.cursor("x")
+    assert cursor_of(walked.place, order, "x") == cursor_of(jumped.place, order, "x")
+    assert walked.place.samples_of_language.tolist() == taken.tolist()
     here, there = walked.next_cells(), jumped.next_cells()
     assert all((here[lane] == there[lane]).all() for lane in range(lanes))
 

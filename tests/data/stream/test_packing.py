@@ -11,7 +11,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, M2M100Config, M2M100Mode
 
 from mtllm_ds.config.data import OrderSettings
 from mtllm_ds.data.stream.packing import block_diagonal_mask, length_buckets, pack_batch
-from mtllm_ds.data.stream.schedule import fill_cell
 from mtllm_ds.data.stream.stream import TrainStream
 
 PAD = {"encoder": 1, "llm": 0}
@@ -63,21 +62,6 @@ def test_buckets_pad_least(lengths, num_buckets):
     for cuts in combinations(range(1, len(lengths)), min(num_buckets, len(lengths)) - 1):
         bounds = [0, *cuts, len(lengths)]
         assert padded <= sum((b - a) * ascending[b - 1] for a, b in pairwise(bounds))
-
-
-@given(lengths=lists_of_lengths, one_language=st.booleans())
-@settings(max_examples=100)
-def test_a_cell_is_the_oldest_then_greedily_the_longest_that_fit(lengths, one_language):
-    encoder, llm = np.array(lengths).T
-    languages = np.arange(len(lengths)) % 2 if one_language else None
-    expected, left = [0], [60 - encoder[0], 50 - llm[0]]
-    waiting = [i for i in range(1, len(lengths)) if not one_language or i % 2 == 0]
-    while fitting := [i for i in waiting if encoder[i] <= left[0] and llm[i] <= left[1]]:
-        longest = max(fitting, key=lambda i: (llm[i], encoder[i], -i))
-        expected.append(longest)
-        waiting.remove(longest)
-        left = [left[0] - encoder[longest], left[1] - llm[longest]]
-    assert fill_cell(encoder, llm, 60, 50, languages).tolist() == expected
 
 
 @pytest.fixture(scope="module")
