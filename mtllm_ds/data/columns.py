@@ -25,6 +25,8 @@ class Column:
     """Where a row is shorter than the batch's longest; None: the padding token of its side."""
     writer: str
     """The command that writes it."""
+    on_host: bool = False
+    """The host keeps it too, where a forward depends on it (`HostFacts.columns`): values per row, else the rows' lengths."""
 
 
 ENCODER_IDS, LLM_IDS, LABEL, TOKEN_PAIRS = "encoder_ids", "llm_ids", "label", "token_pairs"
@@ -33,11 +35,15 @@ CHOICE_SPANS = {"encoder": "encoder_choice_spans", "llm": "llm_choice_spans"}
 TEACHER_POOLED = "teacher_pooled"
 TEACHER_TOP_IDS, TEACHER_TOP_LOG_PROBS = "teacher_top_ids", "teacher_top_log_probs"
 TEACHER_LOG_TAIL_MASS = "teacher_log_tail_mass"
+RESPONSE_START, STUDENT_PROMPT_IDS, SAMPLE_WEIGHT = "response_start", "student_prompt_ids", "sample_weight"
+"""Of dialogues: where the response begins in `llm_ids`, before which stands what the teacher reads; what the student reads there;
+and how much the sample counts"""
 
 ALWAYS_READ = (ENCODER_IDS, LLM_IDS)
 """What every data set holds, and what every batch is made of."""
 
 _SHARDS, _TASK, _TARGETS = "mtllm-ds prepare shards", "mtllm-ds prepare task", "mtllm-ds prepare teacher-targets"
+_DIALOGUES = "mtllm-ds prepare dialogues"
 _COLUMNS = {
     column.name: column
     for column in (
@@ -49,6 +55,18 @@ _COLUMNS = {
         Column(name=TEACHER_POOLED, per="row or choice", dtype="float32", fill=0.0, writer=_TARGETS),
         Column(name=TEACHER_TOP_IDS, per="token", dtype="int64", fill=0, writer=_TARGETS),
         Column(name=TEACHER_TOP_LOG_PROBS, per="token", dtype="float32", fill=0.0, writer=_TARGETS),
+        Column(name=RESPONSE_START, per="row", dtype="int64", fill=0, writer=_DIALOGUES, on_host=True),
+        Column(
+            name=STUDENT_PROMPT_IDS,
+            per="token",
+            dtype="int64",
+            fill=0,
+            writer=f"{_DIALOGUES} --student-prompt",
+            on_host=True,
+        ),
+        Column(
+            name=SAMPLE_WEIGHT, per="row", dtype="float32", fill=1.0, writer=f"{_DIALOGUES} of records with weights"
+        ),
         Column(name=TEACHER_LOG_TAIL_MASS, per="token", dtype="float32", fill=0.0, writer=_TARGETS),
     )
 }

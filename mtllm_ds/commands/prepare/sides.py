@@ -9,8 +9,8 @@ from mtllm_ds.command_line import positive_int
 from mtllm_ds.errors import UserError
 
 
-def add_sides(parser: argparse.ArgumentParser) -> None:
-    """Options that say what the tokenizers are."""
+def add_sides(parser: argparse.ArgumentParser, *, token_pairs: bool = True) -> None:
+    """Options that say what the tokenizers are, and what of both is compared."""
     add = parser.add_argument
     add("--encoder", help="tokenizer of the MT encoder: folder or hub name (leave it out for an LLM that reads alone)")
     add("--encoder-revision")
@@ -25,6 +25,8 @@ def add_sides(parser: argparse.ArgumentParser) -> None:
         default=512,
         help="most tokens of a sample on either side (default %(default)s)",
     )
+    if not token_pairs:
+        return
     add(
         "--token-pairs",
         action="store_true",

@@ -93,6 +93,17 @@ class TaskEntry:
 
 
 @dataclass(frozen=True)
+class ChatEntry:
+    """How the samples, which are dialogues, were put into words."""
+
+    template: str | None
+    """Chat template; None for plain text"""
+    system_prompt: str | None
+    end_id: int
+    """The token that ends a response"""
+
+
+@dataclass(frozen=True)
 class BlockIndex:
     """A row a block, in order of shard and offset."""
 
@@ -165,6 +176,8 @@ class Manifest:
     settings_hash: str
     task: TaskEntry | None = None
     """None: the samples are plain text"""
+    chat: ChatEntry | None = None
+    """None: the samples are no dialogues"""
 
     @classmethod
     def load(cls, location: str | Path, remote: RemoteSettings | None = None) -> "Manifest":
@@ -201,6 +214,7 @@ class Manifest:
                 index=BlockIndex(**columns),
                 settings_hash=content["settings_hash"],
                 task=_task_entry(content.get("task")),
+                chat=ChatEntry(**content["chat"]) if "chat" in content else None,
             )
         except StorageError as error:
             raise UserError(f"the data set at '{root}' is not whole ({error}); copy or prepare it anew") from error
@@ -327,6 +341,7 @@ def write_manifest(
     index: BlockIndex,
     settings_hash: str,
     task: TaskEntry | None = None,
+    chat: ChatEntry | None = None,
 ) -> None:
     """Write the index, then, last of all, the manifest, each under a temporary name first."""
     index_bytes = index.encode()
@@ -335,6 +350,7 @@ def write_manifest(
         "format": FORMAT,
         "version": VERSION,
         **({"task": asdict(task)} if task else {}),
+        **({"chat": asdict(chat)} if chat else {}),
         "languages": list(languages),
         "tokenizers": {side: asdict(entry) for side, entry in tokenizers.items()},
         "statistics": statistics,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mtllm_ds.data.columns import ALWAYS_READ, ENCODER_IDS, LLM_IDS, column_named
-from mtllm_ds.data.shards.blocks import Block, Ragged
+from mtllm_ds.data.shards.blocks import Block, Column, Ragged
 from mtllm_ds.data.stream.packing import PackedBatch, pack_batch, pad_rows
 
 
@@ -32,6 +32,10 @@ class HostFacts:
     """(B,)"""
     num_tokens: dict[str, tuple[int, ...]]
     """By side: (B,) tokens of each row, 0 where not valid"""
+    cells: tuple[int, ...] = (0,)
+    """(B,), as `Batch.cells`"""
+    columns: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Of the columns that are `on_host`: (B,) values per row, or the rows' lengths; empty without any sample"""
 
     @classmethod
     def of(cls, batch: Batch) -> HostFacts:
@@ -40,6 +44,7 @@ class HostFacts:
         return cls(
             num_valid=int(batch.valid.sum()),
             sample_ids=tuple(batch.sample_ids.tolist()),
+            cells=tuple(batch.cells.tolist()),
             num_tokens={side: tuple((mask.sum(1) * batch.valid).tolist()) for side, mask in masks.items()},
         )
 
@@ -106,7 +111,7 @@ class Collator:
         encoder_rows, llm_rows = self._rows("encoder", ENCODER_IDS, samples), self._rows("llm", LLM_IDS, samples)
         encoder_ids, encoder_mask = pad_rows(encoder_rows, self.pad_ids.get("encoder", 0))
         llm_ids, llm_mask = pad_rows(llm_rows, self.pad_ids.get("llm", 0))
-        return Batch(
+        batch = Batch(
             encoder_ids,
             encoder_mask,
             llm_ids,
@@ -120,6 +125,8 @@ class Collator:
             if self.packing_buckets
             else None,
         )
+        batch.host = replace(batch.host, columns=_on_host(samples))
+        return batch
 
     def _rows(self, side: str, column: str, samples: Sequence[Sample]) -> list[np.ndarray]:
         padding = [self.pad_ids[side]] if side in self.pad_ids else []
@@ -128,6 +135,16 @@ class Collator:
 
 def _extra_columns(samples: Sequence[Sample]) -> list[str]:
     return [name for name in samples[0].block if name not in ALWAYS_READ] if samples else []
+
+
+def _on_host(samples: Sequence[Sample]) -> dict[str, tuple[int, ...]]:
+    """What the host keeps of the further columns."""
+    names = [name for name in _extra_columns(samples) if column_named(name).on_host]
+    return {name: tuple(_kept(sample.block[name], sample.row) for sample in samples) for name in names}
+
+
+def _kept(column: Column, row: int) -> int:
+    return len(column[row]) if isinstance(column, Ragged) else int(column[row])
 
 
 def _extra(name: str, samples: Sequence[Sample]) -> torch.Tensor:

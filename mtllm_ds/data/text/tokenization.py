@@ -136,6 +136,10 @@ class TextTokenizer:
         """The text of ids, special tokens left out."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """What each token reads, special tokens too."""
+        return [str(self._tokenizer.decode([token])) for token in ids]
+
     def id_of(self, token: str, setting: str) -> int:
         """Id of a token of the vocabulary; `setting` names what asked for it in the error."""
         if token not in self._vocab:

@@ -47,42 +47,53 @@ def build_shards(
     """
     readers = [SourceReader(source, settings.on_error) for source in settings.inputs]
     sides = [load_text_tokenizer(spec) for spec in settings.sides]
-
-    def check_tag(language: str) -> None:
-        for side in sides:
-            side.check_tag(language)
-
     for source in settings.inputs:
         if source.language is not None:
-            check_tag(source.language)
+            check_tag(sides, source.language)
     exclusions = read_exclusions(settings.exclusion_list) if settings.exclusion_list else frozenset()
-    own_hash = settings_hash(settings, readers, sides, exclusions)
+    build = Build(
+        output=output,
+        settings_hash=settings_hash(settings, readers, sides, exclusions),
+        sides=sides,
+        block_samples=settings.block_samples,
+        shard_bytes=settings.shard_bytes,
+        progress=Progress(sum(reader.bytes_total for reader in readers)),
+        report=report,
+        task=settings.task,
+        before_manifest=lambda: note_inputs(output, readers),
+    )
+    document_filter = DocumentFilter(settings.deduplicate, exclusions)
+    return build_from(readers, build, document_filter, partial(_tokenize, sides, settings), num_workers)
+
+
+def build_from(
+    readers: Sequence[SourceReader],
+    build: Build,
+    document_filter: DocumentFilter,
+    tokenize: Callable[[Chunk], Result],
+    num_workers: int,
+) -> Manifest:
+    """The data set of what the readers bring, whatever their documents are; `tokenize` makes samples of them, in processes."""
+    output = build.output
     if os.path.exists(output / MANIFEST_NAME):  # False for names that no path can have, which check_output tells
-        manifest = finished(output, own_hash)
+        manifest = finished(output, build.settings_hash)
         check_inputs(output, readers)
         return manifest
     for reader in readers:
         reader.check()
     check_output(output)
-    progress = Progress(sum(reader.bytes_total for reader in readers))
-    chunks = chunks_of(readers, DocumentFilter(settings.deduplicate, exclusions), check_tag)
-    build = Build(
-        output=output,
-        settings_hash=own_hash,
-        sides=sides,
-        block_samples=settings.block_samples,
-        shard_bytes=settings.shard_bytes,
-        progress=progress,
-        report=report,
-        task=settings.task,
-        before_manifest=lambda: note_inputs(output, readers),
-    )
-    tokenize = partial(_tokenize, sides, settings)
-    written = build.write(lambda journal: _tokenized(tokenize, chunks, num_workers, journal, progress, output))
+    chunks = chunks_of(readers, document_filter, partial(check_tag, build.sides))
+    written = build.write(lambda journal: _tokenized(tokenize, chunks, num_workers, journal, build.progress, output))
     if not written:
-        paths = ", ".join(source.path for source in settings.inputs)
+        paths = ", ".join(reader.source.path for reader in readers)
         raise UserError(f"the inputs hold no text that may enter ({paths}); check the fields and the exclusion list")
     return Manifest.load(output)
+
+
+def check_tag(sides: Sequence[TextTokenizer], language: str) -> None:
+    """Refuse a language that a side has no tag for."""
+    for side in sides:
+        side.check_tag(language)
 
 
 def _tokenized(

@@ -4,20 +4,26 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mtllm_ds.config.names import resolve_model_name
+from mtllm_ds.data.columns import RESPONSE_START
+from mtllm_ds.data.shards.dialogue_view import dialogue_lines
 from mtllm_ds.data.shards.manifest import Manifest, TokenizerEntry
 from mtllm_ds.data.shards.tar_shards import read_block, verify_shards
 from mtllm_ds.data.writing import output
 from mtllm_ds.errors import UserError
 
 LEFT_OUT = ("empty", "duplicate", "excluded")
-SKIPPED = ("not_utf8", "not_json", "no_field", "no_text", "unknown_language", "no_tag", "bad_label")
-"""Reasons of `--on-error skip`: shown where they occurred"""
+SKIPPED = (
+    "not_utf8", "not_json", "no_field", "no_text", "unknown_language", "no_tag", "bad_label", "unknown_field", "bad_weight",
+    "refused_messages", "long_prompt", "special_token",
+)  # fmt: skip
+"""Reasons of `--on-error skip`, and those of dialogues: shown where they occurred"""
 
 _STDERR = Console(stderr=True)
 _LOG_SECONDS = 60
@@ -165,27 +171,36 @@ def print_samples(manifest: Manifest, block: int, count: int) -> None:
             f"--block={block}: there is none such; '{manifest.storage.root}' holds blocks 0 to {manifest.num_blocks - 1}"
         )
     columns = read_block(manifest, block)
-    decoders = {side: _decoder(entry) for side, entry in manifest.tokenizers.items()}
+    tokenizers = {side: _tokenizer(entry) for side, entry in manifest.tokenizers.items()}
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(manifest.describe_block(block))
     for row in range(min(count, len(columns["llm_ids"]))):
         console.print(f"\nsample {int(manifest.first_row[block]) + row}")
+        if RESPONSE_START in columns:
+            for line in dialogue_lines(columns, row, {side: _pieces(found) for side, found in tokenizers.items()}):
+                console.print(f"  {line}")
+            continue
         for name, column in columns.items():
             side = name.removesuffix("_ids")
             values = column[row]
             console.print(f"  {name}: {values.tolist()}")
-            if side in decoders:
-                console.print(f"    {decoders[side](values.tolist())!r}")
+            if side in tokenizers:
+                found = tokenizers[side]
+                console.print(f"    {found if isinstance(found, str) else found.decode(values.tolist())!r}")
 
 
-def _decoder(entry: TokenizerEntry) -> Callable[[list[int]], str]:
+def _pieces(tokenizer: Any) -> Callable[[list[int]], list[str]]:
+    return lambda ids: [tokenizer] if isinstance(tokenizer, str) else [str(tokenizer.decode([token])) for token in ids]
+
+
+def _tokenizer(entry: TokenizerEntry) -> Any:
+    """The tokenizer, or a word where it is not at hand."""
     from transformers import AutoTokenizer
 
     try:
         # False: transformers would ask on the terminal whether to run a tokenizer's own code.
-        tokenizer = AutoTokenizer.from_pretrained(
+        return AutoTokenizer.from_pretrained(
             resolve_model_name(entry.name), revision=entry.revision, trust_remote_code=False
         )
     except (OSError, ValueError):
-        return lambda ids: f"(the tokenizer '{entry.name}' is not at hand)"
-    return lambda ids: str(tokenizer.decode(ids))
+        return f"(the tokenizer '{entry.name}' is not at hand)"

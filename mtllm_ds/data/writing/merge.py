@@ -49,6 +49,7 @@ def merge_data_sets(output: Path) -> Manifest:
         index=_merged_index(parts, languages),
         settings_hash=hashlib.sha256("".join(part.hash for part in parts).encode()).hexdigest(),
         task=parts[0].task,
+        chat=parts[0].chat,
     )
     return Manifest.load(output)
 
@@ -63,6 +64,10 @@ def _check_alike(first_folder: Path, first: Manifest, folder: Path, part: Manife
             raise UserError(f"{folder}: was made with another {side}'s tokenizer than {first_folder}; prepare it anew")
     if part.task != first.task:
         raise UserError(f"{folder}: is labelled for another task than {first_folder}; keep them apart")
+    if part.chat != first.chat:
+        raise UserError(
+            f"{folder}: its dialogues have another template or system prompt than {first_folder}; keep them apart"
+        )
 
 
 def _check_no_repeats(shards: Sequence[ShardEntry]) -> None:

@@ -24,7 +24,7 @@ from mtllm_ds.data.shards.blocks import (
     row_lengths,
     slice_rows,
 )
-from mtllm_ds.data.shards.manifest import Manifest, ShardEntry, TaskEntry, TokenizerEntry, write_manifest
+from mtllm_ds.data.shards.manifest import ChatEntry, Manifest, ShardEntry, TaskEntry, TokenizerEntry, write_manifest
 from mtllm_ds.data.shards.tar_shards import ShardWriter
 from mtllm_ds.data.text.tokenization import TextTokenizer
 from mtllm_ds.data.writing.journal import Journal, WrittenBlock
@@ -67,6 +67,7 @@ class Build:
     progress: Progress
     report: Callable[[Progress], None]
     task: TaskEntry | None = None
+    chat: ChatEntry | None = None
     before_manifest: Callable[[], None] = lambda: None
     """Writes what lies beside the manifest"""
 
@@ -88,6 +89,7 @@ class Build:
                 index=journal.index(languages),
                 settings_hash=self.settings_hash,
                 task=self.task,
+                chat=self.chat,
             )
             journal.remove()
         return True

@@ -160,11 +160,15 @@ class SourceReader:
         if next(iter(self), None) is None and not self.skipped:
             raise UserError(f"the input file '{self.source.path}' holds no document; leave it out")
 
+    def _columns(self) -> list[str] | None:
+        """Columns of a Parquet file that are read; None for all."""
+        return list(dict.fromkeys(self.source.fields))
+
     def _document(self, place: str, row: dict[str, Any]) -> Document:
         source = self.source
         self._require(place, row)
         optional = [name for name in (source.second_text_field, source.llm_text_field) if name is not None]
-        texts = [_text(place, name, row[name]) for name in (source.text_field, *optional)]
+        texts = [text_of(place, name, row[name]) for name in (source.text_field, *optional)]
         language = source.language if source.language_field is None else row[source.language_field]
         try:
             code = check_language(str(language))
@@ -222,7 +226,7 @@ class SourceReader:
             table = parquet.ParquetFile(path, page_checksum_verification=True)
             self._require(path, dict.fromkeys(table.schema_arrow.names), error_class=UserError)
             number = 0
-            for batch in table.iter_batches(batch_size=1024, columns=list(dict.fromkeys(self.source.fields))):
+            for batch in table.iter_batches(batch_size=1024, columns=self._columns()):
                 for row in batch.to_pylist():
                     number += 1
                     self._share_read = number / table.metadata.num_rows
@@ -264,8 +268,8 @@ class _HashedFile(io.FileIO):
         return data
 
 
-def _text(place: str, name: str, text: Any) -> str:
-    """A field's text, stripped; only what can be written as UTF-8 and holds no NUL is text."""
+def text_of(place: str, name: str, text: Any, *, strip: bool = True) -> str:
+    """A field's text; only what can be written as UTF-8 and holds no NUL is text."""
     if not isinstance(text, str):
         raise BadLineError(
             place, "no_text", f"the text in '{name}' is not a string but {type(text).__name__}; choose another field"
@@ -278,12 +282,12 @@ def _text(place: str, name: str, text: Any) -> str:
         raise BadLineError(
             place, "no_text", f"the text in '{name}' holds half a character (a lone surrogate); mend or remove it"
         ) from error
-    return text.strip()
+    return text.strip() if strip else text
 
 
 def _compared(place: str, name: str, row: dict[str, Any]) -> str:
     value = row[name]
-    return _text(place, name, str(value) if isinstance(value, int | float) else value)
+    return text_of(place, name, str(value) if isinstance(value, int | float) else value)
 
 
 def _shown(text: str, most: int = 40) -> str:
