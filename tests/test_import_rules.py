@@ -28,7 +28,7 @@ ROOMS = {
         "writing": ("columns", "text", "shards"),
         "stream": ("columns", "text", "shards"),
     },
-    "mtllm_ds/evaluation": {"items": (), "answers": ("items",), "report": ("items", "answers")},
+    "mtllm_ds/evaluation": {"items": (), "answers": ("items",), "report": ("items", "answers"), "masked": ()},
     "benchmarks/quality": {
         "text": (),
         "vectors": ("text",),

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from mtllm_ds.command_line import Subcommands, natural_int, positive_int
-from mtllm_ds.commands.prepare.inputs import add_text_inputs, text_inputs
 from mtllm_ds.commands.prepare.sides import add_sides, sides_of
+from mtllm_ds.commands.text_inputs import add_text_inputs, text_inputs
 
 
 def add_shards(commands: Subcommands) -> None:

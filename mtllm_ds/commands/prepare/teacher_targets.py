@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
     from mtllm_ds.cluster.agree import together
     from mtllm_ds.cluster.launch import join_cluster_if_launched, leave_cluster
     from mtllm_ds.data.shards.manifest import Manifest
-    from mtllm_ds.data.writing.display import TargetDisplay
+    from mtllm_ds.data.writing.display import CountDisplay
     from mtllm_ds.teachers.trained import load_teacher
     from mtllm_ds.transfer_sets.teacher_targets import write_targets
 
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
             )  # fmt: skip
 
         manifest, teacher = together(load, cluster.device)
-        with TargetDisplay(folder, quiet=not cluster.is_main) as display:
+        with CountDisplay(f"targets of {folder}", "samples of this rank", quiet=not cluster.is_main) as display:
             write_targets(
                 manifest, options.name, teacher, cluster,
                 batch_size=options.batch_size, stored_dtype=options.store, advance=display.advance,

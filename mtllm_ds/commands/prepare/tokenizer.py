@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from mtllm_ds.command_line import Subcommands, natural_int, positive_float, positive_int
-from mtllm_ds.commands.prepare.inputs import add_text_inputs, text_inputs
+from mtllm_ds.commands.text_inputs import add_text_inputs, text_inputs
 
 
 def add_tokenizer(commands: Subcommands) -> None:

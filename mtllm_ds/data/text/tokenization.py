@@ -101,6 +101,11 @@ class TextTokenizer:
         self.fingerprint = _fingerprint(tokenizer, family, self.template, self._special_ids, self._folds_blanks)
 
     @property
+    def pretrained(self) -> Any:
+        """The tokenizer itself, as transformers has it."""
+        return self._tokenizer
+
+    @property
     def has_offsets(self) -> bool:
         """Whether it tells which characters a token reads."""
         return bool(self._tokenizer.is_fast)

@@ -92,17 +92,18 @@ class ReadingDisplay:
             print(f"{what}: {bytes_read / max(1, bytes_total):.0%} of the input", file=sys.stderr, flush=True)
 
 
-class TargetDisplay:
-    """A progress bar over this rank's samples; in a log, a line a minute. Shows nothing if `quiet`."""
+class CountDisplay:
+    """A progress bar over things to do; in a log, a line a minute. Shows nothing if `quiet`."""
 
-    def __init__(self, folder: str, quiet: bool) -> None:
-        columns = (TextColumn(f"targets of {folder}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._quiet = quiet
+    def __init__(self, description: str, unit: str, quiet: bool = False) -> None:
+        """`unit`: what is counted, in the log's lines"""
+        columns = (TextColumn(description), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._quiet, self._unit = quiet, unit
         self._progress = Progress(*columns, console=_STDERR, disable=quiet or not _STDERR.is_terminal)
         self._task = self._progress.add_task("", total=None)
         self._logged = time.monotonic()
 
-    def __enter__(self) -> "TargetDisplay":
+    def __enter__(self) -> "CountDisplay":
         self._progress.start()
         return self
 
@@ -113,7 +114,7 @@ class TargetDisplay:
         self._progress.update(self._task, total=total, completed=done)
         if not self._quiet and not _STDERR.is_terminal and time.monotonic() - self._logged > _LOG_SECONDS:
             self._logged = time.monotonic()
-            print(f"{done} of {total} samples of this rank", file=sys.stderr, flush=True)
+            print(f"{done} of {total} {self._unit}", file=sys.stderr, flush=True)
 
 
 def verify_with_progress(manifest: Manifest) -> None:

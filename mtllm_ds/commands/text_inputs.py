@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from mtllm_ds.data.writing.sources import InputFile
 
 
+_NAMED = re.compile(r"([a-z]{3}_[A-Z][a-z]{3})=(.+)")
+
+
 def add_text_inputs(parser: argparse.ArgumentParser) -> None:
     """`--input`, `--language`, `--language-field`, `--text-field`."""
     add = parser.add_argument
@@ -33,10 +36,23 @@ def text_inputs(options: argparse.Namespace, **fields: Any) -> tuple[InputFile, 
     return tuple(_input_file(options, given, fields) for given in options.input)
 
 
+def named_files(options: argparse.Namespace, option: str) -> tuple[InputFile, ...]:
+    """What another option of the form CODE=FILE names, read as the inputs are."""
+    from mtllm_ds.data.writing.sources import InputFile
+
+    found = []
+    for given in getattr(options, option.replace("-", "_")):
+        named = _NAMED.fullmatch(given)
+        if named is None:
+            raise UserError(f"--{option}={given}: names no language; give it as CODE=FILE, such as deu_Latn=FILE")
+        found.append(InputFile(path=str(shipped_place(named[2])), language=named[1], text_field=options.text_field))
+    return tuple(found)
+
+
 def _input_file(options: argparse.Namespace, given: str, fields: dict[str, Any]) -> InputFile:
     from mtllm_ds.data.writing.sources import InputFile
 
-    named = re.fullmatch(r"([a-z]{3}_[A-Z][a-z]{3})=(.+)", given)
+    named = _NAMED.fullmatch(given)
     if named and (options.language or options.language_field):
         raise UserError(f"--input={given}: names its language; leave out --language and --language-field")
     return InputFile(

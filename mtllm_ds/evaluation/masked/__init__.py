@@ -1,0 +1,1 @@
+"""Masked language models scored on plain text: every token is masked once."""
