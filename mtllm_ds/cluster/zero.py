@@ -95,6 +95,11 @@ def full_numel(parameter: nn.Parameter) -> int:
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
+def full_shape(tensor: torch.Tensor) -> torch.Size:
+    """Shape of the whole tensor, a partitioned parameter or any other."""
+    return torch.Size(getattr(tensor, "ds_shape", tensor.shape))
+
+
 class TrainableState:
     """Full fp32 state of the engine's trainable parameters, by name; every method is called by all ranks alike.
 

@@ -16,11 +16,21 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal
 
 from mtllm_ds.config.section import Section
-from mtllm_ds.config.sections import CommonSections
+from mtllm_ds.config.sections import CommonSections, ModelName
 
 Student = Literal["stacked", "llm", "encoder"]
 TeacherKind = Literal["frozen_self", "cached", "none"]
 Better = Literal["lower", "higher"]
+
+
+class TeacherModel(Section):
+    """The teacher of one language; a plain name stands for one without further settings."""
+
+    name: ModelName
+    """Hub name, local folder or `package:` folder of a language model with its head, trained on that language."""
+    revision: str | None = None
+    """Commit or tag on the hub."""
+    trust_remote_code: bool = False
 
 
 class ObjectiveSettings(Section):
@@ -54,6 +64,16 @@ class ObjectiveSettings(Section):
     @property
     def teacher_run(self) -> str | None:
         """Run or export whose head and task the objective takes over."""
+        return None
+
+    @property
+    def teacher_models(self) -> Mapping[str, TeacherModel]:
+        """Models that teach a language each, by its code; checked before a run and loaded into a bank (`teachers/bank.py`)."""
+        return {}
+
+    @property
+    def most_teachers_on_device(self) -> int | None:
+        """Of `teacher_models`; None: all."""
         return None
 
     @property

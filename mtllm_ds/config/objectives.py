@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
+from mtllm_ds.config.balanced import BalancedTeachers
 from mtllm_ds.config.objective import ObjectiveSettings
 from mtllm_ds.config.sections import CommonSections
 
@@ -186,7 +187,7 @@ class SimCSE(_Adaptation):
 
 BUILT_IN: dict[str, type[ObjectiveSettings]] = {
     cls.model_fields["name"].default: cls
-    for cls in (PooledAlignment, TaskTuning, TaskDistillation, MaskedNextToken, SimCSE)
+    for cls in (PooledAlignment, TaskTuning, TaskDistillation, MaskedNextToken, SimCSE, BalancedTeachers)
 }
 
 

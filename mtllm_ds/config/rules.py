@@ -94,6 +94,7 @@ def _reader(settings: CommonSections) -> Iterator[str]:
         if side not in model.given:
             yield f"model.{side}.name is missing: model.reader={model.reader} needs it; set it"
     yield from _trainable(settings)
+    yield from _from_scratch(settings)
     if model.start is None and model.merge_start_lora:
         yield "model.merge_start_lora=true has no effect without model.start: name the run or export to start from"
     if model.reader == "stacked":
@@ -103,6 +104,20 @@ def _reader(settings: CommonSections) -> Iterator[str]:
         yield f"model.connector has no effect with model.reader={model.reader}: leave its settings at their defaults"
     if model.reader == "encoder" and model.liger:
         yield "model.liger=true has no effect with model.reader=encoder: set it to false"
+
+
+def _from_scratch(settings: CommonSections) -> Iterator[str]:
+    model = settings.model
+    if model.llm is None or not model.llm.from_scratch:
+        if model.llm is not None and model.llm.config:
+            yield f"model.llm.config={model.llm.config} has no effect without model.llm.from_scratch=true: remove it"
+        return
+    if model.reader != "llm":
+        yield f"model.llm.from_scratch=true: model.reader={model.reader} needs a trained LLM; set it to false"
+    if model.trainable != "all":
+        yield "model.llm.from_scratch=true: what is not trained would stay random; set model.trainable=all"
+    if model.start is not None:
+        yield f"model.llm.from_scratch=true has no effect beside model.start={model.start}: remove one of the two"
 
 
 def _trainable(settings: CommonSections) -> Iterator[str]:

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from mtllm_ds.config.data import DataSettings
 from mtllm_ds.config.names import resolve_model_name
 from mtllm_ds.config.section import FIXED, Section
 
 ModelName = Annotated[str, AfterValidator(resolve_model_name)]
+
+
+def _none_is_empty(value: Any) -> Any:
+    """Null takes away what a recipe says, where an empty mapping would only add nothing."""
+    return {} if value is None else value
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -85,6 +90,11 @@ class LLMSettings(Section):
     max_length: int = Field(default=512, gt=4, json_schema_extra=FIXED)
     """Longest LLM input in tokens, specials included."""
     trust_remote_code: bool = False
+    from_scratch: bool = Field(default=False, json_schema_extra=FIXED)
+    """Weights are drawn from `run.seed`; `name` then needs a tokenizer only. The vocabulary is the tokenizer's."""
+    config: Annotated[dict[str, Any], BeforeValidator(_none_is_empty)] = Field(default={}, json_schema_extra=FIXED)
+    """With `from_scratch`: settings of the architecture, such as {model_type: bert, hidden_size: 256}, on top of those of `name`,
+    if it has some, else of the architecture's own defaults."""
 
 
 class ConnectorSettings(Section):

@@ -10,13 +10,13 @@ import torch
 
 from mtllm_ds.config.names import is_missing_folder, resolve_model_name
 from mtllm_ds.config.schema import Settings
-from mtllm_ds.config.sections import ModelSettings
+from mtllm_ds.config.sections import EncoderSettings, LLMSettings, ModelSettings
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.base_dropout import switch_off_dropout
 from mtllm_ds.models.connector import build_connector
 from mtllm_ds.models.encoders import load_encoder
 from mtllm_ds.models.liger import use_liger_kernels
-from mtllm_ds.models.loading import choose_attention, load_llm, stored_weights, weights_fingerprint
+from mtllm_ds.models.loading import base_fingerprint, choose_attention, load_llm, stored_weights
 from mtllm_ds.models.lora import leave_unread, let_train
 from mtllm_ds.models.own_weights import put_weights
 from mtllm_ds.models.readers import EncoderReader, LLMReader, Reader
@@ -63,19 +63,19 @@ def located(
             raise UserError(
                 f"{where}: its {side} was at {settings.name}, which is gone; pass {side}=<folder or hub name>"
             )
-        _require_same_weights(settings.name, settings.revision, bases[side], f"{where}: {side} {settings.name}")
+        _require_same_weights(settings, bases[side], f"{where}: {side} {settings.name}")
         update[side] = settings
     return model.model_copy(update=update)
 
 
-def _require_same_weights(name: str, revision: str | None, base: Mapping[str, Any], where: str) -> None:
+def _require_same_weights(settings: EncoderSettings | LLMSettings, base: Mapping[str, Any], where: str) -> None:
     """A commit of the hub and a folder, or a mirror's commit, are the same model if their weight files are."""
-    found, trained_on = weights_fingerprint(name, revision), str(base["fingerprint"])
+    found, trained_on = base_fingerprint(settings), str(base["fingerprint"])
     if found == trained_on:
         return
     (kind, _, identity), kind_before = found.partition(":"), trained_on.partition(":")[0]
     before = base.get("weights") if kind_before == "hub" else trained_on
-    now = stored_weights(name, identity) if kind == "hub" and before is not None else found
+    now = stored_weights(settings.name, identity) if kind == "hub" and before is not None else found
     if kind != kind_before and None in (before, now):
         known = f"{base['name']}, {trained_on}"
         warnings.warn(
@@ -87,7 +87,7 @@ def _require_same_weights(name: str, revision: str | None, base: Mapping[str, An
 
 def _stacked(model: ModelSettings, attention: str, device: torch.device, dtype: torch.dtype, seed: int) -> Reader:
     encoder = load_encoder(model.given_encoder, attention, dtype)
-    llm = _llm(model, attention, device, dtype)
+    llm = _llm(model, attention, device, dtype, seed)
     connector = build_connector(model.connector, encoder.hidden_size, embedding_size(llm), seed=seed, dtype=dtype)
     trained = let_train(llm, model, seed=seed)
     if model.trainable != "lora":
@@ -96,7 +96,7 @@ def _stacked(model: ModelSettings, attention: str, device: torch.device, dtype: 
 
 
 def _llm_alone(model: ModelSettings, attention: str, device: torch.device, dtype: torch.dtype, seed: int) -> Reader:
-    return LLMReader(let_train(_llm(model, attention, device, dtype), model, seed=seed))
+    return LLMReader(let_train(_llm(model, attention, device, dtype, seed), model, seed=seed))
 
 
 def _encoder_alone(model: ModelSettings, attention: str, device: torch.device, dtype: torch.dtype, seed: int) -> Reader:
@@ -105,8 +105,8 @@ def _encoder_alone(model: ModelSettings, attention: str, device: torch.device, d
     return EncoderReader(let_train(encoder, model, seed=seed))
 
 
-def _llm(model: ModelSettings, attention: str, device: torch.device, dtype: torch.dtype) -> Any:
-    llm = load_llm(model.given_llm, attention, dtype)
+def _llm(model: ModelSettings, attention: str, device: torch.device, dtype: torch.dtype, seed: int) -> Any:
+    llm = load_llm(model.given_llm, attention, dtype, seed=seed)
     if model.liger:
         use_liger_kernels(llm, device)
     return llm

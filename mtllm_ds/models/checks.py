@@ -9,6 +9,7 @@ from transformers import PretrainedConfig
 
 from mtllm_ds.config.sections import ModelSettings
 from mtllm_ds.errors import UserError
+from mtllm_ds.models.from_scratch import draw_weights
 from mtllm_ds.models.lora import require_modules
 from mtllm_ds.models.packed import require_packing
 from mtllm_ds.models.probe import Probe
@@ -23,7 +24,11 @@ def check_llm(model: ModelSettings, config: PretrainedConfig, *, packed: bool) -
     """
     if "llm" not in model.sides:
         return None
-    text, found = config.get_text_config(), probe_llm(model.given_llm, config)
+    text = config.get_text_config()
+    if model.given_llm.from_scratch:
+        with torch.device("meta"):
+            draw_weights(text_model_class(text, model.given_llm), text, 0, torch.float32, attn_implementation="eager")
+    found = probe_llm(model.given_llm, config)
     if model.reader == "stacked" and not found.failure and not found.takes_embeddings:
         raise UserError(
             f"model.reader=stacked: {model.given_llm.name} is a {text.model_type} model whose layers look up ids of their own, "

@@ -18,10 +18,11 @@ from transformers.utils import logging as transformers_logging
 from mtllm_ds.config.gguf import gguf_file, gguf_options, gguf_weights_options
 from mtllm_ds.config.hub import require_reachable
 from mtllm_ds.config.names import is_missing_folder
-from mtllm_ds.config.sections import LLMSettings
+from mtllm_ds.config.sections import EncoderSettings, LLMSettings
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.base_dropout import switch_off_dropout
 from mtllm_ds.models.direction import set_direction
+from mtllm_ds.models.from_scratch import architecture_fingerprint, draw_weights, scratch_config
 from mtllm_ds.models.quiet import quiet_transformers
 from mtllm_ds.models.text_models import probe_llm, text_model, text_model_class, without_pooler
 
@@ -37,6 +38,14 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool, settin
         )
     except (OSError, ValueError, HFValidationError) as error:
         raise _cannot_be_loaded(setting, name, error) from error
+
+
+def llm_config(settings: LLMSettings) -> PretrainedConfig:
+    """Configuration of the LLM: what its name holds or, from scratch, what the settings make of it."""
+    if settings.from_scratch and _place("config.json", settings.name, settings.revision) is None:
+        return scratch_config(settings, None)
+    own = load_config(settings.name, settings.revision, settings.trust_remote_code, "model.llm.name")
+    return scratch_config(settings, own.get_text_config()) if settings.from_scratch else own
 
 
 def load_weights(model_class: Any, name: str, setting: str, mend: str | None = None, **options: Any) -> PreTrainedModel:
@@ -62,26 +71,33 @@ def load_weights(model_class: Any, name: str, setting: str, mend: str | None = N
     return model.requires_grad_(False)
 
 
-def load_llm(settings: LLMSettings, attention: str, dtype: torch.dtype) -> PreTrainedModel:
-    """The LLM without its output head, of a multimodal model the text model alone: its forward accepts `inputs_embeds`.
+def load_llm(settings: LLMSettings, attention: str, dtype: torch.dtype, *, seed: int = 0) -> PreTrainedModel:
+    """The LLM without its output head, of a multimodal model the text model alone: its forward accepts `inputs_embeds`. With
+    `from_scratch` its weights are drawn from `seed`.
 
     Raises:
         UserError: it cannot be loaded, or `probe_llm` refuses it.
     """
-    config = load_config(settings.name, settings.revision, settings.trust_remote_code, "model.llm.name")
+    config = llm_config(settings)
     probe_llm(settings, config)
     text_class = text_model_class(config.get_text_config(), settings)
-    model = load_weights(
-        AutoModel,
-        settings.name,
-        "model.llm.name",
-        revision=settings.revision,
-        trust_remote_code=settings.trust_remote_code,
-        dtype=dtype,
-        attn_implementation=supported_attention(text_class, attention),
-        **without_pooler(text_class),
-    )
-    model = text_model(model, text_class)
+    attention = supported_attention(text_class, attention)
+    if settings.from_scratch:
+        model = draw_weights(
+            text_class, config, seed, dtype, attn_implementation=attention, **without_pooler(text_class)
+        )
+    else:
+        model = load_weights(
+            AutoModel,
+            settings.name,
+            "model.llm.name",
+            revision=settings.revision,
+            trust_remote_code=settings.trust_remote_code,
+            dtype=dtype,
+            attn_implementation=attention,
+            **without_pooler(text_class),
+        )
+        model = text_model(model, text_class)
     model.config.use_cache = False
     set_direction(model, settings.bidirectional)
     switch_off_dropout(model)
@@ -107,6 +123,13 @@ def supported_attention(model_class: type, attention: str) -> str:
     if attention.startswith("flash") and not model_class._supports_flash_attn:
         attention = "sdpa"
     return "eager" if attention == "sdpa" and not model_class._supports_sdpa else attention
+
+
+def base_fingerprint(settings: EncoderSettings | LLMSettings) -> str:
+    """What identifies a base model: its weights or, from scratch, its architecture."""
+    if isinstance(settings, LLMSettings) and settings.from_scratch:
+        return architecture_fingerprint(llm_config(settings))
+    return weights_fingerprint(settings.name, settings.revision)
 
 
 def weights_fingerprint(name: str, revision: str | None) -> str:
@@ -162,20 +185,22 @@ def _commit(name: str, revision: str | None) -> str:
 def _weight_files(name: str, revision: str | None) -> Iterator[Path]:
     """The files that `from_pretrained` reads weights from, and no others that lie beside them."""
 
-    def place(file: str) -> str | None:
-        return cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
-
     packed = gguf_file(name)
     if packed is not None:
         yield Path(name) / packed
         return
-    whole = place("model.safetensors")
-    index = place("model.safetensors.index.json") if whole is None else None
+    whole = _place("model.safetensors", name, revision)
+    index = _place("model.safetensors.index.json", name, revision) if whole is None else None
     if whole is not None:
         yield Path(whole)
     elif index is not None:
         for file in set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()):
             yield Path(str(cached_file(name, file, revision=revision)))
+
+
+def _place(file: str, name: str, revision: str | None) -> str | None:
+    """Where a file of a model is; None where it has none."""
+    return cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
 
 
 def _cannot_be_loaded(setting: str, name: str, error: Exception) -> UserError:

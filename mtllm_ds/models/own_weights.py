@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig
 from torch import nn
 
-from mtllm_ds.cluster.zero import gathered
+from mtllm_ds.cluster.zero import full_shape, gathered
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.centring import LanguageCentring
 from mtllm_ds.models.readers import Reader
@@ -28,7 +28,7 @@ def put_weights(reader: Reader, weights: Mapping[str, torch.Tensor]) -> None:
         add_frozen_adapter(reader, weights)
     tensors = _tensors(reader)
     for name, value in weights.items():
-        if name not in tensors or _whole_shape(tensors[name]) != value.shape:
+        if name not in tensors or full_shape(tensors[name]) != value.shape:
             raise UserError(
                 f"model.start: its {name} {tuple(value.shape)} has no place in this model; give model.trainable, "
                 "model.lora.target_modules and model.connector as it was trained with"
@@ -63,11 +63,6 @@ def add_frozen_adapter(reader: Reader, weights: Mapping[str, torch.Tensor]) -> N
         if is_frozen_lora(name):
             parameter.data = parameter.data.to(dtype)
             parameter.requires_grad_(False)
-
-
-def _whole_shape(tensor: torch.Tensor) -> torch.Size:
-    """Of a partitioned parameter too."""
-    return torch.Size(getattr(tensor, "ds_shape", tensor.shape))
 
 
 def _put(tensor: torch.Tensor, value: torch.Tensor) -> None:

@@ -19,6 +19,7 @@ from mtllm_ds.config.schema import Settings
 from mtllm_ds.data.shards.manifest import TaskEntry
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.models.readers import Reader, Side
+from mtllm_ds.teachers.bank import TeacherBank
 from mtllm_ds.teachers.base import Teacher
 
 Sums = dict[str, torch.Tensor]
@@ -43,6 +44,8 @@ class Parts:
     settings: Settings
     student: Reader
     teacher: Teacher | None
+    bank: TeacherBank | None = None
+    """The teachers that `ObjectiveSettings.teacher_models` names, where it names some."""
     num_languages: int
     """Languages of the training or of the validation set, whichever has more."""
     task: TaskEntry | None = None
@@ -57,6 +60,8 @@ class Objective(nn.Module, ABC):
     student: Reader
     step_seed: int = 0
     """Set by the loop before a training step. What an objective draws may depend on it and the sample alone, never on the batch."""
+    step_share: float = 0.0
+    """Share of the run's steps that are made; set by the loop before a training step."""
 
     @classmethod
     @abstractmethod
@@ -77,7 +82,8 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def count(self, batch: Batch) -> int:
-        """What the batch adds to the divisor of the loss, known before its forward."""
+        """What the batch adds to the divisor of the loss, known before its forward: asked while the batch is on the host, where an
+        objective can note what its forward must know (`HostFacts.noted`)."""
 
     @abstractmethod
     def empty_sums(self) -> Sums:

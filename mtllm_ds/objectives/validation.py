@@ -29,6 +29,7 @@ def evaluate_objective(
     try:
         sums = objective.empty_sums()
         for batch in each_together(batches, device):
+            objective.count(batch)  # what it must know of the batch, while that is on the host
             sums = add_sums(sums, forward(batch.to(device)).sums)
     finally:
         objective.train(was_training)

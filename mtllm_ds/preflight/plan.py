@@ -23,8 +23,9 @@ from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_t
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.checks import check_llm, unprobed_warning
 from mtllm_ds.models.encoders import encoder_family
-from mtllm_ds.models.loading import load_config, weights_fingerprint
+from mtllm_ds.models.loading import base_fingerprint, llm_config
 from mtllm_ds.models.probe import Probe
+from mtllm_ds.preflight.bank import check_bank
 from mtllm_ds.preflight.dropout import split_forwards
 from mtllm_ds.preflight.output_folder import check_output_folder
 from mtllm_ds.preflight.start import (
@@ -92,10 +93,10 @@ def check_run(
     model = settings.model
     if model.encoder is not None:
         encoder_family(model.encoder)
-    llm, llm_config, llm_probe = model.llm, None, None
+    llm, config, llm_probe = model.llm, None, None
     if llm is not None:
-        llm_config = load_config(llm.name, llm.revision, llm.trust_remote_code, "model.llm.name")
-        llm_probe = check_llm(model, llm_config, packed=data.has_budgets)
+        config = llm_config(llm)
+        llm_probe = check_llm(model, config, packed=data.has_budgets)
     manifests = [Manifest.load(folder, data.remote) for folder in (data.train, data.validation) if folder]
     for manifest in manifests:
         _check_sides(manifest, model.given)
@@ -104,7 +105,7 @@ def check_run(
         check_centring(settings, tokenizers["encoder"])
     for manifest in manifests:
         _check_data(manifest, tokenizers, read_all_shards)
-    bases = _bases(settings, tokenizers)
+    bases = {**_bases(settings, tokenizers), **check_bank(settings, manifests, tokenizers.get("llm"))}
     is_gone = resumed is not None and is_missing(settings.objective.teacher_run)
     teacher = None if is_gone else read_teacher(settings, bases)
     known_task = teacher.task if teacher is not None else task_entry(resumed.task) if resumed is not None else None
@@ -128,7 +129,7 @@ def check_run(
         resumed=resumed,
         warnings=[
             *unprobed_warning(settings.model, llm_probe),
-            *warnings_of(settings, llm_config),
+            *warnings_of(settings, config),
             *split_forwards(settings, world_size),
             *(teacher_gone_warning(settings) if is_gone else ()),
         ],
@@ -145,9 +146,13 @@ def describe_plan(plan: RunPlan) -> str:
         f"{' and '.join(f'{count:,} {_SIDES[side]}' for side, count in tokens.items())} tokens in {len(train.shards)} shards",
         f"validation  {f'{data.validation}: {plan.validation.num_samples:,} samples' if plan.validation else 'none'}",
         *(
-            f"{side:11} {plan.bases[side]['name']} (template {plan.tokenizers[side].template}), "
+            f"{side:11} {plan.bases[side]['name']} (template {tokenizer.template}), "
             f"{plan.bases[side]['fingerprint'] or 'weights not needed'}"
-            for side in plan.bases
+            for side, tokenizer in plan.tokenizers.items()
+        ),
+        *(
+            f"teacher     of {name}: {plan.bases[f'teacher_of.{name}']['name']}, {plan.bases[f'teacher_of.{name}']['fingerprint']}"
+            for name in settings.objective.teacher_models
         ),
         *([f"LLM probe   {plan.llm_probe}"] if plan.llm_probe else []),
         *_batch_lines(plan),
@@ -249,7 +254,7 @@ def _bases(settings: Settings, tokenizers: Mapping[str, TextTokenizer]) -> Bases
             "name": lasting_name(chosen.name),
             "revision": chosen.revision,
             # The weights of a side that the reader does without need not be there.
-            "fingerprint": weights_fingerprint(chosen.name, chosen.revision) if side in settings.model.sides else None,
+            "fingerprint": base_fingerprint(chosen) if side in settings.model.sides else None,
             "tokenizer_family": tokenizers[side].family,
         }
         for side, chosen in settings.model.given.items()

@@ -98,13 +98,15 @@ def require_same_run(settings: Settings, bases: dict[str, dict[str, str | None]]
             f"--resume: run.max_steps={settings.run.max_steps}, but the run has made {state.step} steps; raise it, or leave "
             "--resume out and choose another run.output_dir"
         )
-    for side, base in bases.items():
-        if side not in settings.model.sides:
+    taught_by = {f"teacher_of.{language}" for language in settings.objective.teacher_models}
+    for base_name, base in bases.items():
+        if base_name not in {*settings.model.sides, *taught_by}:
             continue
-        trained_on = state.bases[side]["fingerprint"]
+        key = f"objective.{base_name}" if base_name in taught_by else f"model.{base_name}.name"
+        trained_on = state.bases[base_name]["fingerprint"]
         if base["fingerprint"] != trained_on:
             raise UserError(
-                f"--resume: model.{side}.name={base['name']} holds other weights than the run was started with "
+                f"--resume: {key}={base['name']} holds other weights than the run was started with "
                 f"({base['fingerprint']} instead of {trained_on})"
             )
     return saved

@@ -28,6 +28,7 @@ from mtllm_ds.observe.sinks import JsonlSink, ScreenSink, Sink, TensorBoardSink
 from mtllm_ds.preflight.hub_models import held
 from mtllm_ds.preflight.plan import RunPlan
 from mtllm_ds.preflight.resume import check_whole_run, newest_checkpoint, require_fit_folder
+from mtllm_ds.teachers.bank import load_bank
 from mtllm_ds.teachers.base import Teacher
 from mtllm_ds.teachers.cached import CachedTeacher
 from mtllm_ds.teachers.frozen_self import FrozenSelf
@@ -82,7 +83,7 @@ def open_run(settings: Settings, cluster: Cluster, resume: bool, console: Consol
     start_reader(reader, plan, cluster, kept)
     if settings.training.activation_checkpointing:
         reader.trained_model.gradient_checkpointing_enable({"use_reentrant": False})
-    objective = together(lambda: _objective(plan, reader, kept), device)
+    objective = together(lambda: _objective(plan, reader, kept, device), device)
     kept = kept_tensors(objective, plan, kept)
     engine = Engine(objective.train(), settings, plan.ds_config)
     start_step = 0
@@ -133,11 +134,14 @@ def _train_stream(plan: RunPlan, cluster: Cluster, cursor: dict | None) -> Train
     )
 
 
-def _objective(plan: RunPlan, reader: Reader, kept: Mapping[str, torch.Tensor] | None) -> Objective:
+def _objective(
+    plan: RunPlan, reader: Reader, kept: Mapping[str, torch.Tensor] | None, device: torch.device
+) -> Objective:
     parts = Parts(
         settings=plan.settings,
         student=reader,
         teacher=_teacher(plan, reader),
+        bank=load_bank(plan.settings, device) if plan.settings.objective.teacher_models else None,
         num_languages=max(len(m.languages) for m in (plan.train, plan.validation) if m is not None),
         task=plan.task,
         head=kept_head(kept or {}) or plan.teacher_head,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mtllm_ds.cluster.zero import buffers_to, forget_module, largest_master
+from mtllm_ds.cluster.zero import buffers_to, forget_module, full_shape, largest_master
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.config.sections import OptimSettings
 
@@ -92,9 +92,7 @@ def parameter_groups(module: nn.Module, optim: OptimSettings) -> list[dict[str, 
             continue
         is_connector = ".connector." in f".{name}"
         rate = optim.connector_learning_rate if is_connector else None
-        # Under ZeRO-3 a partitioned parameter looks flat; its true shape stands in ds_shape.
-        shape = getattr(parameter, "ds_shape", parameter.shape)
-        decay = optim.weight_decay if len(shape) > 1 else 0.0
+        decay = optim.weight_decay if len(full_shape(parameter)) > 1 else 0.0
         groups.setdefault((rate or optim.learning_rate, decay), []).append(parameter)
     return [
         {"params": members, "lr": rate, "base_lr": rate, "weight_decay": decay}

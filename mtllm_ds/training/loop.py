@@ -98,10 +98,11 @@ class Trainer:
 
     def _take_step(self, step: int, data: StepBatches) -> None:
         device = self.cluster.device
+        self.objective.step_seed = seed_of(self.settings.run.seed, step)
+        self.objective.step_share = step / self.settings.run.max_steps
         count = torch.tensor(float(sum(self.objective.count(b) for b in data.micro_batches)), device=device)
         count = sum_over_ranks(count)
         local_loss = torch.zeros((), device=device)
-        self.objective.step_seed = seed_of(self.settings.run.seed, step)
         batches = self.objective.prepare(data.micro_batches, partial(self._preview, step))
         for index, batch in enumerate(batches):
             output = self._forward_backward(step, index, batch, count)

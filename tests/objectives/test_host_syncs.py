@@ -130,6 +130,7 @@ def objectives(models, packed, bidirectional):
 def test_no_forward_makes_the_host_wait(models, packed, bidirectional):
     for objective, data in objectives(models, packed, bidirectional):
         objective.train()
+        objective.count(data)  # where the batch still is on the host
         with host_waits() as found:
             objective(data)
         assert found == [], type(objective).__name__

@@ -36,6 +36,10 @@ class HostFacts:
     """(B,), as `Batch.cells`"""
     columns: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Of the columns that are `on_host`: (B,) values per row, or the rows' lengths; empty without any sample"""
+    languages: tuple[int, ...] = (0,)
+    """(B,)"""
+    noted: dict[str, Any] = field(default_factory=dict)
+    """What an objective has worked out of the batch while that was on the host (`Objective.count`)"""
 
     @classmethod
     def of(cls, batch: Batch) -> HostFacts:
@@ -46,6 +50,7 @@ class HostFacts:
             sample_ids=tuple(batch.sample_ids.tolist()),
             cells=tuple(batch.cells.tolist()),
             num_tokens={side: tuple((mask.sum(1) * batch.valid).tolist()) for side, mask in masks.items()},
+            languages=tuple(batch.languages.tolist()),
         )
 
 
@@ -71,6 +76,8 @@ class Batch:
     """(B,) int64, non-decreasing: which of the forward's cells each row belongs to"""
     extras: dict[str, torch.Tensor] = field(default_factory=dict)
     """Further columns by name (`data/columns.py`): (B, ...) per row, padded to (B, S, ...) otherwise"""
+    language_codes: tuple[str, ...] = ()
+    """FLORES-200 codes of the data set that `languages` counts; empty where nobody has said them"""
     packed: PackedBatch | None = None
     """The same samples packed, under token budgets; None with cells of a fixed count"""
     host: HostFacts = None  # type: ignore[assignment]
@@ -104,6 +111,8 @@ class Collator:
     """By side (`encoder`, `llm`), of the sides that the data set has; the other side's rows have no token"""
     packing_buckets: int = 0
     """Encoder inputs a forward of packed batches; 0 packs nothing"""
+    language_codes: tuple[str, ...] = ()
+    """Of the data set's languages"""
 
     def __call__(self, cells: Sequence[Sequence[Sample]]) -> Batch:
         samples = [sample for cell in cells for sample in cell]
@@ -121,6 +130,7 @@ class Collator:
             sample_ids=torch.tensor([sample.sample_id for sample in samples] or [-1]),
             cells=torch.tensor(cell_of_sample or [0]),
             extras={name: _extra(name, samples) for name in _extra_columns(samples)},
+            language_codes=self.language_codes,
             packed=pack_batch(encoder_rows, llm_rows, cell_of_sample or [0], self.pad_ids, self.packing_buckets)
             if self.packing_buckets
             else None,

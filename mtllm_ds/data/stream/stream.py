@@ -330,4 +330,4 @@ def rows_of_sample(manifest: Manifest, limit: int | None) -> np.ndarray:
 
 def _collator(manifest: Manifest, packing_buckets: int = 0) -> Collator:
     pad_ids = {side: entry.pad_id for side, entry in manifest.tokenizers.items()}
-    return Collator(pad_ids=pad_ids, packing_buckets=packing_buckets)
+    return Collator(pad_ids=pad_ids, packing_buckets=packing_buckets, language_codes=manifest.languages)

@@ -1,0 +1,160 @@
+"""Balanced teachers through the loop: ranks, resumes, where teachers lie, and every setting that does not fit, in one line."""
+
+import json
+import shutil
+
+import pytest
+from transformers import AutoModelForMaskedLM
+
+from mtllm_ds.cluster.launch import join_cluster
+from mtllm_ds.errors import UserError
+from mtllm_ds.preflight.plan import check_run, describe_plan
+from mtllm_ds.training.runs import run_seeds
+from tests.distributed.ranks import PARTITIONED, ranks
+from tests.fixtures.masked_runs import build_language_shards, make_masked_run
+from tests.fixtures.models import save_masked_lm
+from tests.fixtures.runs import losses_of, rows_of, settings_of
+from tests.fixtures.tokenizers import save_bert_tokenizer
+
+
+def train(recipe, overrides, resume=False):
+    """On a rank of a pool."""
+    return run_seeds(settings_of(recipe, **overrides), join_cluster(), resume)
+
+
+def run_on(world_size, recipe, name, resume=False, **overrides):
+    overrides |= {"run__output_dir": str(recipe.parent / name)}
+    assert ranks(world_size).run(train, recipe, overrides, resume) == [0] * world_size
+    return settings_of(recipe, **overrides)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    return make_masked_run(tmp_path_factory.mktemp("balanced"))
+
+
+@pytest.fixture(scope="module")
+def alone(recipe):
+    return run_on(1, recipe, "alone")
+
+
+def same_rows(one, other):
+    for a, b in zip(rows_of(one), rows_of(other), strict=True):
+        figures = {name for name in a if "loss" in name or "nll" in name or "kl" in name or "accuracy" in name}
+        assert {name: b[name] for name in figures} == pytest.approx(
+            {name: a[name] for name in figures}, rel=2e-5, abs=1e-7
+        )
+
+
+def test_one_and_two_ranks_agree_with_one_teacher_on_the_device_and_under_zero_3(recipe, alone):
+    same_rows(alone, run_on(2, recipe, "two", objective__teachers_on_device=1))
+    same_rows(alone, run_on(2, recipe, "partitioned", training__deepspeed=PARTITIONED))
+
+
+def test_a_resumed_run_masks_as_one_that_was_not_stopped(recipe, alone):
+    run_on(2, recipe, "resumed", run__max_steps=4)
+    shutil.rmtree(recipe.parent / "resumed" / "checkpoints" / "step_00000004")
+    run_on(1, recipe, "resumed", resume=True, run__max_steps=4)
+    assert losses_of(alone) == pytest.approx(
+        losses_of(settings_of(recipe, run__output_dir=recipe.parent / "resumed")), rel=2e-5
+    )
+
+
+def test_validation_reports_what_each_teacher_knows(alone):
+    last = [row for row in rows_of(alone) if "eval_nll" in row][-1]
+    for code in ("eng_Latn", "deu_Latn", "fra_Latn"):
+        assert last[f"eval_teacher_nll/{code}"] > 0
+        assert last[f"eval_nll/{code}"] > 0
+    assert {"eval_kl", "eval_accuracy", "eval_loss"} <= last.keys()
+    teachers = [row["eval_teacher_nll"] for row in rows_of(alone) if "eval_nll" in row]
+    assert teachers[0] == teachers[1], "a teacher never learns, and validation masks alike"
+
+
+def test_one_language_alone_without_teachers(recipe):
+    settings = run_on(1, recipe, "monolingual", objective__teacher_of="null", objective__temperature=1.0)
+    assert losses_of(settings)
+    assert not any("kl" in name for row in rows_of(settings) for name in row)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"objective__teacher_of": "null"}, "objective.temperature=2.0 has no effect without objective.teacher_of"),
+        ({"objective__whole_words": "true", "model__llm__bidirectional": "false"}, "where nothing is masked"),
+        ({"model__trainable": "lora"}, "what is not trained would stay random; set model.trainable=all"),
+        ({"model__start": "x"}, "model.llm.from_scratch=true has no effect beside model.start=x"),
+        (
+            {"model__start": "x", "model__llm__from_scratch": "false", "model__llm__config": "null"},
+            "export that run and name the folder there",
+        ),
+        ({"model__llm__from_scratch": "false"}, "has no effect without model.llm.from_scratch=true"),
+        ({"objective__mask_token_share": "0.95"}, "are above 1 together"),
+        ({"objective__teacher_of__de": "x"}, "two teachers for deu_Latn"),
+        ({"objective__teacher_of__xx": "x"}, "unknown language tag 'xx'"),
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_fit(recipe, change, words):
+    with pytest.raises(UserError, match=words.replace(".", r"\.")):
+        settings_of(recipe, **change)
+
+
+def refused(recipe, **overrides):
+    with pytest.raises(UserError) as caught:
+        check_run(settings_of(recipe, run__output_dir=recipe.parent / "refused", **overrides), 1)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_language_without_a_teacher(recipe, tmp_path):
+    shards = build_language_shards(tmp_path / "train", recipe.parent / "tokenizer", {"eng_Latn": 6, "deu_Latn": 6})
+    assert "holds no sample of fra_Latn; add text, or leave the teacher out" in refused(recipe, data__train=shards)
+    message = refused(with_teachers(recipe, tmp_path, ("eng_Latn", "deu_Latn")))
+    assert message.startswith("objective.teacher_of: no teacher for fra_Latn, which data.train=")
+
+
+def with_teachers(recipe, folder, codes):
+    import yaml
+
+    values = yaml.safe_load(recipe.read_text())
+    values["objective"]["teacher_of"] = {code: values["objective"]["teacher_of"][code] for code in codes}
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_a_teacher_with_another_vocabulary(recipe, tmp_path):
+    other = save_masked_lm(tmp_path / "other", tokenizer=save_bert_tokenizer(tmp_path / "tokenizer", vocab_size=300))
+    message = refused(recipe, objective__teacher_of__deu_Latn=other)
+    assert "objective.teacher_of.deu_Latn=" in message
+    assert "its vocabulary is not the student's" in message
+    larger = save_masked_lm(tmp_path / "larger", tokenizer=recipe.parent / "tokenizer")
+    model = AutoModelForMaskedLM.from_pretrained(larger)
+    model.resize_token_embeddings(408)
+    model.save_pretrained(larger)
+    assert "it tells 408 tokens apart, the student 3" in refused(recipe, objective__teacher_of__deu_Latn=larger)
+
+
+def test_a_teacher_that_is_not_there(recipe, tmp_path):
+    message = refused(recipe, objective__teacher_of__deu_Latn=tmp_path / "gone")
+    assert message.startswith("objective.teacher_of.deu_Latn")
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"hidden_size": 17}, "model.llm.config: no bert model is like that"),
+        ({"hiden_size": 16}, "model.llm.config.hiden_size: a bert model has no such setting; nearest: hidden_size"),
+        ({"model_type": "bort"}, "model.llm.config.model_type=bort: transformers knows no such architecture"),
+        ({"vocab_size": 10}, "pieces; remove it"),
+    ],
+)
+def test_architectures_that_cannot_be(recipe, config, words):
+    overrides = {f"model__llm__config__{name}": value for name, value in config.items()}
+    assert words in refused(recipe, **overrides)
+
+
+def test_the_plan_names_teachers(recipe):
+    plan = check_run(settings_of(recipe, run__output_dir=recipe.parent / "planned"), 1)
+    text = describe_plan(plan)
+    assert f"teacher     of deu_Latn: {recipe.parent / 'teacher_deu_Latn'}, sha256:" in text
+    assert json.dumps(plan.bases)
