@@ -1,26 +1,29 @@
-"""`MTLLM`: an exported model in three lines, on one device."""
+"""`MTLLM`: a trained model in three lines, on one device."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol, overload
 
 import torch
 from peft import PeftModel
 
-from mtllm_ds.checkpoint.export import read_export
+from mtllm_ds.checkpoint.trained import read_trained, tokenizer_specs
+from mtllm_ds.config.sections import LLMSettings
 from mtllm_ds.data.shards.manifest import TaskEntry
 from mtllm_ds.data.text.padding import longest_first, padded
+from mtllm_ds.data.text.prompts import Prompt
 from mtllm_ds.data.text.task_encoding import EncodedItem, encode_item
 from mtllm_ds.data.text.tokenization import TextTokenizer, load_text_tokenizer
 from mtllm_ds.errors import UserError
 from mtllm_ds.languages import check_language
 from mtllm_ds.models.build import load_reader, located
 from mtllm_ds.models.heads import TaskHead, head_from, task_scores
-from mtllm_ds.models.readers import Reader, mean_pool, span_means
+from mtllm_ds.models.readers import LLMReader, Reader, mean_pool, span_means
+from mtllm_ds.models.speaker import Speaker
 from mtllm_ds.models.stacked import StackedModel
 from mtllm_ds.teachers.frozen_self import FrozenSelf
 
@@ -66,13 +69,16 @@ class MTLLM:
         device: torch.device,
         task: TaskEntry | None = None,
         head: TaskHead | None = None,
+        llm: LLMSettings | None = None,
     ) -> None:
         self.reader = reader
         self.task = task
         self.device = device
         self._tokenizers = tokenizers
         self._head = head
+        self._llm = llm
         self._turn = _Turn()
+        self._speakers: dict[bool, Speaker] = {}
 
     @classmethod
     def from_pretrained(
@@ -84,23 +90,24 @@ class MTLLM:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> MTLLM:
-        """Load an export. `encoder` and `llm` replace the places of the base models that the export remembers.
+        """Load an export, or a run's best checkpoint. `encoder` and `llm` replace the places of base models that it remembers.
 
-        Raises `UserError` if a file is missing or a base model is not the one the export was trained on.
+        Raises `UserError` if a file is missing or a base model is not the one it was trained on.
         """
-        export = read_export(Path(folder))
+        trained = read_trained(folder)
         place = _usable(device)
-        trained = export.trained()
         places = {side: name for side, name in (("encoder", encoder), ("llm", llm)) if name is not None}
-        model = located(trained.model, trained.bases, f"export {folder}", places)
+        model = located(trained.model, trained.bases, f"model {folder}", places)
         reader = load_reader(model, trained.weights, place, dtype)
-        tokenizers: dict[str, TextTokenizer] = {
-            side: load_text_tokenizer(export.tokenizer_spec(side)) for side in model.sides
-        }
+        tokenizers = {side: load_text_tokenizer(spec) for side, spec in tokenizer_specs(trained, model).items()}
         head = None
         if trained.head is not None:
-            head = head_from(trained.head, reader.hidden_size, f"export {folder}").to(place)
-        return cls(reader, tokenizers, place, trained.task, head)
+            head = head_from(trained.head, reader.hidden_size, f"model {folder}").to(place)
+        return cls(reader, tokenizers, place, trained.task, head, model.llm)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Who writes is bound to this model's turns and weights: a copy makes its own.
+        return self.__dict__ | {"_speakers": {}}
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -176,6 +183,60 @@ class MTLLM:
         (scores,) = self.predict([PlainItem(segments, tuple(options))], lang)
         return int(scores.argmax())
 
+    @overload
+    def generate(
+        self, prompts: Iterable[Prompt], lang: Languages | None = ..., *, stream: Literal[False] = ..., **options: Any
+    ) -> list[str]: ...
+
+    @overload
+    def generate(
+        self, prompts: Iterable[Prompt], lang: Languages | None = ..., *, stream: Literal[True], **options: Any
+    ) -> Iterator[str]: ...
+
+    def generate(
+        self, prompts: Iterable[Prompt], lang: Languages | None = None, *, stream: bool = False, **options: Any
+    ) -> list[str] | Iterator[str]:
+        """What the trained model writes after each prompt, a text or messages of a chat ({"role", "content"}).
+
+        Args:
+            lang: language of the prompts (FLORES-200 code), or one each; an LLM that reads alone needs none
+            stream: give the response to the one prompt piece by piece, as it is written
+            options: `max_new_tokens` (256), `batch_size` (8), `seed` and `chat_template` (see `Speaker.respond`), those of
+                transformers' `generate`, such as `do_sample`, `temperature`, `top_p`, `num_beams` and `stop_strings`; what is left
+                out is as in the LLM's own `generation_config.json`
+
+        Raises:
+            UserError: the LLM attends both ways, a prompt is empty or too long, a language has no tag, or an option does not fit.
+        """
+        return self._speaker(plain=False).respond(_listed(prompts), lang, stream=stream, **options)
+
+    @overload
+    def generate_with_llm(
+        self, prompts: Iterable[Prompt], *, stream: Literal[False] = ..., **options: Any
+    ) -> list[str]: ...
+
+    @overload
+    def generate_with_llm(
+        self, prompts: Iterable[Prompt], *, stream: Literal[True], **options: Any
+    ) -> Iterator[str]: ...
+
+    def generate_with_llm(
+        self, prompts: Iterable[Prompt], *, stream: bool = False, **options: Any
+    ) -> list[str] | Iterator[str]:
+        """What the plain LLM writes after each prompt that it reads itself (the teacher's view); as `generate`."""
+        return self._speaker(plain=True).respond(_listed(prompts), None, stream=stream, **options)
+
+    def _speaker(self, plain: bool) -> Speaker:
+        """Who writes, the trained model or the plain LLM in it; made once."""
+        reader = self.reader
+        if not isinstance(reader, StackedModel | LLMReader) or self._llm is None:
+            raise UserError(f"this model is a {type(reader).__name__} without a language model: it cannot write")
+        with self._turn:
+            if plain not in self._speakers:
+                untrained = FrozenSelf(reader).untrained if plain else None
+                self._speakers[plain] = Speaker(self._llm, reader, self._tokenizers, self._turn, untrained)
+            return self._speakers[plain]
+
     @property
     def _tokenizer(self) -> TextTokenizer:
         return self._tokenizers[self.reader.side]
@@ -190,9 +251,8 @@ class MTLLM:
         code = check_language(lang)
         tokenizer = self._tokenizer
         encoded = encode_item(tokenizer, item.segments, item.options, code, tokenizer.spec.max_length)
-        centring = self.reader.centring if isinstance(self.reader, StackedModel) else None
-        if centring is not None and encoded.ids[0] not in centring.tag_ids:
-            raise UserError(f"this model centres by language and has no mean of '{code}'; train it with text in it")
+        if isinstance(self.reader, StackedModel):
+            self.reader.require_mean_of(encoded.ids[0], code)
         return encoded
 
     def _scores(
@@ -267,6 +327,14 @@ def _checked(texts: Iterable) -> list:
                 shown = f"{type(part).__name__} {part!r}"[:60]
                 raise UserError(f"texts[{number}]: not a string but {shown}; leave it out or decode it")
             _require_characters(part, f"texts[{number}]")
+    return listed
+
+
+def _listed(prompts: Iterable[Prompt]) -> list[Prompt]:
+    """Prompts as a list; one text, or the messages of one, are told apart from several."""
+    listed = [] if isinstance(prompts, str | bytes) else list(prompts)
+    if isinstance(prompts, str | bytes) or any(isinstance(one, Mapping) for one in listed):
+        raise UserError(f"expected a list of prompts, got one ({str(prompts)[:30]!r}): put it in a list")
     return listed
 
 

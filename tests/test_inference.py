@@ -102,7 +102,7 @@ def test_the_export_is_readable_by_others_and_names_licences(trained):
 
 def test_what_does_not_fit_is_refused(trained, tmp_path):
     export, _, _ = trained
-    with pytest.raises(UserError, match=r"config\.json cannot be read"):
+    with pytest.raises(UserError, match=r"neither a run \(with checkpoints/\) nor an export"):
         MTLLM.from_pretrained(tmp_path)
     other = save_llama(tmp_path / "other", seed=9)
     with pytest.raises(UserError, match="not the model it was trained on"):

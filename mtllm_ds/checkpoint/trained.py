@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mtllm_ds.checkpoint.export import read_export
+from mtllm_ds.checkpoint.export import is_export, read_export
 from mtllm_ds.checkpoint.model import Trained, trained_from_run
+from mtllm_ds.config.sections import ModelSettings
+from mtllm_ds.data.text.tokenization import TokenizerSpec
 from mtllm_ds.errors import UserError
 
-__all__ = ["Trained", "read_trained"]
+__all__ = ["Trained", "read_trained", "tokenizer_specs"]
 
 
 def read_trained(folder: str | Path, setting: str = "model") -> Trained:
@@ -21,3 +23,21 @@ def read_trained(folder: str | Path, setting: str = "model") -> Trained:
     raise UserError(
         f"{setting}={folder}: neither a run (with checkpoints/) nor an export (with config.json); name one of the two"
     )
+
+
+def tokenizer_specs(trained: Trained, model: ModelSettings) -> dict[str, TokenizerSpec]:
+    """The tokenizers of a model's sides: an export's own, those of the base models (`model` says where they are) for a run."""
+    if is_export(trained.place):
+        export = read_export(trained.place)
+        return {side: export.tokenizer_spec(side) for side in model.sides}
+    return {
+        side: TokenizerSpec(
+            name=model.given[side].name,
+            revision=model.given[side].revision,
+            side=side,
+            family=trained.bases[side].get("tokenizer_family") or "auto",
+            max_length=model.given[side].max_length,
+            trust_remote_code=model.given[side].trust_remote_code,
+        )
+        for side in model.sides
+    }

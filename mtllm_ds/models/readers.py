@@ -98,6 +98,10 @@ class LLMReader(Reader):
     def packed_states(self, packed: PackedBatch) -> torch.Tensor:
         return run_packed(base_of(self.llm), packed.llm, input_ids=packed.llm_ids)
 
+    def embeddings(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """What the LLM's first layer reads: (B, S) ids -> (B, S, D)."""
+        return token_embeddings(self.llm, ids)
+
 
 class EncoderReader(Reader):
     """The MT encoder reads the text: `[src_lang] x </s>`. Its own dropout and layerdrop are off."""
@@ -128,6 +132,12 @@ class EncoderReader(Reader):
 def base_of(model: PeftModel | PreTrainedModel) -> Any:
     """The transformers model itself, LoRA in place."""
     return model.base_model.model if isinstance(model, PeftModel) else model
+
+
+def token_embeddings(llm: PeftModel | PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+    """Input embeddings of ids: (B, S) int64 -> (B, S, D)."""
+    embedded: torch.Tensor = base_of(llm).get_input_embeddings()(ids)
+    return embedded
 
 
 def read_padded(llm: PeftModel | PreTrainedModel, mask: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from mtllm_ds.data.stream.packing import PackedBatch
+from mtllm_ds.errors import UserError
 from mtllm_ds.models.centring import LanguageCentring
 from mtllm_ds.models.encoders import FrozenEncoder
 from mtllm_ds.models.packed import run_packed
@@ -41,8 +42,12 @@ class StackedModel(Reader):
 
     def states(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Final states of the stack: (B, S_e) ids and mask -> (B, S_e, D_l), with gradients."""
-        embeddings = self.connector(self._encoded(ids, mask))
-        return read_padded(self.llm, mask, inputs_embeds=embeddings)
+        return read_padded(self.llm, mask, inputs_embeds=self.embeddings(ids, mask))
+
+    def embeddings(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """What the LLM reads in place of embeddings of tokens: (B, S_e) ids and mask -> (B, S_e, D_l), with gradients."""
+        embedded: torch.Tensor = self.connector(self._encoded(ids, mask))
+        return embedded
 
     def packed_states(self, packed: PackedBatch) -> torch.Tensor:
         """Final states of the stack for packed samples: (R, P, D_l), with gradients."""
@@ -52,6 +57,11 @@ class StackedModel(Reader):
         ]
         embeddings = self.connector(packed.encoder.gather(torch.cat(states)))
         return run_packed(base_of(self.llm), packed.encoder, inputs_embeds=embeddings)
+
+    def require_mean_of(self, tag_id: int, language: str | None) -> None:
+        """Refuse a language that a model which centres by language has no mean of."""
+        if self.centring is not None and tag_id not in self.centring.tag_ids:
+            raise UserError(f"this model centres by language and has no mean of '{language}'; train it with text in it")
 
     def _encoded(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """What enters the connector: (B, S_e, D_e)."""

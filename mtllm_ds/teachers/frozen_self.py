@@ -45,16 +45,16 @@ class FrozenSelf(Teacher):
     @torch.no_grad()
     def read(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Final states of padded ids: (B, S_l) int64 ids and mask -> (B, S_l, D)."""
-        with self._untrained():
+        with self.untrained():
             return read_padded(self._llm, mask, input_ids=ids)
 
     def _packed_states(self, batch: Batch) -> torch.Tensor:
         assert batch.packed is not None
-        with self._untrained():
+        with self.untrained():
             return run_packed(base_of(self._llm), batch.packed.llm, input_ids=batch.packed.llm_ids)
 
     @contextmanager
-    def _untrained(self) -> Iterator[None]:
+    def untrained(self) -> Iterator[None]:
         """Adapters and dropout off inside."""
         was_training = self._llm.training
         self._set_training(False)

@@ -110,6 +110,11 @@ class TextTokenizer:
         """Whether it tells which characters a token reads."""
         return bool(self._tokenizer.is_fast)
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether it says how messages are read."""
+        return bool(self._tokenizer.chat_template)
+
     def __call__(self, segments: Sequence[str], language: str | None) -> list[int]:
         """Ids of one sample, special tokens included, never truncated."""
         return self.join([tokens.ids for tokens in self.tokenize(segments)], language)

@@ -1,0 +1,155 @@
+"""Prompts in, text out: the language model of a reader, with the tokenizers that read its prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+
+from mtllm_ds.config.sections import LLMSettings
+from mtllm_ds.data.text.prompts import PromptReader, chat_tokenizer
+from mtllm_ds.data.text.tokenization import TextTokenizer, pretrained_tokenizer
+from mtllm_ds.draws import seed_of
+from mtllm_ds.errors import UserError
+from mtllm_ds.models.generation import causal_model, end_ids
+from mtllm_ds.models.generation_options import read_options
+from mtllm_ds.models.lm_head import load_output_head
+from mtllm_ds.models.readers import LLMReader, token_embeddings
+from mtllm_ds.models.stacked import StackedModel
+from mtllm_ds.models.writer import Writer
+
+_NEW_TOKENS = 256
+
+
+class Speaker:
+    """Responds to prompts, as the trained model or as the plain LLM in it.
+
+    Attributes:
+        side: whose tokenizer reads the prompts
+    """
+
+    def __init__(
+        self,
+        llm: LLMSettings,
+        reader: StackedModel | LLMReader,
+        tokenizers: Mapping[str, TextTokenizer],
+        turn: AbstractContextManager[Any],
+        plain: Callable[[], AbstractContextManager[Any]] | None = None,
+    ) -> None:
+        """
+        Args:
+            turn: held during every forward, as others use the same weights from other threads
+            plain: makes the LLM the plain one inside, which then reads the prompts itself
+
+        Raises:
+            UserError: the LLM attends both ways, or has no head that is known.
+        """
+        self._reader = reader
+        self._tokenizers = tokenizers
+        self._around = _both(turn, plain or nullcontext)
+        self.side = "llm" if plain is not None else reader.side
+        weight = next(reader.trained_model.parameters())
+        head = load_output_head(llm, reader, weight.dtype).to(weight.device)
+        self._model = causal_model(llm, reader, head, self._around)
+        own = pretrained_tokenizer(tokenizers["llm"].spec)
+        self._writer = Writer(self._model, own, self._embed, tokenizers[self.side].pad_id)
+        self._own_ends = self._ends_of_turns(None)
+
+    def respond(
+        self,
+        prompts: Sequence[Any],
+        languages: str | Sequence[str] | None,
+        *,
+        stream: bool = False,
+        max_new_tokens: int | None = None,
+        batch_size: int = 8,
+        seed: int | None = None,
+        chat_template: str | None = None,
+        **options: Any,
+    ) -> list[str] | Iterator[str]:
+        """A response to each prompt; with `stream` the pieces of the one.
+
+        Args:
+            max_new_tokens: None for 256, or as many as the LLM has positions left for
+            batch_size: prompts at once
+            seed: of what is drawn, where `do_sample=True`: a response depends on it, on the prompt's place in the list and on its
+                logits alone. None draws one from torch's generator
+            chat_template: Jinja, in place of the tokenizer's own
+            options: of transformers' `generate`
+        """
+        more = self._own_ends if chat_template is None else self._ends_of_turns(chat_template)
+        ends = end_ids(self._model, more) or [self._tokenizers["llm"].pad_id]
+        _require_whole("batch_size", batch_size, 1)
+        rows = self._read(prompts, languages, chat_template)
+        read = read_options(self._model, ends, self._num_new_tokens(rows, max_new_tokens), options)
+        start = int(torch.randint(2**62, ())) if seed is None else _require_whole("seed", seed, 0)
+        seeds = [seed_of(start, number) for number in range(len(rows))]
+        if not stream:
+            return [response.text for response in self._writer.write(rows, seeds, read, batch_size)]
+        if len(rows) != 1:
+            raise UserError(f"stream=True: writes one response piece by piece, got {len(rows)} prompts; give one")
+        return self._writer.stream(rows[0], seeds[0], read)
+
+    def _read(self, prompts: Sequence[Any], languages: Any, template: str | None) -> list[list[int]]:
+        reader = PromptReader(self._tokenizers[self.side], template)
+        codes = [languages] * len(prompts) if languages is None or isinstance(languages, str) else list(languages)
+        if len(codes) != len(prompts):
+            raise UserError(f"{len(codes)} languages for {len(prompts)} prompts: give one, or one each")
+        rows = [
+            reader(prompt, code, f"prompts[{number}]")
+            for number, (prompt, code) in enumerate(zip(prompts, codes, strict=True))
+        ]
+        if self.side == "encoder":
+            assert isinstance(self._reader, StackedModel)
+            for row, code in zip(rows, codes, strict=True):
+                self._reader.require_mean_of(row[0], code)
+        return rows
+
+    @torch.no_grad()
+    def _embed(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        with self._around():
+            if self.side == self._reader.side:
+                return self._reader.embeddings(ids, mask)
+            return token_embeddings(self._reader.trained_model, ids)
+
+    def _ends_of_turns(self, template: str | None) -> list[int]:
+        """The token that ends an answer by the chat template, where there is one."""
+        tokenizer = self._tokenizers["llm"]
+        if template is None and not tokenizer.has_chat_template:
+            return []
+        return [chat_tokenizer(tokenizer, template, "chat_template").end_id]
+
+    def _num_new_tokens(self, rows: Sequence[Sequence[int]], wanted: int | None) -> int:
+        """Most tokens of a response; refused where a prompt leaves no room for them."""
+        positions = getattr(self._model.config, "max_position_embeddings", None)
+        longest = max(map(len, rows), default=0)
+        room = _NEW_TOKENS if positions is None else positions - longest
+        number = min(_NEW_TOKENS, room) if wanted is None else _require_whole("max_new_tokens", wanted, 1)
+        if positions is not None and (number < 1 or number > room):
+            place = next(number for number, row in enumerate(rows) if len(row) == longest)
+            raise UserError(
+                f"prompts[{place}]: {longest} tokens and max_new_tokens={wanted or 1} are more than the LLM's {positions} "
+                "positions; shorten it, or lower max_new_tokens"
+            )
+        return number
+
+
+def _both(
+    turn: AbstractContextManager[Any], plain: Callable[[], AbstractContextManager[Any]]
+) -> Callable[[], AbstractContextManager[None]]:
+    @contextmanager
+    def around() -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(turn)
+            stack.enter_context(plain())
+            yield
+
+    return around
+
+
+def _require_whole(name: str, value: Any, least: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UserError(f"{name}={value}: not a whole number from {least} up; leave it out for the default")
+    return value
