@@ -41,7 +41,7 @@ def largest_deviation(manifest: Manifest, mixing: MixingSettings) -> float:
     counts = np.zeros(len(manifest.languages))
     worst = 0.0
     for cycle in range(CYCLES):
-        languages = sequence.languages(cycle * mixing.cycle_draws, (cycle + 1) * mixing.cycle_draws)
+        languages = sequence.sources(cycle * mixing.cycle_draws, (cycle + 1) * mixing.cycle_draws)
         counts += np.bincount(languages, minlength=len(counts))
         worst = max(worst, float(np.abs(counts - shares.shares * counts.sum()).max()))
     return worst
@@ -71,9 +71,9 @@ def resume_seconds(manifest: Manifest, steps: int, far_draws: int) -> dict[str, 
         schedule = Schedule(order, ())
         schedule.go_to(step)
         place = schedule.place
-        figures[f"resume/{name}_epochs"] = float(place.samples_of_language.sum() / manifest.num_samples)
+        figures[f"resume/{name}_epochs"] = float(place.samples.sum() / manifest.num_samples)
         figures[f"resume/{name}_seconds"] = _seconds_to_first_batch(
-            manifest, settings, cursor_of(place, order, manifest.hash)
+            manifest, settings, cursor_of(place, order, manifest)
         )
     return figures
 

@@ -73,7 +73,7 @@ class Ours:
         order = Order(manifest, settings, seed)
         schedule = Schedule(order, ())
         schedule.go_to(position // (settings.lanes * settings.num_samples_per_cell))
-        (folder.parent / "cursor.json").write_text(json.dumps(cursor_of(schedule.place, order, manifest.hash)))
+        (folder.parent / "cursor.json").write_text(json.dumps(cursor_of(schedule.place, order, manifest)))
 
 
 class WebDataset:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mtllm_ds.config.section import FIXED, Section
 
@@ -88,9 +88,17 @@ class RemoteSettings(Section):
     """Longest silence: until a connection stands, or between two bytes of an answer."""
 
 
+class WeightedSet(Section):
+    path: str
+    """Folder or URL of prepared shards."""
+    weight: float = Field(default=1.0, gt=0)
+    """Share of the samples that it gives, relative to the other sets."""
+
+
 class DataSettings(OrderSettings):
-    train: str
-    """Folder or URL of prepared shards (the one that holds `manifest.json`)."""
+    train: str | tuple[WeightedSet, ...]
+    """Folder or URL of prepared shards (the one that holds `manifest.json`). Or several, as `[{path: A, weight: 3}, {path: B,
+    weight: 1}]`: of every four samples three come from A; within each set languages mix by `mixing`."""
     validation: str | None = None
     """Folder of prepared shards for validation; without it nothing is validated and the last checkpoint is the best."""
     validation_samples: int | None = Field(default=None, gt=0)
@@ -107,3 +115,24 @@ class DataSettings(OrderSettings):
     """Name of the teacher's target set in the training and validation shards (`mtllm-ds prepare teacher-targets`). Where
     the objective's teacher is the frozen LLM itself it can be null: the teacher then runs beside the student."""
     remote: RemoteSettings = RemoteSettings()
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _one_set_or_several(cls, value: Any) -> Any:
+        """Checked here, where one line can say what is wrong: left to itself, pydantic would tell why it is neither of both."""
+        if isinstance(value, str) and value:
+            return value
+        if not isinstance(value, list | tuple) or not all(isinstance(one, dict | WeightedSet) for one in value):
+            raise ValueError("expected a folder or URL, or a list such as [{path: A, weight: 3}, {path: B, weight: 1}]")
+        sets = [WeightedSet.model_validate(one) for one in value]
+        paths = [one.path for one in sets]
+        if len(sets) < 2:
+            raise ValueError("expected at least two sets in a list; name a single one by its folder or URL alone")
+        if len(set(paths)) < len(paths):
+            raise ValueError(f"names {next(path for path in paths if paths.count(path) > 1)} twice; give each set once")
+        return tuple(sets)
+
+    @property
+    def train_sets(self) -> tuple[WeightedSet, ...]:
+        """The training sets, a single one included."""
+        return (WeightedSet(path=self.train),) if isinstance(self.train, str) else self.train

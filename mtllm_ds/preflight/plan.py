@@ -16,6 +16,7 @@ from mtllm_ds.config.deepspeed import resolve_deepspeed, zero_stage
 from mtllm_ds.config.names import lasting_name
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.data.columns import check_columns
+from mtllm_ds.data.shards.joined import parts_of
 from mtllm_ds.data.shards.manifest import Manifest, TaskEntry
 from mtllm_ds.data.shards.tar_shards import read_block
 from mtllm_ds.data.stream.schedule import cells_in_forward
@@ -26,6 +27,7 @@ from mtllm_ds.models.encoders import encoder_family
 from mtllm_ds.models.loading import base_fingerprint, llm_config
 from mtllm_ds.models.probe import Probe
 from mtllm_ds.preflight.bank import check_bank
+from mtllm_ds.preflight.data_sets import load_data_sets, share_lines
 from mtllm_ds.preflight.dropout import split_forwards
 from mtllm_ds.preflight.output_folder import check_output_folder
 from mtllm_ds.preflight.start import (
@@ -63,6 +65,8 @@ class RunPlan:
     """Which way the LLM looks, as measured; None without one."""
     resumed: CheckpointState | None = None
     """Where the run goes on; None starts it."""
+    shares: list[str] = field(default_factory=list)
+    """How data sets and languages are mixed, in lines to print."""
     warnings: list[str] = field(default_factory=list)
     """What is allowed but seldom meant, one line each."""
 
@@ -97,7 +101,7 @@ def check_run(
     if llm is not None:
         config = llm_config(llm)
         llm_probe = check_llm(model, config, packed=data.has_budgets)
-    manifests = [Manifest.load(folder, data.remote) for folder in (data.train, data.validation) if folder]
+    manifests = load_data_sets(data)
     for manifest in manifests:
         _check_sides(manifest, model.given)
     tokenizers = load_tokenizers(settings, {side: entry.family for side, entry in manifests[0].tokenizers.items()})
@@ -111,7 +115,7 @@ def check_run(
     known_task = teacher.task if teacher is not None else task_entry(resumed.task) if resumed is not None else None
     task = task_of(settings, manifests, known_task)
     for manifest in manifests:
-        _check_columns(manifest, str(manifest.storage.root), settings)
+        _check_columns(manifest, settings)
     return RunPlan(
         settings=settings,
         world_size=world_size,
@@ -127,6 +131,7 @@ def check_run(
         task=task,
         llm_probe=llm_probe,
         resumed=resumed,
+        shares=share_lines(manifests[0], data, settings.run.seed),
         warnings=[
             *unprobed_warning(settings.model, llm_probe),
             *warnings_of(settings, config),
@@ -142,8 +147,9 @@ def describe_plan(plan: RunPlan) -> str:
     data = settings.data
     tokens = {side: int(getattr(train, f"{side}_lengths").sum()) for side in train.tokenizers}
     lines = [
-        f"train       {data.train}: {train.num_samples:,} samples of {', '.join(train.languages)}; "
+        f"train       {train.storage.root}: {train.num_samples:,} samples of {', '.join(train.languages)}; "
         f"{' and '.join(f'{count:,} {_SIDES[side]}' for side, count in tokens.items())} tokens in {len(train.shards)} shards",
+        *plan.shares,
         f"validation  {f'{data.validation}: {plan.validation.num_samples:,} samples' if plan.validation else 'none'}",
         *(
             f"{side:11} {plan.bases[side]['name']} (template {tokenizer.template}), "
@@ -235,17 +241,26 @@ def _check_sides(manifest: Manifest, named: Collection[str]) -> None:
         )
 
 
-def _check_columns(manifest: Manifest, folder: str, settings: Settings) -> None:
+def _check_columns(manifest: Manifest, settings: Settings) -> None:
     """Every sample brings what the objective reads, and nothing else: the columns of one block are those of all."""
     objective = settings.objective
-    check_columns(
-        read_block(manifest, 0),
-        objective.columns,
-        where=f"data set {folder}",
-        reader=f"objective.name={objective.name}",
-        may_read=objective.optional_columns,
-        left_aside=settings.data.ignored_columns,
-    )
+    written = {}
+    for part, _ in parts_of(manifest):
+        written[part.storage.root] = sorted(read_block(part, 0))
+        check_columns(
+            written[part.storage.root],
+            objective.columns,
+            where=f"data set {part.storage.root}",
+            reader=f"objective.name={objective.name}",
+            may_read=objective.optional_columns,
+            left_aside=settings.data.ignored_columns,
+        )
+    (first, columns), *others = written.items()
+    for root, own in others:
+        if differing := sorted({*own} ^ {*columns}):
+            raise UserError(
+                f"data.train: of {root} and {first} only one has the column '{differing[0]}'; prepare both with it, or both without"
+            )
 
 
 def _bases(settings: Settings, tokenizers: Mapping[str, TextTokenizer]) -> Bases:

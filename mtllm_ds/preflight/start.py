@@ -104,7 +104,7 @@ def task_of(settings: Settings, manifests: list[Manifest], known: TaskEntry | No
     expected = known or manifests[0].task
     if expected is None:
         raise UserError(
-            f"data.train={settings.data.train}: its shards belong to no task; make them with mtllm-ds prepare task"
+            f"data.train={manifests[0].storage.root}: its shards belong to no task; make them with mtllm-ds prepare task"
         )
     for name, manifest in zip(("data.train", "data.validation"), manifests, strict=False):
         found = manifest.task
@@ -114,7 +114,7 @@ def task_of(settings: Settings, manifests: list[Manifest], known: TaskEntry | No
             continue
         if found is None or (found.type, found.labels) != (expected.type, expected.labels):
             raise UserError(
-                f"{name}={getattr(settings.data, name.split('.')[1])}: {_named(found)}, expected {_named(expected)} "
+                f"{name}={manifest.storage.root}: {_named(found)}, expected {_named(expected)} "
                 f"as {'the teacher or the run before has it' if known else 'the training shards have it'}"
             )
     chosen = settings.objective.selected_by

@@ -16,8 +16,9 @@ from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.cluster.zero import TrainableState, full_numel, partitioned_loading
 from mtllm_ds.config.load import to_yaml
 from mtllm_ds.config.schema import Settings
+from mtllm_ds.data.shards.joined import JoinedTargets, parts_of
 from mtllm_ds.data.shards.manifest import Manifest
-from mtllm_ds.data.shards.targets import TargetReader
+from mtllm_ds.data.shards.targets import BlockTargets, TargetReader
 from mtllm_ds.data.stream.stream import EvalStream, TrainStream
 from mtllm_ds.models.build import build_reader
 from mtllm_ds.models.readers import LLMReader, Reader
@@ -161,7 +162,7 @@ def _teacher(plan: RunPlan, reader: Reader) -> Teacher | None:
     return None
 
 
-def _targets(plan: RunPlan, manifest: Manifest) -> list[TargetReader]:
+def _targets(plan: RunPlan, manifest: Manifest) -> list[BlockTargets]:
     """The teacher's cached vectors that come along with a data set's batches, checked to be this teacher's."""
     if plan.settings.data.targets is None:
         return []
@@ -172,7 +173,8 @@ def _targets(plan: RunPlan, manifest: Manifest) -> list[TargetReader]:
         teacher = plain_teacher(plan.settings.model.given_llm, plan.tokenizers["llm"].fingerprint)
     else:
         teacher = plan.teacher.as_teacher(plan.tokenizers[plan.teacher.reading_side].fingerprint)
-    return [TargetReader(manifest, plan.settings.data.targets, teacher)]
+    parts = [part for part, _ in parts_of(manifest)]
+    return [JoinedTargets(parts, [TargetReader(part, plan.settings.data.targets, teacher) for part in parts])]
 
 
 def _validator(

@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -222,6 +222,13 @@ class GroupSink:
         }
         # The group counts as done once its index is there: that comes after the shard has its name.
         atomic.write_bytes(self._path.with_suffix(".index"), encode_block(columns))
+
+
+class BlockTargets(Protocol):
+    """What comes along with a data set's blocks."""
+
+    def read(self, block: int) -> Block:
+        """Target columns of a block."""
 
 
 class TargetReader:

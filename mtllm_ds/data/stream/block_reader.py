@@ -9,7 +9,7 @@ import numpy as np
 from mtllm_ds.data.shards.blocks import Block
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.shards.tar_shards import DamagedBlockError, read_block
-from mtllm_ds.data.shards.targets import TargetReader
+from mtllm_ds.data.shards.targets import BlockTargets
 from mtllm_ds.data.stream.collate import Sample
 from mtllm_ds.errors import UserError
 
@@ -30,7 +30,7 @@ class BlockReader:
         cached_blocks: int,
         on_error: OnError = "fail",
         max_skipped_share: float = 0.0,
-        targets: Sequence[TargetReader] = (),
+        targets: Sequence[BlockTargets] = (),
     ) -> None:
         self._targets = targets
         self._manifest = manifest

@@ -137,9 +137,9 @@ class CellStream:
     def cells(self, start: int, end: int) -> Cells:
         """The cells that begin at positions `start` to `end` - 1, counted in samples."""
         rows: list[np.ndarray] = []
-        starts: list[np.ndarray] = []
-        number = start // self._stretch
-        before = None
+        starts = [np.empty(0, np.int64)]
+        number, inside = divmod(start, self._stretch)
+        before = None if inside else start
         while before is None or number * self._stretch < end:
             stretch_rows, bounds = self._fill(number)
             first, last = np.searchsorted(bounds[:-1], [start, end])

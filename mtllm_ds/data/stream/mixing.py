@@ -7,6 +7,7 @@ cycle is below one half would never be drawn.)
 """
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +67,7 @@ def language_shares(
         weights = _unimax(mixing, samples)
     else:
         weights = _explicit(mixing, languages)
-    shares = LanguageShares(_to_integers(weights), epochs)
+    shares = LanguageShares(to_integers(weights), epochs)
     lost = [code for code, given, share in zip(languages, weights, shares.weights, strict=True) if not share and given]
     if lost or (mixing.rule == "temperature" and not shares.weights.all()):
         missing = lost or [code for code, share in zip(languages, shares.weights, strict=True) if not share]
@@ -110,23 +111,31 @@ def _unimax(mixing: MixingSettings, samples: np.ndarray) -> np.ndarray:
     return weights
 
 
-def _explicit(mixing: MixingSettings, languages: tuple[str, ...]) -> np.ndarray:
-    weights = np.zeros(len(languages))
-    for given, weight in mixing.weights.items():
+def check_named(weights: Mapping[str, float], languages: tuple[str, ...]) -> dict[str, float]:
+    """Weights by FLORES-200 code; `UserError` for a language that the data set lacks."""
+    found = {}
+    for given, weight in weights.items():
         code = check_language(given)
         if code not in languages:
             nearest = nearest_code(code, languages)
             raise UserError(
                 f"data.mixing.weights: names '{code}', which the data set lacks; the nearest it has is '{nearest}'"
             )
+        found[code] = weight
+    return found
+
+
+def _explicit(mixing: MixingSettings, languages: tuple[str, ...]) -> np.ndarray:
+    weights = np.zeros(len(languages))
+    for code, weight in check_named(mixing.weights, languages).items():
         weights[languages.index(code)] = weight
     if not weights.any():
         raise UserError("data.mixing.weights: all are 0; set at least one above 0")
     return weights
 
 
-def _to_integers(weights: np.ndarray) -> np.ndarray:
-    """Integers in the proportion of `weights` that sum to `_ONE`, by largest remainder."""
+def to_integers(weights: np.ndarray) -> np.ndarray:
+    """(n,) int64: integers in the proportion of `weights` that sum to `_ONE`, by largest remainder."""
     exact = weights / weights.sum() * _ONE
     integers = np.floor(exact).astype(np.int64)
     missing = _ONE - int(integers.sum())
@@ -141,13 +150,13 @@ class CycleState:
 
     cycle: int
     owed: np.ndarray
-    """(languages,) int64 in units of 1/_ONE draw: exact share minus draws so far"""
+    """(sources,) int64 in units of 1/_ONE draw: exact share minus draws so far"""
     drawn: np.ndarray
-    """(languages,) int64 draws so far"""
+    """(sources,) int64 draws so far"""
 
 
 class DrawSequence:
-    """Draw number -> language. A pure function of seed and shares; keeps the cycles last used, and a state now and then."""
+    """Draw number -> source. A pure function of seed and shares; keeps the cycles last used, and a state now and then."""
 
     _CACHED_CYCLES = 64
     _STATE_EVERY = 64
@@ -157,8 +166,8 @@ class DrawSequence:
         self._size = cycle_draws
         self._seed = seed
         self._cycles: OrderedDict[int, tuple[CycleState, np.ndarray]] = OrderedDict()
-        languages = len(shares.weights)
-        self.resume_from(CycleState(0, np.zeros(languages, np.int64), np.zeros(languages, np.int64)))
+        sources = len(shares.weights)
+        self.resume_from(CycleState(0, np.zeros(sources, np.int64), np.zeros(sources, np.int64)))
 
     def resume_from(self, state: CycleState) -> None:
         """Know this state without having gone through what precedes it; earlier draws can no longer be asked for."""
@@ -166,30 +175,30 @@ class DrawSequence:
         self._states = [state]
         self._cycles.clear()
 
-    def languages(self, start: int, end: int) -> np.ndarray:
-        """(end - start,) language of each draw, counted from 0."""
+    def sources(self, start: int, end: int) -> np.ndarray:
+        """(end - start,) source of each draw, counted from 0."""
         cycles = range(start // self._size, -(-end // self._size))
         found = np.concatenate([self._cycle(cycle)[1] for cycle in cycles])
         return found[start - cycles.start * self._size :][: end - start]
 
     def drawn_before(self, draw: int) -> np.ndarray:
-        """(languages,) draws of each language before this one."""
+        """(sources,) draws of each before this one."""
         cycle, position = divmod(draw, self._size)
-        state, languages = self._cycle(cycle)
-        return state.drawn + np.bincount(languages[:position], minlength=len(state.drawn))
+        state, sources = self._cycle(cycle)
+        return state.drawn + np.bincount(sources[:position], minlength=len(state.drawn))
 
     def state_before(self, draw: int) -> CycleState:
         """State of the cycle that a draw lies in, for `resume_from`."""
         return self._cycle(draw // self._size)[0]
 
     def counts(self, state: CycleState) -> np.ndarray:
-        """(languages,) draws of the cycle that follows `state`: all that is overdue, then what is due soonest."""
+        """(sources,) draws of the cycle that follows `state`: all that is overdue, then what is due soonest."""
         target = state.owed + self.shares.weights * self._size  # in units of 1/_ONE draw
         counts = np.maximum(target // _ONE, 0)
         missing = self._size - int(counts.sum())
         left = target - counts * _ONE
-        # A language with a remainder may have one more; it goes to those whose next draw falls due first. (Plain largest remainder
-        # may leave a small share waiting until two languages are overdue at once; earliest due date never does.)
+        # A source with a remainder may have one more; it goes to those whose next draw falls due first. (Plain largest remainder
+        # may leave a small share waiting until two sources are overdue at once; earliest due date never does.)
         candidates = np.flatnonzero(left > 0)
         due = (_ONE - left[candidates]) / self.shares.weights[candidates]
         counts[candidates[np.lexsort((candidates, due))[:missing]]] += 1

@@ -6,7 +6,8 @@ from mtllm_ds.config.data import OrderSettings
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.stream.epochs import EpochStream
 from mtllm_ds.data.stream.filling import STRETCH_QUEUES, Budgets, CellStream
-from mtllm_ds.data.stream.mixing import DrawSequence, language_shares
+from mtllm_ds.data.stream.mixing import DrawSequence
+from mtllm_ds.data.stream.sources import mixed_sources
 from mtllm_ds.errors import UserError
 
 STEPS_OF_ROUND = 32
@@ -20,14 +21,14 @@ class Order:
         self.settings = settings
         self.seed = seed
         self.first_row = manifest.first_row
-        self.block_language = manifest.index.language
         self.encoder_lengths = manifest.encoder_lengths
         self.llm_lengths = manifest.llm_lengths
         if not manifest.num_samples:
             raise UserError(f"the data set in '{manifest.storage.root}' holds no samples")
         self._check_budgets()
         samples = np.diff(self.first_row)
-        self.shares = language_shares(settings.mixing, manifest.languages, self.block_language, samples, seed)
+        self.sources = mixed_sources(manifest, settings.mixing, seed)
+        self.shares = self.sources.shares
         self.draws = DrawSequence(self.shares, settings.mixing.cycle_draws, seed)
         count = settings.num_samples_per_cell
         self.draw_samples = count * max(1, round(int(samples.max()) / count))
@@ -35,13 +36,13 @@ class Order:
         self.round_draws = settings.lanes * (self._draws_of_lane() if settings.has_budgets else 1)
         """Draws of a round (`rounds.py`)"""
         self.epoch_samples = np.array([epoch.num_samples for epoch in self.shares.epochs])
-        """(languages,) samples of one epoch, after sub-sampling"""
+        """(sources,) samples of one epoch, after sub-sampling"""
         self.streams = [
-            EpochStream(epoch, language, self.first_row, seed) for language, epoch in enumerate(self.shares.epochs)
+            EpochStream(epoch, source, self.first_row, seed) for source, epoch in enumerate(self.shares.epochs)
         ]
-        """By language: its samples, epoch after epoch"""
+        """By source: its samples, epoch after epoch"""
         self.cells = [self._cell_stream(stream) for stream in self.streams] if settings.has_budgets else []
-        """By language, under token budgets: its cells"""
+        """By source, under token budgets: its cells"""
 
     def _check_budgets(self) -> None:
         budgets = {side: getattr(self.settings, f"{side}_tokens_per_cell") for side in ("encoder", "llm")}

@@ -27,7 +27,7 @@ class Round(Protocol):
         """Rows of one of its cells."""
 
     def samples_before(self, number: int) -> np.ndarray:
-        """(languages,) samples of all cells of the run before this one, with which a step begins."""
+        """(sources,) samples of all cells of the run before this one, with which a step begins."""
 
 
 class FixedRound:
@@ -39,7 +39,7 @@ class FixedRound:
         self.first_cell = number * cells_of_fixed_round(order)
         self.end = self.first_cell + cells_of_fixed_round(order)
         self._order = order
-        self._languages = order.draws.languages(number * lanes, (number + 1) * lanes)
+        self._sources = order.draws.sources(number * lanes, (number + 1) * lanes)
         self._drawn = order.draws.drawn_before(number * lanes)
         self._rows: dict[int, np.ndarray] = {}
 
@@ -52,45 +52,45 @@ class FixedRound:
 
     def rows_of_lane(self, lane: int) -> np.ndarray:
         """(draw_samples,) rows of a lane's draw in the order in which they are emitted."""
-        language = int(self._languages[lane])
-        readers = np.flatnonzero(self._languages == language)
+        source = int(self._sources[lane])
+        readers = np.flatnonzero(self._sources == source)
         place, size = int(np.searchsorted(readers, lane)), self._order.draw_samples
-        return self._order.streams[language].rows_of_lane(int(self._drawn[language]) * size, size, place, len(readers))
+        return self._order.streams[source].rows_of_lane(int(self._drawn[source]) * size, size, place, len(readers))
 
     def samples_before(self, number: int) -> np.ndarray:
         settings = self._order.settings
         taken = (number - self.first_cell) // settings.lanes * settings.num_samples_per_cell
-        return self._drawn * self._order.draw_samples + taken * np.bincount(self._languages, minlength=len(self._drawn))
+        return self._drawn * self._order.draw_samples + taken * np.bincount(self._sources, minlength=len(self._drawn))
 
 
 class PackedRound:
-    """Cells under token budgets. Of each language they are those that begin within its draws of the round."""
+    """Cells under token budgets. Of each source they are those that begin within its draws of the round."""
 
     def __init__(self, order: Order, number: int, first_cell: int) -> None:
         lanes, count, size = order.settings.lanes, order.round_draws, order.draw_samples
         self.number = number
         self.first_cell = first_cell
-        languages = order.draws.languages(number * count, (number + 1) * count)
+        sources = order.draws.sources(number * count, (number + 1) * count)
         drawn = order.draws.drawn_before(number * count)
         self._samples = np.zeros(len(drawn), np.int64)
         cells_of_draw = np.zeros(count, np.int64)
         own_cells = {}
-        for language, stream in enumerate(order.cells):
-            draws = np.flatnonzero(languages == language)
-            start = int(drawn[language]) * size
-            own = own_cells[language] = stream.cells(start, start + len(draws) * size)
-            self._samples[language] = own.samples_before
-            cells_of_draw[draws] = np.bincount(own.starts // size - drawn[language], minlength=len(draws))
+        for source, stream in enumerate(order.cells):
+            draws = np.flatnonzero(sources == source)
+            start = int(drawn[source]) * size
+            own = own_cells[source] = stream.cells(start, start + len(draws) * size)
+            self._samples[source] = own.samples_before
+            cells_of_draw[draws] = np.bincount(own.starts // size - drawn[source], minlength=len(draws))
         numbers = first_cell + np.arange(cells_of_draw.sum())
         self.end = first_cell + len(numbers)
         steps, lane_of_cell = np.divmod(numbers, lanes)
-        self._languages = np.zeros(len(numbers), np.int64)
-        self._languages[np.lexsort((steps, lane_of_cell))] = np.repeat(languages, cells_of_draw)
+        self._sources = np.zeros(len(numbers), np.int64)
+        self._sources[np.lexsort((steps, lane_of_cell))] = np.repeat(sources, cells_of_draw)
         self._rows: list[np.ndarray] = [np.empty(0, np.int64)] * len(numbers)
-        for language, own in own_cells.items():
-            # A language's epochs follow one another step by step; within an epoch its cells go to lanes in stretches.
-            places = np.flatnonzero(self._languages == language)
-            epochs = order.cells[language].epochs(own)
+        for source, own in own_cells.items():
+            # A source's epochs follow one another step by step; within an epoch its cells go to lanes in stretches.
+            places = np.flatnonzero(self._sources == source)
+            epochs = order.cells[source].epochs(own)
             dealt = places[np.lexsort((steps[places], lane_of_cell[places], epochs))]
             for place, rows in zip(dealt.tolist(), own.rows, strict=True):
                 self._rows[place] = rows
@@ -102,7 +102,7 @@ class PackedRound:
     def samples_before(self, number: int) -> np.ndarray:
         earlier = slice(number - self.first_cell)
         found = self._samples.copy()
-        np.add.at(found, self._languages[earlier], self._sizes[earlier])
+        np.add.at(found, self._sources[earlier], self._sizes[earlier])
         return found
 
 

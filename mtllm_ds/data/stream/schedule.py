@@ -17,6 +17,7 @@ import numpy as np
 
 from mtllm_ds.config.data import OrderSettings
 from mtllm_ds.config.section import fixed_fields
+from mtllm_ds.data.shards.joined import parts_of
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.stream.mixing import CycleState
 from mtllm_ds.data.stream.order import Order
@@ -40,8 +41,8 @@ class Place:
     round: int
     """The round in which the step begins"""
     round_first_cell: int
-    samples_of_language: np.ndarray
-    """(languages,) int64 samples of all steps before"""
+    samples: np.ndarray
+    """(sources,) int64 samples of all steps before"""
 
 
 class Schedule:
@@ -80,19 +81,19 @@ def _round_at(order: Order, place: Place | None) -> Round:
     return PackedRound(order, number, first_cell) if order.settings.has_budgets else FixedRound(order, number)
 
 
-def cursor_of(place: Place, order: Order, manifest_hash: str) -> dict[str, Any]:
+def cursor_of(place: Place, order: Order, manifest: Manifest) -> dict[str, Any]:
     """A place with all that it depends on, fit for JSON."""
     state = order.draws.state_before(place.round * order.round_draws)
     return {
         "version": CURSOR_VERSION,
-        "manifest": manifest_hash,
+        "sets": _sets(manifest),
         "seed": order.seed,
         "settings": order_settings(order.settings),
         "step": place.step,
         "round": place.round,
         "round_first_cell": place.round_first_cell,
         "mixing_state": {"cycle": state.cycle, "owed": state.owed.tolist(), "drawn": state.drawn.tolist()},
-        "samples_of_language": place.samples_of_language.tolist(),
+        "samples": place.samples.tolist(),
     }
 
 
@@ -101,7 +102,7 @@ def place_of(cursor: dict[str, Any], order: Order) -> Place:
     state = cursor["mixing_state"]
     owed, drawn = np.array(state["owed"], np.int64), np.array(state["drawn"], np.int64)
     order.draws.resume_from(CycleState(state["cycle"], owed, drawn))
-    samples = np.array(cursor["samples_of_language"], np.int64)
+    samples = np.array(cursor["samples"], np.int64)
     return Place(cursor["step"], cursor["round"], cursor["round_first_cell"], samples)
 
 
@@ -109,6 +110,10 @@ def order_settings(settings: OrderSettings) -> dict[str, Any]:
     """The settings that the order depends on, fit for JSON."""
     values = settings.model_dump(mode="json")
     return {name: values[name] for name in fixed_fields(OrderSettings)}
+
+
+def _sets(manifest: Manifest) -> list[dict[str, Any]]:
+    return [{"manifest": part.hash, "weight": weight} for part, weight in parts_of(manifest)]
 
 
 def check_cursor(cursor: dict[str, Any], manifest: Manifest, settings: OrderSettings, seed: int) -> None:
@@ -122,10 +127,17 @@ def check_cursor(cursor: dict[str, Any], manifest: Manifest, settings: OrderSett
             f"the checkpoint's cursor is of version {cursor.get('version')}, this code reads {CURSOR_VERSION}: the order of the "
             "data has changed since; end that run with the version of mtllm_ds that began it, or start anew"
         )
-    if cursor["manifest"] != manifest.hash:
+    before, now = cursor["sets"], _sets(manifest)
+    if [one["manifest"] for one in before] != [one["manifest"] for one in now]:
+        hashes = [", ".join(one["manifest"][:12] for one in sets) for sets in (before, now)]
         raise UserError(
-            f"the checkpoint was made on another data set than '{manifest.storage.root}' (manifest {cursor['manifest'][:12]} "
-            f"instead of {manifest.hash[:12]}); go on with that one or start anew"
+            f"the checkpoint was made on another data set than '{manifest.storage.root}' (manifest {hashes[0]} instead of "
+            f"{hashes[1]}); go on with that one or start anew"
+        )
+    if before != now:
+        weights = [[one["weight"] for one in sets] for sets in (now, before)]
+        raise UserError(
+            f"data.train: has the weights {weights[0]}, but the checkpoint's run has {weights[1]}; they may not change on resume"
         )
     wanted = order_settings(settings) | {"seed": seed}
     for name, value in (cursor["settings"] | {"seed": cursor["seed"]}).items():

@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from mtllm_ds.child_processes import die_with
 from mtllm_ds.config.data import OrderSettings
+from mtllm_ds.data.shards.joined import parts_of
 from mtllm_ds.data.shards.manifest import Manifest
-from mtllm_ds.data.shards.targets import TargetReader
+from mtllm_ds.data.shards.targets import BlockTargets
 from mtllm_ds.data.stream.block_reader import BlockReader, OnError, check_skipped
 from mtllm_ds.data.stream.collate import Batch, Collator
 from mtllm_ds.data.stream.order import Order
@@ -68,7 +69,7 @@ class TrainStream:
         max_skipped_share: float = 0.01,
         seed: int = 0,
         cursor: dict[str, Any] | None = None,
-        targets: Sequence[TargetReader] = (),
+        targets: Sequence[BlockTargets] = (),
     ) -> None:
         self.manifest = manifest if isinstance(manifest, Manifest) else Manifest.load(manifest)
         self._settings = schedule
@@ -111,7 +112,7 @@ class TrainStream:
             micro_batches = [batches[forward] for forward in range(self.micro_batches_per_step)]
             self._count_padding(micro_batches)
             self._place = place = parts[0].place
-            yield StepBatches(place.step - 1, micro_batches, partial(cursor_of, place, self._order, self.manifest.hash))
+            yield StepBatches(place.step - 1, micro_batches, partial(cursor_of, place, self._order, self.manifest))
 
     @property
     def skipped_blocks(self) -> frozenset[int]:
@@ -124,18 +125,27 @@ class TrainStream:
         check_skipped(self.manifest, self._skipped, self._max_skipped_share)
 
     def metrics(self) -> dict[str, float]:
-        """Counters: samples and epochs by language over all ranks; of this rank: padding shares; samples of skipped blocks."""
-        samples = self._place.samples_of_language
-        figures: dict[str, float] = {}
-        for position, language in enumerate(self.manifest.languages):
-            figures[f"samples/{language}"] = float(samples[position])
-            figures[f"epochs/{language}"] = float(samples[position] / self._order.epoch_samples[position])
+        """Counters: samples and epochs by language (and by data set, of several) over all ranks; of this rank: padding shares and
+        samples of skipped blocks."""
+        figures = self._progress("", self._order.sources.language, self.manifest.languages)
+        if len(parts := parts_of(self.manifest)) > 1:
+            figures |= self._progress("set_", self._order.sources.part, [part.storage.root for part, _ in parts])
         for side, (allocated, real) in self._padding.items():
             figures[f"padding/{side}"] = 1 - real / allocated if allocated else 0.0
         for block in self._skipped:
             key = f"skipped_samples/{self.manifest.languages[int(self.manifest.index.language[block])]}"
             figures[key] = figures.get(key, 0.0) + len(self.manifest.index.llm_lengths[block])
         return figures
+
+    def _progress(self, kind: str, group_of_source: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+        """Samples and epochs of each group of sources."""
+        samples = np.bincount(group_of_source, self._place.samples, len(names))
+        epochs = samples / np.bincount(group_of_source, self._order.epoch_samples, len(names))
+        return {
+            f"{kind}{counted}/{name}": float(value)
+            for counted, values in (("samples", samples), ("epochs", epochs))
+            for name, value in zip(names, values, strict=True)
+        }
 
     def _steps(self) -> Iterator[list["_Part"]]:
         """The parts of each step, one a worker."""
@@ -268,7 +278,7 @@ class EvalStream:
         limit: int | None = None,
         on_error: OnError = "fail",
         max_skipped_share: float = 0.01,
-        targets: Sequence[TargetReader] = (),
+        targets: Sequence[BlockTargets] = (),
     ) -> None:
         self._targets = targets
         self._on_error = on_error

@@ -34,6 +34,7 @@ def manifest_of(samples_by_language, block=BLOCK):
         num_samples=sum(sizes),
         languages=FLORES_200[: len(samples_by_language)],
         storage=SimpleNamespace(root="-"),
+        hash="-",
     )
 
 
@@ -83,7 +84,7 @@ def test_after_every_step_no_sample_was_seen_twice_before_all_were_seen_once(
 ):
     order = Order(manifest_of(samples), OrderSettings(lanes=lanes, mixing=mixing, **cells), seed)
     times = counts_by_step(order, 40, ranks)
-    rows_of = np.repeat(order.block_language, np.diff(order.first_row))
+    rows_of = np.repeat(np.arange(len(samples)), samples)
     for language, epoch in enumerate(order.shares.epochs):
         for step in times:
             own = np.sort(step[rows_of == language])[::-1]
@@ -96,7 +97,7 @@ def test_after_every_step_no_sample_was_seen_twice_before_all_were_seen_once(
 @settings(max_examples=100)
 def test_shares_of_samples_are_exact_within_one_draw_after_every_cycle(samples, lanes, cell, mixing, seed):
     order = Order(manifest_of(samples), OrderSettings(lanes=lanes, samples_per_cell=cell, mixing=mixing), seed)
-    rows_of = np.repeat(order.block_language, np.diff(order.first_row))
+    rows_of = np.repeat(np.arange(len(samples)), samples)
     size = mixing.cycle_draws
     taken = np.zeros(len(samples), np.int64)
     for draw in range(4 * size):
@@ -139,8 +140,7 @@ def test_under_token_budgets_cells_hold_one_language_and_fit(samples, lanes, mix
             assert 0 < len(rows) <= queue
             assert order.encoder_lengths[rows].sum() <= TOKENS["encoder_tokens_per_cell"]
             assert order.llm_lengths[rows].sum() <= TOKENS["llm_tokens_per_cell"]
-            blocks = np.searchsorted(order.first_row, rows, side="right") - 1
-            assert len(set(order.block_language[blocks].tolist())) == 1
+            assert len(set(np.searchsorted(np.cumsum(samples), rows, side="right").tolist())) == 1
 
 
 @given(
@@ -212,22 +212,23 @@ def test_small_sets_on_many_lanes(lanes):
     order = Order(manifest_of([100, 100_000], block=256), OrderSettings(lanes=lanes, mixing=mixing), 0)
     schedule = Schedule(order, range(lanes))
     schedule.go_to(order.draw_samples // 4 * 8)
-    taken = schedule.place.samples_of_language
+    taken = schedule.place.samples
     assert taken / taken.sum() == pytest.approx([0.5, 0.5], abs=1e-9)
 
 
 @given(samples=sets, lanes=st.integers(1, 9), cells=cells, step=st.integers(0, 60), seed=st.integers(0, 99))
 @settings(max_examples=60)
 def test_going_to_a_step_is_the_same_as_walking_there(samples, lanes, cells, step, seed):
-    order = Order(manifest_of(samples), OrderSettings(lanes=lanes, **cells), seed)
+    manifest = manifest_of(samples)
+    order = Order(manifest, OrderSettings(lanes=lanes, **cells), seed)
     walked, jumped = Schedule(order, range(lanes)), Schedule(order, range(lanes))
     taken = np.zeros(len(samples), np.int64)
     for _ in range(step):
         for rows in walked.next_cells().values():
-            taken[order.block_language[np.searchsorted(order.first_row, rows[0], side="right") - 1]] += len(rows)
+            taken[np.searchsorted(np.cumsum(samples), rows[0], side="right")] += len(rows)
     jumped.go_to(step)
-    assert cursor_of(walked.place, order, "x") == cursor_of(jumped.place, order, "x")
-    assert walked.place.samples_of_language.tolist() == taken.tolist()
+    assert cursor_of(walked.place, order, manifest) == cursor_of(jumped.place, order, manifest)
+    assert walked.place.samples.tolist() == taken.tolist()
     here, there = walked.next_cells(), jumped.next_cells()
     assert all((here[lane] == there[lane]).all() for lane in range(lanes))
 

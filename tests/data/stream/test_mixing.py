@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from mtllm_ds.config.data import MixingSettings
 from mtllm_ds.data.stream.epochs import LanguageSamples
-from mtllm_ds.data.stream.mixing import DrawSequence, LanguageShares, _to_integers, language_shares
+from mtllm_ds.data.stream.mixing import DrawSequence, LanguageShares, language_shares, to_integers
 from mtllm_ds.errors import UserError
 
 CODES = ("eng_Latn", "deu_Latn", "fra_Latn", "khm_Khmr", "zul_Latn")
@@ -24,9 +24,9 @@ weights_lists = st.lists(st.floats(1e-4, 1.0), min_size=1, max_size=30)
 @settings(max_examples=60)
 def test_after_every_cycle_shares_are_exact_within_one_draw(weights, cycle_draws, seed):
     one = LanguageSamples(np.array([0]), np.array([1]))
-    draws = DrawSequence(LanguageShares(_to_integers(np.array(weights)), [one] * len(weights)), cycle_draws, seed)
+    draws = DrawSequence(LanguageShares(to_integers(np.array(weights)), [one] * len(weights)), cycle_draws, seed)
     wanted = np.array(weights) / sum(weights)
-    languages = draws.languages(0, 25 * cycle_draws)
+    languages = draws.sources(0, 25 * cycle_draws)
     for cycle in range(1, 26):
         counts = np.bincount(languages[: cycle * cycle_draws], minlength=len(weights))
         assert (np.abs(counts - wanted * cycle * cycle_draws) < 1 + 1e-6).all()
@@ -39,12 +39,12 @@ def test_draws_can_be_asked_in_any_order_and_gone_on_with(start, seed):
     language, samples = index_of([5, 3, 1])
     shares = language_shares(MixingSettings(), CODES[:3], language, samples, seed)
     in_order = DrawSequence(shares, 3, seed)
-    expected = in_order.languages(0, 600).tolist()
+    expected = in_order.sources(0, 600).tolist()
     backwards = DrawSequence(shares, 3, seed)
-    assert [backwards.languages(draw, draw + 1)[0] for draw in reversed(range(600))] == expected[::-1]
+    assert [backwards.sources(draw, draw + 1)[0] for draw in reversed(range(600))] == expected[::-1]
     resumed = DrawSequence(shares, 3, seed)
     resumed.resume_from(in_order.state_before(start))
-    assert resumed.languages(start, 600).tolist() == expected[start:]
+    assert resumed.sources(start, 600).tolist() == expected[start:]
     assert (resumed.drawn_before(start) == np.bincount(expected[:start], minlength=3)).all()
 
 

@@ -1,0 +1,81 @@
+"""What is mixed: the *sources*, each a language of one of the data sets.
+
+Data sets give samples by their weights, and within each its languages by the mixing rule. A source has epochs of its own; a cell is
+of one source. With a single data set the sources are its languages.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mtllm_ds.config.data import MixingSettings
+from mtllm_ds.data.shards.joined import first_blocks, parts_of
+from mtllm_ds.data.shards.manifest import Manifest
+from mtllm_ds.data.stream.epochs import LanguageSamples
+from mtllm_ds.data.stream.mixing import LanguageShares, check_named, language_shares, to_integers
+from mtllm_ds.errors import UserError
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Which they are, and what share each has."""
+
+    part: np.ndarray
+    """(sources,) position of the data set"""
+    language: np.ndarray
+    """(sources,) position in the manifest's languages"""
+    shares: LanguageShares
+    """By source"""
+
+
+def mixed_sources(manifest: Manifest, mixing: MixingSettings, seed: int) -> Sources:
+    """The sources of a data set, or of several that were joined.
+
+    Raises:
+        UserError: as `language_shares`.
+    """
+    parts = parts_of(manifest)
+    total = sum(weight for _, weight in parts)
+    found = [
+        language_shares(
+            _rule_within(mixing, part, weight / total, manifest.languages) if len(parts) > 1 else mixing,
+            part.languages,
+            part.index.language,
+            np.diff(part.first_row),
+            seed,
+        )
+        for part, weight in parts
+    ]
+    sizes = [len(part.languages) for part, _ in parts]
+    return Sources(
+        part=np.repeat(np.arange(len(parts)), sizes),
+        language=np.array([manifest.languages.index(code) for part, _ in parts for code in part.languages]),
+        shares=found[0] if len(parts) == 1 else _joined(found, parts),
+    )
+
+
+def _rule_within(mixing: MixingSettings, part: Manifest, share: float, languages: tuple[str, ...]) -> MixingSettings:
+    """The rule for the languages of one of several data sets."""
+    if mixing.rule == "unimax":
+        assert mixing.budget_samples is not None
+        return mixing.model_copy(update={"budget_samples": max(1, round(share * mixing.budget_samples))})
+    if mixing.rule == "explicit":
+        named = check_named(mixing.weights, languages)
+        own = {code: weight for code, weight in named.items() if code in part.languages}
+        if not any(own.values()):
+            raise UserError(
+                f"data.mixing.weights: no language of '{part.storage.root}' has any; name one, or leave that data set out"
+            )
+        return mixing.model_copy(update={"weights": own})
+    return mixing
+
+
+def _joined(found: list[LanguageShares], parts: tuple[tuple[Manifest, float], ...]) -> LanguageShares:
+    first = first_blocks(part for part, _ in parts)
+    weights = np.concatenate([weight * shares.shares for shares, (_, weight) in zip(found, parts, strict=True)])
+    epochs = [
+        LanguageSamples(epoch.blocks + offset, epoch.sizes)
+        for shares, offset in zip(found, first[:-1].tolist(), strict=True)
+        for epoch in shares.epochs
+    ]
+    return LanguageShares(to_integers(weights), epochs)
