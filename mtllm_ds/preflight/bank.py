@@ -70,8 +70,8 @@ class _Outputs:
 
 def _check_languages(settings: Settings, manifests: Sequence[Manifest]) -> None:
     teachers = settings.objective.teacher_models
-    places = (("data.train", settings.data.train), ("data.validation", settings.data.validation))
-    for (name, place), manifest in zip(places, manifests, strict=False):
+    for name, manifest in zip(("data.train", "data.validation"), manifests, strict=False):
+        place = manifest.storage.root
         counts = dict(zip(manifest.languages, manifest.samples_of_language.tolist(), strict=True))
         if missing := [code for code in manifest.languages if code not in teachers]:
             raise UserError(
