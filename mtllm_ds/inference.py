@@ -138,7 +138,7 @@ class MTLLM:
         stack, tokenizer = self._stack, self._tokenizers["llm"]
         if not isinstance(stack.trained_model, PeftModel):
             raise UserError(
-                "this model's LLM trained its own weights, so the plain LLM is not in it: load that by itself"
+                "encode_with_llm: this model's LLM trained its own weights, so the plain LLM is not in it; load that by itself"
             )
         encoded = [encode_item(tokenizer, (text,), (), None, tokenizer.spec.max_length) for text in _checked(texts)]
         return self._pooled(encoded, tokenizer, batch_size, FrozenSelf(stack).read, stack.hidden_size)
@@ -156,7 +156,9 @@ class MTLLM:
         `lang` is one code or one an item. Raises `UserError` without a head, or for items that do not fit its task.
         """
         if self.task is None or self._head is None:
-            raise UserError("this model has no head: export a run of objective.name=task_tuning or task_distillation")
+            raise UserError(
+                "predict: this model has no head; export a run of objective.name=task_tuning or task_distillation"
+            )
         for number, item in enumerate(items):
             _check_item(item, self.task, number)
             _checked([*item.segments, *item.options])
@@ -172,7 +174,7 @@ class MTLLM:
     def classify(self, texts: Iterable[str | tuple[str, str]], lang: Languages, batch_size: int = 32) -> list[str]:
         """The label of each text, or of each pair (premise, hypothesis)."""
         if self.task is not None and self.task.type == "multiple_choice":
-            raise UserError(f"the task '{self.task.name}' is a multiple choice: use MTLLM.choose")
+            raise UserError(f"classify: the task '{self.task.name}' is a multiple choice; use MTLLM.choose")
         items = [PlainItem((text,) if isinstance(text, str) else tuple(text)) for text in _checked(texts)]
         scores = self.predict(items, lang, batch_size)
         return [self.task.labels[int(row.argmax())] for row in scores] if self.task is not None else []
@@ -244,7 +246,7 @@ class MTLLM:
     @property
     def _stack(self) -> StackedModel:
         if not isinstance(self.reader, StackedModel):
-            raise UserError(f"this model is a {type(self.reader).__name__}, not a stack: use MTLLM.encode")
+            raise UserError(f"model: it is a {type(self.reader).__name__}, not a stack; use MTLLM.encode")
         return self.reader
 
     def _encoded(self, item: AnyItem, lang: str) -> EncodedItem:
@@ -319,7 +321,7 @@ def _usable(device: str | torch.device) -> torch.device:
 def _checked(texts: Iterable) -> list:
     """The texts as a list, each known to be text, or a pair of texts."""
     if isinstance(texts, str | bytes):
-        raise UserError(f"expected a list of texts, got one string ({texts[:30]!r}): put it in a list")
+        raise UserError(f"texts={texts[:30]!r}: one string, expected a list of texts; put it in a list")
     listed = list(texts)
     for number, text in enumerate(listed):
         for part in text if isinstance(text, tuple | list) else (text,):
@@ -342,7 +344,7 @@ def _require_characters(text: str, where: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{where}: holds half a character (a lone surrogate), mend or remove it") from error
+        raise UserError(f"{where}: holds half a character (a lone surrogate); mend or remove it") from error
 
 
 def _check_batch_size(batch_size: int) -> None:
@@ -356,7 +358,7 @@ def _one_each(lang: Languages, items: Sequence[object]) -> Sequence[str]:
         return [lang] * len(items)
     lang = list(lang)
     if len(lang) != len(items):
-        raise UserError(f"{len(lang)} languages for {len(items)} texts: give one, or one a text")
+        raise UserError(f"lang: {len(lang)} languages for {len(items)} texts; give one, or one for each text")
     return lang
 
 
@@ -364,11 +366,15 @@ def _check_item(item: AnyItem, task: TaskEntry, number: int) -> None:
     where = f"item {number} of the task '{task.name}'"
     if task.type == "multiple_choice":
         if not 2 <= len(item.options) <= len(task.labels):
-            raise UserError(f"{where}: {len(item.options)} options, a multiple choice has 2 to {len(task.labels)}")
+            raise UserError(
+                f"{where}: {len(item.options)} options, a multiple choice has 2 to {len(task.labels)}; mend the item"
+            )
     elif item.options:
         raise UserError(
             f"{where}: it has options, but this {task.type.replace('_', ' ')} has none; use predict without"
         )
     expected = {"classification": 1, "pair_classification": 2}.get(task.type, len(item.segments))
     if len(item.segments) != expected:
-        raise UserError(f"{where}: {len(item.segments)} segments, a {task.type.replace('_', ' ')} has {expected}")
+        raise UserError(
+            f"{where}: {len(item.segments)} segments, a {task.type.replace('_', ' ')} has {expected}; mend the item"
+        )

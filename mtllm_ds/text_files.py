@@ -104,7 +104,7 @@ def damage_told(path: str) -> Iterator[None]:
     except damage as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"'{path}' is damaged, ends early or is not what its name says ({reason}); copy or make it anew"
+            f"{path}: damaged, ends early or is not what its name says ({reason}); copy or make it anew"
         ) from error
 
 
@@ -133,7 +133,7 @@ def decoded(place: str, line: bytes) -> str:
     try:
         return line.decode()
     except UnicodeDecodeError as error:
-        raise BadLineError(place, "not_utf8", f"not UTF-8 ({error.reason}), convert the file, as by iconv") from error
+        raise BadLineError(place, "not_utf8", f"not UTF-8 ({error.reason}); convert the file, as by iconv") from error
 
 
 def json_object(place: str, line: bytes) -> dict[str, Any]:
@@ -145,12 +145,12 @@ def json_object(place: str, line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(decoded(place, line))
     except json.JSONDecodeError as error:
-        raise BadLineError(place, "not_json", f"not JSON ({error.msg}), mend or remove the line") from error
+        raise BadLineError(place, "not_json", f"not JSON ({error.msg}); mend or remove the line") from error
     except BadLineError:
         raise
     except (RecursionError, ValueError) as error:
         what = "it is nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
-        raise BadLineError(place, "not_json", f"not JSON that can be read ({what}), mend or remove the line") from error
+        raise BadLineError(place, "not_json", f"not JSON that can be read ({what}); mend or remove the line") from error
     if not isinstance(row, dict):
-        raise BadLineError(place, "not_json", "not a JSON object, mend or remove the line")
+        raise BadLineError(place, "not_json", "not a JSON object; mend or remove the line")
     return row

@@ -78,7 +78,9 @@ def trained_from_run(run: Path, step: int | None = None) -> Trained:
     root = run / "checkpoints"
     folder = folder_to_use(root) if step is None else root / f"step_{step:08d}"
     if folder is None or not folder.is_dir():
-        raise UserError(f"run {run}: no checkpoint{'' if step is None else f' of step {step}'} in {root}")
+        raise UserError(
+            f"run {run}: no checkpoint{'' if step is None else f' of step {step}'} in {root}; name a run that has saved one"
+        )
     state = read_state(folder)
     settings = parse_saved(state.settings, where=f"checkpoint {folder}")
     tensors = {own_name(name): tensor for name, tensor in {**load_kept(folder), **load_trainable(folder)}.items()}

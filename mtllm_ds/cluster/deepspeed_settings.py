@@ -82,7 +82,7 @@ def _check_section(section: str, model: type[BaseModel], values: dict[str, Any],
         place = ".".join([section, *(str(part) for part in first["loc"])])
         message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
         raise UserError(
-            f"training.deepspeed={where}: {place}={first['input']!r}: {message[:1].lower()}{message[1:]}"
+            f"training.deepspeed={where}: {place}={first['input']!r}: {message[:1].lower()}{message[1:]}; give it such a value"
         ) from error
 
 

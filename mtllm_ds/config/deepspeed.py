@@ -64,10 +64,12 @@ def _read(path: Path) -> dict[str, Any]:
         why = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
         raise UserError(f"{where}: not JSON ({why}); mend the file or name another") from error
     if not isinstance(config, dict):
-        raise UserError(f'{where}: expected an object such as {{"zero_optimization": ...}}, found {_kind(config)}')
+        raise UserError(
+            f'{where}: expected an object such as {{"zero_optimization": ...}}, found {_kind(config)}; name another file'
+        )
     for section in _SECTIONS:
         if not isinstance(config.get(section, {}), dict):
-            raise UserError(f"{where}: {section}: expected keys and values, found {_kind(config[section])}")
+            raise UserError(f"{where}: {section}: expected keys and values, found {_kind(config[section])}; mend it")
     return config
 
 

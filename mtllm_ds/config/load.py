@@ -27,13 +27,15 @@ def load_settings(recipe: str | Path, overrides: Sequence[str] = ()) -> Settings
     path = find_file(RECIPES, recipe, "--recipe")
     for override in overrides:
         if "=" not in override or override.startswith("-"):
-            raise UserError(f"override '{override}': expected section.key=value, as in optim.learning_rate=1e-4")
+            raise UserError(
+                f"override '{override}': not a setting; give section.key=value, as in optim.learning_rate=1e-4"
+            )
         if override.endswith("=???"):
             raise UserError(f"override '{override}': ??? stands for a value that is missing; give one")
     chosen = _told(lambda: OmegaConf.from_dotlist(list(overrides)), f"overrides {' '.join(overrides)}")
     recipe_values = _told(lambda: OmegaConf.load(path), f"recipe {path}")
     if not isinstance(recipe_values, DictConfig):
-        raise UserError(f"recipe {path}: expected sections such as run: and model:, found a list")
+        raise UserError(f"recipe {path}: expected sections such as run: and model:, found a list; name another file")
     merged = _told(lambda: OmegaConf.merge(recipe_values, chosen), f"recipe {path} with its overrides")
     values = _told(lambda: OmegaConf.to_container(merged, resolve=True, throw_on_missing=True), f"recipe {path}")
     assert isinstance(values, dict)
@@ -51,9 +53,9 @@ def _told(work: Callable[[], Result], where: str) -> Result:
     try:
         return work()
     except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, TypeError, AssertionError, KeyError) as error:
-        raise UserError(f"{where}: {' '.join(str(error).split())[:500]}") from error
+        raise UserError(f"{where}: {' '.join(str(error).split())[:500]}; correct it") from error
     except RecursionError as error:
-        raise UserError(f"{where}: nested too deeply") from error
+        raise UserError(f"{where}: nested too deeply; correct it") from error
 
 
 def parse_settings(values: dict[str, Any], where: str | Callable[[str], str]) -> Settings:
@@ -102,6 +104,8 @@ def _first_mistake(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if not key:
         return f"{message}{more}"
+    if ";" not in message:
+        message += "; give it such a value"
     if isinstance(first["input"], dict) and "name" in first["input"]:  # one of several classes, picked by its name
         return f"{key}.name={first['input']['name']}: {message}{more}"
     return f"{key}={first['input']!r}: {message[0].lower()}{message[1:]}{more}"
@@ -112,8 +116,8 @@ def _unknown_key(key: str, value: Any) -> str:
     owners = [objective for objective, cls in BUILT_IN.items() if section == "objective" and name in cls.model_fields]
     if owners:
         shown = str(value).lower() if isinstance(value, bool) else value
-        return f"{key}={shown} has no effect here: it belongs to objective.name={' or '.join(owners)}; remove it"
-    return f"unknown key '{key}' (value {value!r}); nearest valid key: '{_nearest_key(key)}'"
+        return f"{key}={shown}: has no effect here, it belongs to objective.name={' or '.join(owners)}; remove it"
+    return f"{key}={value!r}: unknown key; nearest valid key: '{_nearest_key(key)}'"
 
 
 def _nearest_key(key: str) -> str:

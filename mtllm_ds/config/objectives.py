@@ -43,11 +43,11 @@ class PooledAlignment(ObjectiveSettings):
     def mistakes(self, run: CommonSections) -> Iterator[str]:
         if self.token_weight and run.data.targets is not None:
             yield (
-                "objective.token_weight needs the teacher's states, and data.targets holds its pooled vectors only: "
-                "remove one of the two"
+                f"objective.token_weight={self.token_weight}: needs the teacher's states, and data.targets holds its pooled "
+                "vectors only; remove one of the two"
             )
         elif not self.token_weight + self.sequence_weight:
-            yield "objective.sequence_weight and objective.token_weight are both 0: set one of them"
+            yield "objective.sequence_weight=0: objective.token_weight is 0 as well; set one of them"
 
 
 class TaskTuning(ObjectiveSettings):
@@ -99,10 +99,10 @@ class TaskDistillation(ObjectiveSettings):
 
     def mistakes(self, run: CommonSections) -> Iterator[str]:
         if self.teacher is None:
-            yield "objective.teacher=null: name the teacher's run or export"
+            yield "objective.teacher=null: the method learns from one; name the teacher's run or export"
         if self.start_at_teacher and not run.model.merge_start_lora:
             yield (
-                "objective.start_at_teacher=true would replace the LoRA of model.start by the teacher's: "
+                "objective.start_at_teacher=true: would replace the LoRA of model.start by the teacher's; "
                 "set model.merge_start_lora=true, or remove it"
             )
 
@@ -200,7 +200,7 @@ def objective_class(name: str) -> type[ObjectiveSettings]:
         raise ValueError(f"no such objective; there are {', '.join(BUILT_IN)}, or module:Class for one of your own")
     found = imported(name)
     if not (isinstance(found, type) and issubclass(found, ObjectiveSettings)):
-        raise ValueError(f"{attribute} of {module} is no subclass of ObjectiveSettings")
+        raise ValueError(f"{attribute} of {module} is no subclass of ObjectiveSettings; name one that is")
     return found
 
 
@@ -218,7 +218,7 @@ def imported(place: str) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"{place} cannot be imported ({error}); is its folder on PYTHONPATH?") from error
+        raise ValueError(f"{place} cannot be imported ({error}); put its folder on PYTHONPATH") from error
 
 
 def _chosen(values: Any) -> Any:

@@ -21,14 +21,14 @@ def mistakes(settings: CommonSections, objective: ObjectiveSettings, connector_t
 def _machine(settings: CommonSections) -> Iterator[str]:
     if settings.model.attention.startswith("flash") and settings.training.precision == "fp32":
         yield (
-            f"model.attention={settings.model.attention} cannot run in training.precision=fp32: "
+            f"model.attention={settings.model.attention}: cannot run in training.precision=fp32; "
             "set training.precision=bf16 or model.attention=sdpa"
         )
     run = settings.run
     if run.seeds is not None and (not run.seeds or len(set(run.seeds)) < len(run.seeds)):
-        yield f"run.seeds={list(run.seeds)}: give at least one seed, each once"
+        yield f"run.seeds={list(run.seeds)}: not a list of seeds; give at least one seed, each once"
     if run.seeds is not None and run.seed:
-        yield f"run.seed={run.seed} has no effect beside run.seeds: remove one of the two"
+        yield f"run.seed={run.seed}: has no effect beside run.seeds; remove one of the two"
 
 
 def _data(settings: CommonSections) -> Iterator[str]:
@@ -39,10 +39,10 @@ def _data(settings: CommonSections) -> Iterator[str]:
         if data.has_budgets and budget is None and is_read:
             yield f"data.{side}_tokens_per_cell=null: the other side has a budget, and model.{side} is read too; set it"
         if budget is not None and not is_read:
-            yield f"data.{side}_tokens_per_cell={budget} has no effect without model.{side}: remove it"
+            yield f"data.{side}_tokens_per_cell={budget}: has no effect without model.{side}; remove it"
     if data.has_budgets and data.samples_per_cell is not None:
         yield (
-            f"data.samples_per_cell={data.samples_per_cell} has no effect beside token budgets: remove one of the two"
+            f"data.samples_per_cell={data.samples_per_cell}: has no effect beside token budgets; remove one of the two"
         )
     if not data.has_budgets:
         yield from unread(data, "data", ("queue_size", "encoder_buckets"), "without token budgets")
@@ -66,24 +66,27 @@ def _connector(settings: CommonSections, connector_trains: bool) -> Iterator[str
         yield from unread(settings.optim, "optim", ("connector_learning_rate",), "on a frozen connector")
     if connector.type == "linear" and connector.hidden_size is not None:
         yield (
-            f"model.connector.hidden_size={connector.hidden_size} has no effect with "
-            "model.connector.type=linear: remove it or set model.connector.type=mlp"
+            f"model.connector.hidden_size={connector.hidden_size}: has no effect with "
+            "model.connector.type=linear; remove it or set model.connector.type=mlp"
         )
     if connector.type == "mlp" and closed_form:
         yield (
-            "model.connector.init=least_squares and model.connector.match_scale=true have a closed form only for "
-            "model.connector.type=linear: set type=linear, or init=default and match_scale=false"
+            "model.connector.type=mlp: init=least_squares and match_scale=true have a closed form only for a linear one; "
+            "set type=linear, or init=default and match_scale=false"
         )
     if model.start is not None and closed_form:
         yield (
-            "model.connector.init and model.connector.match_scale have no effect beside model.start, which brings its "
-            "connector: set init=default and match_scale=false, or model.start=null"
+            f"model.start={model.start}: brings its connector, so that model.connector.init and match_scale have no effect; "
+            "set init=default and match_scale=false, or model.start=null"
         )
     if model.start is None and connector.centring == "language" and connector.centring_text is None:
-        yield "model.connector.centring=language: name a folder of shards or a JSON file of means in model.connector.centring_text"
+        yield (
+            "model.connector.centring=language: needs means by language; name a folder of shards or a JSON file of means in "
+            "model.connector.centring_text"
+        )
     if connector.centring == "none" and connector.centring_text is not None:
         yield (
-            f"model.connector.centring_text={connector.centring_text} has no effect with model.connector.centring=none: "
+            f"model.connector.centring_text={connector.centring_text}: has no effect with model.connector.centring=none; "
             "set centring=language or remove it"
         )
 
@@ -96,14 +99,14 @@ def _reader(settings: CommonSections) -> Iterator[str]:
     yield from _trainable(settings)
     yield from _from_scratch(settings)
     if model.start is None and model.merge_start_lora:
-        yield "model.merge_start_lora=true has no effect without model.start: name the run or export to start from"
+        yield "model.merge_start_lora=true: has no effect without model.start; name the run or export to start from"
     if model.reader == "stacked":
         return
     yield from unread(settings.optim, "optim", ("connector_learning_rate",), f"with model.reader={model.reader}")
     if connector != type(connector)():
-        yield f"model.connector has no effect with model.reader={model.reader}: leave its settings at their defaults"
+        yield f"model.connector: has no effect with model.reader={model.reader}; leave its settings at their defaults"
     if model.reader == "encoder" and model.liger:
-        yield "model.liger=true has no effect with model.reader=encoder: set it to false"
+        yield "model.liger=true: has no effect with model.reader=encoder; set it to false"
 
 
 def _from_scratch(settings: CommonSections) -> Iterator[str]:
@@ -126,11 +129,11 @@ def _trainable(settings: CommonSections) -> Iterator[str]:
         return
     shown = model.trainable if isinstance(model.trainable, str) else list(model.trainable)
     if not model.trainable:
-        yield "model.trainable=[]: name modules, or set lora or all"
+        yield "model.trainable=[]: nothing would train; name modules, or set lora or all"
     if model.lora != type(model.lora)():
-        yield f"model.lora has no effect with model.trainable={shown}: leave its settings at their defaults"
+        yield f"model.lora: has no effect with model.trainable={shown}; leave its settings at their defaults"
     if model.merge_start_lora:
-        yield f"model.merge_start_lora=true has no effect with model.trainable={shown}: remove it"
+        yield f"model.merge_start_lora=true: has no effect with model.trainable={shown}; remove it"
 
 
 def _objective(settings: CommonSections, objective: ObjectiveSettings) -> Iterator[str]:
@@ -138,7 +141,7 @@ def _objective(settings: CommonSections, objective: ObjectiveSettings) -> Iterat
     if reader not in objective.students:
         yield f"model.reader={reader}: objective.name={name} does not train it; set model.reader={' or '.join(objective.students)}"
     if targets is not None and "cached" not in objective.teachers:
-        yield f"data.targets={targets} has no effect with objective.name={name}: remove it"
+        yield f"data.targets={targets}: has no effect with objective.name={name}; remove it"
     if targets is None and objective.teachers == ("cached",):
         yield (
             f"data.targets=null: objective.name={name} needs the teacher's target set; name it (mtllm-ds prepare teacher-targets)"
@@ -146,7 +149,7 @@ def _objective(settings: CommonSections, objective: ObjectiveSettings) -> Iterat
     if targets is None and reader == "encoder" and objective.teachers == ("frozen_self",):
         yield f"model.reader=encoder: the teacher of objective.name={name} is the student's own LLM; set it to stacked or llm"
     if settings.data.has_budgets and not objective.packs:
-        yield f"objective.name={name} packs no samples: set data.samples_per_cell in place of the token budgets"
+        yield f"objective.name={name}: packs no samples; set data.samples_per_cell in place of the token budgets"
     if objective.selected_by not in objective.figures:
         yield (
             f"objective.select_by={objective.select_by}: no figure of objective.name={name}; "

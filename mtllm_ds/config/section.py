@@ -33,7 +33,7 @@ def unread(section: Section, name: str, fields: Iterable[str], why: str) -> Iter
         value = getattr(section, field)
         if value != type(section).model_fields[field].default:
             shown = str(value).lower() if isinstance(value, bool) else value
-            yield f"{name}.{field}={shown} has no effect {why}: remove it"
+            yield f"{name}.{field}={shown}: has no effect {why}; remove it"
 
 
 def fixed_fields(section: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -79,10 +79,11 @@ def _require_same_weights(settings: EncoderSettings | LLMSettings, base: Mapping
     if kind != kind_before and None in (before, now):
         known = f"{base['name']}, {trained_on}"
         warnings.warn(
-            f"{where} cannot be compared with the model it was trained on ({known}): make sure it is that", stacklevel=3
+            f"{where}: cannot be compared with the model it was trained on ({known}); make sure it is that",
+            stacklevel=3,
         )
     elif before != now:
-        raise UserError(f"{where} is not the model it was trained on ({found} instead of {trained_on})")
+        raise UserError(f"{where}: not the model it was trained on ({found} instead of {trained_on}); pass that one")
 
 
 def _stacked(model: ModelSettings, attention: str, device: torch.device, dtype: torch.dtype, seed: int) -> Reader:

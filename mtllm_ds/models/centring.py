@@ -52,11 +52,14 @@ def read_means(path: Path, hidden_size: int) -> dict[str, torch.Tensor]:
         content = json.loads(path.read_text(encoding="utf-8"))
         means = {str(code): torch.tensor(values, dtype=torch.float32) for code, values in content.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{where}: not a JSON object of code to numbers ({error})") from error
+        raise UserError(f"{where}: not a JSON object of code to numbers ({error}); mend the file") from error
     require_english(means, where)
     for code, mean in means.items():
         if mean.shape != (hidden_size,):
-            raise UserError(f"{where}: {code} has {mean.numel()} numbers, the encoder's states have {hidden_size}")
+            raise UserError(
+                f"{where}: {code} has {mean.numel()} numbers, the encoder's states have {hidden_size}; "
+                "compute them with that encoder"
+            )
     return means
 
 

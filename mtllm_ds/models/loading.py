@@ -48,7 +48,9 @@ def llm_config(settings: LLMSettings) -> PretrainedConfig:
     return scratch_config(settings, own.get_text_config()) if settings.from_scratch else own
 
 
-def load_weights(model_class: Any, name: str, setting: str, mend: str | None = None, **options: Any) -> PreTrainedModel:
+def load_weights(
+    model_class: Any, name: str, setting: str, mend: str = "fetch it anew, or name another", **options: Any
+) -> PreTrainedModel:
     """`model_class.from_pretrained` that refuses missing or misshapen weights; all parameters come back frozen.
 
     `mend`: what the message adds for those whose weights are missing.
@@ -65,8 +67,7 @@ def load_weights(model_class: Any, name: str, setting: str, mend: str | None = N
     for kind in ("missing_keys", "mismatched_keys", "error_msgs"):
         if report.get(kind):
             raise UserError(
-                f"{setting}={name}: {kind.replace('_', ' ')} in its weights, first {sorted(report[kind])[0]}"
-                f"{f'; {mend}' if mend else ''}"
+                f"{setting}={name}: {kind.replace('_', ' ')} in its weights, first {sorted(report[kind])[0]}; {mend}"
             )
     return model.requires_grad_(False)
 
@@ -158,7 +159,9 @@ def stored_weights(name: str, revision: str | None) -> str | None:
     try:
         files = sorted(_weight_files(name, revision))
     except OSError as error:
-        raise UserError(f"base model {name}: its weights cannot be read ({_first_line(error)})") from error
+        raise UserError(
+            f"base model {name}: its weights cannot be read ({_first_line(error)}); copy or fetch them anew"
+        ) from error
     digest = hashlib.sha256()
     for file in files:
         size = file.stat().st_size
@@ -176,7 +179,9 @@ def _commit(name: str, revision: str | None) -> str:
     try:
         config = cached_file(name, "config.json", revision=revision)
     except OSError as error:
-        raise UserError(f"base model {name}: cannot be found ({_first_line(error)})") from error
+        raise UserError(
+            f"base model {name}: cannot be found ({_first_line(error)}); give a folder or a hub name"
+        ) from error
     if config is None:
         raise UserError(f"base model {name}: has no config.json; name a model in the format of transformers")
     return Path(config).parent.name
@@ -205,7 +210,9 @@ def _place(file: str, name: str, revision: str | None) -> str | None:
 
 def _cannot_be_loaded(setting: str, name: str, error: Exception) -> UserError:
     if "trust_remote_code" not in str(error):
-        return UserError(f"{setting}={name}: cannot be loaded ({_first_line(error)})")
+        return UserError(
+            f"{setting}={name}: cannot be loaded ({_first_line(error)}); name another model, or mend that one"
+        )
     mend = "name a model that transformers knows"
     if setting.endswith(".name"):
         mend = f"set {setting.removesuffix('name')}trust_remote_code=true if you trust it"

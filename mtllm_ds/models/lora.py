@@ -33,7 +33,8 @@ def add_lora(llm: nn.Module, settings: LoraSettings, *, seed: int) -> PeftModel:
             return get_peft_model(llm, config, autocast_adapter_dtype=False)
         except ValueError as error:
             raise UserError(
-                f"model.lora.target_modules={settings.target_modules}: {str(error).splitlines()[0]}"
+                f"model.lora.target_modules={settings.target_modules}: {str(error).splitlines()[0]}; "
+                "name modules that the model has"
             ) from error
 
 

@@ -52,7 +52,7 @@ def probe_llm(settings: LLMSettings, config: PretrainedConfig) -> Probe:
         raise UserError(f"{where} is a {text.model_type} model that cannot look both ways ({found.failure}); {mend}")
     if settings.bidirectional and not found.failure and not found.both_ways:
         parts = f" its {' and '.join(found.one_way)} look back only" if found.one_way else " its masks are causal"
-        raise UserError(f"{where} is a {text.model_type} model that cannot look both ways:{parts}; {mend}")
+        raise UserError(f"{where} is a {text.model_type} model that cannot look both ways,{parts}; {mend}")
     if not found.failure and not found.ignores_padding:
         raise UserError(
             f"model.llm.name={settings.name}: padding changes the states of this {text.model_type} model; name another"
@@ -73,7 +73,9 @@ def text_model_class(config: PretrainedConfig, settings: LLMSettings) -> type[Pr
         own_class: Any = get_class_from_dynamic_module(own["AutoModel"], settings.name, revision=settings.revision)
         return own_class
     if type(config) not in MODEL_MAPPING:
-        raise UserError(f"model.llm.name={settings.name}: a {config.model_type} model has no text model to load")
+        raise UserError(
+            f"model.llm.name={settings.name}: a {config.model_type} model has no text model to load; name another model"
+        )
     found: Any = MODEL_MAPPING[type(config)]
     return found[0] if isinstance(found, tuple) else found
 

@@ -107,7 +107,7 @@ def require_same_run(settings: Settings, bases: dict[str, dict[str, str | None]]
         if base["fingerprint"] != trained_on:
             raise UserError(
                 f"--resume: {key}={base['name']} holds other weights than the run was started with "
-                f"({base['fingerprint']} instead of {trained_on})"
+                f"({base['fingerprint']} instead of {trained_on}); put those back or start a new run"
             )
     return saved
 

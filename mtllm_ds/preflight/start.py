@@ -115,7 +115,7 @@ def task_of(settings: Settings, manifests: list[Manifest], known: TaskEntry | No
         if found is None or (found.type, found.labels) != (expected.type, expected.labels):
             raise UserError(
                 f"{name}={manifest.storage.root}: {_named(found)}, expected {_named(expected)} "
-                f"as {'the teacher or the run before has it' if known else 'the training shards have it'}"
+                f"as {'the teacher or the run before has it' if known else 'the training shards have it'}; name other shards"
             )
     chosen = settings.objective.selected_by
     if chosen in ("accuracy", "macro_f1") and len(manifests) > 1 and manifests[1].task is None:
@@ -136,7 +136,8 @@ def check_centring(settings: Settings, encoder: TextTokenizer) -> None:
         )
     if connector.centring_text is not None and not Path(connector.centring_text).exists():
         raise UserError(
-            f"model.connector.centring_text={connector.centring_text}: neither a folder of shards nor a JSON file"
+            f"model.connector.centring_text={connector.centring_text}: neither a folder of shards nor a JSON file; "
+            "name one of the two"
         )
 
 

@@ -97,8 +97,8 @@ def _start_texts(plan: RunPlan, cluster: Cluster) -> list[tuple[str, str]]:
     alike = [not plan.train.statistics[code].get("translations") for code in plan.train.languages]
     if not any(alike):
         raise UserError(
-            "model.connector.init=least_squares and match_scale start from text that both sides read, and every language of "
-            "data.train holds translations: add English text, or set init=default and match_scale=false"
+            "model.connector.init=least_squares: it and match_scale start from text that both sides read, and every language of "
+            "data.train holds translations; add English text, or set init=default and match_scale=false"
         )
     batches = _samples(plan, cluster, plan.train, plan.settings.model.connector.init_documents)
     llm = plan.tokenizers["llm"]

@@ -62,10 +62,10 @@ def test_a_mistake_names_key_value_and_mend(recipe, override, parts):
 
 
 def test_a_mistake_is_told_where_it_stands(recipe):
-    with pytest.raises(UserError, match=r"^override optim\.lr=1: unknown key"):
+    with pytest.raises(UserError, match=r"^override optim\.lr=1: optim\.lr=1: unknown key"):
         load_settings(recipe, ["run.seed=1", "optim.lr=1"])
     recipe.write_text(recipe.read_text() + "extra: 1\n")
-    with pytest.raises(UserError, match=r"^recipe .*: unknown key 'extra'"):
+    with pytest.raises(UserError, match=r"^recipe .*: extra=1: unknown key"):
         load_settings(recipe, ["run.seed=1"])
 
 

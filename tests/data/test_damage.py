@@ -40,7 +40,7 @@ def test_missing_shard(dataset_copy):
 def test_truncated_shard(dataset_copy):
     shard = dataset_copy / "shard-000001.tar"
     shard.write_bytes(shard.read_bytes()[:5000])
-    with pytest.raises(UserError, match=r"shard-000001.tar' .* has 5000 bytes instead of"):
+    with pytest.raises(UserError, match=r"shard-000001.tar' has 5000 bytes instead of"):
         TrainStream(dataset_copy, SETTINGS)
 
 
@@ -92,7 +92,7 @@ def test_skip_drops_whole_blocks_counts_them_and_has_a_bound(dataset_copy):
     assert not seen & lost
     language = manifest.languages[int(manifest.index.language[block])]
     assert stream.metrics()[f"skipped_samples/{language}"] == len(lost)
-    with pytest.raises(UserError, match=r"more than data.max_skipped_share"):
+    with pytest.raises(UserError, match=r"more than it allows"):
         train_through(dataset_copy, on_error="skip", max_skipped_share=0.01)
 
 
@@ -109,7 +109,7 @@ def test_validation_skips_the_same_way_and_counts(dataset_copy):
     seen = [i for part in batches for batch in part for i in batch.sample_ids[batch.valid].tolist()]
     assert sorted(seen) == sorted(set(range(manifest.num_samples)) - lost)
     assert sum(stream.skipped_samples for stream in streams) == len(lost)
-    with pytest.raises(UserError, match=r"more than data.max_skipped_share"):
+    with pytest.raises(UserError, match=r"more than it allows"):
         list(EvalStream(dataset_copy, batch_size=5, on_error="skip", max_skipped_share=0.01))
     with pytest.raises(UserError, match="sha256 differs"):
         list(EvalStream(dataset_copy, batch_size=5))
@@ -143,10 +143,10 @@ def test_damaged_manifest_and_index(dataset_copy):
     manifest, index = dataset_copy / "manifest.json", dataset_copy / "index.bin"
     whole = index.read_bytes()
     index.write_bytes(whole[:-1] + b"x")
-    with pytest.raises(UserError, match=r"index 'index.bin' .* was altered"):
+    with pytest.raises(UserError, match=r"index 'index.bin' was altered"):
         Manifest.load(dataset_copy)
     index.unlink()
-    with pytest.raises(UserError, match="is not whole"):
+    with pytest.raises(UserError, match=": not whole"):
         Manifest.load(dataset_copy)
     index.write_bytes(whole)
     content = json.loads(manifest.read_text())
@@ -157,7 +157,7 @@ def test_damaged_manifest_and_index(dataset_copy):
     with pytest.raises(UserError, match="is damaged"):
         Manifest.load(dataset_copy)
     manifest.unlink()
-    with pytest.raises(UserError, match="no data set at"):
+    with pytest.raises(UserError, match="there is none"):
         Manifest.load(dataset_copy)
 
 
@@ -204,7 +204,9 @@ def test_what_ranks_skip_counts_together(dataset, dataset_copy):
             stream.note_skipped(union)
 
     parts = [iter(stream) for stream in streams]
-    with pytest.raises(UserError, match=r"\d+ of 328 samples lie in damaged blocks, more than data.max_skipped_share"):
+    with pytest.raises(
+        UserError, match=r"data\.max_skipped_share=.*: \d+ of 328 samples lie in damaged blocks, more than it allows"
+    ):
         run_for_ever(take_a_step)
     told = 16 * len(union)
     assert share * 328 < told <= share * 328 + 4 * 16, "no more than what ranks met in that one step"
@@ -228,7 +230,7 @@ def test_a_reader_process_that_is_killed_is_told_in_one_line(dataset):
     for reader in set(children_of(os.getpid())) - others:
         os.kill(reader, signal.SIGKILL)
     began = time.monotonic()
-    with pytest.raises(UserError, match="a reader process of the training data died"):
+    with pytest.raises(UserError, match="data.train: a reader process died"):
         for _ in steps:
             pass
     assert time.monotonic() - began < 30

@@ -57,7 +57,7 @@ def test_generators_and_other_iterables_are_read(model):
 
 @pytest.mark.parametrize("texts", ["one text", b"bytes"])
 def test_one_text_is_no_list(model, texts):
-    with pytest.raises(UserError, match="expected a list of texts, got one string"):
+    with pytest.raises(UserError, match="one string, expected a list of texts"):
         model.encode(texts, "eng_Latn")
 
 

@@ -32,7 +32,7 @@ LINES = {
     "not UTF-8": ('{"text": "Grüße"}\n'.encode("latin-1"), {}, "not_utf8", "not UTF-8"),
     "null": (row(text=None), {}, "no_text", "not a string but NoneType"),
     "a number as text": (row(text=1.5), {}, "no_text", "not a string but float"),
-    "no field": (b'{"body": "x"}\n', {}, "no_field", "no field 'text', there are 'body'"),
+    "no field": (b'{"body": "x"}\n', {}, "no_field", "no field 'text'; there are 'body'"),
     "a thousand fields": (
         json.dumps({f"f{i}": 1 for i in range(1000)}).encode() + b"\n",
         {},
@@ -124,7 +124,7 @@ def test_files_without_a_document(specs, tmp_path):
         good = tmp_path / "good.jsonl"
         good.write_bytes(GOOD)
         inputs = settings_for(specs, good).inputs + settings_for(specs, path).inputs
-        with pytest.raises(UserError, match=rf"{re.escape(str(path))}' (is empty|holds no document); leave it out"):
+        with pytest.raises(UserError, match=rf"{re.escape(str(path))}: (is empty|holds no document); leave it out"):
             build_shards(ShardSettings(inputs=inputs, **specs), tmp_path / "out", num_workers=1)
         assert not (tmp_path / "out").exists()
 
@@ -133,7 +133,7 @@ def test_the_same_input_twice(specs, tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(GOOD)
     again = InputFile(path=str(tmp_path / "." / "a.jsonl"), language="deu_Latn")
-    with pytest.raises(UserError, match=r"a\.jsonl' is given twice"):
+    with pytest.raises(UserError, match=r"a\.jsonl: given twice"):
         ShardSettings(inputs=(*settings_for(specs, path).inputs, again), **specs)
     pair = InputFile(path=str(path), language="deu_Latn", text_field="y")
     ShardSettings(inputs=(*settings_for(specs, path).inputs, pair), **specs)

@@ -43,7 +43,7 @@ def test_a_model_of_the_hub_is_known_again_in_a_folder(place):
     bases = of_hub(stored_weights(NAME, FIRST))
     found = located(settings(NAME, FIRST), bases, "export x", {"llm": str(place / "llm")})
     assert (found.llm.name, found.llm.revision) == (str(place / "llm"), None)
-    with pytest.raises(UserError, match=r"export x: llm .*other is not the model it was trained on"):
+    with pytest.raises(UserError, match=r"export x: llm .*other: not the model it was trained on"):
         located(settings(NAME, FIRST), bases, "export x", {"llm": str(place / "other")})
 
 
@@ -54,7 +54,7 @@ def test_a_model_of_a_folder_is_known_again_on_the_hub(place):
         if fits:
             assert located(settings(str(place / name)), bases, "export x", {"llm": NAME}).llm.name == NAME
         else:
-            with pytest.raises(UserError, match="is not the model it was trained on"):
+            with pytest.raises(UserError, match=": not the model it was trained on"):
                 located(settings(str(place / name)), bases, "export x", {"llm": NAME})
 
 
@@ -62,7 +62,7 @@ def test_a_mirror_is_the_same_model_at_another_commit(place):
     push(place / "hub", "mirror/llm", place / "llm", "c" * 40)
     bases = of_hub(stored_weights(NAME, FIRST))
     assert located(settings(NAME, FIRST), bases, "export x", {"llm": "mirror/llm"}).llm.name == "mirror/llm"
-    with pytest.raises(UserError, match="is not the model"):
+    with pytest.raises(UserError, match=": not the model"):
         located(settings(NAME, FIRST), of_hub(None), "export x", {"llm": "mirror/llm"})
 
 
@@ -72,7 +72,7 @@ def test_the_commit_is_kept_where_the_name_stays(place):
 
 
 def test_what_cannot_be_compared_is_told_in_one_line(place):
-    with pytest.warns(UserWarning, match=r"llm .*other cannot be compared with the model it was trained on") as caught:
+    with pytest.warns(UserWarning, match=r"llm .*other: cannot be compared with the model it was trained on") as caught:
         located(settings(NAME, FIRST), of_hub(None), "export x", {"llm": str(place / "other")})
     assert len(caught) == 1
     assert "\n" not in str(caught[0].message)

@@ -132,7 +132,7 @@ def test_who_reads_the_other_side_is_told_so(recipe, tmp_path):
     with pytest.raises(UserError, match=rf"was made with .*--{other}.*prepare it anew"):
         merge_data_sets(tmp_path / "parts")
     pairs = TaskShardSettings(task=TOPICS, **{side: specs[side]}, token_pairs=True)
-    with pytest.raises(UserError, match="--token-pairs compares two tokenizers"):
+    with pytest.raises(UserError, match="--token-pairs: compares two tokenizers"):
         build_task_shards(topic_rows(9), pairs, tmp_path / "pairs")
 
 
@@ -153,9 +153,9 @@ def test_what_does_not_fit_is_told(recipe, tmp_path):
             check_run(settings_of(recipe, model__trainable="[layers.99]"), 1)
     budgets = {"data__samples_per_cell": "null", f"data__{side}_tokens_per_cell": "64"}
     assert check_run(settings_of(recipe, **budgets), 1).settings.data.has_budgets
-    with pytest.raises(UserError, match=rf"data\.{other}_tokens_per_cell=64 has no effect without model\.{other}"):
+    with pytest.raises(UserError, match=rf"data\.{other}_tokens_per_cell=64: has no effect without model\.{other}"):
         settings_of(recipe, **budgets, **{f"data__{other}_tokens_per_cell": "64"})
-    with pytest.raises(UserError, match=r"model\.lora has no effect with model\.trainable=all"):
+    with pytest.raises(UserError, match=r"model\.lora: has no effect with model\.trainable=all"):
         settings_of(recipe, model__lora__rank=4)
 
 

@@ -65,7 +65,7 @@ def test_validation_skips_what_the_settings_let_it(recipe, damaged, tmp_path):
     assert [row.pop("eval_skipped_samples") for row in found] == [5, 5]
     for row, other in zip(found, expected, strict=True):
         assert row == pytest.approx(other)
-    with pytest.raises(RankError, match=r"more than data.max_skipped_share"):
+    with pytest.raises(RankError, match=r"more than it allows"):
         run_on_two(recipe, tmp_path / "too_much", **skip)
 
 

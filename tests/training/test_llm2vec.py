@@ -132,7 +132,7 @@ def test_settings_that_do_not_fit(recipe):
         ({"objective__mask_share": "0.5"}, "it belongs to objective.name=masked_next_token; remove it"),
         ({"objective__token_weight": "0.5"}, "it belongs to objective.name=pooled_alignment; remove it"),
         ({"objective__select_by": "accuracy"}, "no figure of objective.name=simcse"),
-        ({"data__targets": "t"}, "data.targets=t has no effect with objective.name=simcse"),
+        ({"data__targets": "t"}, "data.targets=t: has no effect with objective.name=simcse"),
     ):
         with pytest.raises(UserError, match=words.replace(".", r"\.")):
             settings_of(recipe, **{**fits, **change})

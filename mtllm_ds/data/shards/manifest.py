@@ -192,13 +192,13 @@ class Manifest:
             raw = storage.read(MANIFEST_NAME)
         except StorageError as error:
             raise UserError(
-                f"no data set at '{root}' ({error}); give a folder that mtllm-ds prepare shards has finished"
+                f"data set {root}: there is none ({error}); give a folder that mtllm-ds prepare shards has finished"
             ) from error
         try:
             content = json.loads(raw)
             if content["format"] != FORMAT or content["version"] != VERSION:
                 raise UserError(
-                    f"'{root}' is of version {content['version']}, this code reads {VERSION}; prepare it anew"
+                    f"data set {root}: of version {content['version']}, this code reads {VERSION}; prepare it anew"
                 )
             cache = Path((remote or RemoteSettings()).cache_folder).expanduser()
             columns: dict[str, Any] = map_index(
@@ -217,11 +217,9 @@ class Manifest:
                 chat=ChatEntry(**content["chat"]) if "chat" in content else None,
             )
         except StorageError as error:
-            raise UserError(f"the data set at '{root}' is not whole ({error}); copy or prepare it anew") from error
+            raise UserError(f"data set {root}: not whole ({error}); copy or prepare it anew") from error
         except (KeyError, TypeError, BlockError, json.JSONDecodeError) as error:
-            raise UserError(
-                f"the manifest in '{root}' is damaged ({error!r}); copy or prepare the data set anew"
-            ) from error
+            raise UserError(f"data set {root}: the manifest is damaged ({error!r}); copy or prepare it anew") from error
 
     @cached_property
     def first_row(self) -> np.ndarray:
@@ -280,7 +278,7 @@ class Manifest:
         entry = self.tokenizer_of(side)
         if tokenizer.fingerprint != entry.fingerprint:
             raise UserError(
-                f"the {side}'s tokenizer '{tokenizer.spec.name}' is not the one the shards in '{self.storage.root}' were made "
+                f"data set {self.storage.root}: the {side}'s tokenizer '{tokenizer.spec.name}' is not the one the shards were made "
                 f"with ('{entry.name}', template '{entry.template}'); use that one or prepare the shards anew"
             )
 
@@ -300,19 +298,19 @@ class Manifest:
     def _shards_are_there(self) -> bool:
         for listed in ("name", "sha256"):
             if len({getattr(shard, listed) for shard in self.shards}) != len(self.shards):
-                raise UserError(f"a shard stands twice in the manifest of '{self.storage.root}'; prepare it anew")
+                raise UserError(f"data set {self.storage.root}: a shard stands twice in the manifest; prepare it anew")
         try:
             sizes = self.storage.sizes([shard.name for shard in self.shards])
         except StorageError as error:
-            raise UserError(f"data set '{self.storage.root}': {error}") from error
+            raise UserError(f"data set {self.storage.root}: {error}; copy or prepare it anew") from error
         for shard, size in zip(self.shards, sizes, strict=True):
             if size is None:
                 raise UserError(
-                    f"the shard '{shard.name}' is missing in '{self.storage.root}'; copy or prepare it anew"
+                    f"data set {self.storage.root}: the shard '{shard.name}' is missing; copy or prepare it anew"
                 )
             if size not in (shard.bytes, UNKNOWN_SIZE):
                 raise UserError(
-                    f"the shard '{shard.name}' in '{self.storage.root}' has {size} bytes instead of {shard.bytes}; "
+                    f"data set {self.storage.root}: the shard '{shard.name}' has {size} bytes instead of {shard.bytes}; "
                     "copy or prepare it anew"
                 )
         return True
@@ -321,9 +319,7 @@ class Manifest:
 def _read_index(storage: Storage, entry: dict[str, Any]) -> bytes:
     data = storage.read(check_member_name(entry["name"]))
     if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-        raise UserError(
-            f"the index '{entry['name']}' in '{storage.root}' was altered; copy or prepare the data set anew"
-        )
+        raise UserError(f"data set {storage.root}: the index '{entry['name']}' was altered; copy or prepare it anew")
     return data
 
 

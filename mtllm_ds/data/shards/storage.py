@@ -34,7 +34,9 @@ class StorageError(OSError):
 def check_member_name(name: str) -> str:
     """Refuse names that could lead out of the data set's folder."""
     if not name or name.startswith(("/", "\\", "~")) or ".." in name.replace("\\", "/").split("/") or ":" in name:
-        raise UserError(f"the file name '{name}' leads out of the data set's folder; the manifest is not to be trusted")
+        raise UserError(
+            f"file name '{name}': leads out of the data set's folder; the manifest is not to be trusted, prepare it anew"
+        )
     return name
 
 
@@ -165,7 +167,9 @@ class RemoteStorage(Storage):
             except PermissionError as error:
                 raise self._refused(error) from error
             except ImportError as error:
-                raise UserError(f"'{self.root}' cannot be read without a further package: {error}") from error
+                raise UserError(
+                    f"data set {self.root}: cannot be read without a further package ({error}); install it"
+                ) from error
             except Exception as error:  # fsspec lets each protocol's own exceptions through
                 if type(error).__name__ in _NO_CREDENTIALS or getattr(error, "status", None) in (401, 403):
                     raise self._refused(error) from error
@@ -178,7 +182,7 @@ class RemoteStorage(Storage):
         """Trying again would not help."""
         reason = (str(error) or type(error).__name__).splitlines()[0]
         return UserError(
-            f"'{self.root}' may not be read ({reason}); give this machine the credentials that {self._scheme}:// asks for"
+            f"data set {self.root}: may not be read ({reason}); give this machine the credentials that {self._scheme}:// asks for"
         )
 
     def _give_up(self, url: str, attempt: int, error: Exception) -> None:

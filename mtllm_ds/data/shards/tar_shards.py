@@ -137,5 +137,6 @@ def verify_shards(manifest: Manifest, advance: Callable[[int], None] = lambda bl
             advance(1)
         if hashlib.sha256(manifest.storage.read(shard.name)).hexdigest() != shard.sha256:
             raise UserError(
-                f"the shard '{shard.name}' in '{manifest.storage.root}' was altered between its blocks; copy or prepare it anew"
+                f"data set {manifest.storage.root}: the shard '{shard.name}' was altered between its blocks; "
+                "copy or prepare it anew"
             )

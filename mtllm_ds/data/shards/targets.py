@@ -96,7 +96,7 @@ def _stored(vectors: torch.Tensor, dtype: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         stored = vectors.float().cpu().numpy().astype(dtype)
     if not np.isfinite(stored).all():
-        raise UserError(f"a teacher's vector is not finite as {dtype}; store float32 or mend the teacher")
+        raise UserError(f"--dtype={dtype}: a teacher's vector is not finite in it; store float32 or mend the teacher")
     return stored
 
 
@@ -153,7 +153,9 @@ class TargetWriter:
         if not path.exists():
             atomic.write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
         elif json.loads(path.read_text()) != content:
-            raise UserError(f"'{self._folder}' was begun by another teacher or for other shards; choose another --name")
+            raise UserError(
+                f"targets {self._folder}: begun by another teacher or for other shards; choose another --name"
+            )
 
     @property
     def num_groups(self) -> int:
@@ -177,7 +179,9 @@ class TargetWriter:
             UserError: groups are missing.
         """
         if missing := self.missing_groups():
-            raise UserError(f"{len(missing)} of {self.num_groups} groups are missing in '{self._folder}'; run it again")
+            raise UserError(
+                f"targets {self._folder}: {len(missing)} of {self.num_groups} groups are missing; run it again"
+            )
         parts = [decode_block(self._path(group, ".index").read_bytes()) for group in range(self.num_groups)]
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         atomic.write_bytes(self._folder / _INDEX, encode_block(columns, deflate=True))
@@ -244,7 +248,7 @@ class TargetReader:
     def __init__(self, manifest: Manifest, name: str, teacher: TeacherIdentity | None = None) -> None:
         self._manifest = manifest
         self._prefix = f"targets/{check_member_name(name)}"
-        self._where = f"the targets '{name}' of '{manifest.storage.root}'"
+        self._where = f"data.targets={name}: those of '{manifest.storage.root}'"
         try:
             content = json.loads(manifest.storage.read(f"{self._prefix}/{_TEACHER}"))
             index: dict[str, Any] = decode_block(manifest.storage.read(f"{self._prefix}/{_INDEX}"))
@@ -265,7 +269,8 @@ class TargetReader:
         for field, value in asdict(expected).items() if expected else ():
             if getattr(self.teacher, field) != value:
                 raise UserError(
-                    f"{self._where} come from the teacher's {field} '{getattr(self.teacher, field)}', not '{value}'"
+                    f"{self._where} come from the teacher's {field} '{getattr(self.teacher, field)}', not '{value}'; "
+                    "compute them anew"
                 )
 
     def read(self, block: int) -> Block:

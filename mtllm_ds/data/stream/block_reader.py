@@ -83,6 +83,6 @@ def check_skipped(manifest: Manifest, blocks: set[int], max_share: float, last: 
     lost = sum(len(manifest.index.llm_lengths[block]) for block in blocks)
     if lost > max_share * manifest.num_samples:
         raise UserError(
-            f"{lost} of {manifest.num_samples} samples lie in damaged blocks, more than data.max_skipped_share = {max_share} "
+            f"data.max_skipped_share={max_share}: {lost} of {manifest.num_samples} samples lie in damaged blocks, more than it "
             f"allows; prepare the data set anew{last}"
         )

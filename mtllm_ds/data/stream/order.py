@@ -24,7 +24,7 @@ class Order:
         self.encoder_lengths = manifest.encoder_lengths
         self.llm_lengths = manifest.llm_lengths
         if not manifest.num_samples:
-            raise UserError(f"the data set in '{manifest.storage.root}' holds no samples")
+            raise UserError(f"data set {manifest.storage.root}: holds no samples; prepare it from a file with text")
         self._check_budgets()
         samples = np.diff(self.first_row)
         self.sources = mixed_sources(manifest, settings.mixing, seed)
@@ -52,7 +52,7 @@ class Order:
                 raise UserError(f"data.{side}_tokens_per_cell=null: the other side has a budget; set both or none")
             if (budget := budgets[side]) is not None and budget < lengths.max():
                 raise UserError(
-                    f"data.{side}_tokens_per_cell is {budget}, but the longest sample has {lengths.max()} tokens; raise it"
+                    f"data.{side}_tokens_per_cell={budget}: too small, the longest sample has {lengths.max()} tokens; raise it"
                 )
 
     def _draws_of_lane(self) -> int:

@@ -124,15 +124,15 @@ def check_cursor(cursor: dict[str, Any], manifest: Manifest, settings: OrderSett
     """
     if cursor.get("version") != CURSOR_VERSION:
         raise UserError(
-            f"the checkpoint's cursor is of version {cursor.get('version')}, this code reads {CURSOR_VERSION}: the order of the "
-            "data has changed since; end that run with the version of mtllm_ds that began it, or start anew"
+            f"--resume: the checkpoint's cursor is of version {cursor.get('version')}, this code reads {CURSOR_VERSION}, the order "
+            "of the data has changed since; end that run with the version of mtllm_ds that began it, or start anew"
         )
     before, now = cursor["sets"], _sets(manifest)
     if [one["manifest"] for one in before] != [one["manifest"] for one in now]:
         hashes = [", ".join(one["manifest"][:12] for one in sets) for sets in (before, now)]
         raise UserError(
-            f"the checkpoint was made on another data set than '{manifest.storage.root}' (manifest {hashes[0]} instead of "
-            f"{hashes[1]}); go on with that one or start anew"
+            f"--resume: the checkpoint was made on another data set than '{manifest.storage.root}' (manifest {hashes[0]} instead "
+            f"of {hashes[1]}); go on with that one or start anew"
         )
     if before != now:
         weights = [[one["weight"] for one in sets] for sets in (now, before)]
@@ -144,5 +144,5 @@ def check_cursor(cursor: dict[str, Any], manifest: Manifest, settings: OrderSett
         if wanted.get(name) != value:
             place = "run.seed" if name == "seed" else f"data.{name}"
             raise UserError(
-                f"{place} is {wanted.get(name)}, but the checkpoint's run has {value}; it may not change on resume"
+                f"--resume: {place}={wanted.get(name)}, but the checkpoint's run has {value}; put it back, it may not change"
             )

@@ -174,7 +174,7 @@ class TrainStream:
                 if "DataLoader worker" not in str(error):
                     raise
                 raise UserError(
-                    "a reader process of the training data died, killed by a signal or for want of memory; resume from the last "
+                    "data.train: a reader process died, killed by a signal or for want of memory; resume from the last "
                     "checkpoint, with a smaller data.num_workers if memory was short"
                 ) from error
             yield step
@@ -301,8 +301,8 @@ class EvalStream:
         """Raise `UserError` if that many samples, lost on all ranks in one pass, are more than may be."""
         if lost > self._max_skipped_share * self._num_samples:
             raise UserError(
-                f"{lost} of {self._num_samples} samples of '{self.manifest.storage.root}' lie in damaged blocks, more than "
-                f"data.max_skipped_share = {self._max_skipped_share} allows; prepare the data set anew"
+                f"data.max_skipped_share={self._max_skipped_share}: {lost} of {self._num_samples} samples of "
+                f"'{self.manifest.storage.root}' lie in damaged blocks, more than it allows; prepare the data set anew"
             )
 
     def __iter__(self) -> Iterator[Batch]:

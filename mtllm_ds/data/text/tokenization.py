@@ -164,14 +164,14 @@ class TextTokenizer:
         if TAG not in self.template.prefix or code in self._tag_ids:
             return code
         if code is None:
-            raise UserError(f"the tokenizer '{self.spec.name}' needs a language tag; give one such as 'eng_Latn'")
+            raise UserError(f"tokenizer {self.spec.name}: needs a language tag; give one such as 'eng_Latn'")
         known = self.language_codes
         hint = (
             f"it knows {', '.join(known) or 'none'}"
             if len(known) < 20
             else f"the nearest it knows is '{nearest_code(code, known)}'"
         )
-        raise UserError(f"the tokenizer '{self.spec.name}' has no tag for language '{code}'; {hint}")
+        raise UserError(f"tokenizer {self.spec.name}: has no tag for language '{code}'; {hint}")
 
     def _specials(self, tokens: tuple[str, ...], language: str | None) -> list[int]:
         return [
@@ -181,7 +181,7 @@ class TextTokenizer:
     def _id(self, token: str) -> int:
         if token not in self._vocab:
             raise UserError(
-                f"the tokenizer '{self.spec.name}' has no token '{token}', which the template of family '{self.family}' "
+                f"tokenizer {self.spec.name}: has no token '{token}', which the template of family '{self.family}' "
                 "needs; choose another family"
             )
         return self._vocab[token]
@@ -220,7 +220,7 @@ def pretrained_tokenizer(spec: TokenizerSpec) -> Any:
     name = resolve_model_name(spec.name)
     require_reachable(name, spec.side)
     if is_missing_folder(name):
-        raise UserError(f"no tokenizer at '{spec.name}': the folder does not exist; give a folder or a hub name")
+        raise UserError(f"tokenizer {spec.name}: the folder does not exist; give a folder or a hub name")
     try:
         return AutoTokenizer.from_pretrained(
             name, revision=spec.revision, trust_remote_code=spec.trust_remote_code, **gguf_options(name)
@@ -228,11 +228,11 @@ def pretrained_tokenizer(spec: TokenizerSpec) -> Any:
     except (OSError, ValueError, KeyError) as error:
         if not spec.trust_remote_code and "trust_remote_code" in str(error):
             raise UserError(
-                f"the {spec.side}'s tokenizer '{spec.name}' brings code of its own; "
+                f"tokenizer {spec.name}: brings code of its own; "
                 f"set model.{spec.side}.trust_remote_code=true if you trust it"
             ) from error
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"no tokenizer at '{spec.name}' ({reason}); give a folder or a hub name") from error
+        raise UserError(f"tokenizer {spec.name}: there is none ({reason}); give a folder or a hub name") from error
 
 
 def family_of(spec: TokenizerSpec, tokenizer: Any) -> str:
@@ -244,7 +244,7 @@ def family_of(spec: TokenizerSpec, tokenizer: Any) -> str:
     if spec.family != "auto":
         if spec.family not in _TEMPLATES:
             raise UserError(
-                f"unknown tokenizer family '{spec.family}' of the {spec.side}; use one of {', '.join(_TEMPLATES)}"
+                f"{spec.side} family={spec.family}: unknown family of tokenizers; use one of {', '.join(_TEMPLATES)}"
             )
         return spec.family
     family = _FAMILY_OF_CLASS.get(type(tokenizer).__name__.removesuffix("Fast").removesuffix("Tokenizer"))
@@ -254,7 +254,7 @@ def family_of(spec: TokenizerSpec, tokenizer: Any) -> str:
         return "madlad"
     if family is None and spec.side == "encoder":
         raise UserError(
-            f"cannot tell the family of the encoder's tokenizer '{spec.name}' ({type(tokenizer).__name__}), "
+            f"tokenizer {spec.name}: cannot tell the family of the encoder's tokenizer ({type(tokenizer).__name__}); "
             f"set it to one of {', '.join(_TEMPLATES)}"
         )
     if family is None and tokenizer.bos_token is None and tokenizer.cls_token and tokenizer.sep_token:

@@ -86,7 +86,7 @@ def build_from(
     written = build.write(lambda journal: _tokenized(tokenize, chunks, num_workers, journal, build.progress, output))
     if not written:
         paths = ", ".join(reader.source.path for reader in readers)
-        raise UserError(f"the inputs hold no text that may enter ({paths}); check the fields and the exclusion list")
+        raise UserError(f"--input={paths}: no text there that may enter; check the fields and the exclusion list")
     return Manifest.load(output)
 
 

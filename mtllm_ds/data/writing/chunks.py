@@ -77,7 +77,7 @@ def chunks_of(
                 note_skipped(reader)
                 yield chunk(language, bytes_before + reader.bytes_read)
         if is_empty and not reader.skipped:
-            raise UserError(f"the input file '{reader.source.path}' holds no document; leave it out")
+            raise UserError(f"input file {reader.source.path}: holds no document; leave it out")
         note_skipped(reader)
         bytes_before += reader.bytes_total
     for language in sorted({*waiting, *left_out}):

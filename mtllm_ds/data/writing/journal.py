@@ -58,7 +58,7 @@ class Journal:
             self._lock = lock_file(self._folder / "lock")
         except HeldError as error:
             raise UserError(
-                f"another `mtllm-ds prepare` is writing to '{self._output}'; wait for it or choose another folder"
+                f"--output={self._output}: another `mtllm-ds prepare` is writing there; wait for it or choose another folder"
             ) from error
         self._load()
         return self
@@ -115,14 +115,15 @@ class Journal:
             state = json.loads(parts.pop("state"))
             if state["settings_hash"] != self._settings_hash:
                 raise UserError(
-                    f"'{self._output}' holds an unfinished data set made with other settings or inputs; "
+                    f"--output={self._output}: holds an unfinished data set made with other settings or inputs; "
                     "choose another folder or remove it"
                 )
             shard = ShardEntry(**state["shard"])
             target = self._output / shard.name
             if not target.exists() or target.stat().st_size != shard.bytes:
                 raise UserError(
-                    f"the finished shard '{target}' was removed or altered; remove the folder and start anew"
+                    f"--output={self._output}: the finished shard '{shard.name}' was removed or altered; "
+                    "remove the folder and start anew"
                 )
             self.shards.append(shard)
             self._parts.append(BlockIndex.decode(parts.pop("index")))

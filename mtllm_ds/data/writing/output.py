@@ -111,7 +111,7 @@ def finished(output: Path, settings_hash: str) -> Manifest:
     manifest = Manifest.load(output)
     if manifest.settings_hash != settings_hash:
         raise UserError(
-            f"'{output}' already holds a data set made with other settings or inputs; choose another folder"
+            f"--output={output}: already holds a data set made with other settings or inputs; choose another folder"
         )
     manifest.check_shards()
     return manifest

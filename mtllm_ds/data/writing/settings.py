@@ -39,12 +39,12 @@ class ShardSettings:
 
     def __post_init__(self) -> None:
         if not self.sides:
-            raise UserError("no tokenizer: give --encoder, --llm or both")
+            raise UserError("--encoder, --llm: no tokenizer; give one or both")
         if self.token_pairs and len(self.sides) < 2:
-            raise UserError("--token-pairs compares two tokenizers: give --encoder and --llm, or leave it out")
+            raise UserError("--token-pairs: compares two tokenizers; give --encoder and --llm, or leave it out")
         two_texts = any(source.llm_text_field is not None for source in self.inputs)
         if two_texts and len(self.sides) < 2:
-            raise UserError("--llm-text-field is what the LLM reads beside an encoder: give --encoder and --llm")
+            raise UserError("--llm-text-field: what the LLM reads beside an encoder; give --encoder and --llm")
         if two_texts and (self.token_pairs or self.long_documents == "split"):
             setting = "--token-pairs" if self.token_pairs else "--long-documents split"
             raise UserError(f"{setting}: needs one text for both sides; leave it or --llm-text-field out")
@@ -53,13 +53,15 @@ class ShardSettings:
         read = [(Path(source.path).resolve(), source.text_field) for source in self.inputs]
         for number, (source, own) in enumerate(zip(self.inputs, read, strict=True)):
             if own in read[:number]:
-                raise UserError(f"the input '{source.path}' is given twice; leave one out")
+                raise UserError(f"--input={source.path}: given twice; leave one out")
         if not 1 <= self.block_samples <= 65_536:
             raise UserError(f"--block-samples={self.block_samples}: out of range; choose between 1 and 65536")
         if len({source.labels for source in self.inputs}) > 1:
-            raise UserError("the inputs have different labels; give --label-field and --labels for all or for none")
+            raise UserError(
+                "--labels: the inputs have different labels; give --label-field and --labels for all or for none"
+            )
         if len({source.second_text_field is None for source in self.inputs}) > 1 and self.inputs[0].labels:
-            raise UserError("some labelled inputs are pairs and some are not; make two data sets of them")
+            raise UserError("--labels: some labelled inputs are pairs and some are not; make two data sets of them")
 
     @property
     def sides(self) -> tuple[TokenizerSpec, ...]:

@@ -51,20 +51,25 @@ class InputFile:
 
     def __post_init__(self) -> None:
         if (self.language is None) == (self.language_field is None):
-            raise UserError(f"the language of '{self.path}' is not clear; give either a language or a language field")
+            raise UserError(
+                f"--input={self.path}: its language is not clear; give either a language or a language field"
+            )
         if self.language is not None:
             check_language(self.language)
         if self.llm_text_field is not None and self.second_text_field is not None:
-            raise UserError(f"'{self.path}': pairs have no other text for the LLM; leave out one of the two fields")
+            raise UserError(
+                f"--input={self.path}: pairs have no other text for the LLM; leave out one of the two fields"
+            )
         if (self.label_field is None) != (not self.labels):
             raise UserError(
-                f"'{self.path}': --label-field and --labels belong together; give the field and all the labels that it may hold"
+                f"--input={self.path}: --label-field and --labels belong together; "
+                "give the field and all the labels that it may hold"
             )
         if len(set(self.labels)) < len(self.labels):
             raise UserError(f"--labels {' '.join(self.labels)}: a label stands twice; name each once")
         if self.llm_text_field == self.text_field:
             raise UserError(
-                f"'{self.path}': the LLM reads the field '{self.text_field}' anyway; leave out its own field"
+                f"--input={self.path}: the LLM reads the field '{self.text_field}' anyway; leave out its own field"
             )
 
     @property
@@ -111,13 +116,13 @@ class SourceReader:
         self._on_error = on_error
         path = Path(source.path)
         if not path.is_file():
-            raise UserError(f"no input file at '{path}'; give the path of an existing file")
+            raise UserError(f"--input={path}: no input file there; give the path of an existing file")
         self.bytes_total = path.stat().st_size
         if not self.bytes_total:
-            raise UserError(f"the input file '{path}' is empty; leave it out")
+            raise UserError(f"input file {path}: is empty; leave it out")
         suffixes = [suffix for suffix in path.suffixes[-2:] if suffix not in COMPRESSIONS]
         if not suffixes or suffixes[-1] not in _FORMATS:
-            raise UserError(f"cannot tell the format of '{path}' by its name; use one of {', '.join(_FORMATS)}")
+            raise UserError(f"input file {path}: cannot tell the format by its name; use one of {', '.join(_FORMATS)}")
         self.format = _FORMATS[suffixes[-1]]
         self._raw: _HashedFile | None = None
         self._share_read = 0.0
@@ -158,7 +163,7 @@ class SourceReader:
             UserError: the file holds no document, or not what its name or the fields say.
         """
         if next(iter(self), None) is None and not self.skipped:
-            raise UserError(f"the input file '{self.source.path}' holds no document; leave it out")
+            raise UserError(f"input file {self.source.path}: holds no document; leave it out")
 
     def _columns(self) -> list[str] | None:
         """Columns of a Parquet file that are read; None for all."""
@@ -235,7 +240,7 @@ class SourceReader:
                 raise OSError(f"{number} rows instead of {table.metadata.num_rows}")
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UserError(
-                f"'{path}' is damaged or not a Parquet file ({str(error).splitlines()[0]}); copy or make it anew"
+                f"{path}: damaged or not a Parquet file ({str(error).splitlines()[0]}); copy or make it anew"
             ) from error
 
     def _require(
@@ -244,7 +249,7 @@ class SourceReader:
         for name in self.source.fields:
             if name not in row:
                 there = _shown(", ".join(repr(_shown(known)) for known in row), 200)
-                problem = f"no field '{name}', there are {there}{hint}"
+                problem = f"no field '{name}'; there are {there}{hint}"
                 if error_class is BadLineError:
                     raise BadLineError(place, "no_field", problem)
                 raise UserError(f"{place}: {problem}")

@@ -70,9 +70,9 @@ def build_task_shards(
     """
     sides = [load_text_tokenizer(spec) for spec in (settings.encoder, settings.llm) if spec is not None]
     if not sides:
-        raise UserError("no tokenizer: give --encoder, --llm or both")
+        raise UserError("--encoder, --llm: no tokenizer; give one or both")
     if settings.token_pairs and len(sides) < 2:
-        raise UserError("--token-pairs compares two tokenizers: give --encoder and --llm, or leave it out")
+        raise UserError("--token-pairs: compares two tokenizers; give --encoder and --llm, or leave it out")
     for language in {row.language for row in rows}:
         for side in sides:
             side.check_tag(language)

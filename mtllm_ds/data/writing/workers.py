@@ -54,8 +54,8 @@ def map_in_order(
             yield done, future.result()
     except BrokenProcessPool as error:
         raise UserError(
-            "a worker process died, killed by a signal or for want of memory; what is finished is kept: run it again, with "
-            "fewer --num-workers if memory was short"
+            "mtllm-ds prepare: a worker process died, killed by a signal or for want of memory; what is finished is kept, run it "
+            "again, with fewer --num-workers if memory was short"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

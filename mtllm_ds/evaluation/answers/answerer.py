@@ -47,7 +47,7 @@ class Answerer:
         self, model: Classifier, batch_size: int, tolerance: float = TOLERANCE[torch.float32], name: str = ""
     ) -> None:
         if batch_size < 1:
-            raise UserError(f"batch size {batch_size}: give at least 1")
+            raise UserError(f"batch_size={batch_size}: too small; give at least 1")
         self._model = model
         self._tolerance = tolerance
         self._name = name
@@ -95,7 +95,7 @@ class Answerer:
             torch.cuda.empty_cache()
         if len(batch) == 1:
             raise UserError(
-                f"out of memory{self._name} with item {batch[0].id} alone, read as {tag}: use a smaller max_length, "
+                f"item {batch[0].id}, read as {tag}: out of memory{self._name} with it alone; use a smaller max_length, "
                 "--precision bf16, or a device with more memory"
             )
         self.items_at_once = len(batch) // 2

@@ -237,4 +237,6 @@ def _first_mistake(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"missing key '{key}'; add it"
     message = first["msg"].removeprefix("Value error, ")
+    if ";" not in message:
+        message += "; mend it"
     return f"{key}: {message}" if key else message

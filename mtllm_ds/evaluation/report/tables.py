@@ -136,9 +136,9 @@ def paired_scores(predictions: Predictions, first: str, second: str, language: s
     """
     left, right = (_score_matrix(predictions.where(language=language, system=name)) for name in (first, second))
     if left.ids.tolist() != right.ids.tolist():
-        raise UserError(f"{first} and {second} answered different items of {language}; run both on the same items")
+        raise UserError(f"{first} and {second}: answered different items of {language}; run both on the same items")
     if left.seeds.tolist() != right.seeds.tolist() and 1 not in (len(left.seeds), len(right.seeds)):
-        raise UserError(f"{first} and {second} have different seeds in {language}; run both with the same seeds")
+        raise UserError(f"{first} and {second}: have different seeds in {language}; run both with the same seeds")
     width = max(len(left.seeds), len(right.seeds))
     return PairedScores(
         left.groups,

@@ -139,6 +139,6 @@ class MTModel:
             return self._tokenizer.join([[]], target)[0]
         if self._tokenizer.family == "madlad" and check_language(target) != ENGLISH:
             raise UserError(
-                f"MT model {self._tokenizer.spec.name}: MADLAD is asked for English only here, not {target}"
+                f"--mt={self._tokenizer.spec.name}: MADLAD is asked for English only here, not {target}; name another MT model"
             )
         return None

@@ -208,11 +208,11 @@ def test_a_cursor_that_does_not_fit_is_refused_with_a_reason(dataset, shard_sett
     cursor = next(iter(TrainStream(dataset, schedule, seed=1))).cursor
     TrainStream(dataset, with_changes(schedule, cells_per_forward=2), seed=1, cursor=cursor)
     refused = [
-        (with_changes(schedule, lanes=5), 1, cursor, r"data\.lanes is 5, but the checkpoint's run has 4"),
-        (with_changes(schedule, mixing=MixingSettings(cycle_draws=9)), 1, cursor, r"data\.mixing is"),
+        (with_changes(schedule, lanes=5), 1, cursor, r"data\.lanes=5, but the checkpoint's run has 4"),
+        (with_changes(schedule, mixing=MixingSettings(cycle_draws=9)), 1, cursor, r"data\.mixing="),
         (with_changes(schedule, queue_size=9), 1, cursor, r"data\.queue_size"),
         (schedule, 1, cursor | {"version": 2}, "of version 2, this code reads 3"),
-        (schedule, 2, cursor, r"run\.seed is 2"),
+        (schedule, 2, cursor, r"run\.seed=2, but"),
         (schedule, 1, cursor | {"version": 0}, "of version 0"),
     ]
     for changed, seed, given_cursor, reason in refused:

@@ -142,7 +142,7 @@ def test_bad_input_leaves_no_manifest(shard_settings, tmp_path):
     blank = tmp_path / "blank.jsonl"
     blank.write_text('{"text": "  ", "label": 0}\n')
     source = replace(shard_settings.inputs[0], path=str(blank))
-    with pytest.raises(UserError, match="hold no text that may enter"):
+    with pytest.raises(UserError, match="no text there that may enter"):
         build_shards(replace(shard_settings, inputs=(source,)), tmp_path / "out", num_workers=1)
     assert not (tmp_path / "out" / "manifest.json").exists()
     source = replace(shard_settings.inputs[0], language="fur_Latn")

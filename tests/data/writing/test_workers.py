@@ -73,7 +73,7 @@ def test_prepare_ends_and_keeps_its_shards_when_a_worker_is_killed(tmp_path, spe
             began.append(time.monotonic())
             os.kill((set(children_of(os.getpid())) - others).pop(), signal.SIGKILL)
 
-    with pytest.raises(UserError, match=r"a worker process died.*what is finished is kept: run it again"):
+    with pytest.raises(UserError, match=r"a worker process died.*what is finished is kept, run it again"):
         build_shards(settings, output, num_workers=2, report=kill)
     assert time.monotonic() - began[0] < 30
     kept = (output / "shard-000000.tar").stat().st_mtime_ns

@@ -104,7 +104,9 @@ def test_out_of_memory_halves_the_batch_with_one_note(capsys):
 
 
 def test_no_memory_for_one_item_is_one_line(capsys):
-    with pytest.raises(UserError, match=r"out of memory with item 0 alone, read as deu_Latn: use a smaller max_length"):
+    with pytest.raises(
+        UserError, match=r"item 0, read as deu_Latn: out of memory with it alone; use a smaller max_length"
+    ):
         choices(GreedyForMemory(limit=0), 4)
     assert len(capsys.readouterr().err.splitlines()) == 2
 
@@ -130,7 +132,7 @@ def test_other_errors_and_nan_are_told():
         choices(Broken(), 4, ITEMS[5:])
     with pytest.raises(UserError, match="item 0, read as deu_Latn: its logits are not finite"):
         choices(Broken(), 4)
-    with pytest.raises(UserError, match="batch size 0"):
+    with pytest.raises(UserError, match="batch_size=0"):
         Answerer(ByteClassifier(), 0)
 
 
