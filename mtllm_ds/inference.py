@@ -232,7 +232,9 @@ class MTLLM:
         """Who writes, the trained model or the plain LLM in it; made once."""
         reader = self.reader
         if not isinstance(reader, StackedModel | LLMReader) or self._llm is None:
-            raise UserError(f"this model is a {type(reader).__name__} without a language model: it cannot write")
+            raise UserError(
+                f"generate: this model is a {type(reader).__name__} without a language model; ask one that has one"
+            )
         with self._turn:
             if plain not in self._speakers:
                 untrained = FrozenSelf(reader).untrained if plain else None
@@ -336,7 +338,7 @@ def _listed(prompts: Iterable[Prompt]) -> list[Prompt]:
     """Prompts as a list; one text, or the messages of one, are told apart from several."""
     listed = [] if isinstance(prompts, str | bytes) else list(prompts)
     if isinstance(prompts, str | bytes) or any(isinstance(one, Mapping) for one in listed):
-        raise UserError(f"expected a list of prompts, got one ({str(prompts)[:30]!r}): put it in a list")
+        raise UserError(f"prompts={str(prompts)[:30]!r}: one prompt, expected a list of them; put it in a list")
     return listed
 
 

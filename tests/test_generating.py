@@ -178,7 +178,7 @@ def test_threads_do_not_meet(stack):
         (["a"], "deu_Latn", {"max_new_tokens": 500}, r"more than the LLM's 128 positions; shorten it, or lower"),
         (["a"], "ell_Latn", {}, "ell_Grek"),
         (["a"], None, {}, "needs a language tag"),
-        (["a"], ["deu_Latn"] * 2, {}, "^2 languages for 1 prompts: give one, or one each$"),
+        (["a"], ["deu_Latn"] * 2, {}, "^lang: 2 languages for 1 prompts; give one, or one for each prompt$"),
         ("a", "deu_Latn", {}, "put it in a list$"),
         ([{"role": "user", "content": "a"}], "deu_Latn", {}, "put it in a list$"),
         ([[{"role": "assistant", "content": "a"}]], "deu_Latn", {}, "ends with the assistant"),
@@ -213,7 +213,7 @@ def test_models_that_cannot_write_are_refused(bases, tmp_path):
     task = {"name": "x", "type": "classification", "labels": ["a", "b"]}
     (tmp_path / "alone").mkdir()
     encoder = MTLLM.from_pretrained(make_export(tmp_path / "alone", task, reader="encoder", bases=bases))
-    with pytest.raises(UserError, match="EncoderReader without a language model: it cannot write"):
+    with pytest.raises(UserError, match="EncoderReader without a language model; ask one"):
         encoder.generate(["a"], "deu_Latn")
 
 

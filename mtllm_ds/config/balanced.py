@@ -127,7 +127,9 @@ class BalancedTeachers(ObjectiveSettings):
 
     def mistakes(self, run: CommonSections) -> Iterator[str]:
         if self.mask_token_share + self.random_token_share > 1 + 1e-9:
-            yield "objective.mask_token_share and objective.random_token_share are above 1 together: lower one"
+            yield (
+                f"objective.mask_token_share={self.mask_token_share}: above 1 together with objective.random_token_share; lower one"
+            )
         if not self.teacher_of:
             yield from unread(self, "objective", _OF_TEACHERS, "without objective.teacher_of")
             if self.selected_by == "kl":

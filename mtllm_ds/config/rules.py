@@ -113,14 +113,14 @@ def _from_scratch(settings: CommonSections) -> Iterator[str]:
     model = settings.model
     if model.llm is None or not model.llm.from_scratch:
         if model.llm is not None and model.llm.config:
-            yield f"model.llm.config={model.llm.config} has no effect without model.llm.from_scratch=true: remove it"
+            yield f"model.llm.config={model.llm.config}: has no effect without model.llm.from_scratch=true; remove it"
         return
     if model.reader != "llm":
         yield f"model.llm.from_scratch=true: model.reader={model.reader} needs a trained LLM; set it to false"
     if model.trainable != "all":
         yield "model.llm.from_scratch=true: what is not trained would stay random; set model.trainable=all"
     if model.start is not None:
-        yield f"model.llm.from_scratch=true has no effect beside model.start={model.start}: remove one of the two"
+        yield f"model.llm.from_scratch=true: has no effect beside model.start={model.start}; remove one of the two"
 
 
 def _trainable(settings: CommonSections) -> Iterator[str]:

@@ -46,7 +46,7 @@ def scratch_config(settings: LLMSettings, own: PretrainedConfig | None) -> Pretr
         return config_class.from_dict(values)
     except Exception as error:
         raise UserError(
-            f"model.llm.config: no {config_class.model_type} model is like that ({_line(error)})"
+            f"model.llm.config: no {config_class.model_type} model is like that ({_line(error)}); change it"
         ) from error
 
 
@@ -64,7 +64,9 @@ def draw_weights(
             model: Any = model_class(config, **options)
             return model.to(dtype).requires_grad_(False)
         except (ValueError, TypeError, RuntimeError, KeyError) as error:
-            raise UserError(f"model.llm.config: no {config.model_type} model is like that ({_line(error)})") from error
+            raise UserError(
+                f"model.llm.config: no {config.model_type} model is like that ({_line(error)}); change it"
+            ) from error
 
 
 def architecture_fingerprint(config: PretrainedConfig) -> str:

@@ -96,7 +96,9 @@ class Speaker:
         reader = PromptReader(self._tokenizers[self.side], template)
         codes = [languages] * len(prompts) if languages is None or isinstance(languages, str) else list(languages)
         if len(codes) != len(prompts):
-            raise UserError(f"{len(codes)} languages for {len(prompts)} prompts: give one, or one each")
+            raise UserError(
+                f"lang: {len(codes)} languages for {len(prompts)} prompts; give one, or one for each prompt"
+            )
         rows = [
             reader(prompt, code, f"prompts[{number}]")
             for number, (prompt, code) in enumerate(zip(prompts, codes, strict=True))

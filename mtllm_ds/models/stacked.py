@@ -61,7 +61,9 @@ class StackedModel(Reader):
     def require_mean_of(self, tag_id: int, language: str | None) -> None:
         """Refuse a language that a model which centres by language has no mean of."""
         if self.centring is not None and tag_id not in self.centring.tag_ids:
-            raise UserError(f"this model centres by language and has no mean of '{language}'; train it with text in it")
+            raise UserError(
+                f"lang={language}: this model centres by language and has no mean of it; train it with text in it"
+            )
 
     def _encoded(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """What enters the connector: (B, S_e, D_e)."""

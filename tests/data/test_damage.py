@@ -230,7 +230,7 @@ def test_a_reader_process_that_is_killed_is_told_in_one_line(dataset):
     for reader in set(children_of(os.getpid())) - others:
         os.kill(reader, signal.SIGKILL)
     began = time.monotonic()
-    with pytest.raises(UserError, match="data.train: a reader process died"):
+    with pytest.raises(UserError, match=r"data\.train: a reader process died"):
         for _ in steps:
             pass
     assert time.monotonic() - began < 30

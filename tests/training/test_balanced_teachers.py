@@ -79,16 +79,16 @@ def test_one_language_alone_without_teachers(recipe):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"objective__teacher_of": "null"}, "objective.temperature=2.0 has no effect without objective.teacher_of"),
+        ({"objective__teacher_of": "null"}, "objective.temperature=2.0: has no effect without objective.teacher_of"),
         ({"objective__whole_words": "true", "model__llm__bidirectional": "false"}, "where nothing is masked"),
         ({"model__trainable": "lora"}, "what is not trained would stay random; set model.trainable=all"),
-        ({"model__start": "x"}, "model.llm.from_scratch=true has no effect beside model.start=x"),
+        ({"model__start": "x"}, "model.llm.from_scratch=true: has no effect beside model.start=x"),
         (
             {"model__start": "x", "model__llm__from_scratch": "false", "model__llm__config": "null"},
             "export that run and name the folder there",
         ),
         ({"model__llm__from_scratch": "false"}, "has no effect without model.llm.from_scratch=true"),
-        ({"objective__mask_token_share": "0.95"}, "are above 1 together"),
+        ({"objective__mask_token_share": "0.95"}, "above 1 together"),
         ({"objective__teacher_of__de": "x"}, "two teachers for deu_Latn"),
         ({"objective__teacher_of__xx": "x"}, "unknown language tag 'xx'"),
     ],

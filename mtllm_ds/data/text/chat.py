@@ -96,7 +96,7 @@ class DialogueTokenizer:
             )
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise UserError(
-                f"the chat template of '{self._text.spec.name}' refuses the messages ({' '.join(str(error).split())[:200]}); "
+                f"chat template of {self._text.spec.name}: refuses the messages ({' '.join(str(error).split())[:200]}); "
                 "mend them, or give another by --chat-template"
             ) from error
 
@@ -106,7 +106,7 @@ class DialogueTokenizer:
         answered = self._render([*asked, {"role": "assistant", "content": _MARK}], tokenize=False)
         if _MARK not in answered:
             raise UserError(
-                f"the chat template of '{self._text.spec.name}' shows no answer of an assistant; give another by --chat-template"
+                f"chat template of {self._text.spec.name}: shows no answer of an assistant; give another by --chat-template"
             )
         found = self._specials.search(answered, answered.rindex(_MARK))
         end = self._chat.eos_token_id if found is None else self._chat.convert_tokens_to_ids(found[0])

@@ -92,5 +92,5 @@ def _text(text: Any, where: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{where}: holds half a character (a lone surrogate), mend or remove it") from error
+        raise UserError(f"{where}: holds half a character (a lone surrogate); mend or remove it") from error
     return text

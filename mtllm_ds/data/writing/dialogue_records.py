@@ -91,7 +91,9 @@ class DialogueReader(SourceReader):
 
     def _messages(self, place: str, row: Mapping[str, Any], text: str, several: str) -> Messages:
         if (text in row) == (several in row):
-            raise BadLineError(place, "no_field", f"give either '{text}' or '{several}'")
+            raise BadLineError(
+                place, "no_field", f"holds both of '{text}' and '{several}', or neither; give one of them"
+            )
         if text in row:
             return ({"role": "user", "content": self._text(place, text, row[text])},)
         given = row[several]

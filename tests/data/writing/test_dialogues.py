@@ -135,8 +135,11 @@ def test_a_batch_knows_on_the_host_where_responses_begin(tmp_path, specs):
 @pytest.mark.parametrize(
     ("record", "words"),
     [
-        ({"response": "a"}, "give either 'prompt' or 'messages'"),
-        ({"prompt": "a", "messages": message("a"), "response": "a"}, "give either 'prompt' or 'messages'"),
+        ({"response": "a"}, "holds both of 'prompt' and 'messages', or neither"),
+        (
+            {"prompt": "a", "messages": message("a"), "response": "a"},
+            "holds both of 'prompt' and 'messages', or neither",
+        ),
         ({"prompt": "a"}, "no field 'response'"),
         ({"prompt": "a", "response": 7}, "the text in 'response' is not a string"),
         ({"prompt": "a", "respons": "a"}, "no field 'respons' is known"),
