@@ -74,7 +74,7 @@ def check_language(code: str) -> str:
         return ALIASES[code]
     nearest = nearest_code(code)
     hint = f"did you mean '{nearest}'?" if _code_distance(code, nearest) <= _NEAR else "they look like 'deu_Latn'"
-    raise UserError(f"language '{code}': unknown language tag, not one of the FLORES-200 codes; {hint}")
+    raise UserError(f"unknown language tag '{code}': not one of the FLORES-200 codes; {hint}")
 
 
 def has_word_spaces(code: str) -> bool:

@@ -88,7 +88,7 @@ def test_means_of_text_travel_in_the_export(recipe, means, world_size):
     llm = other.reader.llm.base_model.model
     truth = llm(inputs_embeds=other.reader.connector(states)).last_hidden_state.mean(1)
     torch.testing.assert_close(centred.encode(["x y"], "deu_Latn"), truth, atol=1e-3, rtol=1e-3)
-    with pytest.raises(UserError, match="lang=fra_Latn: .* has no mean of it"):
+    with pytest.raises(UserError, match=r"lang=fra_Latn: .* has no mean of it"):
         centred.encode(["x"], "fra_Latn")
 
 
