@@ -37,7 +37,7 @@ def largest_deviation(manifest: Manifest, mixing: MixingSettings) -> float:
     """Largest difference, over languages and cycle ends, between the draws a language got and its exact share, in draws."""
     sizes = np.diff(manifest.first_row)
     shares = language_shares(mixing, manifest.languages, manifest.index.language, sizes, seed=0)
-    sequence = DrawSequence(shares, mixing.cycle_draws, seed=0)
+    sequence = DrawSequence(shares.weights, mixing.cycle_draws, seed=0)
     counts = np.zeros(len(manifest.languages))
     worst = 0.0
     for cycle in range(CYCLES):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -9,9 +11,10 @@ from pydantic import Field, field_validator, model_validator
 from mtllm_ds.config.section import FIXED, Section
 
 Share = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
 
 
-class MixingSettings(Section):
+class MixingRule(Section):
     rule: Literal["proportional", "temperature", "balanced", "unimax", "explicit"] = "proportional"
     """Share of the samples a language gets: by its samples; by samples to the power 1/temperature; equal shares of a
     sub-sample; equal shares, but no language above `max_epochs` within `budget_samples` (Chung et al., 2023, arXiv 2304.09151);
@@ -25,11 +28,9 @@ class MixingSettings(Section):
     """`unimax`: samples of the whole run."""
     weights: dict[str, Share] = Field(default={})
     """`explicit`: language code to weight; a language not named is not drawn."""
-    cycle_draws: int = Field(default=256, gt=0, le=2**24)
-    """Draws (stretches of samples as long as a block) after which the shares are exact again."""
 
     @model_validator(mode="after")
-    def _fits_the_rule(self) -> MixingSettings:
+    def _fits_the_rule(self) -> MixingRule:
         needs = {"temperature": ("temperature",), "unimax": ("max_epochs", "budget_samples"), "explicit": ("weights",)}
         own = needs.get(self.rule, ())
         optional = ("samples_per_language",) if self.rule == "balanced" else ()
@@ -39,6 +40,58 @@ class MixingSettings(Section):
                 raise ValueError(f"rule={self.rule}: needs {name}; set it")
             if value and name not in (*own, *optional):
                 raise ValueError(f"{name}: has no effect with rule={self.rule}; remove it")
+        return self
+
+
+class MixingPhase(MixingRule):
+    from_step: int = Field(gt=0, lt=2**31)
+    """Step from which on the phase holds: from the first cycle of draws that begins then. Under token budgets a step counts as the
+    samples that fit it on average."""
+
+
+class MixingSettings(MixingRule):
+    phases: tuple[MixingPhase, ...] = ()
+    """Other rules from later steps on, such as falling exponents (mmBERT, Marone et al., 2025, arXiv 2509.06888): `[{from_step:
+    6000, rule: temperature, temperature: 2.0}]`. Epochs go on."""
+    byte_premiums: dict[str, Positive] = Field(default={})
+    """Language code to how many bytes it takes to say what English says in one (Arnett et al., 2024, arXiv 2403.00686), or the
+    name of a JSON file with that table. `temperature`, `balanced` and `explicit` then count and share bytes divided by it instead
+    of samples."""
+    cycle_draws: int = Field(default=256, gt=0, le=2**24)
+    """Draws (stretches of samples as long as a block) after which the shares are exact again."""
+
+    @field_validator("byte_premiums", mode="before")
+    @classmethod
+    def _read_table(cls, value: Any) -> Any:
+        """The table itself goes into the settings, so that a run that is resumed needs no file and cannot meet another."""
+        if not isinstance(value, str):
+            return value
+        try:
+            table = json.loads(Path(value).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise ValueError(f"expected a JSON file of language code to premium ({error})") from error
+        if not isinstance(table, dict):
+            raise ValueError("expected a JSON object of language code to premium")
+        return table
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> MixingSettings:
+        rules = [self.rule, *(phase.rule for phase in self.phases)]
+        if self.phases and "balanced" in rules:
+            raise ValueError(
+                "phases: rule=balanced reads a sub-sample, which cannot change on the way; use temperature"
+            )
+        steps = [phase.from_step for phase in self.phases]
+        if steps != sorted(set(steps)):
+            raise ValueError(f"phases: begin at steps {steps}; put them in order, each at a step of its own")
+        if self.byte_premiums and "unimax" in rules:
+            raise ValueError("byte_premiums: has no effect with rule=unimax, whose budget is in samples; remove it")
+        if self.byte_premiums and set(rules) == {"proportional"}:
+            raise ValueError("byte_premiums: has no effect with rule=proportional; remove it")
+        if self.byte_premiums and self.samples_per_language:
+            raise ValueError(
+                "samples_per_language: has no effect beside byte_premiums, which balances bytes; remove it"
+            )
         return self
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from mtllm_ds.config.data import DataSettings
+from mtllm_ds.config.schema import Settings
 from mtllm_ds.data.shards.joined import join_data_sets, parts_of
 from mtllm_ds.data.shards.manifest import Manifest
-from mtllm_ds.data.stream.sources import mixed_sources
+from mtllm_ds.data.stream.mixing import LanguageShares
+from mtllm_ds.data.stream.order import Order
+from mtllm_ds.errors import UserError
 
 _SHOWN = 8
 """Languages of a data set whose shares are printed; of more, the largest and the smallest."""
@@ -21,23 +24,39 @@ def load_data_sets(data: DataSettings) -> list[Manifest]:
     return [train, *([Manifest.load(data.validation, data.remote)] if data.validation else [])]
 
 
-def share_lines(train: Manifest, data: DataSettings, seed: int) -> list[str]:
-    """What share of the samples each data set and language gives, a line each data set; nothing where there is but one language.
+def share_lines(train: Manifest, settings: Settings) -> list[str]:
+    """What share of the samples each data set and language gives, phase by phase; nothing where there is but one language.
 
     Raises:
-        UserError: the mixing rule does not fit the data.
+        UserError: mixing, token budgets or phases do not fit the data, or a phase begins after the last step.
     """
-    sources = mixed_sources(train, data.mixing, seed)
-    if len(sources.language) == 1:
+    order = Order(train, settings.data, settings.run.seed)
+    steps = [order.step_of_cycle(cycle) for cycle in order.first_cycles]
+    for (asked, _), step in zip(order.sources.later, steps, strict=True):
+        if step >= settings.run.max_steps:
+            raise UserError(
+                f"data.mixing.phases: that of from_step={asked} would begin at step {step:,}, after the last "
+                f"(run.max_steps={settings.run.max_steps}); remove it, or lower from_step or data.mixing.cycle_draws"
+            )
+    if len(order.sources.language) == 1:
         return []
+    about = "about " if settings.data.has_budgets else ""
+    lines = _lines("shares", order, train, order.shares)
+    for (_, shares), step in zip(order.sources.later, steps, strict=True):
+        lines += [f"from {about}step {step:,}:", *_lines("", order, train, shares)]
+    return lines
+
+
+def _lines(title: str, order: Order, train: Manifest, shares: LanguageShares) -> list[str]:
+    """A line for each data set."""
     lines = []
     for position, (part, _) in enumerate(parts_of(train)):
-        own = np.flatnonzero(sources.part == position)
-        shares = sources.shares.shares[own]
-        order = own[np.argsort(-shares, kind="stable")].tolist()
-        shown = [f"{train.languages[sources.language[i]]} {sources.shares.shares[i]:.2%}" for i in order]
+        own = np.flatnonzero(order.sources.part == position)
+        total = shares.shares[own].sum()
+        ordered = own[np.argsort(-shares.shares[own], kind="stable")].tolist()
+        shown = [f"{train.languages[order.sources.language[i]]} {shares.shares[i]:.2%}" for i in ordered]
         if len(shown) > _SHOWN:
             shown = [*shown[: _SHOWN // 2], "...", *shown[-_SHOWN // 2 :]]
-        name = f"{part.storage.root} {shares.sum():.2%}: " if len(parts_of(train)) > 1 else ""
-        lines.append(f"{'shares' if not position else '':11} {name}{', '.join(shown)}")
+        name = f"{part.storage.root} {total:.2%}: " if len(parts_of(train)) > 1 else ""
+        lines.append(f"{title if not position else '':11} {name}{', '.join(shown)}")
     return lines

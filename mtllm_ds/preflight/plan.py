@@ -131,7 +131,7 @@ def check_run(
         task=task,
         llm_probe=llm_probe,
         resumed=resumed,
-        shares=share_lines(manifests[0], data, settings.run.seed),
+        shares=share_lines(manifests[0], settings),
         warnings=[
             *unprobed_warning(settings.model, llm_probe),
             *warnings_of(settings, config),

@@ -38,6 +38,18 @@ def test_a_dry_run_shows_the_shares(recipe, capsys):
     assert f"            {recipe.parent / 'other'} 25.00%: eng_Latn 25.00%\n" in said
 
 
+def test_a_dry_run_shows_phases_and_refuses_one_that_never_begins(recipe, capsys):
+    chosen = ["--recipe", str(recipe), "--dry-run", f"data.train={both(recipe)}", "data.mixing.cycle_draws=2"]
+    chosen.append("data.mixing.phases=[{from_step: 4, rule: temperature, temperature: 2.0}]")
+    assert main([*chosen, f"run.output_dir={recipe.parent / 'phases'}"]) == 0
+    said = capsys.readouterr().out
+    assert "from step 4:\n            " in said
+    with pytest.raises(
+        UserError, match=r"that of from_step=4 would begin at step 12, after the last \(run.max_steps=8\)"
+    ):
+        main([*chosen, f"run.output_dir={recipe.parent / 'phases'}", "data.mixing.cycle_draws=18"])
+
+
 def test_a_run_over_two_sets_counts_each_and_resumes_with_its_weights_only(recipe):
     overrides = {"data__train": both(recipe), "data__mixing__cycle_draws": 4, "run__max_steps": 8}
     stopped = {**overrides, "run__max_steps": 4}

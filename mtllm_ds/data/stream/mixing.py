@@ -7,12 +7,12 @@ cycle is below one half would never be drawn.)
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from mtllm_ds.config.data import MixingSettings
+from mtllm_ds.config.data import MixingRule
 from mtllm_ds.data.stream.epochs import LanguageSamples
 from mtllm_ds.draws import permutation
 from mtllm_ds.errors import UserError
@@ -40,13 +40,19 @@ class LanguageShares:
 
 
 def language_shares(
-    mixing: MixingSettings, languages: tuple[str, ...], block_language: np.ndarray, block_samples: np.ndarray, seed: int
+    mixing: MixingRule,
+    languages: tuple[str, ...],
+    block_language: np.ndarray,
+    block_samples: np.ndarray,
+    seed: int,
+    sample_size: np.ndarray | None = None,
 ) -> LanguageShares:
     """Weights and epochs of every language.
 
     Args:
         block_language: (blocks,) position in `languages`
         block_samples: (blocks,)
+        sample_size: (languages,) what a sample counts for, such as its mean bytes; rules then count and share that. 1 where None
 
     Raises:
         UserError: a weight names a language that the data set lacks, or is negative; or there is too little of a language.
@@ -54,19 +60,20 @@ def language_shares(
     blocks = [np.flatnonzero(block_language == position) for position in range(len(languages))]
     epochs = [LanguageSamples(own, block_samples[own]) for own in blocks]
     samples = np.array([epoch.num_samples for epoch in epochs], np.float64)
+    size = np.ones(len(languages)) if sample_size is None else sample_size
     if mixing.rule == "proportional":
         weights = samples
     elif mixing.rule == "temperature":
         assert mixing.temperature is not None
-        logs = np.log(samples) / mixing.temperature
-        weights = np.exp(logs - logs.max())  # relative to the largest: no power overflows
+        logs = np.log(samples * size) / mixing.temperature
+        weights = np.exp(logs - logs.max()) / size  # relative to the largest: no power overflows
     elif mixing.rule == "balanced":
-        weights = np.ones(len(languages))
-        epochs = _subsample(mixing, languages, epochs, seed)
+        weights = 1 / size
+        epochs = _subsample(_balanced_samples(mixing, languages, samples, size), epochs, seed)
     elif mixing.rule == "unimax":
         weights = _unimax(mixing, samples)
     else:
-        weights = _explicit(mixing, languages)
+        weights = _explicit(mixing, languages) / size
     shares = LanguageShares(to_integers(weights), epochs)
     lost = [code for code, given, share in zip(languages, weights, shares.weights, strict=True) if not share and given]
     if lost or (mixing.rule == "temperature" and not shares.weights.all()):
@@ -78,29 +85,35 @@ def language_shares(
     return shares
 
 
-def _subsample(
-    mixing: MixingSettings, languages: tuple[str, ...], epochs: list[LanguageSamples], seed: int
-) -> list[LanguageSamples]:
-    samples = [epoch.num_samples for epoch in epochs]
-    wanted = mixing.samples_per_language or min(samples)
-    if wanted > min(samples):
+def _balanced_samples(
+    mixing: MixingRule, languages: tuple[str, ...], samples: np.ndarray, size: np.ndarray
+) -> list[int]:
+    """How many samples of each language are of one size: as asked for, or all of the smallest language's."""
+    smallest = int(np.argmin(samples * size))
+    if mixing.samples_per_language and mixing.samples_per_language > samples[smallest]:
         raise UserError(
-            f"data.mixing.samples_per_language={wanted}: there are only {min(samples)} samples of "
-            f"'{languages[samples.index(min(samples))]}'; lower it or leave that language out"
+            f"data.mixing.samples_per_language={mixing.samples_per_language}: there are only {int(samples[smallest])} samples of "
+            f"'{languages[smallest]}'; lower it or leave that language out"
         )
+    wanted = (mixing.samples_per_language or samples[smallest]) * size[smallest] / size
+    return [max(1, int(count)) for count in np.minimum(np.floor(wanted + 1e-6), samples)]
+
+
+def _subsample(wanted: list[int], epochs: list[LanguageSamples], seed: int) -> list[LanguageSamples]:
+    """That many samples of each language, in whole blocks but for the last."""
     chosen = []
-    for position, own in enumerate(epochs):
+    for position, (count, own) in enumerate(zip(wanted, epochs, strict=True)):
         order = permutation(len(own.blocks), seed, _SUBSAMPLE, position)
         reached = np.cumsum(own.sizes[order])
-        count = int(np.searchsorted(reached, wanted)) + 1
-        sizes = own.sizes[order][:count].copy()
-        sizes[-1] -= reached[count - 1] - wanted
-        kept = np.argsort(own.blocks[order[:count]])
-        chosen.append(LanguageSamples(own.blocks[order[:count]][kept], sizes[kept]))
+        num_blocks = int(np.searchsorted(reached, count)) + 1
+        sizes = own.sizes[order][:num_blocks].copy()
+        sizes[-1] -= reached[num_blocks - 1] - count
+        kept = np.argsort(own.blocks[order[:num_blocks]])
+        chosen.append(LanguageSamples(own.blocks[order[:num_blocks]][kept], sizes[kept]))
     return chosen
 
 
-def _unimax(mixing: MixingSettings, samples: np.ndarray) -> np.ndarray:
+def _unimax(mixing: MixingRule, samples: np.ndarray) -> np.ndarray:
     """The smallest languages first: each gets an equal part of what is left, or its cap."""
     assert mixing.max_epochs is not None and mixing.budget_samples is not None  # noqa: PT018
     left = float(mixing.budget_samples)
@@ -125,7 +138,7 @@ def check_named(weights: Mapping[str, float], languages: tuple[str, ...]) -> dic
     return found
 
 
-def _explicit(mixing: MixingSettings, languages: tuple[str, ...]) -> np.ndarray:
+def _explicit(mixing: MixingRule, languages: tuple[str, ...]) -> np.ndarray:
     weights = np.zeros(len(languages))
     for code, weight in check_named(mixing.weights, languages).items():
         weights[languages.index(code)] = weight
@@ -156,17 +169,25 @@ class CycleState:
 
 
 class DrawSequence:
-    """Draw number -> source. A pure function of seed and shares; keeps the cycles last used, and a state now and then."""
+    """Draw number -> source. A pure function of seed and shares; keeps the cycles last used, and a state now and then.
+
+    Args:
+        weights: (sources,) int64 summing to `_ONE`
+        later: first cycle and weights of each later phase. What rounding owes is not carried from one into the next, so that
+            shares hold within each
+    """
 
     _CACHED_CYCLES = 64
     _STATE_EVERY = 64
 
-    def __init__(self, shares: LanguageShares, cycle_draws: int, seed: int) -> None:
-        self.shares = shares
+    def __init__(
+        self, weights: np.ndarray, cycle_draws: int, seed: int, later: Sequence[tuple[int, np.ndarray]] = ()
+    ) -> None:
+        self._phases = [(0, weights), *later]
         self._size = cycle_draws
         self._seed = seed
         self._cycles: OrderedDict[int, tuple[CycleState, np.ndarray]] = OrderedDict()
-        sources = len(shares.weights)
+        sources = len(weights)
         self.resume_from(CycleState(0, np.zeros(sources, np.int64), np.zeros(sources, np.int64)))
 
     def resume_from(self, state: CycleState) -> None:
@@ -193,16 +214,20 @@ class DrawSequence:
 
     def counts(self, state: CycleState) -> np.ndarray:
         """(sources,) draws of the cycle that follows `state`: all that is overdue, then what is due soonest."""
-        target = state.owed + self.shares.weights * self._size  # in units of 1/_ONE draw
+        weights = self._weights(state.cycle)
+        target = state.owed + weights * self._size  # in units of 1/_ONE draw
         counts = np.maximum(target // _ONE, 0)
         missing = self._size - int(counts.sum())
         left = target - counts * _ONE
         # A source with a remainder may have one more; it goes to those whose next draw falls due first. (Plain largest remainder
         # may leave a small share waiting until two sources are overdue at once; earliest due date never does.)
         candidates = np.flatnonzero(left > 0)
-        due = (_ONE - left[candidates]) / self.shares.weights[candidates]
+        due = (_ONE - left[candidates]) / weights[candidates]
         counts[candidates[np.lexsort((candidates, due))[:missing]]] += 1
         return counts
+
+    def _weights(self, cycle: int) -> np.ndarray:
+        return next(weights for first, weights in reversed(self._phases) if first <= cycle)
 
     def _cycle(self, cycle: int) -> tuple[CycleState, np.ndarray]:
         if cycle not in self._cycles:
@@ -222,7 +247,9 @@ class DrawSequence:
             assert state.cycle <= cycle, "a draw before the point this sequence was resumed from"
         while state.cycle < cycle:
             counts = self.counts(state)
-            owed = state.owed + self.shares.weights * self._size - counts * _ONE
+            owed = state.owed + self._weights(state.cycle) * self._size - counts * _ONE
+            if any(first == state.cycle + 1 for first, _ in self._phases):
+                owed = np.zeros_like(owed)
             state = CycleState(state.cycle + 1, owed, state.drawn + counts)
             if state.cycle == self._states[-1].cycle + self._STATE_EVERY:
                 self._states.append(state)

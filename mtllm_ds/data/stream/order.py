@@ -26,15 +26,25 @@ class Order:
         if not manifest.num_samples:
             raise UserError(f"data set {manifest.storage.root}: holds no samples; prepare it from a file with text")
         self._check_budgets()
-        samples = np.diff(self.first_row)
         self.sources = mixed_sources(manifest, settings.mixing, seed)
         self.shares = self.sources.shares
-        self.draws = DrawSequence(self.shares, settings.mixing.cycle_draws, seed)
         count = settings.num_samples_per_cell
-        self.draw_samples = count * max(1, round(int(samples.max()) / count))
+        self.draw_samples = count * max(1, round(int(np.diff(self.first_row).max()) / count))
         """Samples of every draw: about a block, and whole cells"""
-        self.round_draws = settings.lanes * (self._draws_of_lane() if settings.has_budgets else 1)
+        lane_samples = self._samples_of_lane(STEPS_OF_ROUND)
+        self.round_draws = settings.lanes * (-(-lane_samples // self.draw_samples) if settings.has_budgets else 1)
         """Draws of a round (`rounds.py`)"""
+        self.first_cycles = [self._first_cycle(step) for step, _ in self.sources.later]
+        """First cycle of draws of each later phase of the mixing"""
+        if len(set(self.first_cycles)) < len(self.first_cycles):
+            raise UserError(
+                f"data.mixing.phases: two begin within one cycle of {settings.mixing.cycle_draws} draws, which is "
+                f"{self.step_of_cycle(1):,} steps; lower data.mixing.cycle_draws or put them further apart"
+            )
+        later = [
+            (cycle, shares.weights) for cycle, (_, shares) in zip(self.first_cycles, self.sources.later, strict=True)
+        ]
+        self.draws = DrawSequence(self.shares.weights, settings.mixing.cycle_draws, seed, later)
         self.epoch_samples = np.array([epoch.num_samples for epoch in self.shares.epochs])
         """(sources,) samples of one epoch, after sub-sampling"""
         self.streams = [
@@ -55,16 +65,30 @@ class Order:
                     f"data.{side}_tokens_per_cell={budget}: too small, the longest sample has {lengths.max()} tokens; raise it"
                 )
 
-    def _draws_of_lane(self) -> int:
-        """Draws that give a lane about `STEPS_OF_ROUND` cells."""
-        budgets = self.settings.encoder_tokens_per_cell, self.settings.llm_tokens_per_cell
+    def _samples_of_lane(self, steps: int) -> int:
+        """Samples that a lane emits in some steps; under token budgets so many as fit on average, and at least one."""
+        settings = self.settings
+        if not settings.has_budgets:
+            return steps * settings.num_samples_per_cell
+        budgets = settings.encoder_tokens_per_cell, settings.llm_tokens_per_cell
         tokens = int(self.encoder_lengths.sum(dtype=np.int64)), int(self.llm_lengths.sum(dtype=np.int64))
-        samples = min(
-            STEPS_OF_ROUND * budget * len(self.llm_lengths) // total
+        fitting = (
+            steps * budget * len(self.llm_lengths) // total
             for budget, total in zip(budgets, tokens, strict=True)
             if budget and total
         )
-        return max(1, -(-samples // self.draw_samples))
+        return max(1, min(fitting))
+
+    def _first_cycle(self, step: int) -> int:
+        """The first cycle of draws that begins at or after a step."""
+        samples = self.settings.lanes * self._samples_of_lane(step)
+        return -(-samples // (self.draw_samples * self.settings.mixing.cycle_draws))
+
+    def step_of_cycle(self, cycle: int) -> int:
+        """The first step with draws of a cycle; under token budgets about."""
+        million = 10**6
+        samples = cycle * self.settings.mixing.cycle_draws * self.draw_samples
+        return samples * million // (self.settings.lanes * self._samples_of_lane(million))
 
     def _cell_stream(self, stream: EpochStream) -> CellStream:
         settings = self.settings

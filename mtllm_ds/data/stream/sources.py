@@ -4,16 +4,18 @@ Data sets give samples by their weights, and within each its languages by the mi
 of one source. With a single data set the sources are its languages.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from mtllm_ds.config.data import MixingSettings
+from mtllm_ds.config.data import MixingRule, MixingSettings
 from mtllm_ds.data.shards.joined import first_blocks, parts_of
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.stream.epochs import LanguageSamples
 from mtllm_ds.data.stream.mixing import LanguageShares, check_named, language_shares, to_integers
 from mtllm_ds.errors import UserError
+from mtllm_ds.languages import check_language
 
 
 @dataclass(frozen=True)
@@ -26,35 +28,60 @@ class Sources:
     """(sources,) position in the manifest's languages"""
     shares: LanguageShares
     """By source"""
+    later: tuple[tuple[int, LanguageShares], ...]
+    """First step and shares of each later phase; epochs are the same in all"""
 
 
 def mixed_sources(manifest: Manifest, mixing: MixingSettings, seed: int) -> Sources:
     """The sources of a data set, or of several that were joined.
 
     Raises:
-        UserError: as `language_shares`.
+        UserError: as `language_shares`; or a language has no byte premium.
     """
     parts = parts_of(manifest)
-    total = sum(weight for _, weight in parts)
-    found = [
-        language_shares(
-            _rule_within(mixing, part, weight / total, manifest.languages) if len(parts) > 1 else mixing,
-            part.languages,
-            part.index.language,
-            np.diff(part.first_row),
-            seed,
-        )
-        for part, weight in parts
-    ]
-    sizes = [len(part.languages) for part, _ in parts]
+    sizes = [_scaled_bytes(part, mixing.byte_premiums) if mixing.byte_premiums else None for part, _ in parts]
+
+    def shares_by(rule: MixingRule) -> LanguageShares:
+        found = [
+            language_shares(
+                _rule_within(rule, part, weight / sum(weight for _, weight in parts), manifest.languages)
+                if len(parts) > 1
+                else rule,
+                part.languages,
+                part.index.language,
+                np.diff(part.first_row),
+                seed,
+                size,
+            )
+            for (part, weight), size in zip(parts, sizes, strict=True)
+        ]
+        return found[0] if len(parts) == 1 else _joined(found, parts)
+
     return Sources(
-        part=np.repeat(np.arange(len(parts)), sizes),
+        part=np.repeat(np.arange(len(parts)), [len(part.languages) for part, _ in parts]),
         language=np.array([manifest.languages.index(code) for part, _ in parts for code in part.languages]),
-        shares=found[0] if len(parts) == 1 else _joined(found, parts),
+        shares=shares_by(mixing),
+        later=tuple((phase.from_step, shares_by(phase)) for phase in mixing.phases),
     )
 
 
-def _rule_within(mixing: MixingSettings, part: Manifest, share: float, languages: tuple[str, ...]) -> MixingSettings:
+def _scaled_bytes(part: Manifest, premiums: Mapping[str, float]) -> np.ndarray:
+    """(languages,) mean bytes of a sample's text, divided by the language's premium."""
+    known = {check_language(code): premium for code, premium in premiums.items()}
+    if missing := [code for code in part.languages if code not in known]:
+        raise UserError(f"data.mixing.byte_premiums: has none for '{missing[0]}'; add it (English has 1)")
+    found = []
+    for code in part.languages:
+        counts = part.statistics[code]
+        found.append(counts["text_bytes"] / max(1, counts["samples"]) / known[code])
+    if not all(found):
+        raise UserError(
+            f"data.mixing.byte_premiums: '{part.storage.root}' does not say how many bytes its text has; prepare it anew"
+        )
+    return np.array(found)
+
+
+def _rule_within(mixing: MixingRule, part: Manifest, share: float, languages: tuple[str, ...]) -> MixingRule:
     """The rule for the languages of one of several data sets."""
     if mixing.rule == "unimax":
         assert mixing.budget_samples is not None

@@ -12,6 +12,7 @@ from mtllm_ds.data.stream.epochs import EpochStream, LanguageSamples
 from mtllm_ds.data.stream.order import Order
 from mtllm_ds.data.stream.rounds import FixedRound, PackedRound
 from mtllm_ds.data.stream.schedule import Schedule, cursor_of
+from mtllm_ds.errors import UserError
 from mtllm_ds.languages import FLORES_200
 
 BLOCK = 8
@@ -40,7 +41,7 @@ def manifest_of(samples_by_language, block=BLOCK):
 
 sets = st.lists(st.integers(1, 60), min_size=1, max_size=4)
 queues = st.integers(1, 8)
-mixings = st.sampled_from(
+rules = st.sampled_from(
     [
         MixingSettings(cycle_draws=5),
         MixingSettings(rule="temperature", temperature=3.0, cycle_draws=7),
@@ -48,6 +49,8 @@ mixings = st.sampled_from(
         MixingSettings(rule="unimax", max_epochs=2.0, budget_samples=500, cycle_draws=9),
     ]
 )
+phased = MixingSettings(cycle_draws=2, phases=({"from_step": 5, "rule": "temperature", "temperature": 9.0},))
+mixings = rules | st.just(phased)
 
 
 def counts_by_step(order, steps, ranks=1):
@@ -93,7 +96,7 @@ def test_after_every_step_no_sample_was_seen_twice_before_all_were_seen_once(
             assert not left_out.any()
 
 
-@given(samples=sets, lanes=st.integers(1, 20), cell=st.integers(1, 12), mixing=mixings, seed=st.integers(0, 10**6))
+@given(samples=sets, lanes=st.integers(1, 20), cell=st.integers(1, 12), mixing=rules, seed=st.integers(0, 10**6))
 @settings(max_examples=100)
 def test_shares_of_samples_are_exact_within_one_draw_after_every_cycle(samples, lanes, cell, mixing, seed):
     order = Order(manifest_of(samples), OrderSettings(lanes=lanes, samples_per_cell=cell, mixing=mixing), seed)
@@ -248,3 +251,25 @@ def test_a_sample_of_the_validation_set_leaves_no_language_out(samples, limit):
         assert counts.min() >= 1
         share = np.minimum(limit, sum(samples)) * np.array(samples) / sum(samples)
         assert (counts - share <= 1).all()
+
+
+@pytest.mark.parametrize("cells", [{"samples_per_cell": 4}, TOKENS], ids=["fixed", "budgets"])
+def test_phases_change_shares_at_their_step(cells):
+    """Temperatures 1, 2 and 1,000 on languages of 900 and 100 samples."""
+    phases = tuple({"from_step": step, "rule": "temperature", "temperature": t} for step, t in ((300, 2.0), (600, 1e3)))
+    mixing = MixingSettings(rule="temperature", temperature=1.0, phases=phases, cycle_draws=20)
+    order = Order(manifest_of([900, 100]), OrderSettings(lanes=4, mixing=mixing, **cells), 0)
+    steps = [order.step_of_cycle(cycle) for cycle in order.first_cycles]
+    cycle = order.step_of_cycle(1) + 1
+    assert all(abs(step - asked) <= cycle for step, asked in zip(steps, (300, 600), strict=True))
+    schedule, counts = Schedule(order, ()), []
+    for step in (0, 260, 380, 560, 700, 900):
+        schedule.go_to(step)
+        counts.append(schedule.place.samples)
+    for first, expected in ((0, 0.1), (2, 0.25), (4, 0.5)):
+        taken = counts[first + 1] - counts[first]
+        assert taken[1] / taken.sum() == pytest.approx(expected, abs=0.02)
+    with pytest.raises(UserError, match=r"two begin within one cycle of 99999 draws"):
+        Order(
+            manifest_of([900, 100]), OrderSettings(mixing=mixing.model_copy(update={"cycle_draws": 99999}), **cells), 0
+        )

@@ -24,6 +24,7 @@ MIXES = (
     MixingSettings(rule="balanced", samples_per_language=16, cycle_draws=7),
     MixingSettings(rule="unimax", max_epochs=2.0, budget_samples=1000),
     MixingSettings(rule="explicit", weights={"eng_Latn": 1.0, "khm_Khmr": 5.0}, cycle_draws=3),
+    MixingSettings(cycle_draws=1, phases=({"from_step": 3, "rule": "temperature", "temperature": 9.0},)),
 )
 
 schedules = st.builds(
