@@ -3,7 +3,8 @@
 A model knows its tensors by its *own names*: `connector.weight`, `llm.base_model.model.layers.0....lora_A.default.weight`,
 `llm.layers.0....weight` where base weights train, `centring.means`. The objective puts `student.` before them and calls its head
 `head.`; checkpoints of version 0.1 said `stack.` or `reader.`. LoRA that trains is PEFT's adapter `default`; a first adapter that a
-run froze is `start`, its B already multiplied by its scale.
+run froze is `start`, its B already multiplied by its scale. The head of a language model that trains is `lm_head.`, without the
+matrix where that is the one of the input embeddings.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TypeVar
 Value = TypeVar("Value")
 
 CONNECTOR, CENTRING, HEAD = "connector.", "centring.", "head."
+LM_HEAD, HEAD_TRANSFORM = "lm_head.", "transform."
 _OF_THE_OBJECTIVE = ("student.", "stack.", "reader.")
 START = "start"
 _FROZEN, _TRAINED = f".{START}.", ".default."
@@ -29,6 +31,10 @@ def own_name(name: str) -> str:
 
 def is_head(name: str) -> bool:
     return name.startswith(HEAD)
+
+
+def is_lm_head(name: str) -> bool:
+    return name.startswith(LM_HEAD)
 
 
 def is_lora(name: str) -> bool:

@@ -105,6 +105,7 @@ class Export:
             weights=weights,
             head=parts["head"] or None,
             task=self.task,
+            lm_head=None,
             objective=str(self.objective),
             step=self.config["step"],
             metrics=self.config["metrics"],
@@ -125,6 +126,13 @@ class Export:
 def export_run(run: Path, output: Path, step: int | None = None) -> Trained:
     """Write the export of a run's best checkpoint (or that of `step`); returns what was exported."""
     trained = trained_from_run(run, step)
+    write_export(trained, output)
+    return trained
+
+
+def write_export(trained: Trained, output: Path) -> None:
+    """Write the export of a trained model; an older export gives way."""
+    assert trained.lm_head is None, "a language model with its head becomes a Hugging Face folder"
     if output.exists() and not is_export(output) and not _is_empty_folder(output):
         raise UserError(f"output {output}: exists and is not an export; choose another folder")
     with atomic.new_folder(output) as temporary:
@@ -137,7 +145,6 @@ def export_run(run: Path, output: Path, step: int | None = None) -> Trained:
         families = _write_tokenizers(temporary / "tokenizers", trained)
         atomic.write_json(temporary / "config.json", _config(trained, families))
         atomic.write_text(temporary / "README.md", model_card(trained))
-    return trained
 
 
 def is_export(folder: Path) -> bool:
@@ -157,6 +164,11 @@ def read_export(folder: Path) -> Export:
         raise UserError(
             f"export {folder}: config.json cannot be read ({error}); name a folder written by `mtllm-ds export`"
         ) from error
+    if "model_type" in config:
+        raise UserError(
+            f"export {folder}: its config.json is not of an export but of a model of transformers, which loads that itself; "
+            "name a folder written by `mtllm-ds export`"
+        )
     if not is_export(folder):
         raise UserError(
             f"export {folder}: its config.json is not of an export; name a folder written by `mtllm-ds export`"

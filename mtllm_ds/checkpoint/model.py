@@ -19,7 +19,7 @@ from mtllm_ds.config.sections import ModelSettings
 from mtllm_ds.data.shards.manifest import TaskEntry
 from mtllm_ds.data.shards.targets import TeacherIdentity
 from mtllm_ds.errors import UserError
-from mtllm_ds.weight_names import HEAD, is_head, own_name, part
+from mtllm_ds.weight_names import HEAD, LM_HEAD, is_head, is_lm_head, own_name, part
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,9 @@ class Trained:
     """fp32 `weight` and, where it has one, `bias` of the task head."""
     task: TaskEntry | None
     """What the head answers."""
+    lm_head: dict[str, torch.Tensor] | None
+    """fp32 tensors of the head of a language model that trained with it, but for a matrix tied to the input embeddings; None where
+    none trained."""
     objective: str
     """Name of the objective it was trained by."""
     step: int
@@ -67,7 +70,8 @@ class Trained:
         """sha256 over weights, head and labels: the same for a run and its export."""
         digest = hashlib.sha256(repr(self.task and asdict(self.task)).encode())
         head = {f"{HEAD}{name}": tensor for name, tensor in (self.head or {}).items()}
-        for name, tensor in sorted({**self.weights, **head}.items()):
+        lm_head = {f"{LM_HEAD}{name}": tensor for name, tensor in (self.lm_head or {}).items()}
+        for name, tensor in sorted({**self.weights, **head, **lm_head}.items()):
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().numpy().tobytes())
         return f"sha256:{digest.hexdigest()}"
@@ -85,7 +89,7 @@ def trained_from_run(run: Path, step: int | None = None) -> Trained:
     settings = parse_saved(state.settings, where=f"checkpoint {folder}")
     tensors = {own_name(name): tensor for name, tensor in {**load_kept(folder), **load_trainable(folder)}.items()}
     head = part(tensors, HEAD)
-    weights = {name: tensor for name, tensor in tensors.items() if not is_head(name)}
+    weights = {name: tensor for name, tensor in tensors.items() if not (is_head(name) or is_lm_head(name))}
     weights, lora = one_adapter(weights, settings.model.lora)
     return Trained(
         place=run,
@@ -94,6 +98,7 @@ def trained_from_run(run: Path, step: int | None = None) -> Trained:
         weights=weights,
         head=head or None,
         task=task_entry(state.task),
+        lm_head=part(tensors, LM_HEAD) if settings.objective.trains_lm_head else None,
         objective=settings.objective.name,
         step=state.step,
         metrics=state.metrics,

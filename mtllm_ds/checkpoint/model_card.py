@@ -57,7 +57,7 @@ def model_card(trained: Trained) -> str:
         "",
         "## Figures of the checkpoint",
         "",
-        *([f"- {name}: {value:.6g}" for name, value in trained.metrics.items()] or ["- not validated"]),
+        *_figure_lines(trained),
         "",
         "## Licences",
         "",
@@ -96,6 +96,47 @@ def merged_card(trained: Trained) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def language_model_card(trained: Trained, model_class: str) -> str:
+    """README.md of a language model that trained with its head."""
+    llm, teachers = trained.model.given_llm, {n: b for n, b in trained.bases.items() if n.startswith("teacher_of.")}
+    start = "from scratch" if llm.from_scratch else f"from `{llm.name}`"
+    lines = [
+        "---",
+        "library_name: transformers",
+        f"pipeline_tag: {'fill-mask' if llm.bidirectional else 'text-generation'}",
+        "---",
+        "# Language model",
+        "",
+        f"Trained {start} by `{trained.objective}` for {trained.step} steps"
+        f"{f', with {len(teachers)} teachers' if teachers else ''}.",
+        "",
+        "```python",
+        f"from transformers import AutoTokenizer, {model_class}",
+        f'model = {model_class}.from_pretrained("path/of/this/folder")',
+        'tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")',
+        "```",
+        "",
+        "## Figures of the checkpoint",
+        "",
+        *_figure_lines(trained),
+        "",
+        "## Licences",
+        "",
+        *([] if llm.from_scratch else [f"- it holds weights of `{llm.name}`: {base_licence(llm.name)}"]),
+        *(
+            f"- it learned {name.removeprefix('teacher_of.')} from `{base['name']}`: {base_licence(str(base['name']))}"
+            for name, base in teachers.items()
+        ),
+        *(["- it holds no weights of another model"] if llm.from_scratch and not teachers else []),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _figure_lines(trained: Trained) -> list[str]:
+    return [f"- {name}: {value:.6g}" for name, value in trained.metrics.items()] or ["- not validated"]
 
 
 _TITLES = {

@@ -106,6 +106,7 @@ class BalancedTeachers(ObjectiveSettings):
 
     built_by: ClassVar = "mtllm_ds.objectives.balanced_teachers:BalancedTeachers"
     students: ClassVar = ("llm",)
+    trains_lm_head: ClassVar = True
     figures: ClassVar = {"nll": "lower", "loss": "lower", "kl": "lower", "accuracy": "higher"}
 
     @property

@@ -47,6 +47,8 @@ class ObjectiveSettings(Section):
     optional_columns: ClassVar[tuple[str, ...]] = ()
     trains_connector: ClassVar[bool] = False
     """Whether a stack's connector trains unless `model.connector.trainable` says."""
+    trains_lm_head: ClassVar[bool] = False
+    """Whether the language model trains with its head; such a run is exported as a model of transformers."""
     answers_a_task: ClassVar[bool] = False
     """Whether it has a head on the task of the shards."""
     packs: ClassVar[bool] = True

@@ -101,6 +101,7 @@ def describe(row: Row) -> str:
         "learning_rate": "lr {:.2e}",
         "grad_norm": "norm {:.3g}",
         "eval_loss": "validation loss {:.4g}",
+        "eval_nll": "validation nll {:.4g}",
         "eval_fvu": "validation fvu {:.4f}",
         "eval_accuracy": "validation accuracy {:.3f}",
     }

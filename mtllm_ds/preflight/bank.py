@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from mtllm_ds.config.names import lasting_name
 from mtllm_ds.config.schema import Settings
@@ -33,6 +34,10 @@ def check_bank(settings: Settings, manifests: Sequence[Manifest], student: TextT
     for language, model in teachers.items():
         llm = teacher_llm(model, settings.model.given_llm)
         where = f"objective.teacher_of.{language}"
+        if (Path(llm.name) / "checkpoints").is_dir():
+            raise UserError(
+                f"{where}={llm.name}: it is a run; name the folder that `mtllm-ds export {llm.name} FOLDER` writes"
+            )
         try:
             spec = TokenizerSpec(
                 name=llm.name, revision=llm.revision, side="llm", trust_remote_code=llm.trust_remote_code

@@ -61,7 +61,8 @@ def test_an_older_export_and_an_empty_folder_give_way(made, tmp_path):
 
 def test_a_base_model_is_no_export(made):
     with pytest.raises(
-        UserError, match=r"llm: its config\.json is not of an export; name a folder written by `mtllm-ds export`"
+        UserError,
+        match=r"llm: its config\.json is not of an export but of a model of transformers, which loads that",
     ):
         export.read_export(made / "llm")
 

@@ -19,6 +19,7 @@ from mtllm_ds.data.writing.sources import InputFile
 from mtllm_ds.teachers.trained import load_teacher
 from mtllm_ds.training.runs import run_seeds
 from mtllm_ds.transfer_sets.teacher_targets import write_targets
+from tests.fixtures.masked_runs import make_masked_run
 from tests.fixtures.runs import make_run, settings_of
 from tests.fixtures.task_runs import CHOICE, make_task_run
 
@@ -39,6 +40,7 @@ class Case:
 
 _LEAST_SQUARES = {"model__connector__init": "least_squares", "model__connector__match_scale": "true"}
 _PACKED = {"data__samples_per_cell": "null", "data__encoder_tokens_per_cell": 48, "data__llm_tokens_per_cell": 48}
+_BUDGET = {"data__samples_per_cell": "null", "data__llm_tokens_per_cell": 96}
 _STAGE2 = {"objective__name": "task_distillation", "objective__teacher": "{runs}/task_tuning", "data__targets": "tuned"}
 
 CASES = {
@@ -58,6 +60,17 @@ CASES = {
     "masked_next_token": Case(
         "text",
         {"objective__name": "masked_next_token", "objective__mask_token": "e", "model__reader": "llm"},
+    ),
+    "balanced_teachers": Case("languages", {"objective__teachers_on_device": 2}),
+    "whole_words": Case(
+        "languages",
+        {
+            **_BUDGET,
+            "objective__teacher_of": "null",
+            "objective__temperature": 1.0,
+            "objective__whole_words": "true",
+            "objective__mask_share": "[[0.5,0.3],[0.5,0.15]]",
+        },
     ),
     "simcse": Case(
         "text",
@@ -95,13 +108,15 @@ class Material:
         self._recipes: dict[str, Path] = {}
 
     def recipe(self, name: str) -> Path:
-        """The recipe of `text`, `topics` or `choices`."""
+        """The recipe of `text`, `languages`, `topics` or `choices`."""
         if name not in self._recipes:
             folder = self.folder / name
             if name == "text":
                 self._recipes[name] = make_run(folder)
                 _with_token_pairs(folder)
                 _cache(folder, "plain", folder / "llm")
+            elif name == "languages":
+                self._recipes[name] = make_masked_run(folder)
             elif name == "topics":
                 self._recipes[name] = make_task_run(folder)
             else:

@@ -9,7 +9,18 @@ from tests.fixtures.runs import rows_of, settings_of
 from tests.golden.cases import CASES, Material, train
 
 CURVES = Path(__file__).with_name("curves.json")
-_UNTIMED = ("loss", "grad_norm", "fvu", "token_loss", "masked_accuracy", "accuracy", "self_similarity")
+_UNTIMED = (
+    "loss",
+    "grad_norm",
+    "fvu",
+    "token_loss",
+    "masked_accuracy",
+    "accuracy",
+    "self_similarity",
+    "nll",
+    "kl",
+    "teacher_nll",
+)
 
 
 def curve_of(material: Material, name: str, world_size: int, **overrides: str) -> list[dict[str, float]]:

@@ -11,24 +11,31 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mtllm_ds.config.balanced import BalancedTeachers as BalancedSettings
 from mtllm_ds.config.sections import ModelSettings
 from mtllm_ds.data.shards.blocks import Ragged
 from mtllm_ds.data.shards.manifest import TaskEntry
 from mtllm_ds.data.stream.collate import Collator, Sample
+from mtllm_ds.data.text.vocabulary import Vocabulary
 from mtllm_ds.models.build import new_reader
 from mtllm_ds.models.heads import TaskHead
 from mtllm_ds.models.lm_head import load_output_head
+from mtllm_ds.objectives.asked_tokens import MaskedTokens, Masking, NextTokens
+from mtllm_ds.objectives.balanced_teachers import BalancedTeachers
 from mtllm_ds.objectives.masked_next_token import MaskedNextToken
 from mtllm_ds.objectives.pooled_alignment import PooledAlignment
 from mtllm_ds.objectives.simcse import SimCSE
 from mtllm_ds.objectives.task_distillation import TaskDistillation
 from mtllm_ds.objectives.task_tuning import TaskTuning
+from mtllm_ds.teachers.bank import BankTeacher, TeacherBank
 from mtllm_ds.teachers.cached import CachedTeacher
 from mtllm_ds.teachers.frozen_self import FrozenSelf
 from tests.fixtures.models import LLM_WIDTH, save_llama, save_mt_model
 
 TASK = TaskEntry("topics", "classification", ("a", "b", "c"))
 CHOICE = TaskEntry("choice", "multiple_choice", ("1", "2"))
+
+VOCABULARY = Vocabulary({}, np.arange(512) < 4, np.arange(512) % 3 == 0, 3)
 
 FETCHING = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "_unique2", "bincount"}
 """Operators whose result, or its shape, the host waits for."""
@@ -102,8 +109,27 @@ def batch(packed, task=None):
         block |= {f"{side}_choice_spans": Ragged.from_rows(spans, np.int32) for side in ("encoder", "llm")}
         vectors = rng.normal(size=(3, 2, LLM_WIDTH)).astype(np.float32)
         block["teacher_pooled"] = Ragged.from_rows(list(vectors), np.float32)
-    collate = Collator(pad_ids={"encoder": 1, "llm": 1}, packing_buckets=2 if packed else 0)
+    collate = Collator(
+        pad_ids={"encoder": 1, "llm": 1}, packing_buckets=2 if packed else 0, language_codes=("deu_Latn",)
+    )
     return collate([[Sample(block, row, 0, row) for row in range(3)]])
+
+
+def language_models(models, packed, bidirectional):
+    """Balanced teachers, masked or causal, with a bank and without."""
+
+    def loaded():
+        own = student(models, "llm", bidirectional)
+        return own, load_output_head(models.given_llm, own, torch.float32)
+
+    for asks in (
+        NextTokens(),
+        MaskedTokens(VOCABULARY, Masking()),
+        MaskedTokens(VOCABULARY, Masking(whole_words=True)),
+    ):
+        for bank in (None, TeacherBank({"deu_Latn": BankTeacher(*loaded())}, torch.device("cpu"))):
+            settings = BalancedSettings(teacher_of={"de": "x"} if bank else {})
+            yield BalancedTeachers(*loaded(), asks, bank, 1, settings), batch(packed)
 
 
 def objectives(models, packed, bidirectional):
@@ -119,6 +145,7 @@ def objectives(models, packed, bidirectional):
             own = student(models, reader, bidirectional)
             yield TaskTuning(own, TaskHead(own.hidden_size, labels), task, 1), labelled
         yield TaskDistillation(stack, cached, head, task, 1, "logits"), labelled
+    yield from language_models(models, packed, bidirectional)
     if not packed:
         alone = student(models, "llm", bidirectional)
         yield MaskedNextToken(alone, load_output_head(models.given_llm, alone, torch.float32), 7, 0.3), plain

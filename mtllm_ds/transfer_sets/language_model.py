@@ -1,0 +1,60 @@
+"""A language model that trained with its head, as an ordinary Hugging Face folder that transformers loads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mtllm_ds import atomic
+from mtllm_ds.checkpoint.model import Trained
+from mtllm_ds.checkpoint.model_card import language_model_card
+from mtllm_ds.data.text.tokenization import TokenizerSpec, pretrained_tokenizer
+from mtllm_ds.errors import UserError
+from mtllm_ds.models.build import load_reader, located
+from mtllm_ds.models.head_parts import entrance, head_class
+from mtllm_ds.models.loading import llm_config
+from mtllm_ds.models.quiet import quiet_transformers
+from mtllm_ds.weight_names import HEAD_TRANSFORM
+
+
+def write_language_model(trained: Trained, output: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write a model that trained with its head, LoRA merged, in `dtype`, with tokenizer and card; `UserError` where there is
+    an `output` already."""
+    if output.exists():
+        raise UserError(f"output {output}: exists; choose another folder")
+    model = _with_weights(trained, located(trained.model, trained.bases, str(trained.place), {})).to(dtype)
+    llm = trained.model.given_llm
+    tokenizer = pretrained_tokenizer(
+        TokenizerSpec(name=llm.name, revision=llm.revision, side="llm", trust_remote_code=llm.trust_remote_code)
+    )
+    with atomic.new_folder(output) as temporary, quiet_transformers():
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        atomic.write_text(temporary / "README.md", language_model_card(trained, type(model).__name__))
+
+
+def _with_weights(trained: Trained, settings: Any) -> Any:
+    """The whole model in float32."""
+    reader: Any = load_reader(settings, trained.weights, torch.device("cpu"), torch.float32)
+    body = reader.llm.merge_and_unload() if settings.trainable == "lora" else reader.llm
+    llm = settings.given_llm
+    config = llm_config(llm)
+    with torch.random.fork_rng(devices=[]), quiet_transformers():
+        whole: Any = head_class(llm, config)(config)
+    whole.base_model.load_state_dict(body.state_dict())
+    _put_head(whole, trained.lm_head or {})
+    return whole.eval()
+
+
+@torch.no_grad()
+def _put_head(model: Any, head: Mapping[str, torch.Tensor]) -> None:
+    """Copy a trained head's tensors, by the names that `OutputHead` has for them, into a model's own."""
+    matrix = model.get_output_embeddings()
+    transform = dict(entrance(model).named_parameters())
+    for name, value in head.items():
+        is_inside = name.startswith(HEAD_TRANSFORM)
+        place = transform[name.removeprefix(HEAD_TRANSFORM)] if is_inside else getattr(matrix, name)
+        place.copy_(value)
