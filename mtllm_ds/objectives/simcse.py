@@ -76,7 +76,11 @@ class SimCSE(Objective):
         # Ranks take forwards in turn: by forward, then by rank, is the order of the cells, whoever has run them.
         ordered = [rows for of_ranks in by_forward for rows in of_ranks]
         pairs = torch.cat(ordered)
-        losses = self._row_losses(pairs, torch.ones(len(pairs), len(pairs), dtype=torch.bool, device=pairs.device))
+        # One that is not finite stands against nobody else, so that the losses of its own rank alone tell of it.
+        rivals = torch.isfinite(pairs).flatten(1).all(1)[None, :] | torch.eye(
+            len(pairs), dtype=torch.bool, device=pairs.device
+        )
+        losses = self._row_losses(pairs, rivals)
         gradients = torch.autograd.grad(losses.sum(), own)
         own_losses = losses.detach().split([len(rows) for rows in ordered])[own_rank() :: len(by_forward[0])]
         return [

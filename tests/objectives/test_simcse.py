@@ -1,5 +1,7 @@
 """Negatives from the whole step: the loss and gradients of one big eager batch, however the texts lie on forwards and ranks."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional
@@ -10,6 +12,7 @@ from mtllm_ds.data.stream.collate import Batch, Collator
 from mtllm_ds.models.loading import load_llm
 from mtllm_ds.models.lora import add_lora
 from mtllm_ds.models.readers import LLMReader
+from mtllm_ds.objectives.base import ObjectiveOutput
 from mtllm_ds.objectives.simcse import SimCSE
 from tests.distributed.ranks import ranks
 from tests.fixtures.models import save_llama
@@ -104,6 +107,16 @@ def test_a_step_on_any_number_of_ranks_is_one_big_eager_batch(llm, world_size):
         total = sum(own[name] for _, own in found)
         torch.testing.assert_close(total, gradient, rtol=1e-4, atol=1e-6)
     assert all(gradient.abs().sum() > 0 for gradient in gradients.values())
+
+
+def test_a_vector_that_is_not_finite_is_told_by_its_own_rank_alone(llm):
+    """The guard names the rank whose loss is not finite: it must not be everybody's."""
+    objective, batches = objective_on(llm), forwards_of_step()
+    vectors = [torch.randn(len(data), 2, 8, generator=torch.Generator().manual_seed(0)) for data in batches]
+    vectors[2][0, 1] = math.nan
+    prepared = objective.prepare(batches, lambda index, data: ObjectiveOutput(torch.zeros(()), {}, vectors[index]))
+    losses = [data.extras["simcse_row_loss"] for data in prepared]
+    assert [bool(loss.isfinite().all()) for loss in losses] == [True, True, False, True, True]
 
 
 def test_validation_takes_the_texts_of_a_batch_whole(llm):

@@ -22,6 +22,21 @@ def student():
     return LLMReader(adapted)
 
 
+def test_switching_off_and_on_walks_through_no_module(student, monkeypatch):
+    """Counted, not timed: it is done twice a forward, and a walk through a large LLM costs the host tens of milliseconds."""
+    teacher, walks = FrozenSelf(student), []
+    for name in ("named_modules", "modules", "train", "requires_grad_"):
+        walk = getattr(nn.Module, name)
+        monkeypatch.setattr(
+            nn.Module, name, lambda self, *a, _walk=walk, **k: walks.append(_walk) or _walk(self, *a, **k)
+        )
+    with teacher.untrained():
+        pass
+    assert walks == []
+    student.llm.eval()
+    assert walks
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_every_module_is_as_before_and_was_off_in_between(student, training):
     student.train(training)
