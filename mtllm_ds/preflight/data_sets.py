@@ -24,13 +24,12 @@ def load_data_sets(data: DataSettings) -> list[Manifest]:
     return [train, *([Manifest.load(data.validation, data.remote)] if data.validation else [])]
 
 
-def share_lines(train: Manifest, settings: Settings) -> list[str]:
+def share_lines(order: Order, train: Manifest, settings: Settings) -> list[str]:
     """What share of the samples each data set and language gives, phase by phase; nothing where there is but one language.
 
     Raises:
-        UserError: mixing, token budgets or phases do not fit the data, or a phase begins after the last step.
+        UserError: a phase begins after the last step.
     """
-    order = Order(train, settings.data, settings.run.seed)
     steps = [order.step_of_cycle(cycle) for cycle in order.first_cycles]
     for (asked, _), step in zip(order.sources.later, steps, strict=True):
         if step >= settings.run.max_steps:
@@ -45,6 +44,17 @@ def share_lines(train: Manifest, settings: Settings) -> list[str]:
     for (_, shares), step in zip(order.sources.later, steps, strict=True):
         lines += [f"from {about}step {step:,}:", *_lines("", order, train, shares)]
     return lines
+
+
+def short_queue(order: Order) -> list[str]:
+    """Said where token budgets cannot be filled, since fewer samples are looked through than fit."""
+    queue_size, fitting = order.settings.queue_size, order.samples_of_lane(1000) // 1000
+    if not order.settings.has_budgets or queue_size > fitting:
+        return []
+    return [
+        f"data.queue_size={queue_size}: {fitting} samples fit the token budgets of a cell on average, but no more than "
+        "data.queue_size come into one; raise it to some times as many"
+    ]
 
 
 def _lines(title: str, order: Order, train: Manifest, shares: LanguageShares) -> list[str]:

@@ -19,6 +19,7 @@ from mtllm_ds.data.columns import check_columns
 from mtllm_ds.data.shards.joined import parts_of
 from mtllm_ds.data.shards.manifest import Manifest, TaskEntry
 from mtllm_ds.data.shards.tar_shards import read_block
+from mtllm_ds.data.stream.order import Order
 from mtllm_ds.data.stream.schedule import cells_in_forward
 from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
@@ -27,7 +28,7 @@ from mtllm_ds.models.encoders import encoder_family
 from mtllm_ds.models.loading import base_fingerprint, llm_config
 from mtllm_ds.models.probe import Probe
 from mtllm_ds.preflight.bank import check_bank
-from mtllm_ds.preflight.data_sets import load_data_sets, share_lines
+from mtllm_ds.preflight.data_sets import load_data_sets, share_lines, short_queue
 from mtllm_ds.preflight.dropout import split_forwards
 from mtllm_ds.preflight.output_folder import check_output_folder
 from mtllm_ds.preflight.start import (
@@ -116,6 +117,7 @@ def check_run(
     task = task_of(settings, manifests, known_task)
     for manifest in manifests:
         _check_columns(manifest, settings)
+    order = Order(manifests[0], data, settings.run.seed)
     return RunPlan(
         settings=settings,
         world_size=world_size,
@@ -131,11 +133,12 @@ def check_run(
         task=task,
         llm_probe=llm_probe,
         resumed=resumed,
-        shares=share_lines(manifests[0], settings),
+        shares=share_lines(order, manifests[0], settings),
         warnings=[
             *unprobed_warning(settings.model, llm_probe),
             *warnings_of(settings, config),
             *split_forwards(settings, world_size),
+            *short_queue(order),
             *(teacher_gone_warning(settings) if is_gone else ()),
         ],
     )

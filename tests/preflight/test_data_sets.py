@@ -50,6 +50,20 @@ def test_a_dry_run_shows_phases_and_refuses_one_that_never_begins(recipe, capsys
         main([*chosen, f"run.output_dir={recipe.parent / 'phases'}", "data.mixing.cycle_draws=18"])
 
 
+def test_a_queue_that_is_shorter_than_a_cell_is_warned_of(recipe, capsys):
+    chosen = [
+        "--recipe",
+        str(recipe),
+        "--dry-run",
+        f"run.output_dir={recipe.parent / 'queue'}",
+        "data.samples_per_cell=null",
+    ]
+    chosen += ["data.encoder_tokens_per_cell=300", "data.llm_tokens_per_cell=300"]
+    for queue_size, is_warned in ((5, True), (30, False)):
+        assert main([*chosen, f"data.queue_size={queue_size}"]) == 0
+        assert (f"warning     data.queue_size={queue_size}: " in capsys.readouterr().out) is is_warned
+
+
 def test_a_run_over_two_sets_counts_each_and_resumes_with_its_weights_only(recipe):
     overrides = {"data__train": both(recipe), "data__mixing__cycle_draws": 4, "run__max_steps": 8}
     stopped = {**overrides, "run__max_steps": 4}

@@ -31,7 +31,7 @@ class Order:
         count = settings.num_samples_per_cell
         self.draw_samples = count * max(1, round(int(np.diff(self.first_row).max()) / count))
         """Samples of every draw: about a block, and whole cells"""
-        lane_samples = self._samples_of_lane(STEPS_OF_ROUND)
+        lane_samples = self.samples_of_lane(STEPS_OF_ROUND)
         self.round_draws = settings.lanes * (-(-lane_samples // self.draw_samples) if settings.has_budgets else 1)
         """Draws of a round (`rounds.py`)"""
         self.first_cycles = [self._first_cycle(step) for step, _ in self.sources.later]
@@ -65,7 +65,7 @@ class Order:
                     f"data.{side}_tokens_per_cell={budget}: too small, the longest sample has {lengths.max()} tokens; raise it"
                 )
 
-    def _samples_of_lane(self, steps: int) -> int:
+    def samples_of_lane(self, steps: int) -> int:
         """Samples that a lane emits in some steps; under token budgets so many as fit on average, and at least one."""
         settings = self.settings
         if not settings.has_budgets:
@@ -81,14 +81,14 @@ class Order:
 
     def _first_cycle(self, step: int) -> int:
         """The first cycle of draws that begins at or after a step."""
-        samples = self.settings.lanes * self._samples_of_lane(step)
+        samples = self.settings.lanes * self.samples_of_lane(step)
         return -(-samples // (self.draw_samples * self.settings.mixing.cycle_draws))
 
     def step_of_cycle(self, cycle: int) -> int:
         """The first step with draws of a cycle; under token budgets about."""
         million = 10**6
         samples = cycle * self.settings.mixing.cycle_draws * self.draw_samples
-        return samples * million // (self.settings.lanes * self._samples_of_lane(million))
+        return samples * million // (self.settings.lanes * self.samples_of_lane(million))
 
     def _cell_stream(self, stream: EpochStream) -> CellStream:
         settings = self.settings

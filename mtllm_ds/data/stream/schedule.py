@@ -44,6 +44,11 @@ class Place:
     samples: np.ndarray
     """(sources,) int64 samples of all steps before"""
 
+    @classmethod
+    def beginning(cls, order: Order) -> "Place":
+        """That of the first step."""
+        return cls(0, 0, 0, np.zeros(len(order.streams), np.int64))
+
 
 class Schedule:
     """Cells of some lanes, step by step, from the run's beginning or from a place."""
@@ -51,8 +56,9 @@ class Schedule:
     def __init__(self, order: Order, lanes: Iterable[int], place: Place | None = None) -> None:
         self.order = order
         self.lanes = sorted(lanes)
+        place = place or Place.beginning(order)
         self._round: Round = _round_at(order, place)
-        self._step = place.step if place else 0
+        self._step = place.step
 
     @property
     def place(self) -> Place:
@@ -76,9 +82,10 @@ class Schedule:
         return cells
 
 
-def _round_at(order: Order, place: Place | None) -> Round:
-    number, first_cell = (place.round, place.round_first_cell) if place else (0, 0)
-    return PackedRound(order, number, first_cell) if order.settings.has_budgets else FixedRound(order, number)
+def _round_at(order: Order, place: Place) -> Round:
+    if order.settings.has_budgets:
+        return PackedRound(order, place.round, place.round_first_cell)
+    return FixedRound(order, place.round)
 
 
 def cursor_of(place: Place, order: Order, manifest: Manifest) -> dict[str, Any]:

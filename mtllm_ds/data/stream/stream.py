@@ -92,7 +92,7 @@ class TrainStream:
         self._max_skipped_share = max_skipped_share
         self._targets = targets
         self._order = Order(self.manifest, schedule, seed)
-        self._place = place_of(cursor, self._order) if cursor else Schedule(self._order, ()).place
+        self._place = place_of(cursor, self._order) if cursor else Place.beginning(self._order)
         self._padding = {side: [0, 0] for side in ("encoder", "llm")}
         self._skipped: set[int] = set()
 
