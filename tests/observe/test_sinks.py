@@ -3,6 +3,7 @@
 import io
 import json
 
+import pytest
 from rich.console import Console
 
 from mtllm_ds.observe.sinks import JsonlSink, ScreenSink, TensorBoardSink, describe
@@ -34,6 +35,29 @@ def test_rows_after_the_resumed_step_are_dropped(tmp_path):
     again.write({**ROW, "step": 3})
     again.close()
     assert steps(path) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"[1]",
+        b"7",
+        b"null",
+        b'{"loss": 1.0}',
+        b'{"step": "two"}',
+        b"\xff\xfe\0",
+        b"[" * 100_000,
+        b"1" * 5_000,
+        b"{}",
+        b"",
+    ],
+)
+def test_lines_that_are_no_rows_are_left_out_on_resume(tmp_path, damage):
+    path = tmp_path / "metrics.jsonl"
+    first, second = (json.dumps({**ROW, "step": step}).encode() for step in (1, 2))
+    path.write_bytes(first + b"\n" + damage + b"\n" + second + b"\n")
+    JsonlSink(path, 2).close()
+    assert steps(path) == [1, 2]
 
 
 def test_a_pipe_gets_one_line_a_row():
