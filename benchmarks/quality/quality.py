@@ -10,11 +10,9 @@ a killed run goes on by the same command. `--minutes` ends early, between two st
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import yaml
 from rich.console import Console
@@ -24,10 +22,9 @@ from benchmarks.quality.claim.backbone_steps import BACKBONES
 from benchmarks.quality.claim.budgets import BUDGETS, budget_of, place_of
 from benchmarks.quality.claim.data import TASKS, known_languages
 from benchmarks.quality.claim.plan import Plan
-from benchmarks.quality.claim.steps import Steps, chosen_steps, describe
 from benchmarks.quality.claim.variants import PARALLEL, VARIANTS
 from benchmarks.quality.text.frozen import MANIFESTS
-from mtllm_ds.atomic import write_json
+from benchmarks.steps import Steps, chosen_steps, describe, require_same
 from mtllm_ds.command_line import Parser, positive_int, quiet_libraries, run_and_exit
 from mtllm_ds.errors import UserError
 
@@ -124,19 +121,6 @@ def main() -> int:
         verdict = write_quality_report(plan, backbone, options.mt_ladder, [step.name for step in left], folder, console)
         console.print(f"{backbone}: {verdict.line}\nreport: {folder / 'report.html'}", highlight=False, markup=False)
     return 0
-
-
-def require_same(path: Path, settings: dict[str, Any]) -> None:
-    """Refuse to go on with other settings than those of the steps that are done; limits that are not set count as absent."""
-    wanted = json.loads(json.dumps(settings))
-    wanted["budget"] = {name: value for name, value in wanted["budget"].items() if value is not None}
-    if not path.exists():
-        write_json(path, wanted)
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    kept["budget"] = {name: value for name, value in kept["budget"].items() if value is not None}
-    for name, value in wanted.items():
-        if kept.get(name) != value:
-            raise UserError(f"{path.parent}: begun with other settings ({name}), name another --output or remove it")
 
 
 if __name__ == "__main__":

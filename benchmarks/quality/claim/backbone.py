@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from benchmarks.quality.claim.backbone_steps import PARALLEL_TARGETS, PLAIN_STAGE1, PLAIN_TARGETS, BackboneSteps
-from benchmarks.quality.claim.plan import python
-from benchmarks.quality.claim.steps import Command
 from benchmarks.quality.claim.trainings import RIVALS, ROUND_TRIP, STAGE2, TEACHER, Learner
 from benchmarks.quality.claim.variants import PLAIN, VARIANTS, Variant
+from benchmarks.steps import Command, python
 from mtllm_ds.evaluation.items.translated import READINGS
 from mtllm_ds.languages import ENGLISH
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.quality.claim import trainings
-from benchmarks.quality.claim.plan import SHARED, Commands, Plan, python
-from benchmarks.quality.claim.steps import Command
+from benchmarks.quality.claim.plan import SHARED, Commands, Plan
 from benchmarks.quality.claim.trainings import TARGETS_OF_LLM, Learner, Models, Run, Training
 from benchmarks.quality.claim.variants import PARALLEL, PLAIN, VARIANTS, Variant
+from benchmarks.steps import Command, python
 from mtllm_ds.evaluation.items.translated import READINGS
 from mtllm_ds.languages import ENGLISH
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.quality.claim.plan import Plan
-from benchmarks.quality.claim.steps import DONE
 from benchmarks.quality.claim.trainings import LEARNERS, RIVALS, TEACHER
 from benchmarks.quality.claim.verdict import LanguageGate, mean_accuracy
+from benchmarks.steps import DONE
 from mtllm_ds.evaluation.answers.predictions import Predictions, concatenate, read_predictions
 from mtllm_ds.evaluation.items.translated import READINGS
 from mtllm_ds.evaluation.report.parts import Cost

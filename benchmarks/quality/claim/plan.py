@@ -5,13 +5,12 @@ Here is what all backbones share; `backbone_plan.py` and `backbone_steps.py` hav
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.quality.claim.budgets import Budget
-from benchmarks.quality.claim.steps import Command, Step
+from benchmarks.steps import Command, Step, python
 from mtllm_ds.evaluation.items.translated import READINGS
 
 DECODINGS = {"greedy": 1, "beam4": 4}
@@ -100,8 +99,3 @@ class Plan:
             self.folder("data"), "--task", self.task_name, *given,
             *(["--any-data"] if self.any_data else []),
         )  # fmt: skip
-
-
-def python(*arguments: object) -> Command:
-    """A command in this interpreter."""
-    return [sys.executable, *map(str, arguments)]

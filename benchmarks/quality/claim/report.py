@@ -30,7 +30,6 @@ from benchmarks.quality.claim.collect import (
     was_asked,
 )
 from benchmarks.quality.claim.plan import Plan
-from benchmarks.quality.claim.steps import DONE
 from benchmarks.quality.claim.trainings import LEARNERS
 from benchmarks.quality.claim.variants import PARALLEL, VARIANTS, Variant
 from benchmarks.quality.claim.verdict import (
@@ -42,6 +41,7 @@ from benchmarks.quality.claim.verdict import (
     decide,
     gates_section,
 )
+from benchmarks.steps import DONE
 from mtllm_ds.evaluation.answers.predictions import Predictions
 from mtllm_ds.evaluation.report.parts import Comparison, Report, Verdict
 from mtllm_ds.evaluation.report.tables import Table, build_tables, compare, compare_each

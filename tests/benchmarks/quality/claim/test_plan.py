@@ -10,12 +10,12 @@ from benchmarks.quality.claim.backbone_steps import best_figure
 from benchmarks.quality.claim.budgets import BUDGETS, budget_of, place_of
 from benchmarks.quality.claim.plan import Plan
 from benchmarks.quality.claim.report import NOTES
-from benchmarks.quality.claim.steps import _check
 from benchmarks.quality.claim.trainings import LEARNERS, STAGE2, Training
 from benchmarks.quality.claim.variants import PLAIN, VARIANTS
 from benchmarks.quality.claim.verdict import Rules
 from benchmarks.quality.quality import require_same
 from benchmarks.quality.text.frozen import MANIFESTS
+from benchmarks.steps import _check
 from mtllm_ds.config import load_settings
 from mtllm_ds.errors import UserError
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
-import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -164,9 +166,22 @@ def describe(steps: Sequence[Step], done: Callable[[Step], bool], num_jobs: int)
     )
 
 
-def clear(root: Path, step: Step) -> None:
-    """Forget a step, so that it runs again."""
-    shutil.rmtree(root / step.name, ignore_errors=True)
+def python(*arguments: object) -> Command:
+    """A command in this interpreter."""
+    return [sys.executable, *map(str, arguments)]
+
+
+def require_same(path: Path, settings: dict[str, Any]) -> None:
+    """Refuse to go on with other settings than those of the steps that are done; limits that are not set count as absent."""
+    wanted = json.loads(json.dumps(settings))
+    wanted["budget"] = {name: value for name, value in wanted["budget"].items() if value is not None}
+    if not path.exists():
+        write_json(path, wanted)
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    kept["budget"] = {name: value for name, value in kept["budget"].items() if value is not None}
+    for name, value in wanted.items():
+        if kept.get(name) != value:
+            raise UserError(f"{path.parent}: begun with other settings ({name}), name another --output or remove it")
 
 
 @functools.cache

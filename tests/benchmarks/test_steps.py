@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks.quality.claim.steps import Step, Steps, chosen_steps, describe
+from benchmarks.steps import Step, Steps, chosen_steps, describe
 from mtllm_ds.errors import UserError
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[2]
 
 
 def write(path: Path, text: str = "x") -> list[str]:
@@ -96,7 +96,7 @@ def test_what_steps_see(tmp_path):
 def test_a_terminated_run_ends_its_steps_and_goes_on_later(tmp_path):
     sleeper = tmp_path / "pid"
     script = f"""
-from benchmarks.quality.claim.steps import Step, Steps
+from benchmarks.steps import Step, Steps
 from pathlib import Path
 from rich.console import Console
 import sys
