@@ -8,7 +8,7 @@ from html import escape
 
 import numpy as np
 
-from mtllm_ds.evaluation.report.parts import Comparison, Report, Section
+from mtllm_ds.evaluation.report.parts import Comparison, Picture, Report, Section
 from mtllm_ds.evaluation.report.statistics import Difference
 from mtllm_ds.evaluation.report.tables import FLOOR, Table, competes
 
@@ -21,7 +21,7 @@ h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 36px 0 10
 .soft { color: var(--soft); } .card { background: white; border: 1px solid var(--line); border-radius: 10px; padding: 18px 20px; }
 .verdict { margin-top: 20px; border-left: 6px solid #9aa5b1; font-size: 16px; }
 .verdict.confirmed { border-left-color: #2f6f4f; } .verdict.not-confirmed { border-left-color: #b3362b; }
-.verdict.gate-failed { border-left-color: #c98a1b; }
+.verdict.gate-failed, .verdict.not-judged { border-left-color: #c98a1b; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(170px, 1fr)); gap: 12px; margin-top: 20px; }
 .tile b { display: block; font-size: 26px; font-variant-numeric: tabular-nums; } .tile { padding: 14px 16px; }
 .scroll { overflow-x: auto; padding: 0; } img { max-width: 100%; height: auto; display: block; margin: 0 auto; }
@@ -44,25 +44,22 @@ for (const head of document.querySelectorAll("th")) head.addEventListener("click
   body.append(...rows);
 });
 """
-HEADINGS = {"tables": "At a glance", "differences": "Differences"}
-CAPTIONS = {
-    "tables": "Accuracy a language. The bar runs from the tuned LLM's own reading (grey) to the English originals (green).",
-    "differences": "Differences with 95% intervals of the paired bootstrap; green: better, red: worse, grey: undecided.",
-}
 
 
-def render(report: Report, images: Mapping[str, bytes], titles: Mapping[str, str], settings: Mapping[str, str]) -> str:
+def render(report: Report, shown: Sequence[Picture], titles: Mapping[str, str], settings: Mapping[str, str]) -> str:
     """The page; all text is escaped, and no resource is named that is not inside."""
-    parts = [f"<h1>{escape(report.title)}</h1>", f'<div class="soft">Task {escape(_tasks(report.tables))}</div>']
+    parts = [f"<h1>{escape(report.title)}</h1>"]
+    if report.tables:
+        parts.append(f'<div class="soft">Task {escape(_tasks(report.tables))}</div>')
     if report.verdict is not None:
         kind = report.verdict.status.replace(" ", "-")
         parts.append(f'<div class="card verdict {kind}" id="verdict">{escape(report.verdict.line)}</div>')
     parts.append(_tiles(report, titles))
-    for name, image in images.items():
-        data = base64.b64encode(image).decode()
-        parts.append(f'<h2>{escape(HEADINGS[name])}</h2><div class="card">')
-        parts.append(f'<img alt="{escape(CAPTIONS[name])}" src="data:image/png;base64,{data}">')
-        parts.append(f'<p class="soft">{escape(CAPTIONS[name])}</p></div>')
+    for picture in shown:
+        data = base64.b64encode(picture.png).decode()
+        parts.append(f'<h2>{escape(picture.heading)}</h2><div class="card">')
+        parts.append(f'<img alt="{escape(picture.caption)}" src="data:image/png;base64,{data}">')
+        parts.append(f'<p class="soft">{escape(picture.caption)}</p></div>')
     for table in report.tables:
         parts.append(f"<h2>{escape(settings.get(table.setting, table.setting))}</h2>{_accuracies(table, titles)}")
         parts.append(_means(table, titles))

@@ -49,6 +49,15 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A picture of a report."""
+
+    png: bytes
+    heading: str
+    caption: str
+
+
+@dataclass(frozen=True)
 class Report:
     """All that a report shows; only `tables` is needed."""
 

@@ -38,7 +38,7 @@ def draw_tables(tables: Sequence[Table], titles: Mapping[str, str], settings: Ma
     """A row per language: the bar runs from the LLM's own reading to the English originals, markers are the systems."""
     languages = list(dict.fromkeys(code for table in tables for code in table.languages))
     starred = frozenset().union(*(table.starred for table in tables))
-    figure = _figure(1.6 + 5.6 * len(tables), 1.9 + 0.36 * (len(languages) + 1))
+    figure = figure_of(1.6 + 5.6 * len(tables), 1.9 + 0.36 * (len(languages) + 1))
     panels = figure.subplots(1, len(tables), sharex=True, squeeze=False)[0]
     for axes, table in zip(panels, tables, strict=True):
         drawn = _drawn(table)
@@ -61,7 +61,7 @@ def draw_tables(tables: Sequence[Table], titles: Mapping[str, str], settings: Ma
     figure.legend(
         list(handles.values()), names, loc="outside upper left", ncols=4, frameon=False, fontsize=9, handletextpad=0.4
     )
-    return _png(figure)
+    return png_of(figure)
 
 
 def _draw_row(axes: Axes, table: Table, code: str | None, height: int, drawn: Mapping[str, tuple[str, str]]) -> None:
@@ -106,7 +106,7 @@ def draw_differences(
     """A panel a comparison: differences in points with 95% intervals, the joint one last."""
     shown = [comparison for comparison in comparisons if comparison.languages]
     rows = max(len(comparison.languages) for comparison in shown)
-    figure = _figure(1.6 + 5.6 * len(shown), 1.6 + 0.34 * (rows + 1))
+    figure = figure_of(1.6 + 5.6 * len(shown), 1.6 + 0.34 * (rows + 1))
     panels = figure.subplots(1, len(shown), sharex=True, squeeze=False)[0]
     for axes, comparison in zip(panels, shown, strict=True):
         entries = [(code, difference) for code, (difference, _) in comparison.languages.items()]
@@ -126,7 +126,7 @@ def draw_differences(
         setting = settings.get(comparison.setting, comparison.setting)
         axes.set_title(f"{first} minus {second}\n{setting.lower()}", loc="left", fontsize=10, color=INK)
         _plain_axes(axes)
-    return _png(figure)
+    return png_of(figure)
 
 
 def write_image(path: Path, image: bytes) -> None:
@@ -136,7 +136,8 @@ def write_image(path: Path, image: bytes) -> None:
     os.replace(temporary, path)
 
 
-def _figure(width: float, height: float) -> Figure:
+def figure_of(width: float, height: float) -> Figure:
+    """An empty figure, sizes in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -153,7 +154,8 @@ def _plain_axes(axes: Axes) -> None:
     axes.tick_params(length=0, labelsize=9)
 
 
-def _png(figure: Figure) -> bytes:
+def png_of(figure: Figure) -> bytes:
+    """The bytes of its PNG file."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", metadata={"Software": None})
     return stream.getvalue()

@@ -15,7 +15,7 @@ from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.answers.predictions import Predictions
 from mtllm_ds.evaluation.report import pictures
 from mtllm_ds.evaluation.report.html import render
-from mtllm_ds.evaluation.report.parts import Comparison, Report
+from mtllm_ds.evaluation.report.parts import Comparison, Picture, Report
 from mtllm_ds.evaluation.report.tables import Table, compare, compare_each, competes, flat_summary
 
 TITLES = {
@@ -39,6 +39,11 @@ TITLES = {
 }
 _MOST_COLUMNS = 4
 """More systems than these are rows."""
+HEADINGS = {"tables": "At a glance", "differences": "Differences"}
+CAPTIONS = {
+    "tables": "Accuracy a language. The bar runs from the tuned LLM's own reading (grey) to the English originals (green).",
+    "differences": "Differences with 95% intervals of the paired bootstrap; green: better, red: worse, grey: undecided.",
+}
 SETTING_TITLES = {"plain": "Plain text", "copy_masked": "Copy-masked text"}
 
 
@@ -60,7 +65,8 @@ def write_report(report: Report, folder: Path, console: Console | None = None) -
         images["differences"] = pictures.draw_differences(report.comparisons, TITLES, SETTING_TITLES)
     for name, image in images.items():
         pictures.write_image(folder / f"{name}.png", image)
-    write_text(folder / "report.html", render(report, images, TITLES, SETTING_TITLES))
+    shown = [Picture(image, HEADINGS[name], CAPTIONS[name]) for name, image in images.items()]
+    write_text(folder / "report.html", render(report, shown, TITLES, SETTING_TITLES))
     if console is not None:
         print_tables(report, console)
 

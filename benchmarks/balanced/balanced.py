@@ -1,0 +1,87 @@
+"""The balanced benchmark: from parallel text to `report.html` with one verdict line.
+
+    python -m benchmarks.balanced.balanced --budget cpu --text FOLDER
+    python -m benchmarks.balanced.balanced --budget cpu --text FOLDER --dry-run     # the plan with seconds
+
+Every step is a command that a user could type; it has a folder below --output with its log, and is skipped when it is done, so
+a killed run goes on by the same command. `--minutes` ends early, between two steps; `--only` takes some steps first.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.balanced.budgets import BUDGETS
+from benchmarks.balanced.plan import Plan
+from benchmarks.balanced.students import Place
+from benchmarks.steps import Steps, chosen_steps, describe, require_same
+from mtllm_ds.command_line import Parser, positive_float, positive_int, quiet_libraries, run_and_exit
+
+
+def parse() -> argparse.Namespace:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--budget", choices=list(BUDGETS), default="cpu")
+    add(
+        "--text", type=Path, default=Path("assets/text"), help="folder of CODE.tsv.xz (English, a tab, the translation)"
+    )
+    add("--output", type=Path, help="folder of the steps (default runs/balanced/BUDGET)")
+    add(
+        "--results",
+        type=Path,
+        help="folder of the report (default benchmarks/results/balanced/BUDGET; smoke: OUTPUT/report)",
+    )
+    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--precision", choices=("fp32", "bf16"), default="fp32", help="of training")
+    add(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="STEP",
+        help="run only these steps, by name or folder, and what they need",
+    )
+    add("--jobs", type=positive_int, help="steps at a time (default: the budget's)")
+    add("--minutes", type=positive_float, default=float("inf"), help="begin no new step after so many")
+    add("--dry-run", action="store_true", help="print the plan and exit")
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = parse()
+    console = Console()
+    budget = BUDGETS[options.budget]
+    root = options.output or Path("runs/balanced") / budget.name
+    plan = Plan(Place(root, options.device, options.precision), budget, options.text).build()
+    num_jobs = options.jobs or budget.num_jobs
+    environment = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": options.device, "TOKENIZERS_PARALLELISM": "false"}
+    steps = Steps(root, num_jobs, environment, console)
+    chosen = chosen_steps(plan.steps, options.only)
+    if options.dry_run:
+        console.print(describe(chosen, steps.is_done, num_jobs), highlight=False, markup=False)
+        return 0
+    require_same(
+        root / "settings.json", {"budget": asdict(budget), "text": str(options.text), "precision": options.precision}
+    )
+    steps.run(chosen, 60 * options.minutes)
+    left = [step for step in plan.steps if not steps.is_done(step)]
+    if left:
+        console.print(f"{len(left)} steps are left, start again to go on", highlight=False)
+    if not all(step.optional for step in left):
+        return 0
+    from benchmarks.balanced.report import write_balanced_report
+
+    default = root / "report" if budget.name == "smoke" else Path("benchmarks/results/balanced") / budget.name
+    folder = options.results or default
+    verdict = write_balanced_report(plan, folder)
+    console.print((folder / "table.md").read_text(encoding="utf-8"), highlight=False, markup=False)
+    console.print(f"{verdict.line}\nreport: {folder / 'report.html'}", highlight=False, markup=False)
+    return 0
+
+
+if __name__ == "__main__":
+    quiet_libraries()
+    run_and_exit(main)

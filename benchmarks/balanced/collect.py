@@ -1,0 +1,98 @@
+"""What a run has measured: sums a test line of every student and teacher, and answers of the heads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pyarrow import parquet
+
+from benchmarks.balanced.plan import Plan
+from benchmarks.balanced.students import STUDENTS, Student
+from mtllm_ds.data.shards.manifest import Manifest
+from mtllm_ds.evaluation.answers.predictions import read_predictions
+
+
+@dataclass(frozen=True)
+class TestLines:
+    """Sums over the tokens of each test line of a language: L lines, S seeds."""
+
+    num_tokens: np.ndarray
+    """(L,) int64"""
+    num_bytes: np.ndarray
+    """(L,) int64"""
+    nll: np.ndarray
+    """(L, S) float64 nats"""
+    reciprocal_rank: np.ndarray
+    """(L, S) float64"""
+    unigram: np.ndarray
+    """(L,) float64 nats of the unigram model of the language's training text"""
+
+
+Scores = Mapping[str, Mapping[str, TestLines]]
+"""student -> language -> its lines"""
+
+
+def student_scores(plan: Plan) -> Scores:
+    """Of all students and seeds."""
+    found = {}
+    for student in STUDENTS:
+        tables = [_lines(plan.scores(plan.place.student(student.name, seed))) for seed in plan.budget.seeds]
+        found[student.name] = {code: _of_language(tables, code) for code in plan.budget.languages}
+    return found
+
+
+def teacher_nll(plan: Plan, language: str, data: str) -> float:
+    """Nats per token of a language's teachers on its test text, mean over seeds."""
+    steps = [plan.place.teacher(language, plan.teacher_data(language, data), seed) for seed in plan.budget.seeds]
+    figures = [json.loads((plan.scores(step) / "summary.json").read_text(encoding="utf-8")) for step in steps]
+    return float(np.mean([own[f"model/{language}/nll"] for own in figures]))
+
+
+def transfer_accuracy(plan: Plan) -> dict[str, dict[str, float]]:
+    """student -> language -> accuracy of its heads, mean over the seeds that are done; without students that have none."""
+    found: dict[str, dict[str, float]] = {}
+    for student in STUDENTS:
+        folders = [plan.folder(plan.transfer(student.name, seed)) / "answers" for seed in plan.budget.seeds]
+        files = [path for folder in folders for path in sorted(folder.rglob("*.parquet"))]
+        if files:
+            answers = read_predictions(files)
+            found[student.name] = {
+                code: float(answers.where(language=code).correct.mean()) for code in plan.task_languages()
+            }
+    return found
+
+
+def student_tokens(plan: Plan, student: Student) -> float:
+    """Tokens that a student has read, mean over seeds: its samples of each language, as long as that language's are in the mean."""
+    statistics = Manifest.load(str(plan.place.shards(student.data))).statistics
+    totals = []
+    for seed in plan.budget.seeds:
+        path = plan.place.run(plan.place.student(student.name, seed)) / "metrics.jsonl"
+        last = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
+        totals.append(
+            sum(last[f"samples/{code}"] * own["llm_tokens"] / own["samples"] for code, own in statistics.items())
+        )
+    return float(np.mean(totals))
+
+
+def _lines(scores: Path) -> dict[str, np.ndarray]:
+    table = parquet.read_table(scores / "lines.parquet")
+    return {name: table.column(name).to_numpy(zero_copy_only=False) for name in table.column_names}
+
+
+def _of_language(tables: list[dict[str, np.ndarray]], language: str) -> TestLines:
+    def column(table: dict[str, np.ndarray], name: str, system: str = "model") -> np.ndarray:
+        return table[name][(table["language"] == language) & (table["system"] == system)]
+
+    first = tables[0]
+    return TestLines(
+        num_tokens=column(first, "tokens"),
+        num_bytes=column(first, "bytes"),
+        nll=np.stack([column(table, "nll") for table in tables], axis=1),
+        reciprocal_rank=np.stack([column(table, "reciprocal_rank") for table in tables], axis=1),
+        unigram=column(first, "nll", "unigram"),
+    )

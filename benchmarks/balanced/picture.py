@@ -1,0 +1,43 @@
+"""The plot of a run: nats per token of every student, a place a language."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from benchmarks.balanced.collect import Scores
+from benchmarks.balanced.students import STUDENTS
+from benchmarks.balanced.verdict import nll_of, unigram_of
+from mtllm_ds.evaluation.report.pictures import figure_of, png_of
+
+_MARKS = {
+    "plain": ("#5c6773", "s"),
+    "balanced": ("#9aa5b1", "D"),
+    "taught": ("#63a6e8", "^"),
+    "balanced_taught": ("#d9541e", "o"),
+    "few_line_teachers": ("#f0a07c", "o"),
+    "extra_steps": ("#2f6f4f", "v"),
+}
+
+
+def draw_students(scores: Scores, groups: Mapping[str, tuple[str, ...]]) -> bytes:
+    """PNG: one mark a student and language, mean of the seeds; a stroke from the lowest to the highest seed."""
+    languages = [*groups["high"], *groups["low"]]
+    figure = figure_of(2.4 + 1.05 * len(languages), 4.6)
+    axes = figure.subplots()
+    for place, code in enumerate(languages):
+        unigram = unigram_of(scores["plain"][code])
+        axes.plot([place - 0.42, place + 0.42], [unigram, unigram], color="#cbd2d9", linewidth=5)
+    for number, student in enumerate(STUDENTS):
+        colour, marker = _MARKS[student.name]
+        places = np.arange(len(languages)) + 0.13 * (number - (len(STUDENTS) - 1) / 2)
+        nlls = np.stack([nll_of(scores[student.name][code]) for code in languages])
+        axes.vlines(places, nlls.min(1), nlls.max(1), color=colour, linewidth=1.2)
+        axes.plot(places, nlls.mean(1), marker, color=colour, label=student.title, markersize=6)
+    axes.axvline(len(groups["high"]) - 0.5, color="#1f2933", linewidth=0.8)
+    axes.set_xticks(range(len(languages)), languages, fontsize=9)
+    axes.set_ylabel("nats per masked token")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9)
+    return png_of(figure)
