@@ -49,6 +49,7 @@ setup(
         "gpu": ["liger-kernel"],
         "s3": ["s3fs"],
         "gguf": ["gguf"],
+        "sdrrl": ["py3langid", "babel"],
         "sentence-transformers": ["sentence-transformers>=6"],
         "bench": ["liger-kernel", "cut-cross-entropy", "sacrebleu", "accelerate", "datasets"],
         "docs": ["mkdocs-material", "mkdocstrings[python]"],

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from mtllm_ds.command_line import Subcommands, natural_int, positive_int
-from mtllm_ds.commands.prepare.sides import add_sides, sides_of
+from mtllm_ds.commands.prepare.sides import add_sides, chat_template_of, sides_of
 from mtllm_ds.errors import UserError
 
 
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
     if options.split_share != 0.5 and not options.plain:
         raise UserError(f"--split-share={options.split_share}: has no effect without --plain; remove it")
     chat = ChatSettings(
-        plain=options.plain, template=_template(options.chat_template), system_prompt=options.system_prompt
+        plain=options.plain, template=chat_template_of(options.chat_template), system_prompt=options.system_prompt
     )
     settings = DialogueSettings(
         inputs=tuple(options.input),
@@ -80,14 +80,3 @@ def run(options: argparse.Namespace) -> None:
     with BuildDisplay() as display:
         manifest = build_dialogue_shards(settings, options.output.expanduser(), options.num_workers, display.report)
     print_summary(manifest)
-
-
-def _template(file: Path | None) -> str | None:
-    if file is None:
-        return None
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"--chat-template={file}: cannot be read ({error}); name a file with a Jinja template"
-        ) from error

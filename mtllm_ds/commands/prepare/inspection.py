@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from mtllm_ds.command_line import Subcommands, natural_int, positive_int
 
@@ -42,5 +43,9 @@ def run_stats(options: argparse.Namespace) -> None:
 def run_show(options: argparse.Namespace) -> None:
     from mtllm_ds.data.shards.manifest import Manifest
     from mtllm_ds.data.writing.display import print_samples
+    from mtllm_ds.transfer_sets.sdrrl.display import is_folder_of_dialogues, print_dialogues
 
+    if is_folder_of_dialogues(options.folder):
+        print_dialogues(Path(options.folder), options.block, options.samples)
+        return
     print_samples(Manifest.load(options.folder), options.block, options.samples)

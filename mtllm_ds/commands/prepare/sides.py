@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from mtllm_ds.command_line import positive_int
@@ -56,3 +57,15 @@ def sides_of(options: argparse.Namespace) -> dict[str, Any]:
         for side in ("encoder", "llm")
         if getattr(options, side) is not None
     }
+
+
+def chat_template_of(file: Path | None) -> str | None:
+    """The content of `--chat-template`, None for the tokenizer's own."""
+    if file is None:
+        return None
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"--chat-template={file}: cannot be read ({error}); name a file with a Jinja template"
+        ) from error

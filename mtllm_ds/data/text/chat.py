@@ -79,6 +79,21 @@ class DialogueTokenizer:
             response = response.removeprefix(" ")
         return [*self._text.tokenize([response])[0].ids, *([self.end_id] if ends else ())]
 
+    def user_header_ids(self) -> list[int]:
+        """What stands before the first words of a user, the system's turn included: a chat model goes on with what users ask.
+
+        Raises:
+            UserError: nothing stands there.
+        """
+        rendered = self._render(self._with_system([{"role": "user", "content": _MARK}]), tokenize=False)
+        header = rendered[: rendered.index(_MARK)] if _MARK in rendered else ""
+        if self.settings.plain or not header:
+            raise UserError(
+                f"the chat template of '{self._text.spec.name}' has nothing before a user's words, so that no instruction can be "
+                "sampled; give instructions, or another template by --chat-template"
+            )
+        return list(self._chat(header, add_special_tokens=False)["input_ids"])
+
     def spells_special(self, texts: Sequence[str]) -> bool:
         """Whether a template would take a part of some text for a special token."""
         return not self.settings.plain and any(self._specials.search(text) for text in texts)

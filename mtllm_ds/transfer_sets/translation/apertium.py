@@ -80,8 +80,8 @@ class Apertium:
         return "\n\n".join([".", *sentences]) + "\n"
 
     def split(self, output: str) -> list[str]:
-        """What it wrote, by sentence."""
-        return output.removesuffix("\n").split("\n\n")[1:]
+        """What it wrote, by sentence; where it drops a word it leaves two blanks."""
+        return [re.sub(" {2,}", " ", text) for text in output.removesuffix("\n").split("\n\n")[1:]]
 
 
 def _data(arguments: Sequence[str], program: Path) -> Path:

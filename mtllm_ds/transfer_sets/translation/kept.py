@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from mtllm_ds.transfer_sets.translation.sentences import split_sentences
+from mtllm_ds.transfer_sets.translation.sentences import cut_in_two, split_sentences
 
 _VERBATIM = re.compile(
     r"""
@@ -47,6 +47,19 @@ class Sentence(NamedTuple):
 
     marked: str
     kept: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The sentence as it is."""
+        parts = iter(self.kept)
+        return _MARK.sub(lambda _: next(parts), self.marked)
+
+    @property
+    def halves(self) -> tuple[Sentence, Sentence]:
+        """Cut in two, never inside a kept part; blanks at the cut are left out."""
+        first, second = cut_in_two(self.marked)
+        count = len(_MARK.findall(first))
+        return Sentence(first, self.kept[:count]), Sentence(second, self.kept[count:])
 
     @property
     def asked(self) -> str:
@@ -142,7 +155,7 @@ def _prose_pieces(text: str) -> tuple[list[Piece], str]:
             pieces.append(Piece(gap + before, Sentence(sentence, own)))
             gap = ""
         else:
-            gap += before + Sentence(sentence, own).around({})
+            gap += before + Sentence(sentence, own).text
     return pieces, gap + marked[len(marked.rstrip()) :]
 
 

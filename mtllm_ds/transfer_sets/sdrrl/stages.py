@@ -1,0 +1,116 @@
+"""A stage of the pipeline on disk: JSON lines that appear whole, and until then parts, so that a killed run loses a batch at most.
+
+FOLDER/NAME.jsonl     the stage's rows, once it is done
+FOLDER/NAME.json      what it was made with, and counts
+FOLDER/.NAME/         until then: `settings.json`, and lines of each process
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mtllm_ds import atomic
+from mtllm_ds.errors import UserError
+
+Row = dict[str, Any]
+"""Has an `id`, its own within the stage."""
+
+
+class Stage:
+    """One stage in a folder that all ranks share; `finish` is for one of them.
+
+    Args:
+        settings: everything that decides the rows, as plain JSON values
+
+    Raises:
+        UserError: the folder holds this stage, done or begun, made with other settings.
+    """
+
+    def __init__(self, folder: Path, name: str, settings: Mapping[str, Any]) -> None:
+        self.name = name
+        self.path = folder / f"{name}.jsonl"
+        self._summary = folder / f"{name}.json"
+        self._parts = folder / f".{name}"
+        self._settings = json.loads(json.dumps(settings))
+        begun = self._parts / "settings.json"
+        for place in (self._summary, begun):
+            if place.exists():
+                self._check(json.loads(place.read_text(encoding="utf-8"))["settings"])
+        if not self.is_done and not begun.exists():
+            atomic.write_json(begun, {"settings": self._settings})
+
+    @property
+    def is_done(self) -> bool:
+        return self.path.exists() and self._summary.exists()
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """Of a stage that is done, in order."""
+        return read_rows(self.path)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the rows, for the settings of the next stage."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        return json.loads(self._summary.read_text(encoding="utf-8"))["counts"]
+
+    def begun(self) -> dict[str, Row]:
+        """Rows that any process has written so far, by id; a line that a killed one left unfinished is skipped."""
+        found: dict[str, Row] = {}
+        for path in sorted(self._parts.glob("*.jsonl")):
+            for line in path.read_bytes().split(b"\n"):
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    continue
+                found[row["id"]] = row
+        return found
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Keep rows; on disk when this returns."""
+        # A line of its own first: the process whose number this one has may have been killed within a line.
+        text = "\n" + "".join(f"{_line(row)}\n" for row in rows)
+        with (self._parts / f"{socket.gethostname()}-{os.getpid()}.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def finish(self, rows: Sequence[Row], counts: Mapping[str, Any]) -> None:
+        """Write the rows in order, and clear the parts."""
+        atomic.write_text(self.path, "".join(f"{_line(row)}\n" for row in rows))
+        atomic.write_json(self._summary, {"settings": self._settings, "counts": dict(counts)})
+        shutil.rmtree(self._parts, ignore_errors=True)
+
+    def _check(self, made_with: Mapping[str, Any]) -> None:
+        for key in sorted({*made_with, *self._settings}):
+            if made_with.get(key) != self._settings.get(key):
+                raise UserError(
+                    f"--output={self.path.parent}: its {self.name} were made with another {key} "
+                    f"({_short(made_with.get(key))}, not {_short(self._settings.get(key))}); choose another folder, or remove "
+                    f"{self.path.name}, {self._summary.name} and .{self.name} from it"
+                )
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a stage that is done."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
