@@ -18,6 +18,11 @@ def any_says(flag: bool, device: torch.device) -> bool:
     return bool(_reduced(float(flag), dist.ReduceOp.MAX, device))
 
 
+def anywhere(flags: Sequence[bool], device: torch.device) -> list[bool]:
+    """Which of several flags are true on some rank, in one all-reduce."""
+    return [rank is not None for rank in lowest_ranks_where(flags, device)]
+
+
 def lowest_rank_where(flag: bool, device: torch.device) -> int | None:
     """The lowest rank on which `flag` is true, or None."""
     return lowest_ranks_where([flag], device)[0]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from mtllm_ds.config.objective import ObjectiveSettings, TeacherModel
+from mtllm_ds.config.objective import BankSettings, ObjectiveSettings, TeacherModel
 from mtllm_ds.config.section import Section, unread
 from mtllm_ds.config.sections import CommonSections
 from mtllm_ds.errors import UserError
@@ -15,7 +15,7 @@ from mtllm_ds.languages import check_language
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 _MASKING = ("mask_share", "mask_token_share", "random_token_share", "whole_words")
-_OF_TEACHERS = ("alpha", "temperature", "teachers_on_device", "shard_teachers")
+_OF_TEACHERS = ("alpha", "temperature", "teachers_on_device", "shard_teachers", "min_coverage")
 
 
 class MaskingPhase(Section):
@@ -91,7 +91,12 @@ class BalancedTeachers(ObjectiveSettings):
     """Most teachers in the device's memory; the others wait in the host's. Null keeps all there. Losses are the same; with two or
     more the next forward's teacher is fetched while this one runs."""
     shard_teachers: bool = False
-    """Every rank holds its share of each teacher's weights, gathered for the forwards that need it."""
+    """Every rank holds its share of each teacher's weights, gathered for the forwards that need it; teachers that are not on the
+    device then cost their share of memory there, and nothing is fetched ahead."""
+    min_coverage: float | None = Field(default=None, ge=0, le=1)
+    """Let teachers have vocabularies of their own: a map of pieces leads from the student's tokens to theirs, and what only one
+    side has counts as one bucket. Refused where a teacher has less than this share of its language's tokens. Null asks for one
+    vocabulary."""
     mask_share: Annotated[tuple[MaskingPhase, ...], BeforeValidator(_phases), AfterValidator(_whole_run)] = (
         MaskingPhase(steps=1.0, mask_share=0.15),
     )
@@ -110,12 +115,12 @@ class BalancedTeachers(ObjectiveSettings):
     figures: ClassVar = {"nll": "lower", "loss": "lower", "kl": "lower", "accuracy": "higher"}
 
     @property
-    def teacher_models(self) -> Mapping[str, TeacherModel]:
-        return self.teacher_of
-
-    @property
-    def most_teachers_on_device(self) -> int | None:
-        return self.teachers_on_device
+    def bank(self) -> BankSettings | None:
+        return (
+            BankSettings(self.teacher_of, self.teachers_on_device, self.shard_teachers, self.min_coverage)
+            if self.teacher_of
+            else None
+        )
 
     def mask_share_at(self, step_share: float) -> float:
         """The masking rate once that share of the run's steps is made."""

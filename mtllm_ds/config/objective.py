@@ -13,7 +13,7 @@ Of itself a class says:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 from mtllm_ds.config.section import Section
 from mtllm_ds.config.sections import CommonSections, ModelName
@@ -31,6 +31,19 @@ class TeacherModel(Section):
     revision: str | None = None
     """Commit or tag on the hub."""
     trust_remote_code: bool = False
+
+
+class BankSettings(NamedTuple):
+    """One teacher per language."""
+
+    models: Mapping[str, TeacherModel]
+    """By FLORES-200 code"""
+    on_device: int | None
+    """Most of them on the device; None: all"""
+    in_shares: bool
+    """Whether ranks hold them between them"""
+    min_coverage: float | None
+    """Share of a language's tokens that a teacher with another vocabulary must have; None: all have the student's vocabulary"""
 
 
 class ObjectiveSettings(Section):
@@ -69,13 +82,8 @@ class ObjectiveSettings(Section):
         return None
 
     @property
-    def teacher_models(self) -> Mapping[str, TeacherModel]:
-        """Models that teach a language each, by its code; checked before a run and loaded into a bank (`teachers/bank.py`)."""
-        return {}
-
-    @property
-    def most_teachers_on_device(self) -> int | None:
-        """Of `teacher_models`; None: all."""
+    def bank(self) -> BankSettings | None:
+        """Models that teach a language each (`teachers/bank.py`), where it has some."""
         return None
 
     @property

@@ -27,6 +27,7 @@ from mtllm_ds.models.readers import Reader
 from mtllm_ds.models.trained_head import load_trained_head
 from mtllm_ds.objectives.asked_tokens import AskedTokens, Draw, MaskedTokens, Masking, NextTokens
 from mtllm_ds.objectives.base import Objective, ObjectiveOutput, Parts, Sums, per_language, plain, zeros
+from mtllm_ds.objectives.mapped_kl import Mapped
 from mtllm_ds.objectives.taught_head import FIGURES, Group, Lesson, TaughtHead
 from mtllm_ds.teachers.bank import BankTeacher, TeacherBank
 
@@ -60,7 +61,7 @@ class BalancedTeachers(Objective):
         *,
         label_weight: float | None = None,
     ) -> None:
-        """`label_weight`: of the cross-entropy; 1 - alpha where None. Teachers tell the student's tokens, under its soft cap."""
+        """`label_weight`: of the cross-entropy; 1 - alpha where None."""
         super().__init__()
         self.student = student
         self.lm_head = head
@@ -97,9 +98,8 @@ class BalancedTeachers(Objective):
         states = self.student.padded_states(_showing(batch, asked.ids))
         rows = self.lm_head.prepared(states.flatten(0, 1)[asked.places - self.asks.back])
         wanted = batch.llm_ids.flatten()[asked.places]
-        groups = [Group(span, self._lesson(language, batch, asked, span)) for language, span in asked.spans]
-        if self._bank is not None:
-            self._bank.expect(batch.host.noted.get(_COMING, ()))
+        lessons = self._lessons(batch, asked)
+        groups = [Group(span, lessons.get(language)) for language, span in asked.spans]
         loss, losses, figures = self.taught(rows, wanted, asked.valid, groups, not self.training)
         return ObjectiveOutput(loss, self._sums(batch, asked, groups, losses, figures))
 
@@ -122,11 +122,22 @@ class BalancedTeachers(Objective):
             start = len(order)
         return Asked(shown, places[_to(order, places.device)], None, spans)
 
-    def _lesson(self, language: str, batch: Batch, asked: Asked, span: slice) -> Lesson | None:
-        """What the teacher of a language says of that language's tokens."""
-        if self._bank is None or asked.valid is not None:
-            return None
-        teacher = self._bank.teacher(language)
+    def _lessons(self, batch: Batch, asked: Asked) -> dict[str, Lesson]:
+        """What teachers say of the tokens of their languages."""
+        if self._bank is None:
+            return {}
+        spans = dict(asked.spans) if asked.valid is None else {}
+        lessons = {}
+        for language in self._bank.asked(spans):
+            teacher = self._bank.teacher(
+                language
+            )  # in shares by all ranks together, of languages that this one does not hold too
+            if language in spans:
+                lessons[language] = self._lesson(teacher, language, batch, asked, spans[language])
+        self._bank.expect(batch.host.noted.get(_COMING, ()))
+        return lessons
+
+    def _lesson(self, teacher: BankTeacher, language: str, batch: Batch, asked: Asked, span: slice) -> Lesson:
         own = [i for i, found in enumerate(batch.host.languages) if _code(batch, found) == language]
         width = max(batch.host.num_tokens["llm"][i] for i in own)
         rows = _to(own, asked.ids.device)
@@ -170,7 +181,7 @@ class BalancedTeachers(Objective):
         language too, where there are several: `nll/deu_Latn` against `teacher_nll/deu_Latn` says what its teacher knows."""
         of = {"loss": "count"}
         if plain(sums["told"].sum()):
-            of |= {"nll": "told", "right": "told"} | ({"kl": "told", "teacher_nll": "told"} if self._bank else {})
+            of |= {"nll": "told", "right": "told"} | ({"kl": "told", "teacher_nll": "taught"} if self._bank else {})
         spelled = {name: {"right": "accuracy"}.get(name, name) for name in of}
         figures = {spelled[name]: _mean(sums[name].sum(), sums[count].sum()) for name, count in of.items()}
         for index, language in enumerate(languages if len(languages) > 1 else ()):
@@ -211,8 +222,10 @@ def _asks(parts: Parts) -> AskedTokens:
 
 def _lesson_of(teacher: BankTeacher, states: torch.Tensor) -> Lesson:
     """Holds on to the weights on the device, though the teacher may give way to another before they are used."""
-    bias = teacher.head.bias
-    return Lesson(teacher.prepared(states), teacher.head.weight.detach(), None if bias is None else bias.detach())
+    head = teacher.head
+    mapped = Mapped(teacher.own, teacher.theirs, teacher.has_rest) if teacher.is_mapped else None
+    bias = None if head.bias is None else head.bias.detach()
+    return Lesson(teacher.prepared(states), head.weight.detach(), bias, head.softcap, mapped)
 
 
 def _languages(batch: Batch) -> Iterator[int]:

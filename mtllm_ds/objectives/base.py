@@ -45,7 +45,7 @@ class Parts:
     student: Reader
     teacher: Teacher | None
     bank: TeacherBank | None = None
-    """The teachers that `ObjectiveSettings.teacher_models` names, where it names some."""
+    """The teachers that `ObjectiveSettings.bank` names, where it names some."""
     num_languages: int
     """Languages of the training or of the validation set, whichever has more."""
     task: TaskEntry | None = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,9 @@ from torch import nn
 from torch.nn import functional
 
 from mtllm_ds.models.lm_head import OutputHead, capped
+from mtllm_ds.objectives.mapped_kl import Mapped, Options, bucket_kl, mapped_kl
 
+NO_TOKEN = -100
 _NO_TEACHER_WIDTH = 16
 """Of states that stand for a teacher's where there is none: next to no work, and aligned as kernels like it."""
 
@@ -33,6 +36,9 @@ class Lesson:
     """(V, D_t)"""
     bias: torch.Tensor | None
     """(V,)"""
+    softcap: float | None = None
+    mapped: Mapped | None = None
+    """How its vocabulary meets the student's; None where their logits are the same one by one"""
 
 
 class Group(NamedTuple):
@@ -50,10 +56,11 @@ class Told(NamedTuple):
     losses: list[torch.Tensor]
     """Each group's part of it, detached"""
     figures: torch.Tensor | None
-    """(N, 4) float64 of `FIGURES`; 0 for what there is no teacher for"""
+    """(N, 5) float64 of `FIGURES`; 0 for what there is no teacher for"""
 
 
-FIGURES = ("nll", "right", "kl", "teacher_nll")
+FIGURES = ("nll", "right", "kl", "teacher_nll", "taught")
+"""`taught`: 1 where the teacher has the token, so that its `teacher_nll` counts"""
 
 
 class TaughtHead(nn.Module):
@@ -99,6 +106,10 @@ class TaughtHead(nn.Module):
         label_weight = self.label_weight if lesson is not None else 1.0
         if lesson is None:
             lesson = _no_lesson(own, self.weight)
+        if lesson.mapped is not None:
+            return mapped_kl(
+                own, self.weight, self.bias, partial(self._taught, lesson), wanted[rows], lesson.mapped, self._options
+            )
         return fused_linear_kl(
             own,
             self.weight,
@@ -125,21 +136,46 @@ class TaughtHead(nn.Module):
     def _figures_of(self, states: torch.Tensor, wanted: torch.Tensor, group: Group) -> Iterator[list[torch.Tensor]]:
         for start in range(group.rows.start, group.rows.stop, step := max(1, self.chunk_elements // len(self.weight))):
             rows = slice(start, min(start + step, group.rows.stop))
-            logits = self._logits(states[rows], self.weight, self.bias)
+            logits = _logits(states[rows], self.weight, self.bias, self.softcap)
             nll = functional.cross_entropy(logits, wanted[rows], reduction="none")
             right = (logits.argmax(-1) == wanted[rows]).to(nll.dtype)
-            kl = teacher_nll = torch.zeros_like(nll)
+            kl = teacher_nll = taught = torch.zeros_like(nll)
             if group.lesson is not None:
-                lesson, inside = group.lesson, slice(start - group.rows.start, rows.stop - group.rows.start)
-                taught = self._logits(lesson.states[inside], lesson.weight, lesson.bias)
-                teacher_nll = functional.cross_entropy(taught, wanted[rows], reduction="none")
-                log_p, log_q = ((side / self.temperature).log_softmax(-1) for side in (logits, taught))
-                kl = functional.kl_div(log_p, log_q, reduction="none", log_target=True).sum(-1)
-            yield [value.double() for value in (nll, right, kl, teacher_nll)]
+                inside = slice(start - group.rows.start, rows.stop - group.rows.start)
+                kl, teacher_nll, taught = self._lesson_figures(logits, wanted[rows], group.lesson, inside)
+            yield [value.double() for value in (nll, right, kl, teacher_nll, taught)]
 
-    def _logits(self, states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        logits = functional.linear(states, weight, bias)
-        return capped(logits if logits.dtype == torch.float64 else logits.float(), self.softcap)
+    def _lesson_figures(
+        self, logits: torch.Tensor, wanted: torch.Tensor, lesson: Lesson, rows: slice
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(n,) divergence, the teacher's own loss, and whether it has the token at all."""
+        said = self._taught(lesson, rows)
+        if lesson.mapped is None:
+            log_p, log_q = ((side / self.temperature).log_softmax(-1) for side in (logits, said))
+            kl = functional.kl_div(log_p, log_q, reduction="none", log_target=True).sum(-1)
+            nll = functional.cross_entropy(said, wanted, reduction="none")
+            return kl, nll, torch.ones_like(nll)
+        kl = bucket_kl(logits, said, lesson.mapped, self.temperature)
+        tells = torch.full((logits.shape[1],), NO_TOKEN, device=wanted.device)
+        asked = tells.scatter(0, lesson.mapped.own, lesson.mapped.theirs)[wanted]
+        nll = functional.cross_entropy(said, asked, reduction="none", ignore_index=NO_TOKEN)
+        return kl, nll, (asked != NO_TOKEN).to(nll.dtype)
+
+    @staticmethod
+    def _taught(lesson: Lesson, rows: slice) -> torch.Tensor:
+        """The teacher's logits of some of its rows."""
+        return _logits(lesson.states[rows], lesson.weight, lesson.bias, lesson.softcap)
+
+    @property
+    def _options(self) -> Options:
+        return Options(self.temperature, self.label_weight, self.softcap, self.chunk_elements)
+
+
+def _logits(
+    states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, softcap: float | None
+) -> torch.Tensor:
+    logits = functional.linear(states, weight, bias)
+    return capped(logits if logits.dtype == torch.float64 else logits.float(), softcap)
 
 
 def _no_lesson(states: torch.Tensor, weight: torch.Tensor) -> Lesson:

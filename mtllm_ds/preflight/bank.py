@@ -3,87 +3,111 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from mtllm_ds.config.names import lasting_name
+from mtllm_ds.config.objective import BankSettings
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.config.sections import LLMSettings
+from mtllm_ds.data.columns import LLM_IDS
 from mtllm_ds.data.shards.manifest import Manifest
-from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
-from mtllm_ds.data.text.vocabulary import vocabulary_of
+from mtllm_ds.data.shards.tar_shards import read_block
+from mtllm_ds.data.text.token_map import TokenMap
 from mtllm_ds.errors import UserError
-from mtllm_ds.models.head_probe import probe_head
-from mtllm_ds.models.loading import base_fingerprint, llm_config
+from mtllm_ds.models.loading import base_fingerprint
 from mtllm_ds.preflight.start import Bases
 from mtllm_ds.teachers.bank import teacher_llm
+from mtllm_ds.teachers.outputs import Outputs, outputs_of
+
+_BLOCKS_READ = 8
+"""Of each language, to see how much of its text a teacher's vocabulary has."""
 
 
-def check_bank(settings: Settings, manifests: Sequence[Manifest], student: TextTokenizer | None) -> Bases:
-    """Name, revision and fingerprint of each teacher, by `teacher_of.CODE`; nothing without teachers.
+@dataclass(frozen=True)
+class CheckedBank:
+    """Teachers that fit."""
+
+    bases: Bases = field(default_factory=dict)
+    """Name, revision and fingerprint by `teacher_of.CODE`"""
+    lines: tuple[str, ...] = ()
+    """A line for each: who it is, and how its vocabulary meets the student's"""
+
+
+def check_bank(settings: Settings, manifests: Sequence[Manifest]) -> CheckedBank:
+    """The run's teachers, none where its objective has none.
 
     Raises:
-        UserError: a language without teacher or samples, or a teacher with another vocabulary or another kind of head.
+        UserError: a language without teacher or samples, or a teacher whose vocabulary the student's does not meet.
     """
-    teachers = settings.objective.teacher_models
-    if not teachers:
-        return {}
-    assert student is not None
-    _check_languages(settings, manifests)
-    own = _Outputs(settings.model.given_llm, student)
-    found: Bases = {}
-    for language, model in teachers.items():
-        llm = teacher_llm(model, settings.model.given_llm)
-        where = f"objective.teacher_of.{language}"
-        if (Path(llm.name) / "checkpoints").is_dir():
-            raise UserError(
-                f"{where}={llm.name}: it is a run; name the folder that `mtllm-ds export {llm.name} FOLDER` writes"
-            )
-        try:
-            spec = TokenizerSpec(
-                name=llm.name, revision=llm.revision, side="llm", trust_remote_code=llm.trust_remote_code
-            )
-            theirs, fingerprint = _Outputs(llm, load_text_tokenizer(spec)), base_fingerprint(llm)
-        except UserError as error:
-            raise UserError(f"{where}: {str(error).replace('model.llm', where)}") from error
-        if mistake := own.differs_from(theirs):
-            raise UserError(f"{where}={llm.name}: {mistake}")
-        found[f"teacher_of.{language}"] = {
+    bank = settings.objective.bank
+    if bank is None:
+        return CheckedBank()
+    _check_languages(settings, bank, manifests)
+    student, checked = outputs_of(settings.model.given_llm), CheckedBank()
+    lines = []
+    for language, model in bank.models.items():
+        where, llm = f"objective.teacher_of.{language}", teacher_llm(model, settings.model.given_llm)
+        teacher, fingerprint = _found(where, llm)
+        checked.bases[f"teacher_of.{language}"] = {
             "name": lasting_name(llm.name), "revision": llm.revision, "fingerprint": fingerprint,
         }  # fmt: skip
-    return found
+        met = _met(f"{where}={llm.name}", student, teacher, bank, manifests[0], language)
+        lines.append(f"teacher of {language}: {llm.name}, {fingerprint}{met}")
+    return CheckedBank(checked.bases, tuple(lines))
 
 
-class _Outputs:
-    """What a model tells apart, and how its head makes logits of it."""
-
-    def __init__(self, llm: LLMSettings, tokenizer: TextTokenizer) -> None:
-        config = llm_config(llm)
-        self.vocabulary = vocabulary_of(tokenizer).hash
-        self.size = int(config.get_text_config().vocab_size)
-        self.softcap = probe_head(llm, config).softcap
-
-    def differs_from(self, teacher: _Outputs) -> str | None:
-        """Why a student with these outputs cannot be taught by such a teacher."""
-        if teacher.vocabulary != self.vocabulary:
-            return "its vocabulary is not the student's; take a teacher that was trained with the same tokenizer"
-        if teacher.size != self.size:
-            return f"it tells {teacher.size} tokens apart, the student {self.size}; set model.llm.config.vocab_size={teacher.size}"
-        if teacher.softcap != self.softcap:
-            return f"its logits have a soft cap of {teacher.softcap}, the student's of {self.softcap}; take another"
-        return None
+def _found(where: str, llm: LLMSettings) -> tuple[Outputs, str]:
+    if (Path(llm.name) / "checkpoints").is_dir():
+        raise UserError(
+            f"{where}={llm.name}: it is a run; name the folder that `mtllm-ds export {llm.name} FOLDER` writes"
+        )
+    try:
+        return outputs_of(llm), base_fingerprint(llm)
+    except UserError as error:
+        raise UserError(f"{where}: {str(error).replace('model.llm', where)}") from error
 
 
-def _check_languages(settings: Settings, manifests: Sequence[Manifest]) -> None:
-    teachers = settings.objective.teacher_models
-    for name, manifest in zip(("data.train", "data.validation"), manifests, strict=False):
-        place = manifest.storage.root
+def _met(where: str, student: Outputs, teacher: Outputs, bank: BankSettings, train: Manifest, language: str) -> str:
+    if teacher.vocabulary == student.vocabulary:
+        return ""
+    if bank.min_coverage is None:
+        raise UserError(
+            f"{where}: its vocabulary is not the student's; take a teacher that was trained with the same tokenizer, or set "
+            "objective.min_coverage, such as 0.8, to learn through the pieces that both have"
+        )
+    tokens = student.meet(teacher)
+    assert tokens is not None
+    covered = _coverage(tokens, train, language)
+    if covered < bank.min_coverage:
+        raise UserError(
+            f"{where}: its vocabulary has {covered:.1%} of the tokens of {language}, less than objective.min_coverage="
+            f"{bank.min_coverage}; take a teacher with a tokenizer like the student's, or lower it"
+        )
+    return f"; it has {covered:.1%} of the text's tokens, {tokens.num_matched:,} of {student.size:,} pieces"
+
+
+def _coverage(tokens: TokenMap, manifest: Manifest, language: str) -> float:
+    """Share of a language's tokens that the map has, by some of its blocks, spread evenly."""
+    blocks = np.flatnonzero(manifest.index.language == manifest.languages.index(language))
+    chosen = blocks[np.linspace(0, len(blocks) - 1, min(len(blocks), _BLOCKS_READ)).astype(np.int64)]
+    rows: list[Any] = [read_block(manifest, int(block))[LLM_IDS] for block in chosen]
+    return tokens.coverage(np.concatenate([ragged.values for ragged in rows]).astype(np.int64))
+
+
+def _check_languages(settings: Settings, bank: BankSettings, manifests: Sequence[Manifest]) -> None:
+    places = (("data.train", settings.data.train), ("data.validation", settings.data.validation))
+    for (name, place), manifest in zip(places, manifests, strict=False):
         counts = dict(zip(manifest.languages, manifest.samples_of_language.tolist(), strict=True))
-        if missing := [code for code in manifest.languages if code not in teachers]:
+        if missing := [code for code in manifest.languages if code not in bank.models]:
             raise UserError(
                 f"objective.teacher_of: no teacher for {', '.join(missing)}, which {name}={place} holds; name one, or leave "
                 "its text out"
             )
-        empty = [code for code in teachers if not counts.get(code)]
+        empty = [code for code in bank.models if not counts.get(code)]
         if name == "data.train" and empty:
             raise UserError(
                 f"objective.teacher_of.{empty[0]}: {name}={place} holds no sample of {', '.join(empty)}; add text, or leave the "

@@ -68,6 +68,8 @@ class RunPlan:
     """Where the run goes on; None starts it."""
     shares: list[str] = field(default_factory=list)
     """How data sets and languages are mixed, in lines to print."""
+    teachers: tuple[str, ...] = ()
+    """A line for each teacher of a language."""
     warnings: list[str] = field(default_factory=list)
     """What is allowed but seldom meant, one line each."""
 
@@ -110,7 +112,8 @@ def check_run(
         check_centring(settings, tokenizers["encoder"])
     for manifest in manifests:
         _check_data(manifest, tokenizers, read_all_shards)
-    bases = {**_bases(settings, tokenizers), **check_bank(settings, manifests, tokenizers.get("llm"))}
+    bank = check_bank(settings, manifests)
+    bases = {**_bases(settings, tokenizers), **bank.bases}
     is_gone = resumed is not None and is_missing(settings.objective.teacher_run)
     teacher = None if is_gone else read_teacher(settings, bases)
     known_task = teacher.task if teacher is not None else task_entry(resumed.task) if resumed is not None else None
@@ -132,6 +135,7 @@ def check_run(
         teacher=teacher,
         task=task,
         llm_probe=llm_probe,
+        teachers=bank.lines,
         resumed=resumed,
         shares=share_lines(order, manifests[0], settings),
         warnings=[
@@ -159,10 +163,7 @@ def describe_plan(plan: RunPlan) -> str:
             f"{plan.bases[side]['fingerprint'] or 'weights not needed'}"
             for side, tokenizer in plan.tokenizers.items()
         ),
-        *(
-            f"teacher     of {name}: {plan.bases[f'teacher_of.{name}']['name']}, {plan.bases[f'teacher_of.{name}']['fingerprint']}"
-            for name in settings.objective.teacher_models
-        ),
+        *plan.teachers,
         *([f"LLM probe   {plan.llm_probe}"] if plan.llm_probe else []),
         *_batch_lines(plan),
         *([f"resumes     after step {plan.resumed.step:,}"] if plan.resumed else []),

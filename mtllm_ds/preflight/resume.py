@@ -98,7 +98,8 @@ def require_same_run(settings: Settings, bases: dict[str, dict[str, str | None]]
             f"--resume: run.max_steps={settings.run.max_steps}, but the run has made {state.step} steps; raise it, or leave "
             "--resume out and choose another run.output_dir"
         )
-    taught_by = {f"teacher_of.{language}" for language in settings.objective.teacher_models}
+    bank = settings.objective.bank
+    taught_by = {f"teacher_of.{language}" for language in (bank.models if bank is not None else ())}
     for base_name, base in bases.items():
         if base_name not in {*settings.model.sides, *taught_by}:
             continue

@@ -2,39 +2,60 @@
 
 A bank's teachers are no part of the module that the engine wraps: under ZeRO-3 ranks that hold different languages would gather
 different weights, and wait for each other for ever. Each rank keeps its teachers whole, those that it does not need in the host's
-memory.
+memory; or ranks hold shares of them, and agree in each forward whom to gather.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
+import numpy as np
 import torch
 from torch import nn
 
+from mtllm_ds.cluster.agree import anywhere
 from mtllm_ds.config.objective import TeacherModel
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.config.sections import LLMSettings
+from mtllm_ds.data.text.token_map import TokenMap
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import dtype_of
 from mtllm_ds.models.lm_head import OutputHead, load_output_head
 from mtllm_ds.models.loading import choose_attention, load_llm
 from mtllm_ds.models.readers import LLMReader
+from mtllm_ds.teachers.outputs import outputs_of
+from mtllm_ds.teachers.storage import InShares, OnHost
 
 
 class BankTeacher(nn.Module):
-    """A frozen language model: body and head."""
+    """A frozen language model: body, head and, where its logits are not the student's one by one, the map to it."""
 
-    def __init__(self, reader: LLMReader, head: OutputHead) -> None:
+    reads: torch.Tensor
+    """(V,) int64 what it reads in place of each of the student's ids; there with a map only, as are the next two"""
+    own: torch.Tensor
+    """(A,) int64 the student's ids of the tokens that both have"""
+    theirs: torch.Tensor
+    """(A,) int64 its own ids of those"""
+
+    def __init__(
+        self, reader: LLMReader, head: OutputHead, tokens: TokenMap | None = None, num_logits: int = 0
+    ) -> None:
+        """`num_logits`: of the student, whose ids `tokens` maps."""
         super().__init__()
         self.reader, self.head = reader, head
+        self.is_mapped = tokens is not None
+        if tokens is not None:
+            own = np.flatnonzero(tokens.tells >= 0)
+            self.has_rest = len(own) < num_logits
+            for name, table in (("reads", tokens.reads), ("own", own), ("theirs", tokens.tells[own])):
+                self.register_buffer(name, torch.from_numpy(table), persistent=False)
         self.eval().requires_grad_(False)
 
     @torch.no_grad()
     def states(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Final states: (B, S) int64 ids and mask -> (B, S, D)."""
-        return self.reader.states(ids, mask)
+        """Final states for the student's ids: (B, S) int64 ids and mask -> (B, S, D)."""
+        return self.reader.states(self.reads[ids] if self.is_mapped else ids, mask)
 
     @torch.no_grad()
     def prepared(self, states: torch.Tensor) -> torch.Tensor:
@@ -45,104 +66,82 @@ class BankTeacher(nn.Module):
 class TeacherBank:
     """Teachers by language code; the least recently used one gives way on the device."""
 
-    def __init__(self, teachers: Mapping[str, BankTeacher], device: torch.device, on_device: int | None = None) -> None:
-        """`on_device`: most teachers on the device; None: all."""
-        self._teachers = {language: _Movable(teacher, device) for language, teacher in teachers.items()}
+    def __init__(
+        self, teachers: Mapping[str, BankTeacher], device: torch.device, on_device: int | None = None, *, in_shares: bool = False
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            on_device: most teachers whole on the device; None: all
+            in_shares: ranks hold each teacher between them
+        """
+        self._teachers = dict(teachers)
+        store = InShares if in_shares else OnHost
+        self._stored = {language: store(teacher, device) for language, teacher in teachers.items()}
+        self._in_shares, self._device = in_shares, device
         self._most = on_device or len(teachers)
         self._resident: OrderedDict[str, None] = OrderedDict()
-
-    @property
-    def languages(self) -> tuple[str, ...]:
-        return tuple(self._teachers)
 
     @property
     def resident(self) -> tuple[str, ...]:
         """Languages whose teachers are on the device, the least recently used first."""
         return tuple(self._resident)
 
+    def asked(self, languages: Collection[str]) -> list[str]:
+        """Whose teachers a forward must ask, in order: those of its own languages and, where teachers are in shares, of all ranks'.
+
+        Once per forward. In shares the host waits for an all-reduce.
+        """
+        if not self._in_shares:
+            return list(languages)
+        wanted = anywhere([language in languages for language in self._teachers], self._device)
+        return [language for language, is_wanted in zip(self._teachers, wanted, strict=True) if is_wanted]
+
     def teacher(self, language: str) -> BankTeacher:
         """The teacher of a language, on the device from now on until others take its place."""
         self._bring(language)
-        self._teachers[language].wait()
-        return self._teachers[language].teacher
+        self._stored[language].wait()
+        return self._teachers[language]
 
     def expect(self, languages: Iterable[str]) -> None:
-        """Begin to fetch teachers that will soon be asked, as many as have room beside the one asked last."""
-        for language in list(dict.fromkeys(languages))[: self._most - 1]:
-            self._bring(language, keep=next(reversed(self._resident), None))
+        """Begin to fetch teachers that will soon be asked, as many as have room beside the one asked last; none from shares, as
+        other ranks do not know of them."""
+        if not self._in_shares:
+            for language in list(dict.fromkeys(languages))[: self._most - 1]:
+                self._bring(language)
 
-    def _bring(self, language: str, keep: str | None = None) -> None:
-        if language not in self._resident and len(self._resident) == self._most:
-            leaving = next(other for other in self._resident if other != keep)
-            del self._resident[leaving]
-            self._teachers[leaving].to_host()
+    def _bring(self, language: str) -> None:
         if language not in self._resident:
-            self._teachers[language].to_device()
+            if len(self._resident) == self._most:
+                self._stored[self._resident.popitem(last=False)[0]].release()
+            self._stored[language].bring()
         self._resident[language] = None
         self._resident.move_to_end(language)
 
 
-class _Movable:
-    """A teacher whose weights stay in the host's memory and have a copy on the device while it is there."""
-
-    def __init__(self, teacher: BankTeacher, device: torch.device) -> None:
-        self.teacher = teacher
-        self._device = device
-        self._moves = device.type != "cpu"
-        self._copied: torch.cuda.Event | None = None
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        tensors = [*teacher.parameters(), *teacher.buffers()]
-        if device.type == "cuda":
-            for tensor in tensors:
-                tensor.data = tensor.data.pin_memory()
-        self._on_host = [(tensor, tensor.data) for tensor in tensors]
-
-    def to_device(self) -> None:
-        """Begin to copy."""
-        if not self._moves:
-            return
-        # The memory is the compute stream's, which alone will use and free it; the copy waits for what used it before.
-        places = [torch.empty_like(home, device=self._device) for _, home in self._on_host]
-        if self._stream is None:
-            self._fill(places)
-            return
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self._stream):
-            self._fill(places)
-            self._copied = self._stream.record_event()
-
-    def _fill(self, places: list[torch.Tensor]) -> None:
-        for (tensor, home), place in zip(self._on_host, places, strict=True):
-            place.copy_(home, non_blocking=True)
-            tensor.data = place
-
-    def wait(self) -> None:
-        """What the device does from here on has the copy."""
-        if self._copied is not None:
-            torch.cuda.current_stream(self._device).wait_event(self._copied)
-
-    def to_host(self) -> None:
-        """Free the copy."""
-        if not self._moves:
-            return
-        self.wait()
-        for tensor, home in self._on_host:
-            tensor.data = home
-
-
-def load_bank(settings: Settings, device: torch.device) -> TeacherBank:
-    """The teachers of a run, which look the way its student does.
+def load_bank(settings: Settings, device: torch.device) -> TeacherBank | None:
+    """The teachers of a run, which look the way its student does; None where it has none.
 
     Raises:
         UserError: one cannot be loaded, naming its language.
     """
-    objective, student, dtype = settings.objective, settings.model.given_llm, dtype_of(settings)
-    attention = choose_attention(settings.model.attention, device, dtype)
-    teachers = {
-        language: _load(language, model, student, attention, dtype)
-        for language, model in objective.teacher_models.items()
-    }
-    return TeacherBank(teachers, device, objective.most_teachers_on_device)
+    bank, llm, dtype = settings.objective.bank, settings.model.given.get("llm"), dtype_of(settings)
+    if bank is None:
+        return None
+    assert isinstance(llm, LLMSettings)
+    attention, student = choose_attention(settings.model.attention, device, dtype), outputs_of(llm)
+
+    def load(language: str, model: TeacherModel) -> BankTeacher:
+        own = teacher_llm(model, llm)
+        try:
+            reader = LLMReader(load_llm(own, attention, dtype))
+            return BankTeacher(
+                reader, load_output_head(own, reader, dtype), student.meet(outputs_of(own)), student.size
+            )
+        except UserError as error:
+            raise UserError(str(error).replace("model.llm", f"objective.teacher_of.{language}")) from error
+
+    teachers = {language: load(language, model) for language, model in bank.models.items()}
+    return TeacherBank(teachers, device, bank.on_device, in_shares=bank.in_shares)
 
 
 def teacher_llm(model: TeacherModel, student: LLMSettings) -> LLMSettings:
@@ -154,12 +153,3 @@ def teacher_llm(model: TeacherModel, student: LLMSettings) -> LLMSettings:
         bidirectional=student.bidirectional,
         max_length=student.max_length,
     )
-
-
-def _load(language: str, model: TeacherModel, student: LLMSettings, attention: str, dtype: torch.dtype) -> BankTeacher:
-    llm = teacher_llm(model, student)
-    try:
-        reader = LLMReader(load_llm(llm, attention, dtype))
-        return BankTeacher(reader, load_output_head(llm, reader, dtype))
-    except UserError as error:
-        raise UserError(str(error).replace("model.llm", f"objective.teacher_of.{language}")) from error

@@ -142,7 +142,7 @@ def _objective(
         settings=plan.settings,
         student=reader,
         teacher=_teacher(plan, reader),
-        bank=load_bank(plan.settings, device) if plan.settings.objective.teacher_models else None,
+        bank=load_bank(plan.settings, device),
         num_languages=max(len(m.languages) for m in (plan.train, plan.validation) if m is not None),
         task=plan.task,
         head=kept_head(kept or {}) or plan.teacher_head,
@@ -224,6 +224,8 @@ def _say(console: Console, plan: RunPlan, reader: Reader, objective: Objective, 
     settings = plan.settings
     for line in plan.warnings:
         console.print(f"warning: {line}", highlight=False, markup=False, soft_wrap=True)
+    for line in plan.teachers:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     trainable = sum(full_numel(p) for p in objective.parameters() if p.requires_grad)
     frozen = sum(full_numel(p) for p in objective.parameters() if not p.requires_grad)
     bidirectional = settings.model.reader == "encoder" or settings.model.given_llm.bidirectional

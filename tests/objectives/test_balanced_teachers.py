@@ -175,13 +175,13 @@ def test_what_nobody_is_asked_for_and_other_teachers_may_hold_nan(folder):
     data = batch(languages=(0, 0, 1))
     truth = objective_of(folder, bank_of(folder))(data).loss_sum
     bank = bank_of(folder)
-    for parameter in bank._teachers["khm_Khmr"].teacher.parameters():
+    for parameter in bank.teacher("khm_Khmr").parameters():
         parameter.data.fill_(float("nan"))
     objective = objective_of(folder, bank)
     _, masked = objective.asks.shown(data, objective._draw())
     _spoil(objective.student, masked)
     for code, rows in (("deu_Latn", [0, 1]), ("fra_Latn", [2])):
-        _spoil(bank._teachers[code].teacher.reader, masked[rows])
+        _spoil(bank.teacher(code).reader, masked[rows])
     output = objective(data)
     output.loss_sum.backward()
     assert output.loss_sum.item() == truth.item()

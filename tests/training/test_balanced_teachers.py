@@ -1,6 +1,7 @@
 """Balanced teachers through the loop: ranks, resumes, where teachers lie, and every setting that does not fit, in one line."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -48,7 +49,8 @@ def same_rows(one, other):
 
 def test_one_and_two_ranks_agree_with_one_teacher_on_the_device_and_under_zero_3(recipe, alone):
     same_rows(alone, run_on(2, recipe, "two", objective__teachers_on_device=1))
-    same_rows(alone, run_on(2, recipe, "partitioned", training__deepspeed=PARTITIONED))
+    shared = {"objective__shard_teachers": "true", "objective__teachers_on_device": 1}
+    same_rows(alone, run_on(2, recipe, "partitioned", training__deepspeed=PARTITIONED, **shared))
 
 
 def test_a_resumed_run_masks_as_one_that_was_not_stopped(recipe, alone):
@@ -127,11 +129,31 @@ def test_a_teacher_with_another_vocabulary(recipe, tmp_path):
     message = refused(recipe, objective__teacher_of__deu_Latn=other)
     assert "objective.teacher_of.deu_Latn=" in message
     assert "its vocabulary is not the student's" in message
+
+
+def test_a_teacher_with_a_longer_table_of_the_same_vocabulary(recipe, tmp_path):
     larger = save_masked_lm(tmp_path / "larger", tokenizer=recipe.parent / "tokenizer")
     model = AutoModelForMaskedLM.from_pretrained(larger)
-    model.resize_token_embeddings(408)
+    model.resize_token_embeddings(136)
     model.save_pretrained(larger)
-    assert "it tells 408 tokens apart, the student " in refused(recipe, objective__teacher_of__deu_Latn=larger)
+    settings = run_on(1, recipe, "larger", objective__teacher_of__deu_Latn=larger, run__max_steps=2)
+    assert losses_of(settings)
+
+
+def test_a_teacher_whose_vocabulary_is_mapped(recipe, tmp_path):
+    other = save_masked_lm(tmp_path / "other", tokenizer=save_bert_tokenizer(tmp_path / "tokenizer"))
+    chosen = {"objective__teacher_of__deu_Latn": other}
+    message = refused(recipe, objective__min_coverage=0.99, **chosen)
+    assert "of the tokens of deu_Latn, less than objective.min_coverage=0.99" in message
+    settings = run_on(1, recipe, "mapped", objective__min_coverage=0.2, **chosen)
+    assert all(row["eval_teacher_nll/deu_Latn"] > 0 for row in rows_of(settings) if "eval_nll" in row)
+    (line,) = [line for line in check_run(settings, 1).teachers if "deu_Latn" in line and "has" in line]
+    assert re.search(r"it has \d+\.\d% of the text's tokens, \d+ of 131 pieces", line)
+
+
+def test_a_run_is_no_teacher_until_it_is_exported(recipe, alone):
+    message = refused(recipe, objective__teacher_of__deu_Latn=alone.run.output_dir)
+    assert "it is a run; name the folder that `mtllm-ds export" in message
 
 
 def test_a_teacher_that_is_not_there(recipe, tmp_path):
@@ -156,5 +178,5 @@ def test_architectures_that_cannot_be(recipe, config, words):
 def test_the_plan_names_teachers(recipe):
     plan = check_run(settings_of(recipe, run__output_dir=recipe.parent / "planned"), 1)
     text = describe_plan(plan)
-    assert f"teacher     of deu_Latn: {recipe.parent / 'teacher_deu_Latn'}, sha256:" in text
+    assert f"teacher of deu_Latn: {recipe.parent / 'teacher_deu_Latn'}, sha256:" in text
     assert json.dumps(plan.bases)
