@@ -1,6 +1,7 @@
-"""`mtllm-ds prepare`: `tokenizer` trains one on text; `shards` turns raw text into a data set for training, `task` the labelled
-items of a task, `dialogues` prompts and responses, which `sdrrl` makes of a chat model's own answers; `merge` makes one of what
-several machines prepared; `teacher-targets` adds what a teacher makes of each sample; `verify`, `stats` and `show` look at one.
+"""`mtllm-ds prepare`: `tokenizer` trains one on text, `premiums` measures bytes; `shards` turns raw text into a data set for
+training, `task` the labelled items of a task, `dialogues` prompts and responses, which `sdrrl` makes of a chat model's own answers;
+`merge` makes one of what several machines prepared; `teacher-targets` adds what a teacher makes of each sample; `verify`, `stats`
+and `show` look at one.
 
 mtllm-ds prepare tokenizer --input deu_Latn=FILE khm_Khmr=FILE --vocab-size 32000 --output DIR
 mtllm-ds prepare shards --input FILE --language eng_Latn --encoder PATH --llm PATH --output DIR
@@ -19,6 +20,7 @@ from mtllm_ds.command_line import Parser, run_subcommand
 from mtllm_ds.commands.prepare.dialogues import add_dialogues
 from mtllm_ds.commands.prepare.inspection import add_inspections
 from mtllm_ds.commands.prepare.merge import add_merge
+from mtllm_ds.commands.prepare.premiums import add_premiums
 from mtllm_ds.commands.prepare.sdrrl import add_sdrrl
 from mtllm_ds.commands.prepare.shards import add_shards
 from mtllm_ds.commands.prepare.task import add_task
@@ -30,6 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run one of the subcommands."""
     parser = Parser(prog="mtllm-ds prepare", description="Prepare data for training.")
     commands = (
-        add_tokenizer, add_shards, add_task, add_dialogues, add_sdrrl, add_merge, add_teacher_targets, add_inspections,
+        add_tokenizer, add_premiums, add_shards, add_task, add_dialogues, add_sdrrl, add_merge, add_teacher_targets,
+        add_inspections,
     )  # fmt: skip
     return run_subcommand(parser, commands, arguments)
