@@ -117,7 +117,7 @@ class Steps:
     def _call(self, step: Step, command: Command, log) -> None:
         with self._lock:
             if self._stopping:
-                raise UserError(f"{step.name}: stopped, start again to go on")
+                raise UserError(f"{step.name}: stopped; start again to go on")
             process = subprocess.Popen(
                 command,
                 stdout=log,
@@ -149,7 +149,7 @@ def chosen_steps(steps: Sequence[Step], names: Sequence[str]) -> list[Step]:
     for name in names:
         found = {step.name for step in steps if step.name == name or step.name.startswith(f"{name}/")}
         if not found:
-            raise UserError(f"--only {name}: no step of that name, see --dry-run")
+            raise UserError(f"--only {name}: no step of that name; see --dry-run")
         wanted |= found
     for step in reversed(steps):  # what a step needs stands before it
         if step.name in wanted:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-PRODUCT = Path(__file__).parents[1] / "mtllm_ds"
+REPOSITORY = Path(__file__).parents[1]
+PRODUCT = REPOSITORY / "mtllm_ds"
 PLACE = "\0"
 """Stands for what is filled in; what a message begins or ends with may hold the key, or what is wrong and how to mend it."""
-FORM = re.compile(rf"(?:[^;]*?\S: |{PLACE}).+; .+|[^;]*?\S: {PLACE}", re.DOTALL)
+FORM = re.compile(rf"(?:[^;]*?\S: .+|{PLACE}.*); .+|[^;]*?\S: {PLACE}", re.DOTALL)
 TOLD = {"UserError": 0, "BadLineError": 2}
 """Errors, and which of their arguments is the message (of a bad line without its place)."""
 
@@ -38,11 +39,14 @@ def messages(path):
             yield node.lineno, text
 
 
-@pytest.mark.parametrize("floor", sorted({path.relative_to(PRODUCT).parts[0] for path in PRODUCT.rglob("*.py")}))
+PLACES = [*sorted({path.relative_to(REPOSITORY).parts[1] for path in PRODUCT.rglob("*.py")}), "../benchmarks"]
+
+
+@pytest.mark.parametrize("floor", PLACES)
 def test_messages_say_what_is_meant_what_is_wrong_and_how_to_mend(floor):
-    place = PRODUCT / floor
+    place = (PRODUCT / floor).resolve()
     odd = [
-        f"{path.relative_to(PRODUCT)}:{line}: {text.replace(PLACE, '...')}"
+        f"{path.relative_to(REPOSITORY)}:{line}: {text.replace(PLACE, '...')}"
         for path in ([place] if place.is_file() else sorted(place.rglob("*.py")))
         for line, text in messages(path)
         if not FORM.fullmatch(text) or "\n" in text

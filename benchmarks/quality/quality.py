@@ -77,7 +77,7 @@ def main() -> int:
     budget = budget_of(options.budget, options.task)
     if budget.parallel_texts is None and options.headline and VARIANTS[options.headline].stage1_shards == PARALLEL:
         raise UserError(
-            f"--headline {options.headline}: budget {budget.name} has no parallel text, take --budget parallel"
+            f"--headline {options.headline}: budget {budget.name} has no parallel text; take --budget parallel"
         )
     task = yaml.safe_load((TASKS / f"{options.task}.yaml").read_text(encoding="utf-8"))
     languages = known_languages(options.mt, task["languages"])

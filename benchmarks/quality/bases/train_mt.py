@@ -154,7 +154,7 @@ def main() -> int:
 
     if args.new_vocabulary and args.start is None:
         raise UserError(
-            "--new-vocabulary without --start has no effect: a new model has a new vocabulary, leave it out"
+            "--new-vocabulary: has no effect without --start, a new model has a new vocabulary; leave it out"
         )
     set_seed(0)
     train, valid = split_valid(args.data, read_parallel(args.data, tuple(args.languages)))

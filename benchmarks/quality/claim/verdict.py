@@ -144,7 +144,7 @@ def best_system(table: Table, candidates: Sequence[str], languages: Sequence[str
     means = {name: values for name in candidates if (values := table.accuracies(name, languages)) is not None}
     if not means:
         raise UserError(
-            f"task {table.task}, {table.setting}: none of {', '.join(candidates)} answered all of {', '.join(languages)}, "
+            f"task {table.task}, {table.setting}: none of {', '.join(candidates)} answered all of {', '.join(languages)}; "
             "add their predictions"
         )
     return max(means, key=lambda name: float(np.mean(means[name])))

@@ -33,10 +33,10 @@ class Apt:
         try:
             done = subprocess.run([program, *self.options, *arguments], cwd=cwd, capture_output=True, text=True)
         except FileNotFoundError as error:
-            raise UserError(f"{program} is not installed, run this on Debian or in a container of it") from error
+            raise UserError(f"{program}: is not installed; run this on Debian or in a container of it") from error
         if done.returncode:
             raise UserError(
-                f"apt failed, {' '.join(command)}: {done.stderr.strip()[:200]}, check the network and sources.list"
+                f"{' '.join(command)}: {' '.join(done.stderr.split())[:200]}; check the network and sources.list"
             )
         return done.stdout
 
@@ -53,5 +53,5 @@ class Apt:
             next(work.glob("*.deb")).replace(target)
             shutil.rmtree(work)
         if sha256_file(target) != fields["SHA256"]:
-            raise UserError(f"wrong checksum, {target}, remove it and try again")
+            raise UserError(f"{target}: wrong checksum; remove it and try again")
         return target, {"version": fields["Version"], "sha256": fields["SHA256"]}

@@ -32,7 +32,7 @@ def indices(lists: Path, ending: str) -> list[Path]:
     found = sorted(lists.glob(f"*{ending}"), key=lambda path: ("-security_" not in path.name, path.name))
     if not found:
         raise UserError(
-            f"no index {ending} in {lists}: the archive in sources.list has none, name the other languages by --languages"
+            f"no index {ending} in {lists}: the archive in sources.list has none; name the other languages by --languages"
         )
     return found
 

@@ -26,7 +26,7 @@ def fingerprint(segment: str) -> str:
 def open_text(path: Path):
     """Open a plain or xz-compressed text file for reading; a missing one is a UserError that says what makes it."""
     if not path.exists():
-        raise UserError(f"no text, {path} does not exist, make it with `make help-text` or `make ddtp`")
+        raise UserError(f"{path}: no text there; make it with `make help-text` or `make ddtp`")
     return lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8")
 
 

@@ -37,7 +37,7 @@ def files_of(folder: Path, languages: list[str]) -> dict[str, str]:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise UserError(
-            f"no text of the task, {folder / missing[0]} does not exist, make it with `make help-text` or `make ddtp`, or "
+            f"{folder / missing[0]}: no text of the task there; make it with `make help-text` or `make ddtp`, or "
             "name its folder"
         )
     return {name: content_digest(folder / name) for name in names}

@@ -63,7 +63,7 @@ class LeakTest:
         for leak in self.leaks(training_texts):
             raise UserError(
                 f"{where}: the training text {leak.training_text[:60]!r} holds {leak.share:.0%} of the test item "
-                f"{leak.test_text[:60]!r}, leave it out of training"
+                f"{leak.test_text[:60]!r}; leave it out of training"
             )
 
 

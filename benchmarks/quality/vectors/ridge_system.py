@@ -44,7 +44,7 @@ def main() -> int:
     teacher = MTLLM.from_pretrained(options.teacher, device=options.device)
     head = read_export(options.teacher).trained().head
     if head is None:
-        raise UserError(f"{options.teacher}: an export without a head, name that of the tuned LLM")
+        raise UserError(f"{options.teacher}: an export without a head; name that of the tuned LLM")
     weight, bias = head["weight"].double().numpy(), head["bias"].double().numpy()
     means = MeanStates(options.mt, options.max_length, options.device)
 

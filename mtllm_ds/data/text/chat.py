@@ -89,7 +89,7 @@ class DialogueTokenizer:
         header = rendered[: rendered.index(_MARK)] if _MARK in rendered else ""
         if self.settings.plain or not header:
             raise UserError(
-                f"the chat template of '{self._text.spec.name}' has nothing before a user's words, so that no instruction can be "
+                f"chat template of {self._text.spec.name}: has nothing before a user's words, so that no instruction can be "
                 "sampled; give instructions, or another template by --chat-template"
             )
         return list(self._chat(header, add_special_tokens=False)["input_ids"])

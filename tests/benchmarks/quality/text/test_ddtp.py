@@ -206,7 +206,7 @@ def test_the_script_from_indices_to_files(tmp_path):
 
 def test_without_apt(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="apt-get is not installed"):
+    with pytest.raises(UserError, match="apt-get: is not installed"):
         Apt(tmp_path / "apt").run("apt-get", "update")
 
 
