@@ -181,7 +181,7 @@ def require_same(path: Path, settings: dict[str, Any]) -> None:
     kept["budget"] = {name: value for name, value in kept["budget"].items() if value is not None}
     for name, value in wanted.items():
         if kept.get(name) != value:
-            raise UserError(f"{path.parent}: begun with other settings ({name}), name another --output or remove it")
+            raise UserError(f"{path.parent}: begun with other settings ({name}); name another --output or remove it")
 
 
 @functools.cache
