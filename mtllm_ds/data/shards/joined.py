@@ -45,9 +45,14 @@ def join_data_sets(
     """One manifest over several; its shards are named by root and name. A large index is kept in the cache folder of `remote`.
 
     Raises:
-        UserError: they were made with different tokenizers, templates or for different tasks, or hold the same shards.
+        UserError: they were made with different tokenizers, templates or for different tasks, hold the same shards, or none.
     """
     check_alike(parts)
+    for part in parts:
+        if not part.num_samples:
+            raise UserError(
+                f"data set {part.storage.root}: holds no samples; leave it out or prepare it from a file with text"
+            )
     own = [[replace(shard, name=f"{part.storage.root}/{shard.name}") for shard in part.shards] for part in parts]
     shards = [shard for named in own for shard in named]
     check_no_repeats(shards)

@@ -8,7 +8,7 @@ import pytest
 
 from mtllm_ds.config.data import MixingSettings, OrderSettings
 from mtllm_ds.data.shards import index_map
-from mtllm_ds.data.shards.blocks import encode_block
+from mtllm_ds.data.shards.blocks import Ragged, encode_block
 from mtllm_ds.data.shards.joined import join_data_sets, parts_of
 from mtllm_ds.data.shards.tar_shards import read_block, verify_shards
 from mtllm_ds.data.shards.targets import TargetReader, TargetWriter, TeacherIdentity
@@ -146,6 +146,9 @@ def test_what_does_not_belong_together_is_one_line(shard_settings, parts, tmp_pa
     other = build_shards(replace(shard_settings, inputs=(unlabelled,)), tmp_path / "plain", num_workers=1)
     with pytest.raises(UserError, match=r"plain: is labelled for another task than .*one; keep them apart"):
         join_data_sets([parts[0], other], (1, 1))
+    empty = replace(parts[1], index=replace(parts[1].index, encoder_lengths=Ragged.from_rows([], np.uint16)))
+    with pytest.raises(UserError, match=r"two: holds no samples; leave it out"):
+        join_data_sets([parts[0], empty], (1, 1))
     same = build_shards(replace(shard_settings, inputs=shard_settings.inputs[:2]), tmp_path / "same", num_workers=1)
     with pytest.raises(UserError, match=r"same/.*: holds the very bytes of .*one/"):
         join_data_sets([parts[0], same], (1, 1))
