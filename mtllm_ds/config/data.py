@@ -84,6 +84,13 @@ class MixingSettings(MixingRule):
         steps = [phase.from_step for phase in self.phases]
         if steps != sorted(set(steps)):
             raise ValueError(f"phases: begin at steps {steps}; put them in order, each at a step of its own")
+        own = set(MixingRule.model_fields)
+        mixes = [one.model_dump(include=own) for one in (self, *self.phases)]
+        for phase, before, after in zip(self.phases, mixes, mixes[1:], strict=False):
+            if before == after:
+                raise ValueError(
+                    f"phases: that of from_step={phase.from_step} has no effect, it mixes as what comes before; remove it"
+                )
         if self.byte_premiums and "unimax" in rules:
             raise ValueError("byte_premiums: has no effect with rule=unimax, whose budget is in samples; remove it")
         if self.byte_premiums and set(rules) == {"proportional"}:

@@ -41,9 +41,12 @@ def load_settings(recipe: str | Path, overrides: Sequence[str] = ()) -> Settings
     assert isinstance(values, dict)
 
     def origin(key: str) -> str:
-        return next(
-            (f"override {o}" for o in overrides if f"{o.partition('=')[0]}.".startswith(f"{key}.")), f"recipe {path}"
-        )
+        """The last override of the key, of what it lies in, or of what lies in it; else the recipe."""
+        for override in reversed(overrides):
+            name = override.partition("=")[0]
+            if f"{name}.".startswith(f"{key}.") or f"{key}.".startswith(f"{name}."):
+                return f"override {override}"
+        return f"recipe {path}"
 
     return parse_settings({str(key): value for key, value in values.items()}, origin)
 

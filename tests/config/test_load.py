@@ -88,3 +88,15 @@ def test_missing_recipe_and_missing_key(tmp_path):
     path.write_text("run: [")
     with pytest.raises(UserError, match=r"half\.yaml"):
         load_settings(path)
+
+
+def test_the_line_names_the_override_that_counts():
+    """The last one given, and also where the mistake lies inside its value."""
+    good = "data.train=somewhere"
+    for wrong, key in (
+        ("data.train=[{path: a, weight: -1}, {path: b}]", "data.train.weight=-1"),
+        ("data.train=[{path: a}]", "data.train="),
+    ):
+        with pytest.raises(UserError) as caught:
+            load_settings("demo", [good, wrong])
+        assert str(caught.value).startswith(f"override {wrong}: {key}")

@@ -156,6 +156,7 @@ def test_bytes_divided_by_premiums_take_the_place_of_samples():
         ({"phases": [{"from_step": 9, "rule": "balanced"}]}, "a sub-sample, which cannot change on the way"),
         ({"phases": [{"from_step": 9}, {"from_step": 5}]}, r"phases: begin at steps \[9, 5\]; put them in order"),
         ({"phases": [{"from_step": 0}]}, "greater than 0"),
+        ({"phases": [{"from_step": 9}]}, "phases: that of from_step=9 has no effect"),
         ({"phases": [{"from_step": 9, "temperature": 2.0}]}, "temperature: has no effect with rule=proportional"),
         ({"byte_premiums": {"eng_Latn": 1.0}}, "byte_premiums: has no effect with rule=proportional"),
         ({"rule": "balanced", "samples_per_language": 5, "byte_premiums": {"eng_Latn": 1.0}}, "has no effect beside"),
