@@ -10,7 +10,7 @@ Source: Limisiewicz, Malkin and Stanovsky, SIGTYP 2023, arXiv 2210.07135.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import NamedTuple
@@ -26,7 +26,7 @@ from mtllm_ds.models.lm_head import OutputHead
 from mtllm_ds.models.readers import Reader
 from mtllm_ds.models.trained_head import load_trained_head
 from mtllm_ds.objectives.asked_tokens import AskedTokens, Draw, MaskedTokens, Masking, NextTokens
-from mtllm_ds.objectives.base import Objective, ObjectiveOutput, Parts, Sums, per_language, plain, zeros
+from mtllm_ds.objectives.base import Objective, ObjectiveOutput, Parts, StepWeights, Sums, per_language, plain, zeros
 from mtllm_ds.objectives.mapped_kl import Mapped
 from mtllm_ds.objectives.taught_head import FIGURES, Group, Lesson, TaughtHead
 from mtllm_ds.teachers.bank import BankTeacher, TeacherBank
@@ -86,7 +86,7 @@ class BalancedTeachers(Objective):
         """Number of tokens that are asked for."""
         return sum(self._numbers(batch))
 
-    def prepare(self, batches: Sequence[Batch], preview: Callable[[int, Batch], ObjectiveOutput]) -> Sequence[Batch]:
+    def prepare(self, batches: Sequence[Batch], step: StepWeights) -> Sequence[Batch]:
         """Notes of each forward whose teachers the next one needs."""
         for batch, coming in pairwise(batches):
             batch.host.noted[_COMING] = tuple(dict.fromkeys(_code(coming, language) for language in _languages(coming)))

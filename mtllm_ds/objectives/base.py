@@ -6,7 +6,8 @@ A new objective is a subclass of `Objective` and a subclass of `config.objective
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,17 @@ class ObjectiveOutput:
     """Detached sums for the log, still on the device, with the names and shapes of `Objective.empty_sums`."""
     vectors: torch.Tensor | None = None
     """(B, ...) detached: what `Objective.prepare` reads of the rows, if it reads anything."""
+
+
+@dataclass(frozen=True)
+class StepWeights:
+    """What can be done with a step's weights before its first forward."""
+
+    preview: Callable[[int, Batch], ObjectiveOutput]
+    """(index, batch) -> that forward as it will be, without gradient, its dropout drawn alike"""
+    outside_forward: Callable[[Iterable[nn.Parameter]], AbstractContextManager[None]]
+    """Inside, modules of the objective may run by themselves, without gradient; the given weights stay whole under ZeRO-3"""
+    device: torch.device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +84,11 @@ class Objective(nn.Module, ABC):
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """Loss and sums of one micro-batch."""
 
-    def prepare(self, batches: Sequence[Batch], preview: Callable[[int, Batch], ObjectiveOutput]) -> Sequence[Batch]:
-        """The forwards of a training step, with what one must know of the others in `Batch.extras`; called by all ranks alike.
+    def prepare(self, batches: Sequence[Batch], step: StepWeights) -> Sequence[Batch]:
+        """The forwards of a training step, on the host, with what must be known before the first; called by all ranks alike.
 
-        A loss that is a sum over rows needs nothing. One that compares rows of different forwards or ranks asks `preview(index,
-        batch)` for each of its own, the same forward without gradient, its dropout drawn alike.
+        A loss that is a sum over rows of the data needs nothing. One that compares rows of different forwards or ranks looks at
+        each of its own with `step.preview`; one whose rows the student writes itself runs the model within `step.outside_forward`.
         """
         return batches
 

@@ -15,7 +15,7 @@ Source: Gao et al., "SimCSE", EMNLP 2021, arXiv 2104.08821; as LLM2Vec uses it, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -29,7 +29,7 @@ from mtllm_ds.errors import UserError
 from mtllm_ds.models.base_dropout import set_attention_dropout
 from mtllm_ds.models.probe import probe
 from mtllm_ds.models.readers import Reader, base_of
-from mtllm_ds.objectives.base import Objective, ObjectiveOutput, Parts, Sums, plain, zeros
+from mtllm_ds.objectives.base import Objective, ObjectiveOutput, Parts, StepWeights, Sums, plain, zeros
 from mtllm_ds.objectives.token_kl_head import KnownGradient
 
 _ROW_LOSS, _GRADIENT = "simcse_row_loss", "simcse_gradient"
@@ -64,12 +64,12 @@ class SimCSE(Objective):
         """Number of valid rows."""
         return batch.host.num_valid
 
-    def prepare(self, batches: Sequence[Batch], preview: Callable[[int, Batch], ObjectiveOutput]) -> Sequence[Batch]:
+    def prepare(self, batches: Sequence[Batch], step: StepWeights) -> Sequence[Batch]:
         """With negatives from the whole step: each row's loss against all texts of all ranks, and its gradient."""
         if not self.whole_step:
             return batches
         own = [
-            _vectors_of(preview(index, batch))[: batch.host.num_valid].requires_grad_()
+            _vectors_of(step.preview(index, batch))[: batch.host.num_valid].requires_grad_()
             for index, batch in enumerate(batches)
         ]
         by_forward = rows_of_all_ranks(own)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import nn
 
+from mtllm_ds.cluster.outside_forward import outside_forward
 from mtllm_ds.cluster.zero import buffers_to, forget_module, full_shape, largest_master
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.config.sections import OptimSettings
@@ -31,6 +34,10 @@ class Engine:
     def forward(self, batch: Any) -> Any:
         """The objective's forward, through the engine's hooks."""
         return self.deepspeed(batch)
+
+    def outside_forward(self, whole: Iterable[nn.Parameter]) -> AbstractContextManager[None]:
+        """Where modules may run beside the engine's forward, as `cluster.outside_forward` says."""
+        return outside_forward(self.deepspeed, whole)
 
     def backward(self, loss_sum: torch.Tensor, count: torch.Tensor) -> None:
         """Gradient of `loss_sum / count`, where `count` is the divisor of the whole step over all ranks."""

@@ -21,7 +21,7 @@ from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.data.stream.stream import StepBatches, TrainStream
 from mtllm_ds.draws import seed_of
 from mtllm_ds.errors import UserError
-from mtllm_ds.objectives.base import Objective, ObjectiveOutput, add_sums, over_ranks, tokens_in
+from mtllm_ds.objectives.base import Objective, ObjectiveOutput, StepWeights, add_sums, over_ranks, tokens_in
 from mtllm_ds.observe.sinks import Sink
 from mtllm_ds.observe.throughput import Throughput
 from mtllm_ds.training.engine import Engine
@@ -100,10 +100,11 @@ class Trainer:
         device = self.cluster.device
         self.objective.step_seed = seed_of(self.settings.run.seed, step)
         self.objective.step_share = step / self.settings.run.max_steps
-        count = torch.tensor(float(sum(self.objective.count(b) for b in data.micro_batches)), device=device)
+        weights = StepWeights(partial(self._preview, step), self.engine.outside_forward, device)
+        batches = self.objective.prepare(data.micro_batches, weights)
+        count = torch.tensor(float(sum(self.objective.count(b) for b in batches)), device=device)
         count = sum_over_ranks(count)
         local_loss = torch.zeros((), device=device)
-        batches = self.objective.prepare(data.micro_batches, partial(self._preview, step))
         for index, batch in enumerate(batches):
             output = self._forward_backward(step, index, batch, count)
             self.engine.step()

@@ -1,6 +1,7 @@
 """Negatives from the whole step: the loss and gradients of one big eager batch, however the texts lie on forwards and ranks."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from mtllm_ds.data.stream.collate import Batch, Collator
 from mtllm_ds.models.loading import load_llm
 from mtllm_ds.models.lora import add_lora
 from mtllm_ds.models.readers import LLMReader
-from mtllm_ds.objectives.base import ObjectiveOutput
+from mtllm_ds.objectives.base import ObjectiveOutput, StepWeights
 from mtllm_ds.objectives.simcse import SimCSE
 from tests.distributed.ranks import ranks
 from tests.fixtures.models import save_llama
@@ -88,7 +89,9 @@ def two_passes(folder, world_size, rank=None):
         torch.manual_seed(own[index][0])
         return objective(data)
 
-    prepared = objective.prepare([data for _, data in own], torch.no_grad()(forward))
+    prepared = objective.prepare(
+        [data for _, data in own], StepWeights(torch.no_grad()(forward), nullcontext, torch.device("cpu"))
+    )
     outputs = [forward(index, data) for index, data in enumerate(prepared)]
     torch.stack([output.loss_sum for output in outputs]).sum().backward()
     sums = {name: sum(float(output.sums[name]) for output in outputs) for name in ("loss", "count", "similarity")}
