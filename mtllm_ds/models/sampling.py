@@ -5,7 +5,7 @@
 The Gumbel-max trick draws from softmax(warped(logits)) exactly. As u comes from a hash of integers and not from a generator, what a
 row says depends neither on the batch it stands in, nor on what was drawn before, nor on the number of ranks.
 
-Source: Gumbel, 1954; Maddison et al., "A* Sampling", NeurIPS 2014, arXiv 1411.0030. SplitMix64 mixes the integers (`draws.py`).
+Source: Gumbel, 1954; Maddison et al., "A* Sampling", NeurIPS 2014, arXiv 1411.0030. The hash is that of `tensor_draws.py`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from mtllm_ds.tensor_draws import seeds_of
 
-def _signed(number: int) -> int:
-    """The int64 with the bits of an unsigned number."""
-    return number - (1 << 64) if number >> 63 else number
-
-
-_GOLDEN, _FIRST, _SECOND = map(_signed, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 _BELOW_ONE = 1.0 - 2.0**-24
 
 
@@ -74,21 +69,8 @@ class Sampler(LogitsProcessor):
 
 def gumbel_noise(seeds: torch.Tensor, position: int, vocab_size: int) -> torch.Tensor:
     """Standard Gumbel noise of each row's next token: (B,) int64 seeds -> (B, vocab_size) float32, on the device of the seeds."""
-    streams = _mixed(seeds + _mixed(torch.full_like(seeds, position)))
-    counters = torch.arange(1, vocab_size + 1, device=seeds.device) * _GOLDEN
-    bits = _mixed(streams[:, None] + counters)
+    tokens = torch.arange(vocab_size, device=seeds.device)
+    bits = seeds_of(seeds[:, None], position, tokens, device=seeds.device) >> 31
     # Of w = 1 - u, not of u: the largest noise comes from the smallest w, where float32 is exact.
-    w = (((bits >> 32) & 0xFFFFFFFF).float() + 0.5) * 2.0**-32
+    w = (bits.float() + 0.5) * 2.0**-32
     return -torch.log(-torch.log1p(-w.clamp(max=_BELOW_ONE)))
-
-
-def _mixed(numbers: torch.Tensor) -> torch.Tensor:
-    """SplitMix64 of int64, bit for bit: products wrap around, shifts are made logical."""
-    mixed = numbers + _GOLDEN
-    mixed = (mixed ^ _shifted(mixed, 30)) * _FIRST
-    mixed = (mixed ^ _shifted(mixed, 27)) * _SECOND
-    return mixed ^ _shifted(mixed, 31)
-
-
-def _shifted(numbers: torch.Tensor, places: int) -> torch.Tensor:
-    return (numbers >> places) & ((1 << (64 - places)) - 1)

@@ -1,6 +1,5 @@
 """Draws are those of a softmax, and depend on nothing but seed, position and logits."""
 
-import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -11,8 +10,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from mtllm_ds.draws import _splitmix64
-from mtllm_ds.models.sampling import Sampler, Sampling, _mixed, gumbel_noise
+from mtllm_ds.models.sampling import Sampler, Sampling, gumbel_noise
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, -3.0, 0.5])
 
@@ -20,12 +18,6 @@ LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, -3.0, 0.5])
 def drawn(sampling, seeds, position=3, logits=LOGITS):
     scores = logits.expand(len(seeds), -1)
     return Sampler(sampling, seeds)(torch.zeros(len(seeds), position, dtype=torch.long), scores).argmax(-1)
-
-
-def test_the_integers_are_splitmix64():
-    numbers = torch.randint(-(2**63), 2**63 - 1, (1000,), generator=torch.Generator().manual_seed(0))
-    expected = _splitmix64(numbers.numpy().view(np.uint64))
-    assert np.array_equal(_mixed(numbers).numpy().view(np.uint64), expected)
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,11 @@ def vectors_of(objective, number, data):
     return [objective.student.vectors(data)[data.valid] for _ in range(2)]
 
 
+def previewing(preview):
+    """What a step lends an objective that looks ahead."""
+    return StepWeights(preview, nullcontext, torch.device("cpu"))
+
+
 def gradients_of(objective):
     return {name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None}
 
@@ -89,9 +94,7 @@ def two_passes(folder, world_size, rank=None):
         torch.manual_seed(own[index][0])
         return objective(data)
 
-    prepared = objective.prepare(
-        [data for _, data in own], StepWeights(torch.no_grad()(forward), nullcontext, torch.device("cpu"))
-    )
+    prepared = objective.prepare([data for _, data in own], previewing(torch.no_grad()(forward)))
     outputs = [forward(index, data) for index, data in enumerate(prepared)]
     torch.stack([output.loss_sum for output in outputs]).sum().backward()
     sums = {name: sum(float(output.sums[name]) for output in outputs) for name in ("loss", "count", "similarity")}
@@ -117,7 +120,9 @@ def test_a_vector_that_is_not_finite_is_told_by_its_own_rank_alone(llm):
     objective, batches = objective_on(llm), forwards_of_step()
     vectors = [torch.randn(len(data), 2, 8, generator=torch.Generator().manual_seed(0)) for data in batches]
     vectors[2][0, 1] = math.nan
-    prepared = objective.prepare(batches, lambda index, data: ObjectiveOutput(torch.zeros(()), {}, vectors[index]))
+    prepared = objective.prepare(
+        batches, previewing(lambda index, data: ObjectiveOutput(torch.zeros(()), {}, vectors[index]))
+    )
     losses = [data.extras["simcse_row_loss"] for data in prepared]
     assert [bool(loss.isfinite().all()) for loss in losses] == [True, True, False, True, True]
 
