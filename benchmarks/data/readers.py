@@ -45,7 +45,7 @@ class Ours:
     def open(folder: Path, seed: int, skip: int) -> Iterator[Sample]:
         from mtllm_ds.config.data import OrderSettings
         from mtllm_ds.data.shards.manifest import Manifest
-        from mtllm_ds.data.stream.block_reader import BlockReader
+        from mtllm_ds.data.stream.block_cache import BlockCache
         from mtllm_ds.data.stream.order import Order
         from mtllm_ds.data.stream.schedule import Schedule, place_of
 
@@ -53,11 +53,11 @@ class Ours:
         manifest = Manifest.load(folder)
         order = Order(manifest, settings, seed)
         place = place_of(json.loads((folder.parent / "cursor.json").read_text()), order) if skip else None
-        reader = BlockReader(manifest, cached_blocks=2 * settings.lanes)
+        cache = BlockCache(manifest, cached_blocks=2 * settings.lanes)
         schedule = Schedule(order, range(settings.lanes), place)
         while True:
             rows = np.concatenate(list(schedule.next_cells().values()))
-            for block, row, _, _ in reader.samples(rows):
+            for block, row, _, _ in cache.samples(rows):
                 yield block["encoder_ids"][row], block["llm_ids"][row]
 
     @staticmethod

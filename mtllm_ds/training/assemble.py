@@ -18,7 +18,7 @@ from mtllm_ds.config.load import to_yaml
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.data.shards.joined import JoinedTargets, parts_of
 from mtllm_ds.data.shards.manifest import Manifest
-from mtllm_ds.data.shards.targets import BlockTargets, TargetReader
+from mtllm_ds.data.shards.targets import BlockTargets, TargetSet
 from mtllm_ds.data.stream.stream import EvalStream, TrainStream
 from mtllm_ds.models.build import build_reader
 from mtllm_ds.models.readers import LLMReader, Reader
@@ -174,7 +174,7 @@ def _targets(plan: RunPlan, manifest: Manifest) -> list[BlockTargets]:
     else:
         teacher = plan.teacher.as_teacher(plan.tokenizers[plan.teacher.reading_side].fingerprint)
     parts = [part for part, _ in parts_of(manifest)]
-    return [JoinedTargets(parts, [TargetReader(part, plan.settings.data.targets, teacher) for part in parts])]
+    return [JoinedTargets(parts, [TargetSet(part, plan.settings.data.targets, teacher) for part in parts])]
 
 
 def _validator(

@@ -16,7 +16,7 @@ from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.data.columns import CHOICE_SPANS
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.shards.targets import GroupSink, TargetWriter, choice_columns, pooled_columns
-from mtllm_ds.data.stream.block_reader import BlockReader
+from mtllm_ds.data.stream.block_cache import BlockCache
 from mtllm_ds.data.stream.collate import Collator
 from mtllm_ds.teachers.trained import TrainedTeacher
 
@@ -72,13 +72,13 @@ def _ask(
     manifest: Manifest, blocks: range, teacher: TrainedTeacher, device: torch.device, batch_size: int
 ) -> Iterator[tuple[list[int], list[torch.Tensor]]]:
     """(row numbers, a vector (D,) or the choices' vectors (C, D) each), batches of similar length, the longest first."""
-    reader = BlockReader(manifest, cached_blocks=len(blocks))
+    cache = BlockCache(manifest, cached_blocks=len(blocks))
     collate = Collator(pad_ids={side: entry.pad_id for side, entry in manifest.tokenizers.items()})
     lengths = manifest.llm_lengths if teacher.side == "llm" else manifest.encoder_lengths
     rows = np.arange(manifest.first_row[blocks.start], manifest.first_row[blocks.stop])
     rows = rows[np.argsort(-lengths[rows].astype(np.int64), kind="stable")]
     for start in range(0, len(rows), batch_size):
-        batch = collate([reader.samples(rows[start : start + batch_size])])
+        batch = collate([cache.samples(rows[start : start + batch_size])])
         vectors = list(teacher.vectors(batch.to(device)).float().cpu())
         if teacher.of_choices:
             spans = batch.extras[CHOICE_SPANS[teacher.side]]

@@ -12,7 +12,7 @@ from mtllm_ds.checkpoint.export import export_run
 from mtllm_ds.checkpoint.trained import read_trained
 from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.data.shards.manifest import Manifest
-from mtllm_ds.data.shards.targets import TargetReader
+from mtllm_ds.data.shards.targets import TargetSet
 from mtllm_ds.data.stream.stream import EvalStream
 from mtllm_ds.models.build import load_reader
 from mtllm_ds.training.runs import run_seeds
@@ -112,7 +112,7 @@ def test_multiple_choice_is_tuned_and_distilled_through_spans(tmp_path):
 def test_cached_and_live_teacher_agree(distillation, teacher):
     trained, manifest = read_trained(teacher), Manifest.load(str(distillation.parent / "train"))
     live = load_reader(trained.model, trained.weights, torch.device("cpu"), torch.float32)
-    for batch in EvalStream(manifest, batch_size=7, targets=[TargetReader(manifest, "teacher")]):
+    for batch in EvalStream(manifest, batch_size=7, targets=[TargetSet(manifest, "teacher")]):
         cached = batch.extras["teacher_pooled"]
         torch.testing.assert_close(cached[batch.valid], live.vectors(batch)[batch.valid], atol=1e-5, rtol=1e-5)
 

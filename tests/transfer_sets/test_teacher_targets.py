@@ -12,7 +12,7 @@ from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.config.sections import LLMSettings, ModelSettings
 from mtllm_ds.data.shards.manifest import Manifest, TaskEntry
 from mtllm_ds.data.shards.tar_shards import read_block
-from mtllm_ds.data.shards.targets import TargetReader
+from mtllm_ds.data.shards.targets import TargetSet
 from mtllm_ds.data.stream.stream import EvalStream
 from mtllm_ds.data.text.tokenization import TokenizerSpec
 from mtllm_ds.data.writing.builder import build_shards
@@ -100,7 +100,7 @@ def test_a_plain_llm_equals_float64(base, data, bidirectional):
     manifest = Manifest.load(data)
     states = eager(base / "llm", bidirectional)
     rows = 0
-    for batch in EvalStream(manifest, batch_size=9, targets=[TargetReader(manifest, "t", teacher.identity)]):
+    for batch in EvalStream(manifest, batch_size=9, targets=[TargetSet(manifest, "t", teacher.identity)]):
         for ids, mask, stored in zip(batch.llm_ids, batch.llm_mask, batch.extras["teacher_pooled"], strict=True):
             assert torch.allclose(stored.double(), states(ids[mask.bool()]).mean(0), rtol=1e-5, atol=1e-5)
             rows += 1
@@ -123,7 +123,7 @@ def test_killed_and_gone_on_with_by_two_ranks_gives_the_same_bytes(base, data, t
         write(twin, base / "llm", advance=die)
     manifest = Manifest.load(twin)
     with pytest.raises(UserError, match="not finished"):
-        TargetReader(manifest, "t")
+        TargetSet(manifest, "t")
     finished = {path.name: path.stat().st_mtime_ns for path in (twin / "targets" / "t").glob("group-*.tar")}
     assert len(finished) == 1
     ranks(2).run(write_on_rank, twin, base / "llm")
@@ -148,7 +148,7 @@ def test_choices_of_a_task_tuned_llm_equal_float64(base, tmp_path):
     teacher = write(data, export)
     manifest = Manifest.load(data)
     states = eager(llm, bidirectional=True)  # LoRA is untrained: B = 0
-    [batch] = EvalStream(manifest, batch_size=21, targets=[TargetReader(manifest, "t", teacher.identity)])
+    [batch] = EvalStream(manifest, batch_size=21, targets=[TargetSet(manifest, "t", teacher.identity)])
     assert batch.extras["teacher_pooled"].shape == (21, 4, 24)
     for row in range(21):
         own = states(batch.llm_ids[row][batch.llm_mask[row].bool()])
@@ -169,7 +169,7 @@ def test_stage_1_from_the_cache_gives_the_loss_of_the_live_teacher(base, data):
     model = ModelSettings(encoder={"name": str(base / "mt")}, llm={"name": str(base / "llm")}, lora={"rank": 2})
     stack = new_reader(model, torch.device("cpu"), torch.float32).eval()
     live, cached = (PooledAlignment(stack, asked, 1) for asked in (FrozenSelf(stack), CachedTeacher(stack.hidden_size)))
-    for batch in EvalStream(manifest, batch_size=16, targets=[TargetReader(manifest, "t", teacher.identity)]):
+    for batch in EvalStream(manifest, batch_size=16, targets=[TargetSet(manifest, "t", teacher.identity)]):
         one, other = live(batch), cached(batch)
         assert other.loss_sum.item() == pytest.approx(one.loss_sum.item(), rel=1e-6)
         assert one.sums.keys() == other.sums.keys()
@@ -196,7 +196,7 @@ def test_a_plain_llm_of_the_hub_is_asked_at_the_revision_of_the_shards(base, tmp
         other = load_teacher(name, manifest, ALONE.device, torch.float32, revision=later)
         assert other.identity.revision == f"hub:{later}"
     states = eager(base / "llm", bidirectional=True)
-    batch = next(iter(EvalStream(manifest, batch_size=4, targets=[TargetReader(manifest, "t")])))
+    batch = next(iter(EvalStream(manifest, batch_size=4, targets=[TargetSet(manifest, "t")])))
     for ids, mask, stored in zip(batch.llm_ids, batch.llm_mask, batch.extras["teacher_pooled"], strict=True):
         assert torch.allclose(stored.double(), states(ids[mask.bool()]).mean(0), rtol=1e-5, atol=1e-5)
 
@@ -222,4 +222,4 @@ def test_another_teacher_or_tokenizer_is_refused(base, data, tmp_path):
     manifest = Manifest.load(data)
     expected = plain_teacher(LLMSettings(name=str(again)), "x")
     with pytest.raises(UserError, match="come from the teacher's"):
-        TargetReader(manifest, "t", expected)
+        TargetSet(manifest, "t", expected)

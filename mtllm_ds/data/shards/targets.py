@@ -235,8 +235,8 @@ class BlockTargets(Protocol):
         """Target columns of a block."""
 
 
-class TargetReader:
-    """Target columns by block of the data set.
+class TargetSet:
+    """A target set that is there, opened: its columns by block of the data set.
 
     Args:
         teacher: who must have written them; None takes any

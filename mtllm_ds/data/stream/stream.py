@@ -20,7 +20,7 @@ from mtllm_ds.config.data import OrderSettings
 from mtllm_ds.data.shards.joined import parts_of
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.shards.targets import BlockTargets
-from mtllm_ds.data.stream.block_reader import BlockReader, OnError, check_skipped
+from mtllm_ds.data.stream.block_cache import BlockCache, OnError, check_skipped
 from mtllm_ds.data.stream.collate import Batch, Collator
 from mtllm_ds.data.stream.order import Order
 from mtllm_ds.data.stream.schedule import Place, Schedule, cells_in_forward, check_cursor, cursor_of, place_of
@@ -154,8 +154,8 @@ class TrainStream:
         reach = ceil(self._settings.queue_size / self._order.draw_samples) if self._settings.has_budgets else 0
         blocks_of_lane = 2 + 2 * reach
         cached_blocks = blocks_of_lane * len(self._lanes_of_forward) * self._settings.cells_per_forward
-        reader = BlockReader(self.manifest, cached_blocks + 8, self._on_error, self._max_skipped_share, self._targets)
-        datasets = _Parts(self.manifest, self._order, reader, self._place, self._lanes_of_forward)
+        cache = BlockCache(self.manifest, cached_blocks + 8, self._on_error, self._max_skipped_share, self._targets)
+        datasets = _Parts(self.manifest, self._order, cache, self._place, self._lanes_of_forward)
         if not self._num_workers:
             parts: Iterator[_Part] = iter(datasets)
         else:
@@ -221,14 +221,14 @@ class _Parts(IterableDataset):
         self,
         manifest: Manifest,
         order: Order,
-        reader: BlockReader,
+        cache: BlockCache,
         place: Place,
         lanes_of_forward: list[list[int]],
     ) -> None:
         super().__init__()
         self._manifest = manifest
         self._order = order
-        self._reader = reader
+        self._cache = cache
         self._place = place
         self._lanes_of_forward = lanes_of_forward
 
@@ -238,18 +238,18 @@ class _Parts(IterableDataset):
         forwards = {i: lanes for i, lanes in enumerate(self._lanes_of_forward) if i % stride == number}
         lanes = [lane for own in forwards.values() for lane in own]
         schedule = Schedule(self._order, lanes, self._place)
-        settings, reader = self._order.settings, self._reader
+        settings, cache = self._order.settings, self._cache
         collate = _collator(self._manifest, settings.encoder_buckets if settings.has_budgets else 0)
         while True:
             cells = schedule.next_cells()
             try:
                 batches = {
-                    forward: collate([reader.samples(cells[lane]) for lane in own]) for forward, own in forwards.items()
+                    forward: collate([cache.samples(cells[lane]) for lane in own]) for forward, own in forwards.items()
                 }
             except UserError as error:
                 yield _Part({}, schedule.place, set(), str(error))
                 return
-            yield _Part(batches, schedule.place, set(reader.skipped_blocks))
+            yield _Part(batches, schedule.place, set(cache.skipped_blocks))
 
 
 def _start_reader(worker: int, parent: int) -> None:
@@ -306,11 +306,11 @@ class EvalStream:
             )
 
     def __iter__(self) -> Iterator[Batch]:
-        reader = BlockReader(self.manifest, 8, self._on_error, self._max_skipped_share, self._targets)
+        cache = BlockCache(self.manifest, 8, self._on_error, self._max_skipped_share, self._targets)
         collate = _collator(self.manifest)
         self.skipped_samples = 0
         for rows in self._batches:
-            samples = reader.samples(rows)
+            samples = cache.samples(rows)
             self.skipped_samples += len(rows) - len(samples)
             yield collate([samples])
 

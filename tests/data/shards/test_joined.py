@@ -11,7 +11,7 @@ from mtllm_ds.data.shards import index_map
 from mtllm_ds.data.shards.blocks import Ragged, encode_block
 from mtllm_ds.data.shards.joined import join_data_sets, parts_of
 from mtllm_ds.data.shards.tar_shards import read_block, verify_shards
-from mtllm_ds.data.shards.targets import TargetReader, TargetWriter, TeacherIdentity
+from mtllm_ds.data.shards.targets import TargetSet, TargetWriter, TeacherIdentity
 from mtllm_ds.data.stream.order import Order
 from mtllm_ds.data.stream.schedule import Schedule
 from mtllm_ds.data.stream.stream import EvalStream, TrainStream
@@ -131,7 +131,7 @@ def test_target_sets_of_the_parts_come_along(parts, joined):
                     count = len(part.index.llm_lengths[block])
                     sink.add({"teacher_pooled": np.full((count, 2), 1000 * number + block, np.float32)})
         writer.finish()
-    targets = JoinedTargets(parts, [TargetReader(part, "numbered", teacher) for part in parts])
+    targets = JoinedTargets(parts, [TargetSet(part, "numbered", teacher) for part in parts])
     stream = TrainStream(joined, OrderSettings(lanes=4), targets=[targets])
     for step in islice(stream, 30):
         for batch in step.micro_batches:

@@ -7,7 +7,7 @@ import torch
 from mtllm_ds.config.data import OrderSettings
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.shards.targets import (
-    TargetReader,
+    TargetSet,
     TargetWriter,
     TeacherIdentity,
     pooled_columns,
@@ -59,14 +59,14 @@ def contents(folder):
 def test_pooled_vectors_come_along_with_their_samples(dataset_copy):
     manifest = Manifest.load(dataset_copy)
     write(manifest, "pooled", ranks=1).finish()
-    reader = TargetReader(manifest, "t", TEACHER)
+    targets = TargetSet(manifest, "t", TEACHER)
     streams = (
         (
             b
-            for s in islice(TrainStream(manifest, OrderSettings(lanes=4), num_workers=1, targets=[reader]), 20)
+            for s in islice(TrainStream(manifest, OrderSettings(lanes=4), num_workers=1, targets=[targets]), 20)
             for b in s.micro_batches
         ),
-        EvalStream(manifest, batch_size=10, targets=[reader]),
+        EvalStream(manifest, batch_size=10, targets=[targets]),
     )
     for stream in streams:
         for batch in stream:
@@ -77,7 +77,7 @@ def test_pooled_vectors_come_along_with_their_samples(dataset_copy):
 def test_top_k_equals_the_softmax(dataset_copy):
     manifest = Manifest.load(dataset_copy)
     write(manifest, "top_k", ranks=1).finish()
-    batch = next(iter(EvalStream(manifest, batch_size=20, targets=[TargetReader(manifest, "t")])))
+    batch = next(iter(EvalStream(manifest, batch_size=20, targets=[TargetSet(manifest, "t")])))
     for i, row in enumerate(batch.sample_ids.tolist()):
         length = int(batch.llm_mask[i].sum())
         log_probs = logits_of(row, length).double().log_softmax(-1)
@@ -110,7 +110,7 @@ def test_stopped_and_gone_on_with_by_other_ranks_gives_the_same_bytes(dataset_co
     with pytest.raises(UserError, match="groups are missing"):
         writer.finish()
     with pytest.raises(UserError, match="are not finished"):
-        TargetReader(manifest, "t")
+        TargetSet(manifest, "t")
     group = writer.missing_groups()[0]
     with pytest.raises(RuntimeError, match="killed"), writer.open(group) as sink:
         sink.add(columns_of(manifest, killed(sink.blocks[0]), "pooled"))
@@ -125,13 +125,13 @@ def test_another_teacher_or_data_set_is_refused(dataset_copy, shard_settings, tm
     for field, value in (("name", "other"), ("revision", None), ("tokenizer_fingerprint", "abd")):
         changed = TeacherIdentity(**(vars(TEACHER) | {field: value}))
         with pytest.raises(UserError, match=f"come from the teacher's {field}"):
-            TargetReader(manifest, "t", changed)
+            TargetSet(manifest, "t", changed)
         with pytest.raises(UserError, match="begun by another teacher"):
             TargetWriter(manifest, "t", changed, group_blocks=3)
     path = dataset_copy / "manifest.json"
     path.write_text(path.read_text() + "\n")
     with pytest.raises(UserError, match="belong to other shards"):
-        TargetReader(Manifest.load(dataset_copy), "t")
+        TargetSet(Manifest.load(dataset_copy), "t")
 
 
 def test_altered_targets_are_found(dataset_copy):
@@ -142,7 +142,7 @@ def test_altered_targets_are_found(dataset_copy):
     data[700] ^= 1
     path.write_bytes(data)
     with pytest.raises(UserError, match=r"damaged at block 3: .*sha256"):
-        list(EvalStream(manifest, batch_size=8, targets=[TargetReader(manifest, "t")]))
+        list(EvalStream(manifest, batch_size=8, targets=[TargetSet(manifest, "t")]))
 
 
 def test_vectors_that_overflow_are_refused():

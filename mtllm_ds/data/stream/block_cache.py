@@ -16,7 +16,7 @@ from mtllm_ds.errors import UserError
 OnError = Literal["fail", "skip"]
 
 
-class BlockReader:
+class BlockCache:
     """Rows by number, with the blocks last used kept decoded.
 
     Args:
