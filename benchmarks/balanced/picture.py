@@ -24,7 +24,7 @@ _MARKS = {
 def draw_students(scores: Scores, groups: Mapping[str, tuple[str, ...]]) -> bytes:
     """PNG: one mark a student and language, mean of the seeds; a stroke from the lowest to the highest seed."""
     languages = [*groups["high"], *groups["low"]]
-    figure = figure_of(2.4 + 1.05 * len(languages), 4.6)
+    figure = figure_of(max(8.0, 2.4 + 1.05 * len(languages)), 5.0)
     axes = figure.subplots()
     for place, code in enumerate(languages):
         unigram = unigram_of(scores["plain"][code])
@@ -39,5 +39,5 @@ def draw_students(scores: Scores, groups: Mapping[str, tuple[str, ...]]) -> byte
     axes.set_xticks(range(len(languages)), languages, fontsize=9)
     axes.set_ylabel("nats per masked token")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9)
+    figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=9)
     return png_of(figure)
