@@ -57,8 +57,9 @@ class Steps:
         """Has it run to its end?"""
         return (self.root / step.name / DONE).is_file()
 
-    def run(self, steps: Sequence[Step], deadline_seconds: float = float("inf")) -> bool:
-        """Run what is not done; False where the deadline came first (steps under way are finished, no new one begins).
+    def run(self, steps: Sequence[Step], deadline_seconds: float = float("inf"), *, ends_there: bool = False) -> bool:
+        """Run what is not done; False where the deadline came first. No new step begins then; steps under way are finished, or with
+        `ends_there` asked to end, and go on another time.
 
         Raises `UserError` when a step fails: the others under way are finished first, so that they need not run again.
         """
@@ -69,6 +70,7 @@ class Steps:
         began = time.monotonic()
         under_way: dict[Future[float], Step] = {}
         failure: UserError | None = None
+        in_time = True
         old = signal.signal(signal.SIGTERM, self._stop)
         try:
             with ThreadPoolExecutor(self._num_jobs) as pool:
@@ -81,12 +83,19 @@ class Steps:
                         todo.remove(step)
                     if not under_way:
                         break
-                    for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    patience = (
+                        began + deadline_seconds - time.monotonic() if ends_there and not self._stopping else None
+                    )
+                    finished = wait(under_way, _timeout(patience), FIRST_COMPLETED).done
+                    if not finished:
+                        in_time = False
+                        self._stop()
+                    for future in finished:
                         step = under_way.pop(future)
                         try:
                             seconds = future.result()
                         except UserError as error:
-                            failure = failure or error
+                            failure = failure or (error if in_time else None)
                             continue
                         done.add(step.name)
                         line = f"[{len(done)}/{len(steps)}] {step.name}: {seconds:.0f} s"
@@ -139,6 +148,11 @@ class Steps:
             self._stopping = True
             for process in self._running:
                 os.killpg(process.pid, signal.SIGTERM)
+
+
+def _timeout(seconds: float | None) -> float | None:
+    """What `wait` takes: None waits for ever."""
+    return None if seconds is None or seconds == float("inf") else max(0.0, seconds)
 
 
 def chosen_steps(steps: Sequence[Step], names: Sequence[str]) -> list[Step]:

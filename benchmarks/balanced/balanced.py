@@ -4,7 +4,7 @@
     python -m benchmarks.balanced.balanced --budget cpu --text FOLDER --dry-run     # the plan with seconds
 
 Every step is a command that a user could type; it has a folder below --output with its log, and is skipped when it is done, so
-a killed run goes on by the same command. `--minutes` ends early, between two steps; `--only` takes some steps first.
+a killed run goes on by the same command. `--minutes` ends early: a training saves where it is; `--only` takes some steps first.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def parse() -> argparse.Namespace:
         help="run only these steps, by name or folder, and what they need",
     )
     add("--jobs", type=positive_int, help="steps at a time (default: the budget's)")
-    add("--minutes", type=positive_float, default=float("inf"), help="begin no new step after so many")
+    add("--minutes", type=positive_float, default=float("inf"), help="end after so many, and go on another time")
     add("--dry-run", action="store_true", help="print the plan and exit")
     return parser.parse_args()
 
@@ -66,7 +66,7 @@ def main() -> int:
     require_same(
         root / "settings.json", {"budget": asdict(budget), "text": str(options.text), "precision": options.precision}
     )
-    steps.run(chosen, 60 * options.minutes)
+    steps.run(chosen, 60 * options.minutes, ends_there=True)
     left = [step for step in plan.steps if not steps.is_done(step)]
     if left:
         console.print(f"{len(left)} steps are left, start again to go on", highlight=False)
@@ -77,8 +77,8 @@ def main() -> int:
     default = root / "report" if budget.name == "smoke" else Path("benchmarks/results/balanced") / budget.name
     folder = options.results or default
     verdict = write_balanced_report(plan, folder)
-    console.print((folder / "table.md").read_text(encoding="utf-8"), highlight=False, markup=False)
-    console.print(f"{verdict.line}\nreport: {folder / 'report.html'}", highlight=False, markup=False)
+    console.print((folder / "table.md").read_text(encoding="utf-8"), highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{verdict.line}\nreport: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 

@@ -14,6 +14,7 @@ from benchmarks.balanced.plan import Plan
 from benchmarks.balanced.students import STUDENTS, Student
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.evaluation.answers.predictions import read_predictions
+from mtllm_ds.evaluation.items.masking import SETTINGS
 
 
 @dataclass(frozen=True)
@@ -52,17 +53,20 @@ def teacher_nll(plan: Plan, language: str, data: str) -> float:
     return float(np.mean([own[f"model/{language}/nll"] for own in figures]))
 
 
-def transfer_accuracy(plan: Plan) -> dict[str, dict[str, float]]:
-    """student -> language -> accuracy of its heads, mean over the seeds that are done; without students that have none."""
-    found: dict[str, dict[str, float]] = {}
+def transfer_accuracy(plan: Plan) -> dict[str, dict[str, dict[str, float]]]:
+    """setting -> student -> language -> accuracy of its heads, mean over the seeds that are done; students without are left out."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
     for student in STUDENTS:
-        folders = [plan.folder(plan.transfer(student.name, seed)) / "answers" for seed in plan.budget.seeds]
-        files = [path for folder in folders for path in sorted(folder.rglob("*.parquet"))]
-        if files:
-            answers = read_predictions(files)
-            found[student.name] = {
-                code: float(answers.where(language=code).correct.mean()) for code in plan.task_languages()
-            }
+        folders = [plan.folder(plan.transfer(student.name, seed)) for seed in plan.budget.seeds]
+        files = [path for folder in folders if (path := folder / "answers" / "predictions.parquet").is_file()]
+        if not files:
+            continue
+        answers = read_predictions(files)
+        for setting in SETTINGS:
+            own = {code: answers.where(language=code, setting=setting) for code in plan.task_languages()}
+            if all(map(len, own.values())):
+                accuracies = {code: float(given.correct.mean()) for code, given in own.items()}
+                found.setdefault(setting, {})[student.name] = accuracies
     return found
 
 
@@ -72,7 +76,10 @@ def student_tokens(plan: Plan, student: Student) -> float:
     totals = []
     for seed in plan.budget.seeds:
         path = plan.place.run(plan.place.student(student.name, seed)) / "metrics.jsonl"
-        last = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        last = [row for row in rows if any(name.startswith("samples/") for name in row)][
+            -1
+        ]  # validation has rows of its own
         totals.append(
             sum(last[f"samples/{code}"] * own["llm_tokens"] / own["samples"] for code, own in statistics.items())
         )

@@ -120,7 +120,7 @@ class Plan:
         head = head_training(self.budget, self.place, step, model, self.folder("task"), seed)
         asked = mtllm(
             "evaluate", "model", "--model", self.place.model(step), "--task", TASK, "--languages", *self.task_languages(),
-            "--setting", "plain", "--system", student.name, "--seed", seed, "--output", self.folder(step) / "answers",
+            "--system", student.name, "--seed", seed, "--output", self.folder(step) / "answers",
             *(["--limit", self.budget.test_lines] if self.budget.name == "smoke" else []),
         )  # fmt: skip
         self._add_training(step, head, asked, [trained, "task"], self.budget.transfer_steps, optional=True)

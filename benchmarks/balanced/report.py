@@ -30,6 +30,7 @@ from mtllm_ds.atomic import write_figures, write_json, write_text
 from mtllm_ds.evaluation.report.html import render
 from mtllm_ds.evaluation.report.parts import Picture, Report, Section, Verdict
 from mtllm_ds.evaluation.report.pictures import write_image
+from mtllm_ds.evaluation.report.writing import SETTING_TITLES
 
 CAPTION = (
     "Nats per token of the masked tokens of held-out text, mean of the seeds, less is better. Left of the line high-resource "
@@ -170,17 +171,16 @@ def _teachers(plan: Plan, scores: Scores) -> Section:
 
 
 def _transfer(plan: Plan) -> list[Section]:
-    """Accuracy of a head trained on English labels alone, where that was run."""
-    found, languages = transfer_accuracy(plan), plan.task_languages()
-    if not found:
-        return []
+    """Accuracy of a head trained on English labels alone, where that was run: on the text as it is, and without what translations
+    copy from English."""
+    languages = plan.task_languages()
     titles = {student.name: student.title for student in STUDENTS}
-    rows = [(titles[name], *(f"{own[code]:.3f}" for code in languages)) for name, own in found.items()]
-    return [
-        Section(
-            f"Zero-shot transfer: accuracy on {TASK}, head trained on English", ("student", *languages), rows, "student"
-        )
-    ]
+    sections = []
+    for setting, found in transfer_accuracy(plan).items():
+        rows = [(titles[name], *(f"{own[code]:.3f}" for code in languages)) for name, own in found.items()]
+        heading = f"Zero-shot transfer: accuracy on {TASK}, {SETTING_TITLES[setting].lower()}, head trained on English"
+        sections.append(Section(heading, ("student", *languages), rows, text_column="student"))
+    return sections
 
 
 def _markdown(section: Section) -> str:

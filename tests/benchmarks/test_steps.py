@@ -112,3 +112,20 @@ Steps(Path({str(tmp_path / "run")!r}), 1, {{}}, Console(quiet=True)).run([Step("
     with pytest.raises(ProcessLookupError):
         os.kill(int(sleeper.read_text()), 0)
     assert not (tmp_path / "run" / "a" / "done.json").exists()
+
+
+def test_a_deadline_ends_what_runs_where_that_was_asked(tmp_path):
+    """What was under way is not done, what fails by itself is still told, and another run finishes it."""
+    trace = tmp_path / "trace"
+    slow = f"import time, pathlib; p = pathlib.Path({str(trace)!r}); time.sleep(0 if p.exists() else 60); p.write_text('x')"
+    plan = [Step("quick", []), Step("slow", [[sys.executable, "-c", slow]]), Step("after", [], ("slow",))]
+    began = time.monotonic()
+    steps = steps_in(tmp_path / "run")
+    assert not steps.run(plan, deadline_seconds=1.0, ends_there=True)
+    assert time.monotonic() - began < 30
+    assert [steps.is_done(step) for step in plan] == [True, False, False]
+    trace.touch()
+    assert steps_in(tmp_path / "run").run(plan, deadline_seconds=300.0, ends_there=True)
+    failing = [Step("failing", [[sys.executable, "-c", "raise SystemExit('no')"]])]
+    with pytest.raises(UserError, match="step failing failed"):
+        steps_in(tmp_path / "run").run(failing, deadline_seconds=300.0, ends_there=True)

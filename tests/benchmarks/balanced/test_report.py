@@ -56,7 +56,7 @@ def plan(tmp_path_factory):
         (folder / "run").mkdir(parents=True)
         (folder / "done.json").write_text(json.dumps({"seconds": 2.0, "commit": "abc"}))
         samples = {f"samples/{code}": 10.0 for code in BUDGET.languages}
-        (folder / "run" / "metrics.jsonl").write_text(json.dumps(samples) + "\n")
+        (folder / "run" / "metrics.jsonl").write_text(json.dumps(samples) + "\n" + '{"eval_nll": 1.0}\n')
         kind, *names = step.name.split("/")
         seed = int(step.name[-1]) if names else 0
         if kind == "students":
