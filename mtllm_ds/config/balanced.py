@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -144,6 +146,13 @@ class BalancedTeachers(ObjectiveSettings):
             yield from unread(
                 self, "objective", _MASKING, "with model.llm.bidirectional=false, where nothing is masked"
             )
+        for language, teacher in self.teacher_of.items():
+            is_pinned = re.fullmatch("[0-9a-f]{40}", teacher.revision or "")
+            if teacher.trust_remote_code and not Path(teacher.name).is_dir() and not is_pinned:
+                yield (
+                    f"objective.teacher_of.{language}.revision={teacher.revision or 'null'}: code from the hub runs at one commit "
+                    "only; set it to the 40 digits of one that you have read"
+                )
         if run.model.start is not None:
             yield (
                 f"model.start={run.model.start}: objective.name=balanced_teachers takes its head from model.llm.name; "

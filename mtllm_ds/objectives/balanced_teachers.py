@@ -141,7 +141,7 @@ class BalancedTeachers(Objective):
         own = [i for i, found in enumerate(batch.host.languages) if _code(batch, found) == language]
         width = max(batch.host.num_tokens["llm"][i] for i in own)
         rows = _to(own, asked.ids.device)
-        states = teacher.states(asked.ids[rows, :width], batch.llm_mask[rows, :width])
+        states = teacher.answers(asked.ids[rows, :width], batch.llm_mask[rows, :width])
         # Where each of the batch's rows lies among those that the teacher read.
         row_of = torch.zeros(len(batch), dtype=torch.int64, device=rows.device).scatter(
             0, rows, torch.arange(len(own), device=rows.device)
@@ -224,8 +224,12 @@ def _lesson_of(teacher: BankTeacher, states: torch.Tensor) -> Lesson:
     """Holds on to the weights on the device, though the teacher may give way to another before they are used."""
     head = teacher.head
     mapped = Mapped(teacher.own, teacher.theirs, teacher.has_rest) if teacher.is_mapped else None
+    if head is None:
+        return Lesson(states, None, None, None, mapped)
     bias = None if head.bias is None else head.bias.detach()
-    return Lesson(teacher.prepared(states), head.weight.detach(), bias, head.softcap, mapped)
+    with torch.no_grad():
+        prepared = head.prepared(states)
+    return Lesson(prepared, head.weight.detach(), bias, head.softcap, mapped)
 
 
 def _languages(batch: Batch) -> Iterator[int]:

@@ -28,12 +28,12 @@ _NO_TEACHER_WIDTH = 16
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a teacher says of some rows: its matrix, its bias, and what it read."""
+    """What a teacher says of some rows: its matrix, its bias, and what that reads. V_t is V unless `mapped` says how they meet."""
 
     states: torch.Tensor
-    """(n, D_t) prepared for the matrix"""
-    weight: torch.Tensor
-    """(V, D_t)"""
+    """(n, D_t) prepared for the matrix; without one, logits (n, V_t)"""
+    weight: torch.Tensor | None
+    """(V_t, D_t); None only where `mapped` is there"""
     bias: torch.Tensor | None
     """(V,)"""
     softcap: float | None = None
@@ -110,6 +110,7 @@ class TaughtHead(nn.Module):
             return mapped_kl(
                 own, self.weight, self.bias, partial(self._taught, lesson), wanted[rows], lesson.mapped, self._options
             )
+        assert lesson.weight is not None
         return fused_linear_kl(
             own,
             self.weight,
@@ -164,6 +165,8 @@ class TaughtHead(nn.Module):
     @staticmethod
     def _taught(lesson: Lesson, rows: slice) -> torch.Tensor:
         """The teacher's logits of some of its rows."""
+        if lesson.weight is None:
+            return lesson.states[rows] if lesson.states.dtype == torch.float64 else lesson.states[rows].float()
         return _logits(lesson.states[rows], lesson.weight, lesson.bias, lesson.softcap)
 
     @property

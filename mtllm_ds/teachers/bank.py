@@ -23,13 +23,14 @@ from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import dtype_of
 from mtllm_ds.models.lm_head import OutputHead, load_output_head
 from mtllm_ds.models.loading import choose_attention, load_llm
+from mtllm_ds.models.own_code import OwnCodeModel
 from mtllm_ds.models.readers import LLMReader
 from mtllm_ds.teachers.outputs import outputs_of
 from mtllm_ds.teachers.storage import InShares, OnHost
 
 
 class BankTeacher(nn.Module):
-    """A frozen language model: body, head and, where its logits are not the student's one by one, the map to it."""
+    """A frozen language model and, where its logits are not the student's one by one, the map to it."""
 
     reads: torch.Tensor
     """(V,) int64 what it reads in place of each of the student's ids; there with a map only, as are the next two"""
@@ -39,11 +40,17 @@ class BankTeacher(nn.Module):
     """(A,) int64 its own ids of those"""
 
     def __init__(
-        self, reader: LLMReader, head: OutputHead, tokens: TokenMap | None = None, num_logits: int = 0
-    ) -> None:
-        """`num_logits`: of the student, whose ids `tokens` maps."""
+        self, model: LLMReader | OwnCodeModel, head: OutputHead | None, tokens: TokenMap | None = None, num_logits: int = 0
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            model: with its own code, the whole model; else its body
+            head: of a body
+            tokens: None: its logits are the student's
+            num_logits: of the student, whose ids `tokens` maps
+        """
         super().__init__()
-        self.reader, self.head = reader, head
+        self.model, self.head = model, head
         self.is_mapped = tokens is not None
         if tokens is not None:
             own = np.flatnonzero(tokens.tells >= 0)
@@ -53,14 +60,10 @@ class BankTeacher(nn.Module):
         self.eval().requires_grad_(False)
 
     @torch.no_grad()
-    def states(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Final states for the student's ids: (B, S) int64 ids and mask -> (B, S, D)."""
-        return self.reader.states(self.reads[ids] if self.is_mapped else ids, mask)
-
-    @torch.no_grad()
-    def prepared(self, states: torch.Tensor) -> torch.Tensor:
-        """What its matrix reads of states: (N, D) -> (N, D)."""
-        return self.head.prepared(states)
+    def answers(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """What it makes of the student's ids (B, S) int64 and their mask: states (B, S, D), without a head logits (B, S, V)."""
+        read = self.reads[ids] if self.is_mapped else ids
+        return self.model.logits(read, mask) if isinstance(self.model, OwnCodeModel) else self.model.states(read, mask)
 
 
 class TeacherBank:

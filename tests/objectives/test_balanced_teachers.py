@@ -181,7 +181,7 @@ def test_what_nobody_is_asked_for_and_other_teachers_may_hold_nan(folder):
     _, masked = objective.asks.shown(data, objective._draw())
     _spoil(objective.student, masked)
     for code, rows in (("deu_Latn", [0, 1]), ("fra_Latn", [2])):
-        _spoil(bank.teacher(code).reader, masked[rows])
+        _spoil(bank.teacher(code).model, masked[rows])
     output = objective(data)
     output.loss_sum.backward()
     assert output.loss_sum.item() == truth.item()

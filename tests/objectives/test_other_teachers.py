@@ -1,5 +1,7 @@
 """Teachers with vocabularies of their own, and causal ones, against transformers' own models in eager float64."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from mtllm_ds.data.shards.blocks import Ragged
 from mtllm_ds.data.stream.collate import Collator, Sample
 from mtllm_ds.models.lm_head import load_output_head
 from mtllm_ds.models.loading import load_llm
+from mtllm_ds.models.own_code import load_own_code
 from mtllm_ds.models.readers import LLMReader
 from mtllm_ds.models.trained_head import load_trained_head
 from mtllm_ds.objectives.asked_tokens import MaskedTokens, Masking, NextTokens
@@ -19,7 +22,8 @@ from mtllm_ds.objectives.balanced_teachers import BalancedTeachers
 from mtllm_ds.teachers.bank import BankTeacher, TeacherBank
 from mtllm_ds.teachers.outputs import outputs_of
 from tests.fixtures.models import save_llama, save_masked_lm
-from tests.fixtures.tokenizers import save_bert_tokenizer, save_xlm_r_tokenizer
+from tests.fixtures.own_code import give_own_model
+from tests.fixtures.tokenizers import save_gemma_tokenizer, save_xlm_r_tokenizer
 
 CPU, LANGUAGES, T, ALPHA = torch.device("cpu"), ("deu_Latn", "fra_Latn"), 2.0, 0.6
 
@@ -27,10 +31,10 @@ CPU, LANGUAGES, T, ALPHA = torch.device("cpu"), ("deu_Latn", "fra_Latn"), 2.0, 0
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("other")
-    word_pieces, unigrams = save_bert_tokenizer(folder / "word_pieces"), save_xlm_r_tokenizer(folder / "unigrams")
-    save_masked_lm(folder / "student", seed=1, tokenizer=word_pieces)
-    save_masked_lm(folder / "deu_Latn", seed=2, tokenizer=unigrams)
-    save_masked_lm(folder / "fra_Latn", seed=3, tokenizer=word_pieces)
+    unigrams, pairs = save_xlm_r_tokenizer(folder / "unigrams"), save_gemma_tokenizer(folder / "pairs")
+    save_masked_lm(folder / "student", seed=1, tokenizer=unigrams)
+    save_masked_lm(folder / "deu_Latn", seed=2, tokenizer=pairs)
+    save_masked_lm(folder / "fra_Latn", seed=3, tokenizer=unigrams)
     for seed, name in enumerate(("student", *LANGUAGES), 1):
         save_llama(folder / f"causal_{name}", seed=seed)
     return folder
@@ -141,3 +145,21 @@ def test_causal_teachers_and_student(folder, packing):
     for name, parameter in model.named_parameters():
         mine = own["lm_head.weight" if name == "lm_head.weight" else f"student.llm.{name.removeprefix('model.')}"]
         torch.testing.assert_close(mine.grad, parameter.grad, rtol=1e-8, atol=1e-10)
+
+
+def test_a_teacher_with_code_of_its_own_says_what_the_known_one_does(folder, tmp_path):
+    """The same weights, once as a Llama and once as a class that comes with its folder."""
+    own = give_own_model(shutil.copytree(folder / "causal_deu_Latn", tmp_path / "own"))
+    data, losses = batch(400), []
+    for llm in (
+        settings_of(folder / "causal_deu_Latn", False),
+        LLMSettings(name=str(own), bidirectional=False, trust_remote_code=True),
+    ):
+        objective = objective_of(folder, "causal_", NextTokens(), bidirectional=False)
+        student, outputs = outputs_of(settings_of(folder / "causal_student", False)), outputs_of(llm)
+        assert outputs.is_own_code == llm.trust_remote_code
+        if outputs.is_own_code:
+            teacher = BankTeacher(load_own_code(llm, torch.float64), None, student.meet(outputs), student.size)
+            objective._bank._teachers["deu_Latn"] = teacher
+        losses.append([objective.train()(data).loss_sum.item(), *objective.eval()(data).sums["teacher_nll"].tolist()])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-10)

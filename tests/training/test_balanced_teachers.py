@@ -93,6 +93,13 @@ def test_one_language_alone_without_teachers(recipe):
         ({"objective__mask_token_share": "0.95"}, "above 1 together"),
         ({"objective__teacher_of__de": "x"}, "two teachers for deu_Latn"),
         ({"objective__teacher_of__xx": "x"}, "unknown language tag 'xx'"),
+        (
+            {
+                f"objective__teacher_of__deu_Latn__{name}": value
+                for name, value in (("name", "HPLT/hplt_bert_base_de"), ("trust_remote_code", "true"), ("revision", "main"))
+            },
+            "objective.teacher_of.deu_Latn.revision=main: code from the hub runs at one commit only",
+        ),
     ],
 )  # fmt: skip
 def test_settings_that_do_not_fit(recipe, change, words):
