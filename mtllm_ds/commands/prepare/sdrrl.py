@@ -210,13 +210,14 @@ def _translators(options: argparse.Namespace) -> dict[str, str]:
     others = [code for code in map(check_language, options.languages) if code not in found]
     if len(for_all) > 1:
         raise UserError(f"--translator {for_all[1]}: only one can do without a language; write CODE={for_all[1]}")
-    if bool(for_all) != bool(others):
-        lacks = (
-            f"--languages: {', '.join(others)} has no translator"
-            if others
-            else f"--translator {for_all[0]}: of no language"
+    if others and not for_all:
+        raise UserError(
+            f"--languages={' '.join(others)}: no translator; give --translator {others[0]}=..., or one without CODE"
         )
-        raise UserError(f"{lacks}; give --translator CODE=..., or --translator ... --languages CODE ...")
+    if for_all and not others:
+        raise UserError(
+            f"--translator={for_all[0]}: of no language; write CODE={for_all[0]}, or add --languages CODE ..."
+        )
     return found | {code: given for given in for_all for code in others}
 
 
