@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtllm_ds.command_line import Subcommands, add_precision, positive_float, positive_int
 from mtllm_ds.commands.prepare.sides import chat_template_of
+from mtllm_ds.config.shipped import shipped_place
 from mtllm_ds.errors import UserError
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def _settings(options: argparse.Namespace, dtype: Any) -> SdrrlSettings:
         trust_remote_code=options.trust_remote_code,
         chat=ChatSettings(template=chat_template_of(options.chat_template), system_prompt=options.system_prompt),
         dtype=dtype,
-        instructions=tuple(options.instructions),
+        instructions=tuple(str(shipped_place(path)) for path in options.instructions),
         instruction_field=options.instruction_field,
         num_instructions=options.num_instructions,
         self_instructions=own,
@@ -173,7 +174,10 @@ def _settings(options: argparse.Namespace, dtype: Any) -> SdrrlSettings:
         decoding=Decoding(num_beams=options.beams),
         time_out_seconds=options.time_out,
         lexicons={code: given for code, (given,) in _by_language("--lexicon", options.lexicon, most=1).items()},
-        parallel=_by_language("--parallel", options.parallel),
+        parallel={
+            code: tuple(str(shipped_place(path)) for path in paths)
+            for code, paths in _by_language("--parallel", options.parallel).items()
+        },
         pairs=PairSettings(
             weights=_weights(options.pairs) if options.pairs else DEFAULT_WEIGHTS,
             total=options.num_pairs,
