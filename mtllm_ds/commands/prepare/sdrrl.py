@@ -71,6 +71,7 @@ def _add_answers(group: Any) -> None:
     )  # fmt: skip
     add("--temperature", type=_temperature, default=0.0, help="0 is greedy (default)")
     add("--top-p", type=_share, help="the fewest tokens that reach this probability (default %(default)s)")
+    add("--keep-sentences", action="store_true", help="of an answer that was cut off, keep the whole sentences")
     add("--stop", metavar="TEXT", help="an answer ends here too, as where a model was not tuned to end its turn")
     add("--batch-size", type=positive_int, default=16, help="texts written at once (default %(default)s)")
     add(
@@ -170,6 +171,7 @@ def _settings(options: argparse.Namespace, dtype: Any) -> SdrrlSettings:
             stop=options.stop,
         ),
         batch_size=options.batch_size,
+        keep_sentences=options.keep_sentences,
         translators=_translators(options),
         decoding=Decoding(num_beams=options.beams),
         time_out_seconds=options.time_out,

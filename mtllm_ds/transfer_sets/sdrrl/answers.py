@@ -10,6 +10,7 @@ from mtllm_ds.languages import ENGLISH
 from mtllm_ds.transfer_sets.sdrrl.chat_model import ChatModel, Generation, Job, Progress, provenance, write_jobs
 from mtllm_ds.transfer_sets.sdrrl.filters import LanguageCheck, why_rejected
 from mtllm_ds.transfer_sets.sdrrl.stages import Row, Stage
+from mtllm_ds.transfer_sets.translation.sentences import Piece, split_sentences
 
 
 def write_answers(
@@ -21,10 +22,14 @@ def write_answers(
     seed: int,
     generation: Generation,
     batch_size: int,
+    keep_sentences: bool,
     check: LanguageCheck | None,
     progress: Progress,
 ) -> tuple[list[Row], Counter[str]]:
     """A row per instruction, in their order, and counts: `kept`, or why one was rejected.
+
+    Args:
+        keep_sentences: of an answer that was cut off, all sentences but the last are kept, and its row says `trimmed`
 
     Rejected besides the reasons of `filters.py`: `special_token`, an instruction that spells one of the template's, and
     `long_prompt`, one that leaves no room for an answer of `generation.max_new_tokens`.
@@ -48,11 +53,22 @@ def write_answers(
     counts: Counter[str] = Counter()
     for row in instructions:
         answer = written.get(row["id"], {"response": "", "ended": False})
-        reason = unfit.get(row["id"]) or why_rejected(answer["response"], answer["ended"], ENGLISH, check)
+        text, ended = answer["response"], answer["ended"]
+        whole = whole_sentences(text) if keep_sentences and not ended else ""
+        if whole:
+            text, ended = whole, True
+        reason = unfit.get(row["id"]) or why_rejected(text, ended, ENGLISH, check)
         counts[reason or "kept"] += 1
-        rejected = {} if reason is None else {"rejected": reason}
-        rows.append({"id": row["id"], "prompt": row["prompt"], "response": answer["response"], **rejected, "by": by})
+        more = {"rejected": reason} if reason else {"trimmed": True} if whole else {}
+        rows.append({"id": row["id"], "prompt": row["prompt"], "response": text, **more, "by": by})
     return rows, counts
+
+
+def whole_sentences(text: str) -> str:
+    """A text up to the end of its last whole sentence; nothing where there is none, or where a block of code is left open."""
+    *pieces, _ = split_sentences(text) or [Piece("", "")]
+    whole = "".join(piece.gap + piece.sentence for piece in pieces)
+    return "" if whole.count("```") % 2 else whole
 
 
 def kept(rows: Sequence[Row]) -> list[Row]:

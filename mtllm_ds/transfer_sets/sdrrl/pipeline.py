@@ -119,7 +119,8 @@ class Pipeline:
         own = self._settings
         decisive = {
             "instructions": instructions.sha256, "seed": own.seed, "generation": asdict(own.generation),
-            "batch_size": own.batch_size, "check_language": own.check_language, **self._chat_model.made_by,
+            "batch_size": own.batch_size, "keep_sentences": own.keep_sentences,
+            "check_language": own.check_language, **self._chat_model.made_by,
         }  # fmt: skip
         return self._stage(
             "answers",
@@ -127,7 +128,7 @@ class Pipeline:
             lambda stage: write_answers(
                 stage, instructions.rows, self._chat_model, self._cluster,
                 seed=own.seed, generation=own.generation, batch_size=own.batch_size,
-                check=self._language_check, progress=self._progress("answers"),
+                keep_sentences=own.keep_sentences, check=self._language_check, progress=self._progress("answers"),
             ),
         )  # fmt: skip
 

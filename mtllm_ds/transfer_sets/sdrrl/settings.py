@@ -39,6 +39,8 @@ class SdrrlSettings:
     generation: Generation
     """Of answers."""
     batch_size: int = 16
+    keep_sentences: bool = False
+    """Of an answer that was cut off, keep the whole sentences."""
     translators: Mapping[str, str]
     """By language: `command:...` or an MT model"""
     decoding: Decoding = GREEDY
