@@ -62,7 +62,10 @@ def test_tables_and_rows(place, capsys):
 def test_mistakes(place, more, said):
     with pytest.raises(UserError, match=said):
         evaluate(place, *more, output="none")
-    assert not (place / "none").exists()
+    assert not list(place.glob("none/*"))
+    (place / "file").touch()
+    with pytest.raises(UserError, match=r"--output=.*file: cannot be written"):
+        evaluate(place, output="file")
 
 
 def test_what_is_no_masked_lm(place):

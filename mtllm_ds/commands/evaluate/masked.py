@@ -40,10 +40,12 @@ def add_masked(commands: Subcommands) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from mtllm_ds.data.writing.output import check_output
     from mtllm_ds.evaluation.masked.evaluation import evaluate_masked, read_texts
 
     low_resource = [check_language(code) for code in options.low_resource]
     training = named_files(options, "training-text")
+    check_output(options.output)
     texts = read_texts(text_inputs(options), options.limit)
     absent = [code for code in low_resource if code not in texts.languages]
     if absent:

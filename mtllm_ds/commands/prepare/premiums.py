@@ -24,8 +24,15 @@ def add_premiums(commands: Subcommands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from mtllm_ds.atomic import write_json
+    from mtllm_ds.data.writing.output import check_output
     from mtllm_ds.data.writing.premiums import measure_premiums
+    from mtllm_ds.errors import UserError
 
+    check_output(options.output.parent)
+    if options.output.is_dir():
+        raise UserError(
+            f"--output={options.output}: is a folder; name a file, such as {options.output / 'premiums.json'}"
+        )
     found = measure_premiums(text_inputs(options, second_text_field=options.english_field))
     for code, own in found.items():
         error = f"± {1.96 * own.standard_error:.3f} (95%)"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mtllm_ds import atomic
+from mtllm_ds.data.writing.output import check_output
 from mtllm_ds.data.writing.sources import InputFile, SourceReader
 from mtllm_ds.draws import uniform
 from mtllm_ds.errors import UserError
@@ -80,8 +81,10 @@ def train_tokenizer(
     Raises:
         UserError: the folder is there already, an input cannot be read, or the vocabulary has no room for the characters.
     """
-    if output.exists() and any(output.iterdir()):
+    check_output(output)
+    if any(output.iterdir()):
         raise UserError(f"--output={output}: is there already; remove it or choose another folder")
+    output.rmdir()  # until it is whole
     sizes: Counter[str] = Counter()
     heads: dict[str, list[str]] = {}
     for language, text in _texts(settings.inputs, "reading", progress):
@@ -313,8 +316,6 @@ def _write(
         "vocab_size": backend.get_vocab_size(),
         "languages": {code: asdict(own) for code, own in figures.items()},
     }
-    if output.exists():
-        output.rmdir()  # it is empty
     with atomic.new_folder(output) as folder:
         PreTrainedTokenizerFast(tokenizer_object=backend, **named).save_pretrained(folder)
         atomic.write_json(folder / REPORT_NAME, report)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -10,13 +11,15 @@ from mtllm_ds.data.text.tokenization import TextTokenizer
 from mtllm_ds.data.writing.sources import InputFile, SourceReader
 from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.masked.model import MaskedLM
-from mtllm_ds.evaluation.masked.passes import batches_of, rows_of
+from mtllm_ds.evaluation.masked.passes import MaskedBatch, batches_of, rows_of
 from mtllm_ds.evaluation.masked.scores import LineSums, Texts, score, uniform, unigram
 
 Progress = Callable[[int, int], None]
 """(masked tokens that are told, all)"""
 _LARGEST_LOGITS = 1 << 27
 """Elements of the logits of a batch."""
+_STRETCH = 1 << 14
+"""Texts that are dealt into rows and sorted by length at once."""
 
 
 def read_texts(inputs: Iterable[InputFile], limit: int | None = None) -> Texts:
@@ -55,25 +58,26 @@ def evaluate_masked(
     Args:
         training: text whose tokens the unigram baseline counts, of every language that is scored
     """
-    numbered = ((number, *pair) for number, pair in enumerate(zip(texts.languages, texts.texts, strict=True)))
-    rows = list(rows_of(model.tokenizer, numbered, num_passes, max_length))
     vocab_size = model.tokenizer.vocab_size
     # Each masks about one token in `num_passes`, and each takes a row of logits.
     tokens_per_batch = min(
         tokens_per_batch, max(max_length, _LARGEST_LOGITS // vocab_size * min(num_passes, max_length))
     )
     device = next(model.model.parameters()).device
-    total, done = sum(len(row.masked) for row in rows), 0
+    token_ids = _token_ids(model.tokenizer, texts.texts)
+    total, done = sum(map(len, token_ids)), 0
 
-    def batches():
+    def batches() -> Iterator[MaskedBatch]:
         nonlocal done
-        for batch in batches_of(rows, model.mask_id, model.tokenizer.pad_id, tokens_per_batch, device):
-            yield batch
-            done += len(batch.wanted)
-            progress(done, total)
+        numbered = enumerate(zip(texts.languages, texts.texts, strict=True))
+        while stretch := [(number, *pair) for number, pair in islice(numbered, _STRETCH)]:
+            rows = list(rows_of(model.tokenizer, stretch, num_passes, max_length))
+            for batch in batches_of(rows, model.mask_id, model.tokenizer.pad_id, tokens_per_batch, device):
+                yield batch
+                done += len(batch.wanted)
+                progress(done, total)
 
     sums = {"model": score(batches(), model, len(texts.texts))}
-    token_ids = _token_ids(model.tokenizer, texts.texts)
     if training := tuple(training):
         counts = count_tokens(model.tokenizer, training)
         missing = sorted(set(texts.languages) - set(counts))

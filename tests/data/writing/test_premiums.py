@@ -58,6 +58,9 @@ def test_a_run_reads_the_table(tmp_path, capsys):
 
 
 def test_mistakes_are_one_line(tmp_path):
+    german = f"deu_Latn={TEXT}/parallel_deu_Latn.jsonl.xz"
+    with pytest.raises(UserError, match="is a folder; name a file"):
+        run_command(["prepare", "premiums", "--input", german, "--output", str(tmp_path)])
     with pytest.raises(UserError, match="is English, whose premium is 1"):
         measure_premiums([source("deu_Latn", language="eng_Latn")])
     single = tmp_path / "one.jsonl"

@@ -145,6 +145,8 @@ def test_mistakes_are_one_line(tmp_path):
     (folder / "kept").touch()
     with pytest.raises(UserError, match="is there already"):
         train_tokenizer(settings(), folder)
+    with pytest.raises(UserError, match=r"--output=.*kept: cannot be written"):
+        train_tokenizer(settings(), folder / "kept")
     for algorithm, size in (("wordpiece", 8), ("bpe", 200), ("unigram", 40)):
         with pytest.raises(UserError, match=rf"--vocab-size={size}: .*; (raise|change) it"):
             train_tokenizer(settings(algorithm=algorithm, vocab_size=size), tmp_path / "small")

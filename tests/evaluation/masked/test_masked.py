@@ -17,6 +17,7 @@ from transformers import (
 from mtllm_ds.data.text.tokenization import TokenizerSpec, load_text_tokenizer
 from mtllm_ds.data.writing.sources import InputFile
 from mtllm_ds.errors import UserError
+from mtllm_ds.evaluation.masked import evaluation
 from mtllm_ds.evaluation.masked.evaluation import evaluate_masked
 from mtllm_ds.evaluation.masked.model import MaskedLM
 from mtllm_ds.evaluation.masked.passes import batches_of, rows_of
@@ -142,10 +143,12 @@ def test_an_oracle_scores_1(model):
         assert own.nll == pytest.approx(math.log(vocab_size))
 
 
-def test_company_and_order_change_nothing(model):
+def test_company_and_order_change_nothing(model, monkeypatch):
     together = evaluate(model)["model"]
     for changes in ({"tokens_per_batch": 1}, {"tokens_per_batch": 10_000}):
         np.testing.assert_allclose(evaluate(model, **changes)["model"].nll, together.nll, rtol=1e-5)
+    monkeypatch.setattr(evaluation, "_STRETCH", 2)
+    np.testing.assert_allclose(evaluate(model)["model"].nll, together.nll, rtol=1e-5)
     turned = Texts(TEXTS.languages[::-1], TEXTS.texts[::-1])
     np.testing.assert_allclose(evaluate(model, turned)["model"].nll[::-1], together.nll, rtol=1e-5)
 
