@@ -58,7 +58,7 @@ class MixingSettings(MixingRule):
     name of a JSON file with that table. `temperature`, `balanced` and `explicit` then count and share bytes divided by it instead
     of samples."""
     cycle_draws: int = Field(default=256, gt=0, le=2**24)
-    """Draws (stretches of samples as long as a block) after which the shares are exact again."""
+    """Draws (stretches of samples as long as a block; of 32 under token budgets) after which the shares are exact again."""
 
     @field_validator("byte_premiums", mode="before")
     @classmethod

@@ -13,6 +13,9 @@ from mtllm_ds.errors import UserError
 STEPS_OF_ROUND = 32
 """Under token budgets: steps for which a lane stays with its stretch of a data set. The fewer, the more ranks read one block."""
 
+DRAW_SAMPLES = 32
+"""Samples of a draw under token budgets. The fewer, the closer are shares at any time."""
+
 
 class Order:
     """A data set's index as the settings and the seed have it read."""
@@ -28,9 +31,11 @@ class Order:
         self._check_budgets()
         self.sources = mixed_sources(manifest, settings.mixing, seed)
         self.shares = self.sources.shares
+        self.block_samples = int(np.diff(self.first_row).max())
+        """Samples of a block, but for the last of each language"""
         count = settings.num_samples_per_cell
-        self.draw_samples = count * max(1, round(int(np.diff(self.first_row).max()) / count))
-        """Samples of every draw: about a block, and whole cells"""
+        self.draw_samples = DRAW_SAMPLES if settings.has_budgets else count * max(1, round(self.block_samples / count))
+        """Samples of every draw: about a block in whole cells, which one lane reads; less where cells are dealt out anyway"""
         lane_samples = self.samples_of_lane(STEPS_OF_ROUND)
         self.round_draws = settings.lanes * (-(-lane_samples // self.draw_samples) if settings.has_budgets else 1)
         """Draws of a round (`rounds.py`)"""

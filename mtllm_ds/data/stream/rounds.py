@@ -64,34 +64,36 @@ class FixedRound:
 
 
 class PackedRound:
-    """Cells under token budgets. Of each source they are those that begin within its draws of the round."""
+    """Cells under token budgets. Of each source they are those that begin within its draws of the round.
+
+    A source's cells lie side by side, on one lane after the other: in every step of the round it has its part, within two cells.
+    """
 
     def __init__(self, order: Order, number: int, first_cell: int) -> None:
-        lanes, count, size = order.settings.lanes, order.round_draws, order.draw_samples
+        size, count = order.draw_samples, order.round_draws
         self.number = number
         self.first_cell = first_cell
-        sources = order.draws.sources(number * count, (number + 1) * count)
         drawn = order.draws.drawn_before(number * count)
-        self._samples = np.zeros(len(drawn), np.int64)
-        cells_of_draw = np.zeros(count, np.int64)
-        own_cells = {}
-        for source, stream in enumerate(order.cells):
-            draws = np.flatnonzero(sources == source)
-            start = int(drawn[source]) * size
-            own = own_cells[source] = stream.cells(start, start + len(draws) * size)
-            self._samples[source] = own.samples_before
-            cells_of_draw[draws] = np.bincount(own.starts // size - drawn[source], minlength=len(draws))
-        numbers = first_cell + np.arange(cells_of_draw.sum())
+        draws = np.bincount(order.draws.sources(number * count, (number + 1) * count), minlength=len(drawn))
+        cells = [
+            stream.cells(start, end)
+            for stream, start, end in zip(
+                order.cells, (drawn * size).tolist(), ((drawn + draws) * size).tolist(), strict=True
+            )
+        ]
+        self._samples = np.array([own.samples_before for own in cells])
+        counts = [len(own.rows) for own in cells]
+        numbers = first_cell + np.arange(sum(counts))
         self.end = first_cell + len(numbers)
-        steps, lane_of_cell = np.divmod(numbers, lanes)
+        steps, lanes = np.divmod(numbers, order.settings.lanes)
         self._sources = np.zeros(len(numbers), np.int64)
-        self._sources[np.lexsort((steps, lane_of_cell))] = np.repeat(sources, cells_of_draw)
+        self._sources[np.lexsort((steps, lanes))] = np.repeat(np.arange(len(cells)), counts)
         self._rows: list[np.ndarray] = [np.empty(0, np.int64)] * len(numbers)
-        for source, own in own_cells.items():
+        for source, own in enumerate(cells):
             # A source's epochs follow one another step by step; within an epoch its cells go to lanes in stretches.
             places = np.flatnonzero(self._sources == source)
             epochs = order.cells[source].epochs(own)
-            dealt = places[np.lexsort((steps[places], lane_of_cell[places], epochs))]
+            dealt = places[np.lexsort((steps[places], lanes[places], epochs))]
             for place, rows in zip(dealt.tolist(), own.rows, strict=True):
                 self._rows[place] = rows
         self._sizes = np.array([len(rows) for rows in self._rows], np.int64)

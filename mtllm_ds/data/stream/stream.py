@@ -151,7 +151,7 @@ class TrainStream:
         """The parts of each step, one a worker."""
         workers = max(1, self._num_workers)
         # A lane reads one block at a time; with token budgets some samples of earlier blocks still wait.
-        reach = ceil(self._settings.queue_size / self._order.draw_samples) if self._settings.has_budgets else 0
+        reach = ceil(self._settings.queue_size / self._order.block_samples) if self._settings.has_budgets else 0
         blocks_of_lane = 2 + 2 * reach
         cached_blocks = blocks_of_lane * len(self._lanes_of_forward) * self._settings.cells_per_forward
         cache = BlockCache(self.manifest, cached_blocks + 8, self._on_error, self._max_skipped_share, self._targets)

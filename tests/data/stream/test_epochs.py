@@ -120,7 +120,7 @@ def test_under_token_budgets_every_round_takes_its_draws_within_one_cell(samples
     chosen = OrderSettings(lanes=lanes, mixing=mixing, queue_size=queue, **TOKENS)
     order = Order(manifest_of(samples), chosen, seed)
     round = PackedRound(order, 0, 0)
-    for number in range(1, 8):
+    for number in range(1, 5):
         round = PackedRound(order, number, round.end)
         over = (
             round.samples_before(round.first_cell)
@@ -128,6 +128,19 @@ def test_under_token_budgets_every_round_takes_its_draws_within_one_cell(samples
         )
         assert (over >= 0).all()
         assert (over < TOKENS["llm_tokens_per_cell"]).all()  # a cell holds fewer samples: each has a token
+
+
+def test_under_token_budgets_each_language_has_its_part_in_every_step_of_a_round_within_two_cells():
+    samples = [3000, 2000, 500]
+    order = Order(manifest_of(samples), OrderSettings(lanes=9, **TOKENS), 0)
+    round = PackedRound(order, 0, 0)
+    steps = round.end // 9
+    assert steps > 20
+    cells = np.zeros((steps, 3))
+    for number in range(9 * steps):
+        cells[number // 9, np.searchsorted(np.cumsum(samples), round.cell(number)[0], side="right")] += 1
+    assert (np.abs(cells - cells.mean(0)) <= 2).all()
+    assert cells.mean(0) / 9 == pytest.approx(np.array(samples) / sum(samples), abs=0.05)
 
 
 @given(samples=sets, lanes=st.integers(1, 20), mixing=mixings, queue=queues, seed=st.integers(0, 10**6))
