@@ -82,6 +82,10 @@ CASES = {
         },
         ("masked_next_token",),
     ),
+    "simcse_of_step": Case(
+        "text",
+        {"objective__name": "simcse", "objective__negatives": "step", "model__reader": "llm"},
+    ),
     "task_tuning": Case("topics", {"model__reader": "llm"}),
     "task_tuning_encoder": Case("topics", {"model__reader": "encoder"}),
     "task_tuning_choices": Case("choices", {"model__connector__trainable": "true"}),
