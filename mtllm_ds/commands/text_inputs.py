@@ -49,15 +49,21 @@ def named_files(options: argparse.Namespace, option: str) -> tuple[InputFile, ..
     return tuple(found)
 
 
+def named_input(given: str) -> tuple[str | None, str]:
+    """Language code (None where it names none) and place of FILE or CODE=FILE."""
+    named = _NAMED.fullmatch(given)
+    return (named[1], str(shipped_place(named[2]))) if named else (None, str(shipped_place(given)))
+
+
 def _input_file(options: argparse.Namespace, given: str, fields: dict[str, Any]) -> InputFile:
     from mtllm_ds.data.writing.sources import InputFile
 
-    named = _NAMED.fullmatch(given)
-    if named and (options.language or options.language_field):
+    language, place = named_input(given)
+    if language and (options.language or options.language_field):
         raise UserError(f"--input={given}: names its language; leave out --language and --language-field")
     return InputFile(
-        path=str(shipped_place(named[2] if named else given)),
-        language=named[1] if named else options.language,
+        path=place,
+        language=language or options.language,
         language_field=options.language_field,
         text_field=options.text_field,
         **fields,

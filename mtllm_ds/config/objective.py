@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal, NamedTuple
 
 from mtllm_ds.config.section import Section
-from mtllm_ds.config.sections import CommonSections, ModelName
+from mtllm_ds.config.sections import CommonSections, ModelName, ModelSettings
 
 Student = Literal["stacked", "llm", "encoder"]
 TeacherKind = Literal["frozen_self", "cached", "none"]
@@ -75,6 +75,14 @@ class ObjectiveSettings(Section):
     def columns(self) -> tuple[str, ...]:
         """Columns that every sample must bring."""
         return ()
+
+    def columns_of(self, reader: Student) -> tuple[str, ...]:
+        """`columns`, and further ones that only a student of this kind reads."""
+        return self.columns
+
+    def longest_row(self, model: ModelSettings) -> int:
+        """Most tokens that the LLM reads of one sample."""
+        return max(side.max_length for side in model.given.values())
 
     @property
     def teacher_run(self) -> str | None:

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 from mtllm_ds.config.balanced import BalancedTeachers
 from mtllm_ds.config.objective import ObjectiveSettings
 from mtllm_ds.config.sections import CommonSections
+from mtllm_ds.config.token_distillation import TokenDistillation
 
 _CHOICE_SPANS = ("encoder_choice_spans", "llm_choice_spans")
 
@@ -187,7 +188,15 @@ class SimCSE(_Adaptation):
 
 BUILT_IN: dict[str, type[ObjectiveSettings]] = {
     cls.model_fields["name"].default: cls
-    for cls in (PooledAlignment, TaskTuning, TaskDistillation, MaskedNextToken, SimCSE, BalancedTeachers)
+    for cls in (
+        PooledAlignment,
+        TaskTuning,
+        TaskDistillation,
+        MaskedNextToken,
+        SimCSE,
+        BalancedTeachers,
+        TokenDistillation,
+    )
 }
 
 

@@ -155,7 +155,7 @@ def _objective(settings: CommonSections, objective: ObjectiveSettings) -> Iterat
             f"objective.select_by={objective.select_by}: no figure of objective.name={name}; "
             f"it has {', '.join(objective.figures)}"
         )
-    if settings.model.trainable != "lora" and targets is None and "frozen_self" in objective.teachers:
+    if settings.model.trainable != "lora" and targets is None and objective.teachers == ("frozen_self", "cached"):
         yield (
             f"model.trainable={settings.model.trainable}: the teacher of objective.name={name} is the language model as it was; "
             "cache what it says (prepare.py teacher-targets) and name it in data.targets, or set model.trainable=lora"

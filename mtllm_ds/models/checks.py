@@ -16,8 +16,12 @@ from mtllm_ds.models.probe import Probe
 from mtllm_ds.models.text_models import probe_llm, text_model_class
 
 
-def check_llm(model: ModelSettings, config: PretrainedConfig, *, packed: bool) -> Probe | None:
+def check_llm(
+    model: ModelSettings, config: PretrainedConfig, *, packed: bool, longest_row: int | None = None
+) -> Probe | None:
     """What was found of the LLM; None where the reader does without one.
+
+    `longest_row`: most tokens of a sample that it reads, the longest side's where None.
 
     Raises:
         UserError: it cannot look the way the settings say, read what the reader gives it, be packed, or attend as asked.
@@ -42,7 +46,8 @@ def check_llm(model: ModelSettings, config: PretrainedConfig, *, packed: bool) -
         with torch.device("meta"):
             require_modules(text_model_class(text, model.given_llm)(copy.deepcopy(text)), model)
     if packed:
-        require_packing(text, found.packs or bool(found.failure), max(side.max_length for side in model.given.values()))
+        longest = longest_row or max(side.max_length for side in model.given.values())
+        require_packing(text, found.packs or bool(found.failure), longest)
     return found
 
 

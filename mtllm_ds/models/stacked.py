@@ -12,6 +12,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
+from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.data.stream.packing import PackedBatch
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.centring import LanguageCentring
@@ -51,12 +52,20 @@ class StackedModel(Reader):
 
     def packed_states(self, packed: PackedBatch) -> torch.Tensor:
         """Final states of the stack for packed samples: (R, P, D_l), with gradients."""
+        return run_packed(base_of(self.llm), packed.encoder, inputs_embeds=self._heard_packed(packed))
+
+    def heard(self, batch: Batch) -> torch.Tensor:
+        """What the LLM is given to read, with gradients: (B, S_e, D_l), or (R, P, D_l) in the layout of packed rows."""
+        if batch.packed is not None:
+            return self._heard_packed(batch.packed)
+        return self.connector(self._encoded(batch.encoder_ids, batch.encoder_mask))
+
+    def _heard_packed(self, packed: PackedBatch) -> torch.Tensor:
         states = [
             self._encoded(ids, mask).flatten(0, 1)
             for ids, mask in zip(packed.encoder_buckets, packed.encoder_bucket_masks, strict=True)
         ]
-        embeddings = self.connector(packed.encoder.gather(torch.cat(states)))
-        return run_packed(base_of(self.llm), packed.encoder, inputs_embeds=embeddings)
+        return self.connector(packed.encoder.gather(torch.cat(states)))
 
     def require_mean_of(self, tag_id: int, language: str | None) -> None:
         """Refuse a language that a model which centres by language has no mean of."""

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from mtllm_ds.config.objectives import MaskedNextToken as MaskedNextTokenSettings
 from mtllm_ds.config.sections import LLMSettings
@@ -23,19 +22,17 @@ from mtllm_ds.data.text.tokenization import TokenizerSpec, load_text_tokenizer
 from mtllm_ds.draws import seed_of
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import dtype_of
-from mtllm_ds.models.lm_head import OutputHead, capped, load_output_head
+from mtllm_ds.models.lm_head import OutputHead, load_output_head
 from mtllm_ds.models.loading import load_config
 from mtllm_ds.models.readers import LLMReader
 from mtllm_ds.models.text_models import looks_both_ways
 from mtllm_ds.objectives.base import Objective, ObjectiveOutput, Parts, Sums, plain, zeros
+from mtllm_ds.objectives.cross_entropy import NO_LABEL, tell_rows
 from mtllm_ds.objectives.token_kl_head import KnownGradient
-
-NO_LABEL = -100
-"""Fills up where a row has fewer masked tokens than another."""
 
 
 class ToldTokens(nn.Module):
-    """What the frozen head makes of prepared states, a few rows at a time: the logits of all would be the largest tensor of a step.
+    """What the frozen head makes of prepared states.
 
     Returns plain numbers, as `TokenKLHead` does and for its reason: backward then gathers no head.
     """
@@ -51,25 +48,11 @@ class ToldTokens(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """(N, D) states and (N,) int64 tokens, -100 where there is none -> summed cross-entropy, number of tokens told right,
         gradient (N, D) of the sum (None where nothing needs it)."""
-        needs_gradient = torch.is_grad_enabled() and states.requires_grad
-        rows = max(1, self.chunk_elements // self.weight.shape[0])
-        parts = []
-        with torch.no_grad():
-            for part, tokens in zip(states.split(rows), wanted.split(rows), strict=True):
-                logits = capped(functional.linear(part, self.weight, self.bias).float(), self.softcap)
-                loss = functional.cross_entropy(logits, tokens, reduction="sum", ignore_index=NO_LABEL)
-                right = (logits.argmax(-1) == tokens).sum()
-                gradient = None
-                if needs_gradient:
-                    slope = logits.softmax(-1)
-                    slope[torch.arange(len(tokens), device=tokens.device), tokens.clamp(min=0)] -= 1.0
-                    slope *= (tokens != NO_LABEL).unsqueeze(-1)
-                    if self.softcap is not None:
-                        slope *= 1.0 - (logits / self.softcap).square()
-                    gradient = slope.to(part.dtype) @ self.weight
-                parts.append((loss, right, gradient))
-        losses, rights, gradients = zip(*parts, strict=True)
-        return torch.stack(losses).sum(), torch.stack(rights).sum(), torch.cat(gradients) if needs_gradient else None
+        told = tell_rows(
+            states, wanted, self.weight, self.bias, self.softcap,
+            gradient=torch.is_grad_enabled() and states.requires_grad, chunk_elements=self.chunk_elements,
+        )  # fmt: skip
+        return told.losses.sum(), told.right.sum(), told.gradient
 
 
 class MaskedNextToken(Objective):

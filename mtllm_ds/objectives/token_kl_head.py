@@ -8,78 +8,163 @@ backward gathers no head: one gather a step, in training as in evaluation.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import torch
 from mtllm_kernels import fused_linear_kl
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from mtllm_ds.models.lm_head import OutputHead, capped
+from mtllm_ds.objectives.clipped_divergence import clipped_rows
+from mtllm_ds.objectives.cross_entropy import tell_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLoss:
+    """What a token costs: kl_weight * T^2 * divergence(T) + nll_weight * cross-entropy of the token that came."""
+
+    kl_weight: float = 1.0
+    nll_weight: float = 0.0
+    divergence: str = "forward_kl"
+    """`forward_kl`, `reverse_kl` or `jsd` of `mtllm_kernels.fused_linear_kl`"""
+    beta: float = 0.5
+    """The teacher's share of the mixture of `jsd`"""
+    temperature: float = 1.0
+    clip: float | None = None
+    """Most that an entry of the vocabulary may add (`clipped_divergence.py`)"""
+    backend: str = "auto"
+
+    @property
+    def is_plain_kl(self) -> bool:
+        """Whether the divergence is KL(teacher || student) itself."""
+        return self.divergence == "forward_kl" and self.temperature == 1.0 and self.clip is None
+
+
+class RowLosses(NamedTuple):
+    """Of N rows, float32."""
+
+    loss: Tensor
+    """(N,), with gradients"""
+    kl: Tensor | None
+    """(N,) KL(teacher || student) in nats; None without a teacher, and in training where it would cost a further product"""
+    nll: Tensor | None
+    """(N,) cross-entropy in nats; None in training where it would cost a further product"""
 
 
 class TokenKLHead(nn.Module):
-    """Divergence between the next-token distributions that teacher and student give through the same frozen head.
+    """Losses of next-token distributions that student and teacher give through the same frozen head."""
 
-    Options are those of `mtllm_kernels.fused_linear_kl`; a trained head is used the ordinary way, with a second gather.
-    """
-
-    def __init__(
-        self,
-        head: nn.Linear,
-        *,
-        divergence: str = "forward_kl",
-        beta: float = 0.5,
-        temperature: float = 1.0,
-        scale_by_temperature: bool = False,
-        softcap: float | None = None,
-        reduction: str = "sum",
-        backend: str = "auto",
-    ) -> None:
+    def __init__(self, head: OutputHead, loss: TokenLoss) -> None:
         super().__init__()
-        self.reader = _HeadReader(head, {
-            "divergence": divergence,
-            "beta": beta,
-            "temperature": temperature,
-            "scale_by_temperature": scale_by_temperature,
-            "softcap": softcap,
-            "reduction": reduction,
-            "backend": backend,
-        })  # fmt: skip
+        self.head = head
+        self.reader = _HeadReader(head, loss)
 
-    def forward(self, student_hidden: Tensor, teacher_hidden: Tensor, valid: Tensor | None = None) -> Tensor:
-        """(N, D), (N, D), (N,) bool -> float32 loss, a scalar (or (N,) for reduction "none")."""
+    def forward(self, student: Tensor, teacher: Tensor | None, tokens: Tensor) -> RowLosses:
+        """(N, D) final states before each token, the teacher's or None, (N,) int64 tokens that came."""
         # Not even the parameter's flags are looked at here: DeepSpeed would take it for this module's own, and gather it.
-        loss, gradient = self.reader(student_hidden, teacher_hidden, valid)
-        return loss if gradient is None else KnownGradient.apply(student_hidden, loss, gradient)
+        read = self.head.prepared(student)
+        with torch.no_grad():
+            known = None if teacher is None else self.head.prepared(teacher)
+        loss, kl, nll, gradient = self.reader(read, known, tokens)
+        return RowLosses(loss if gradient is None else KnownGradient.apply(read, loss, gradient), kl, nll)
 
 
 class _HeadReader(nn.Module):
     """Holds the head's own parameters, so that ZeRO-3 gathers them for its forward."""
 
-    def __init__(self, head: nn.Linear, options: dict) -> None:
+    def __init__(self, head: OutputHead, loss: TokenLoss, chunk_elements: int = 2**24) -> None:
         super().__init__()
         self.weight, self.bias = head.weight, head.bias
-        self.options = options
+        self.softcap = head.softcap
+        self.loss = loss
+        self.chunk_elements = chunk_elements
 
     def forward(
-        self, student_hidden: Tensor, teacher_hidden: Tensor, valid: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """For a frozen head the loss and the gradient of its sum, both without a graph; else a loss with its graph."""
-        if self.weight.requires_grad or not (torch.is_grad_enabled() and student_hidden.requires_grad):
-            return self._loss(student_hidden, teacher_hidden, valid), None
-        leaf = student_hidden.detach().requires_grad_()
-        loss = self._loss(leaf, teacher_hidden, valid)
-        (gradient,) = torch.autograd.grad(loss.sum(), leaf)
-        return loss.detach(), gradient
+        self, student: Tensor, teacher: Tensor | None, tokens: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """Loss, KL and cross-entropy of each row and the gradient of the summed loss, all without a graph."""
+        needs_gradient = torch.is_grad_enabled() and student.requires_grad
+        student = student.detach()
+        if teacher is None:
+            told = tell_rows(student, tokens, self.weight, self.bias, self.softcap, gradient=needs_gradient)
+            scale = self.loss.nll_weight
+            slope = None if told.gradient is None else told.gradient * scale
+            return told.losses * scale, None, told.losses, slope
+        form = self._fused if self.loss.clip is None else self._clipped
+        loss, gradient = form(student, teacher, tokens, needs_gradient)
+        return loss, *self._figures(student, teacher, tokens, loss), gradient
 
-    def _loss(self, student_hidden: Tensor, teacher_hidden: Tensor, valid: Tensor | None) -> Tensor:
+    def _figures(
+        self, student: Tensor, teacher: Tensor, tokens: Tensor, loss: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """KL and cross-entropy of each row: what is known from the loss, and in evaluation what is not."""
+        own = self.loss
+        kl = loss / own.kl_weight if own.is_plain_kl and not own.nll_weight else None
+        if self.training:
+            return kl, None
+        if kl is None:
+            kl = self._kernel(student, teacher, divergence="forward_kl")
+        return kl, tell_rows(student, tokens, self.weight, self.bias, self.softcap, gradient=False).losses
+
+    def _fused(
+        self, student: Tensor, teacher: Tensor, tokens: Tensor, needs_gradient: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        own = self.loss
+        total = own.kl_weight + own.nll_weight
+        labels = {"labels": tokens, "label_weight": own.nll_weight / total} if own.nll_weight else {}
+        leaf = student.requires_grad_(needs_gradient)
+        with torch.set_grad_enabled(needs_gradient):
+            rows = total * self._kernel(
+                leaf,
+                teacher,
+                divergence=own.divergence,
+                beta=own.beta,
+                temperature=own.temperature,
+                scale_by_temperature=True,
+                **labels,
+            )
+        gradient = torch.autograd.grad(rows.sum(), leaf)[0] if needs_gradient else None
+        return rows.detach(), gradient
+
+    def _clipped(
+        self, student: Tensor, teacher: Tensor, tokens: Tensor, needs_gradient: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        own, rows = self.loss, max(1, self.chunk_elements // self.weight.shape[0])
+        assert own.clip is not None
+        losses: list[Tensor] = []
+        gradients: list[Tensor] = []
+        for part, other, wanted in zip(student.split(rows), teacher.split(rows), tokens.split(rows), strict=True):
+            leaf = part.detach().requires_grad_(needs_gradient)
+            with torch.set_grad_enabled(needs_gradient):
+                logits = self._logits(leaf)
+                loss = own.kl_weight * clipped_rows(
+                    logits, self._logits(other), divergence=own.divergence, beta=own.beta,
+                    temperature=own.temperature, clip=own.clip,
+                )  # fmt: skip
+                loss = loss + own.nll_weight * functional.cross_entropy(logits, wanted, reduction="none")
+            losses.append(loss.detach())
+            gradients += torch.autograd.grad(loss.sum(), leaf) if needs_gradient else []
+        return torch.cat(losses), torch.cat(gradients) if needs_gradient else None
+
+    def _logits(self, states: Tensor) -> Tensor:
+        return capped(functional.linear(states, self.weight, self.bias).float(), self.softcap)
+
+    def _kernel(self, student: Tensor, teacher: Tensor, **options) -> Tensor:
         head, bias = self.weight, self.bias
         return fused_linear_kl(
-            student_hidden,
+            student,
             head,
-            teacher_hidden,
+            teacher,
             head,
-            valid=valid,
             student_bias=bias,
             teacher_bias=bias,
-            **self.options,
+            softcap=self.softcap,
+            reduction="none",
+            backend=self.loss.backend,
+            **options,
         )
 
 

@@ -16,6 +16,7 @@ from mtllm_ds.config.deepspeed import resolve_deepspeed, zero_stage
 from mtllm_ds.config.names import lasting_name
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.data.columns import check_columns
+from mtllm_ds.data.shards.dialogue_view import dialogue_lines
 from mtllm_ds.data.shards.joined import parts_of
 from mtllm_ds.data.shards.manifest import Manifest, TaskEntry
 from mtllm_ds.data.shards.tar_shards import read_block
@@ -103,7 +104,8 @@ def check_run(
     llm, config, llm_probe = model.llm, None, None
     if llm is not None:
         config = llm_config(llm)
-        llm_probe = check_llm(model, config, packed=data.has_budgets)
+        longest = settings.objective.longest_row(model)
+        llm_probe = check_llm(model, config, packed=data.has_budgets, longest_row=longest)
     manifests = load_data_sets(data)
     for manifest in manifests:
         _check_sides(manifest, model.given)
@@ -169,10 +171,20 @@ def describe_plan(plan: RunPlan) -> str:
         *([f"resumes     after step {plan.resumed.step:,}"] if plan.resumed else []),
         f"ZeRO        stage {zero_stage(plan.ds_config)}, every 'auto' of {settings.training.deepspeed} resolved:",
         json.dumps(plan.ds_config, indent=2),
+        *dialogue_audit(plan),
         *(f"warning     {line}" for line in plan.warnings),
         "all checks passed; nothing was trained",
     ]
     return "\n".join(lines)
+
+
+def dialogue_audit(plan: RunPlan) -> list[str]:
+    """The first dialogue as student and teacher read it; no line where the shards hold none. Two readers that were given different
+    templates learn nothing of each other, and no loss tells."""
+    if plan.train.chat is None:
+        return []
+    pieces = {side: tokenizer.pieces for side, tokenizer in plan.tokenizers.items()}
+    return ["dialogue", *(f"  {line}" for line in dialogue_lines(read_block(plan.train, 0), 0, pieces))]
 
 
 def _batch_lines(plan: RunPlan) -> list[str]:
@@ -253,7 +265,7 @@ def _check_columns(manifest: Manifest, settings: Settings) -> None:
         written[part.storage.root] = sorted(read_block(part, 0))
         check_columns(
             written[part.storage.root],
-            objective.columns,
+            objective.columns_of(settings.model.reader),
             where=f"data set {part.storage.root}",
             reader=f"objective.name={objective.name}",
             may_read=objective.optional_columns,

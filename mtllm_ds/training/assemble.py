@@ -27,7 +27,7 @@ from mtllm_ds.objectives.base import Objective, Parts, build_objective
 from mtllm_ds.objectives.validation import evaluate_objective
 from mtllm_ds.observe.sinks import JsonlSink, ScreenSink, Sink, TensorBoardSink
 from mtllm_ds.preflight.hub_models import held
-from mtllm_ds.preflight.plan import RunPlan
+from mtllm_ds.preflight.plan import RunPlan, dialogue_audit
 from mtllm_ds.preflight.resume import check_whole_run, newest_checkpoint, require_fit_folder
 from mtllm_ds.teachers.bank import load_bank
 from mtllm_ds.teachers.base import Teacher
@@ -222,9 +222,7 @@ def _sinks(settings: Settings, cluster: Cluster, start_step: int, console: Conso
 
 def _say(console: Console, plan: RunPlan, reader: Reader, objective: Objective, start_step: int) -> None:
     settings = plan.settings
-    for line in plan.warnings:
-        console.print(f"warning: {line}", highlight=False, markup=False, soft_wrap=True)
-    for line in plan.teachers:
+    for line in (*dialogue_audit(plan), *(f"warning: {line}" for line in plan.warnings), *plan.teachers):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     trainable = sum(full_numel(p) for p in objective.parameters() if p.requires_grad)
     frozen = sum(full_numel(p) for p in objective.parameters() if not p.requires_grad)

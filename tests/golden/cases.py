@@ -19,6 +19,7 @@ from mtllm_ds.data.writing.sources import InputFile
 from mtllm_ds.teachers.trained import load_teacher
 from mtllm_ds.training.runs import run_seeds
 from mtllm_ds.transfer_sets.teacher_targets import write_targets
+from tests.fixtures.dialogue_runs import make_dialogue_run
 from tests.fixtures.masked_runs import make_masked_run
 from tests.fixtures.runs import make_run, settings_of
 from tests.fixtures.task_runs import CHOICE, make_task_run
@@ -72,6 +73,8 @@ CASES = {
             "objective__mask_share": "[[0.5,0.3],[0.5,0.15]]",
         },
     ),
+    "token_distillation": Case("dialogues", {**_PACKED, "objective__nll_weight": 0.5, "objective__layout": "prepend"}),
+    "token_distillation_llm": Case("dialogues", {"model__reader": "llm", "objective__divergence": "jsd"}),
     "simcse": Case(
         "text",
         {
@@ -112,7 +115,7 @@ class Material:
         self._recipes: dict[str, Path] = {}
 
     def recipe(self, name: str) -> Path:
-        """The recipe of `text`, `languages`, `topics` or `choices`."""
+        """The recipe of `text`, `languages`, `dialogues`, `topics` or `choices`."""
         if name not in self._recipes:
             folder = self.folder / name
             if name == "text":
@@ -121,6 +124,8 @@ class Material:
                 _cache(folder, "plain", folder / "llm")
             elif name == "languages":
                 self._recipes[name] = make_masked_run(folder)
+            elif name == "dialogues":
+                self._recipes[name] = make_dialogue_run(folder)
             elif name == "topics":
                 self._recipes[name] = make_task_run(folder)
             else:

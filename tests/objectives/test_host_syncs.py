@@ -27,6 +27,8 @@ from mtllm_ds.objectives.pooled_alignment import PooledAlignment
 from mtllm_ds.objectives.simcse import SimCSE
 from mtllm_ds.objectives.task_distillation import TaskDistillation
 from mtllm_ds.objectives.task_tuning import TaskTuning
+from mtllm_ds.objectives.token_distillation import TokenDistillation
+from mtllm_ds.objectives.token_kl_head import TokenLoss
 from mtllm_ds.teachers.bank import BankTeacher, TeacherBank
 from mtllm_ds.teachers.cached import CachedTeacher
 from mtllm_ds.teachers.frozen_self import FrozenSelf
@@ -34,6 +36,8 @@ from tests.fixtures.models import LLM_WIDTH, save_llama, save_mt_model
 
 TASK = TaskEntry("topics", "classification", ("a", "b", "c"))
 CHOICE = TaskEntry("choice", "multiple_choice", ("1", "2"))
+DIALOGUE = TaskEntry("dialogue", "classification", ("a", "b"))
+"""Stands for batches of dialogues."""
 
 VOCABULARY = Vocabulary({}, np.arange(512) < 4, np.arange(512) % 3 == 0, 3)
 
@@ -104,6 +108,11 @@ def batch(packed, task=None):
     else:
         block["label"] = np.array([0, 1, 1])
         block["teacher_pooled"] = rng.normal(size=(3, LLM_WIDTH)).astype(np.float32)
+    if task is DIALOGUE:
+        block |= {"response_start": np.array([3, 2, 4]), "sample_weight": np.ones(3, np.float32)}
+        block["student_prompt_ids"] = Ragged.from_rows(
+            [rng.integers(4, 200, length) for length in (2, 5, 3)], np.uint16
+        )
     if task is CHOICE:
         spans = [np.array([[0, 1], [1, 2]])] * 3
         block |= {f"{side}_choice_spans": Ragged.from_rows(spans, np.int32) for side in ("encoder", "llm")}
@@ -146,6 +155,12 @@ def objectives(models, packed, bidirectional):
             yield TaskTuning(own, TaskHead(own.hidden_size, labels), task, 1), labelled
         yield TaskDistillation(stack, cached, head, task, 1, "logits"), labelled
     yield from language_models(models, packed, bidirectional)
+    if not bidirectional:
+        told, own = batch(packed, DIALOGUE), student(models, "llm", False)
+        head = load_output_head(models.given_llm, own, torch.float32)
+        for reader, loss in ((stack, TokenLoss(nll_weight=0.5)), (own, TokenLoss(divergence="jsd"))):
+            yield TokenDistillation(reader, FrozenSelf(reader), head, loss, 1, reads_prompt=True), told
+        yield TokenDistillation(own, None, head, TokenLoss(kl_weight=0.0, nll_weight=1.0), 1, reads_prompt=True), told
     if not packed:
         alone = student(models, "llm", bidirectional)
         yield MaskedNextToken(alone, load_output_head(models.given_llm, alone, torch.float32), 7, 0.3), plain

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mtllm_ds.command_line import Subcommands, natural_int, positive_int
 from mtllm_ds.commands.prepare.sides import add_sides, chat_template_of, sides_of
+from mtllm_ds.commands.text_inputs import named_input
 from mtllm_ds.errors import UserError
 
 
@@ -20,7 +21,8 @@ def add_dialogues(commands: Subcommands) -> None:
     add(
         "--input", nargs="+", required=True, metavar="FILE",
         help="JSONL (.gz .xz .bz2 .zst) or Parquet of records {language, prompt or messages, response}, and, where the teacher "
-        "reads something else, teacher_prompt or teacher_messages; further fields: weight, pair_type, id, history",
+        "reads something else, teacher_prompt or teacher_messages; further fields: weight, pair_type, id, history. Or CODE=FILE, "
+        "where records name no language",
     )  # fmt: skip
     add_sides(dialogues, token_pairs=False)
     add("--chat-template", type=Path, metavar="FILE", help="Jinja template (default: the LLM tokenizer's own)")
@@ -51,6 +53,7 @@ def add_dialogues(commands: Subcommands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from mtllm_ds.data.text.chat import ChatSettings
+    from mtllm_ds.data.writing.dialogue_records import dialogue_input
     from mtllm_ds.data.writing.dialogues import DialogueSettings, build_dialogue_shards
     from mtllm_ds.data.writing.display import BuildDisplay, print_summary
 
@@ -65,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
         plain=options.plain, template=chat_template_of(options.chat_template), system_prompt=options.system_prompt
     )
     settings = DialogueSettings(
-        inputs=tuple(options.input),
+        inputs=tuple(dialogue_input(place, language) for language, place in map(named_input, options.input)),
         **sides,
         chat=chat,
         student_prompt=options.student_prompt,

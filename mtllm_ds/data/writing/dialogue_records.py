@@ -3,7 +3,8 @@
     {"language": "spa_Latn", "prompt": "...", "teacher_prompt": "...", "response": "...", "weight": 1.0, "pair_type": "..."}
 
 `messages` and `teacher_messages` (lists of {"role", "content"}) may stand in place of prompts; without one of the teacher's it
-reads what the student reads. A plain text may also be {"language", "text"}: its first part is the prompt, the rest the response.
+reads what the student reads. A plain text may also be {"language", "text"}, whatever other fields it has: its first part is the
+prompt, the rest the response.
 """
 
 from __future__ import annotations
@@ -38,27 +39,32 @@ class Dialogue(Document):
     pair_type: str | None = field(default=None)
 
 
+def dialogue_input(path: str, language: str | None = None) -> InputFile:
+    """A file of dialogues, all of one language or each with its own in the field `language`."""
+    own = None if language else "language"
+    return InputFile(path=path, language=language, language_field=own, text_field="response")
+
+
 class DialogueReader(SourceReader):
     """Dialogues of one file, in order; `plain` texts keep the blanks around them, and only with `weights` may records have one."""
 
-    def __init__(self, path: str, on_error: OnError = "fail", *, plain: bool = False, weights: bool = False) -> None:
-        super().__init__(InputFile(path=path, language_field="language", text_field="language"), on_error)
+    def __init__(
+        self, source: InputFile, on_error: OnError = "fail", *, plain: bool = False, weights: bool = False
+    ) -> None:
+        super().__init__(source, on_error)
         self._plain = plain
         self._weights = weights
         if self.format == "tsv":
-            raise UserError(f"--input={path}: dialogues are JSON lines or Parquet; write them as one of these")
+            raise UserError(f"--input={source.path}: dialogues are JSON lines or Parquet; write them as one of these")
 
     def _columns(self) -> None:
         return None
 
     def _document(self, place: str, row: dict[str, Any]) -> Dialogue:
         row = {name: value for name, value in row.items() if value is not None}
-        self._require(place, row)
-        try:
-            language = check_language(str(row["language"]))
-        except UserError as error:
-            raise BadLineError(place, "unknown_language", str(error)) from error
-        if unknown := sorted(set(row) - set(FIELDS)):
+        language = self._language(place, row)
+        unknown = sorted(set(row) - set(FIELDS)) if "text" not in row else []
+        if unknown:
             raise BadLineError(
                 place, "unknown_field", f"no field '{unknown[0]}' is known; there are {', '.join(FIELDS)}"
             )
@@ -77,6 +83,23 @@ class DialogueReader(SourceReader):
             (*texts, response), language, place=place, messages=messages, teacher_messages=teacher, response=response,
             weight=weight, pair_type=row.get("pair_type"),
         )  # fmt: skip
+
+    def _require(self, *_: Any, **__: Any) -> None:
+        """Which fields a record needs depends on those that it has."""
+
+    def _language(self, place: str, row: Mapping[str, Any]) -> str:
+        named = self.source.language
+        if "language" not in row and named is None:
+            raise BadLineError(place, "no_field", "no field 'language'; add it, or name the input as CODE=FILE")
+        try:
+            own = check_language(str(row.get("language", named)))
+        except UserError as error:
+            raise BadLineError(place, "unknown_language", str(error)) from error
+        if named is not None and own != named:
+            raise BadLineError(
+                place, "unknown_language", f"its language is {own}, and the input's is {named}; mend one of them"
+            )
+        return own
 
     def _text_alone(self, place: str, row: Mapping[str, Any], language: str, weight: float) -> Dialogue:
         others = [name for name in _TEXTS if name in row]

@@ -39,7 +39,7 @@ from mtllm_ds.data.writing.dialogue_records import Dialogue, DialogueReader
 from mtllm_ds.data.writing.filters import DocumentFilter, read_exclusions
 from mtllm_ds.data.writing.inputs import note_inputs
 from mtllm_ds.data.writing.output import Build, Progress, Result, id_columns
-from mtllm_ds.data.writing.sources import OnError
+from mtllm_ds.data.writing.sources import InputFile, OnError
 from mtllm_ds.errors import UserError
 
 
@@ -47,7 +47,8 @@ from mtllm_ds.errors import UserError
 class DialogueSettings:
     """Everything that decides the bytes of a data set of dialogues."""
 
-    inputs: tuple[str, ...]
+    inputs: tuple[InputFile, ...]
+    """Of `dialogue_records.dialogue_input`"""
     llm: TokenizerSpec
     encoder: TokenizerSpec | None = None
     """Reads the student's prompt in a stack."""
@@ -70,7 +71,7 @@ class DialogueSettings:
             raise UserError(f"--split-share={self.split_share}: out of range; choose a share between 0 and 1")
         if self.chat.plain and (self.chat.template is not None or self.chat.system_prompt is not None):
             raise UserError("--plain: takes neither a chat template nor a system prompt; leave one of them out")
-        if len(set(self.inputs)) < len(self.inputs):
+        if len({source.path for source in self.inputs}) < len(self.inputs):
             raise UserError("--input: a file is given twice; name each once")
 
     @property
@@ -102,8 +103,8 @@ def build_dialogue_shards(
         UserError: bad input, no chat template, or `output` holds a data set made with other settings.
     """
     readers = [
-        DialogueReader(path, settings.on_error, plain=settings.chat.plain, weights=settings.weights)
-        for path in settings.inputs
+        DialogueReader(source, settings.on_error, plain=settings.chat.plain, weights=settings.weights)
+        for source in settings.inputs
     ]
     encoder = None if settings.encoder is None else load_text_tokenizer(settings.encoder)
     llm = load_text_tokenizer(settings.llm)
@@ -222,6 +223,7 @@ def _tokenize(
     statistics.update(
         samples=len(kept),
         cut=sum(one.is_cut for _, one in kept),
+        translations=sum(dialogue.messages != dialogue.teacher_messages for dialogue, _ in kept),
         text_bytes=_bytes(message["content"] for dialogue, _ in kept for message in dialogue.messages),
         llm_text_bytes=_bytes(
             text

@@ -10,9 +10,11 @@ from mtllm_ds.data.shards.tar_shards import read_block, verify_shards
 from mtllm_ds.data.stream.collate import Collator, Sample
 from mtllm_ds.data.text.chat import ChatSettings, DialogueTokenizer
 from mtllm_ds.data.text.tokenization import load_text_tokenizer
+from mtllm_ds.data.writing.dialogue_records import dialogue_input
+from mtllm_ds.data.writing.dialogues import DialogueSettings, build_dialogue_shards
 from mtllm_ds.data.writing.merge import merge_data_sets
 from mtllm_ds.errors import UserError
-from tests.fixtures.dialogues import CHAT, TEMPLATE, build, records
+from tests.fixtures.dialogues import CHAT, TEMPLATE, build, records, write
 
 
 def columns_of(manifest):
@@ -48,6 +50,9 @@ def test_student_and_teacher_carry_the_same_response_after_their_own_prompts(tmp
     assert set(columns["sample_weight"].tolist()) == {2.5}
     assert (manifest.chat.template, manifest.chat.end_id) == (TEMPLATE, chat.end_id)
     counts = manifest.statistics["deu_Latn"]
+    # Not what a connector may start from: the LLM reads another text than the encoder.
+    assert counts["translations"] == counts["samples"]
+    assert "translations" not in manifest.statistics["eng_Latn"]
     assert counts["pairs q_t a_en"] == counts["samples"] == sum(record["language"] == "deu_Latn" for record in found)
 
 
@@ -108,7 +113,7 @@ def test_empty_texts_and_texts_that_spell_special_tokens_are_left_out_and_counte
 def test_a_plain_text_is_parted_at_a_blank_and_spells_itself(tmp_path, specs):
     texts = ["Select the cells that hold the formula", "word", "the chart " * 100]
     plain = ChatSettings(plain=True)
-    found = [{"language": "eng_Latn", "text": text} for text in texts]
+    found = [{"language": "eng_Latn", "text": text, "page": number} for number, text in enumerate(texts)]
     manifest = build(tmp_path / "out", found, specs, chat=plain, split_share=0.4)
     columns = columns_of(manifest)
     llm = load_text_tokenizer(specs["llm"])
@@ -158,6 +163,20 @@ def test_a_record_that_cannot_be_used_is_one_line_or_counted(tmp_path, specs, re
     assert manifest.num_samples == 2
 
 
+def test_an_input_may_name_the_language_of_its_records(tmp_path, specs):
+    bare = [{name: value for name, value in record.items() if name != "language"} for record in records(3)]
+    file = write(tmp_path / "bare.jsonl", bare)
+    settings = DialogueSettings(inputs=(dialogue_input(str(file), "deu_Latn"),), chat=CHAT, **specs)
+    assert build_dialogue_shards(settings, tmp_path / "out", num_workers=1).languages == ("deu_Latn",)
+    with pytest.raises(UserError, match="no field 'language'; add it, or name the input as CODE=FILE"):
+        build(tmp_path / "other", bare, specs)
+    settings = DialogueSettings(
+        inputs=(dialogue_input(str(write(tmp_path / "eng.jsonl", records(1))), "deu_Latn"),), chat=CHAT, **specs
+    )
+    with pytest.raises(UserError, match="its language is eng_Latn, and the input's is deu_Latn"):
+        build_dialogue_shards(settings, tmp_path / "third", num_workers=1)
+
+
 def test_bad_weights_and_settings_are_one_line(tmp_path, specs):
     for weight in (0, -1, "2", True, float("inf")):
         with pytest.raises(UserError, match="no number above 0"):
@@ -175,9 +194,9 @@ def test_parquet_gives_the_same_samples(tmp_path, specs):
     parquet.write_table(
         pyarrow.Table.from_pylist([{"teacher_prompt": None, **row} for row in found]), tmp_path / "d.parquet"
     )
-    from mtllm_ds.data.writing.dialogues import DialogueSettings, build_dialogue_shards
-
-    settings = DialogueSettings(inputs=(str(tmp_path / "d.parquet"),), chat=CHAT, block_samples=8, **specs)
+    settings = DialogueSettings(
+        inputs=(dialogue_input(str(tmp_path / "d.parquet")),), chat=CHAT, block_samples=8, **specs
+    )
     table = build_dialogue_shards(settings, tmp_path / "table", num_workers=1)
     assert [shard.sha256 for shard in table.shards] == [shard.sha256 for shard in lines.shards]
 
