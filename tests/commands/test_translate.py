@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from mtllm_ds.commands.translate import main
+from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.items.items import load_items
 from mtllm_ds.evaluation.items.tasks import load_task
 from tests.fixtures.models import save_mt_model
@@ -74,3 +76,13 @@ def test_a_language_without_a_tag_is_one_line(place, tmp_path):
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
     assert "jpn_Jpan" in line
     assert not (tmp_path / "new").exists()
+
+
+def test_a_command_translates(place, tmp_path):
+    given = ["--task", str(place / "task" / "colours.yaml"), "--mt", "command:cat", "--cache", str(tmp_path / "cache")]
+    given += ["--languages", "deu_Latn", "--items", "4"]
+    main(["train", *given, "--output", str(tmp_path / "new")])
+    task = load_task(str(tmp_path / "new" / "task.yaml"))
+    assert load_items(task, "train", "deu_Latn") == load_items(task, "train")
+    with pytest.raises(UserError, match="command:cat: a command has no revision, beams or longest sentence"):
+        main(["train", *given, "--beams", "2", "--output", str(tmp_path / "other")])

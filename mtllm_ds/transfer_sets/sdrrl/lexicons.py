@@ -13,6 +13,7 @@ import re
 import shutil
 import string
 import subprocess
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,10 +36,10 @@ def usable(pairs: Mapping[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for word, given in pairs.items():
         translation = given.strip().lower()
-        is_word = WORD.fullmatch(word.strip()) is not None
+        english = word.strip().lower()
         words = translation.split()
-        if is_word and 1 <= len(words) <= 2 and all(map(WORD.fullmatch, words)) and translation != word.strip().lower():
-            found.setdefault(word.strip().lower(), translation)
+        if WORD.fullmatch(english) and 1 <= len(words) <= 2 and all(map(_is_word, words)) and translation != english:
+            found.setdefault(english, translation)
     return found
 
 
@@ -122,6 +123,12 @@ def aligned_lexicon(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
         if times >= max(_FEWEST_LINKS, _SURE_SHARE * counts[word].total())
     }
     return _some(usable(sure), "aligned")
+
+
+def _is_word(text: str) -> bool:
+    """Letters of any script with their marks (vowel signs are no letters to `re`), apostrophes and hyphens."""
+    kinds = {unicodedata.category(character)[0] for character in text if character not in "'’-"}  # noqa: RUF001
+    return "L" in kinds and kinds <= {"L", "M"}
 
 
 def _some(lexicon: dict[str, str], name: str) -> dict[str, str]:

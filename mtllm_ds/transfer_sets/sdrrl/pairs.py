@@ -24,7 +24,7 @@ from functools import partial
 
 from mtllm_ds.draws import permutation
 from mtllm_ds.errors import UserError
-from mtllm_ds.languages import ENGLISH, FLORES_200
+from mtllm_ds.languages import ENGLISH, FLORES_200, has_word_spaces
 from mtllm_ds.transfer_sets.sdrrl.code_switching import WORD, switched
 from mtllm_ds.transfer_sets.sdrrl.stages import Row
 
@@ -32,8 +32,8 @@ QUESTION_TYPES = ("q_en_a_en", "q_t_a_t", "q_t_a_en", "q_en_a_t", "code_switched
 TEXT_TYPES = ("completion", "translation")
 PAIR_TYPES = (*QUESTION_TYPES, *TEXT_TYPES)
 DEFAULT_WEIGHTS = {"q_t_a_t": 4.0, "q_en_a_en": 2.0, "q_t_a_en": 1.0, "q_en_a_t": 1.0, "partially_translated": 1.0}
-_FEWEST_WORDS = 8
-"""Of a text that is completed."""
+_FEWEST_WORDS, _FEWEST_CHARACTERS = 8, 24
+"""Of a text that is completed; characters in scripts without blanks between words."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _candidates(
     if name in TEXT_TYPES:
         make = _completion if name == "completion" else _translation
         for number, (english, text) in enumerate(own.parallel):
-            if name == "translation" or len(text.split()) >= _FEWEST_WORDS:
+            if name == "translation" or _is_long_enough(text, language):
                 yield partial(make, cell, number, english, text, own.name)
         return
     for row in answers:
@@ -210,9 +210,13 @@ def _pair(cell: Cell, instruction: str, question: str, prompt: str, response: st
     }
 
 
+def _is_long_enough(text: str, language: str) -> bool:
+    return len(text.split()) >= _FEWEST_WORDS if has_word_spaces(language) else len(text) >= _FEWEST_CHARACTERS
+
+
 def _completion(cell: Cell, number: int, english: str, text: str, language_name: str) -> Row:
-    middle = text.find(" ", len(text) // 2)
-    place = middle if middle > 0 else text.rfind(" ")
+    blanks = [at for at in (text.find(" ", len(text) // 2), text.rfind(" ")) if at > 0]
+    place = blanks[0] if blanks and has_word_spaces(cell[1]) else len(text) // 2
     return {
         "id": f"completion-{cell[1]}-{number:07d}",
         "language": cell[1],

@@ -21,8 +21,11 @@ def test_only_words_with_a_short_other_translation_are_usable():
         "of": "de la",
         "x": "a1",
         "y": "",
+        "dog": "कुत्ता",
+        "cat": "ឆ្មា",
+        "up": "a-b",
     }
-    assert usable(pairs) == {"house": "casa", "of": "de la"}
+    assert usable(pairs) == {"house": "casa", "of": "de la", "dog": "कुत्ता", "cat": "ឆ្មា", "up": "a-b"}
 
 
 def test_a_file_is_read_line_by_line(tmp_path):

@@ -105,6 +105,15 @@ def test_text_is_completed_and_translated_both_ways():
     assert ways == {True, False}
 
 
+def test_scripts_without_blanks_are_completed_too():
+    texts = [("x", "\u6587" * 10), ("y", "\u6587\u5b57" * 15)]  # the first is too short
+    found = {"jpn_Jpan": Material({}, parallel=texts, name="Japanese")}
+    (row,), _ = make_pairs([], found, PairSettings(weights={"completion": 1}))
+    given = row["prompt"].removeprefix("Continue this text in Japanese:\n")
+    assert given + row["response"] == texts[1][1]
+    assert len(given) == len(row["response"])
+
+
 def test_ratio_0_is_the_question_itself():
     rows, _ = make_pairs(ANSWERS, MATERIAL, PairSettings(weights={"code_switched": 1}, code_switch_ratio=0.0))
     assert {row["prompt"] for row in rows} <= {row["prompt"] for row in ANSWERS}
