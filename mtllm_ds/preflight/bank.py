@@ -18,7 +18,8 @@ from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.shards.tar_shards import read_block
 from mtllm_ds.data.text.token_map import TokenMap
 from mtllm_ds.errors import UserError
-from mtllm_ds.models.loading import base_fingerprint
+from mtllm_ds.models.checks import require_room
+from mtllm_ds.models.loading import base_fingerprint, llm_config
 from mtllm_ds.preflight.start import Bases
 from mtllm_ds.teachers.bank import teacher_llm
 from mtllm_ds.teachers.outputs import Outputs, outputs_of
@@ -48,10 +49,11 @@ def check_bank(settings: Settings, manifests: Sequence[Manifest]) -> CheckedBank
         return CheckedBank()
     _check_languages(settings, bank, manifests)
     student, checked = outputs_of(settings.model.given_llm), CheckedBank()
+    longest = max(int(manifest.llm_lengths.max(initial=0)) for manifest in manifests)
     lines = []
     for language, model in bank.models.items():
         where, llm = f"objective.teacher_of.{language}", teacher_llm(model, settings.model.given_llm)
-        teacher, fingerprint = _found(where, llm)
+        teacher, fingerprint = _found(where, llm, longest)
         checked.bases[f"teacher_of.{language}"] = {
             "name": lasting_name(llm.name), "revision": llm.revision, "fingerprint": fingerprint,
         }  # fmt: skip
@@ -60,15 +62,19 @@ def check_bank(settings: Settings, manifests: Sequence[Manifest]) -> CheckedBank
     return CheckedBank(checked.bases, tuple(lines))
 
 
-def _found(where: str, llm: LLMSettings) -> tuple[Outputs, str]:
+def _found(where: str, llm: LLMSettings, longest: int) -> tuple[Outputs, str]:
     if (Path(llm.name) / "checkpoints").is_dir():
         raise UserError(
             f"{where}={llm.name}: it is a run; name the folder that `mtllm-ds export {llm.name} FOLDER` writes"
         )
     try:
-        return outputs_of(llm), base_fingerprint(llm)
+        found = outputs_of(llm)
+        if not found.is_own_code:
+            require_room(llm, llm_config(llm), longest)
+        return found, base_fingerprint(llm)
     except UserError as error:
-        raise UserError(f"{where}: {str(error).replace('model.llm', where)}") from error
+        message = str(error).replace("model.llm.name", where).replace("model.llm", where)
+        raise UserError(message if where in message else f"{where}: {message}") from error
 
 
 def _met(where: str, student: Outputs, teacher: Outputs, bank: BankSettings, train: Manifest, language: str) -> str:

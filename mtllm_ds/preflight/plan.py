@@ -24,7 +24,7 @@ from mtllm_ds.data.stream.order import Order
 from mtllm_ds.data.stream.schedule import cells_in_forward
 from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
-from mtllm_ds.models.checks import check_llm, unprobed_warning
+from mtllm_ds.models.checks import check_llm, require_room, unprobed_warning
 from mtllm_ds.models.encoders import encoder_family
 from mtllm_ds.models.loading import base_fingerprint, llm_config
 from mtllm_ds.models.probe import Probe
@@ -114,6 +114,8 @@ def check_run(
         check_centring(settings, tokenizers["encoder"])
     for manifest in manifests:
         _check_data(manifest, tokenizers, read_all_shards)
+        if config is not None and llm_probe is not None and not llm_probe.failure:
+            require_room(model.given_llm, config, int(manifest.llm_lengths.max(initial=0)))
     bank = check_bank(settings, manifests)
     bases = {**_bases(settings, tokenizers), **bank.bases}
     is_gone = resumed is not None and is_missing(settings.objective.teacher_run)

@@ -11,7 +11,7 @@ from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.errors import UserError
 from mtllm_ds.preflight.plan import check_run, describe_plan
 from mtllm_ds.training.runs import run_seeds
-from tests.distributed.ranks import PARTITIONED, ranks
+from tests.distributed.ranks import PARTITIONED, RankError, ranks
 from tests.fixtures.masked_runs import build_language_shards, make_masked_run
 from tests.fixtures.models import save_masked_lm
 from tests.fixtures.runs import losses_of, rows_of, settings_of
@@ -51,6 +51,33 @@ def test_one_and_two_ranks_agree_with_one_teacher_on_the_device_and_under_zero_3
     same_rows(alone, run_on(2, recipe, "two", objective__teachers_on_device=1))
     shared = {"objective__shard_teachers": "true", "objective__teachers_on_device": 1}
     same_rows(alone, run_on(2, recipe, "partitioned", training__deepspeed=PARTITIONED, **shared))
+
+
+PRETRAINED = {"model__llm__from_scratch": "false", "model__llm__config": "null", "run__max_steps": 2}
+LORA = {"model__trainable": "lora", "model__lora__rank": 2, "model__lora__dropout": 0}
+
+
+@pytest.mark.parametrize(("ties", "trainable"), [(True, {}), (False, LORA)])
+def test_pretrained_students_agree_under_zero_3(recipe, tmp_path, ties, trainable):
+    student = save_masked_lm(
+        tmp_path / "student", seed=9, tokenizer=recipe.parent / "tokenizer", tie_word_embeddings=ties
+    )
+    chosen = {**PRETRAINED, **trainable, "model__llm__name": student}
+    one = run_on(1, recipe, f"one_{tmp_path.name}", **chosen)
+    same_rows(one, run_on(2, recipe, f"two_{tmp_path.name}", training__deepspeed=PARTITIONED, **chosen))
+    same_rows(one, run_on(2, recipe, f"zero2_{tmp_path.name}", training__deepspeed="zero2", **chosen))
+
+
+def test_a_run_goes_on_with_the_same_teachers_only(recipe, tmp_path):
+    teacher = save_masked_lm(tmp_path / "teacher", seed=20, tokenizer=recipe.parent / "tokenizer")
+    chosen = {"objective__teacher_of__deu_Latn": teacher, "run__max_steps": 2}
+    run_on(1, recipe, "taught", **chosen)
+    shutil.rmtree(teacher)
+    save_masked_lm(teacher, seed=21, tokenizer=recipe.parent / "tokenizer")
+    with pytest.raises(
+        RankError, match=r"objective\.teacher_of\.deu_Latn=.* holds other weights than the run was started with"
+    ):
+        run_on(1, recipe, "taught", resume=True, **chosen)
 
 
 def test_a_resumed_run_masks_as_one_that_was_not_stopped(recipe, alone):
@@ -180,6 +207,19 @@ def test_a_teacher_that_is_not_there(recipe, tmp_path):
 def test_architectures_that_cannot_be(recipe, config, words):
     overrides = {f"model__llm__config__{name}": value for name, value in config.items()}
     assert words in refused(recipe, **overrides)
+
+
+def test_texts_that_a_model_has_no_positions_for(recipe, tmp_path):
+    assert "model.llm.name=" in (said := refused(recipe, model__llm__config__max_position_embeddings=20))
+    assert "reads at most 20 tokens, and a sample has 64; prepare the shards with a smaller --max-length" in said
+    short = save_masked_lm(tmp_path / "short", tokenizer=recipe.parent / "tokenizer")
+    config = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 30}))
+    assert refused(recipe, objective__teacher_of__fra_Latn=short).startswith(
+        f"objective.teacher_of.fra_Latn={short}: reads at most 30 tokens"
+    )
+    rotary = {"model__llm__config__model_type": "modernbert", "model__llm__config__max_position_embeddings": 20}
+    check_run(settings_of(recipe, run__output_dir=tmp_path / "run", **rotary), 1)
 
 
 def test_the_plan_names_teachers(recipe):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch.nn import functional
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from mtllm_ds import MTLLM
 from mtllm_ds.checkpoint.model import trained_from_run
@@ -13,7 +13,7 @@ from mtllm_ds.data.stream.stream import EvalStream
 from mtllm_ds.data.text.tokenization import TokenizerSpec, load_text_tokenizer
 from mtllm_ds.data.text.vocabulary import vocabulary_of
 from mtllm_ds.errors import UserError
-from mtllm_ds.objectives.asked_tokens import Draw, MaskedTokens, Masking
+from mtllm_ds.objectives.asked_tokens import Draw, MaskedTokens, Masking, NextTokens
 from mtllm_ds.training.runs import run_seeds
 from mtllm_ds.transfer_sets.language_model import write_language_model
 from tests.distributed.ranks import ranks
@@ -28,7 +28,7 @@ def train(recipe, overrides):
 
 
 def trained_run(recipe, name, **overrides):
-    overrides = {**overrides, "run__output_dir": str(recipe.parent / name), "objective__teachers_on_device": 1}
+    overrides = {"objective__teachers_on_device": 1, **overrides, "run__output_dir": str(recipe.parent / name)}
     assert ranks(1).run(train, recipe, overrides) == [0]
     return recipe.parent / name
 
@@ -43,13 +43,16 @@ def recipe(tmp_path_factory):
 
 def nll_of(folder, shards):
     """Validation figures as transformers' own model of a folder tells them."""
-    model = AutoModelForMaskedLM.from_pretrained(folder).eval()
+    architecture = AutoConfig.from_pretrained(folder).architectures[0]
+    is_causal = architecture.endswith("CausalLM")
+    model = (AutoModelForCausalLM if is_causal else AutoModelForMaskedLM).from_pretrained(folder).eval()
     tokenizer = load_text_tokenizer(TokenizerSpec(name=str(folder), side="llm"))
     masks, total, count = MaskedTokens(vocabulary_of(tokenizer), Masking()), 0.0, 0
     for batch in EvalStream(str(shards), batch_size=5):
-        shown, masked = masks.shown(batch, Draw(None, 0.3))
+        shown, masked = (NextTokens() if is_causal else masks).shown(batch, Draw(None, 0.3))
         with torch.no_grad():
-            logits = model(input_ids=shown, attention_mask=batch.llm_mask).logits[masked]
+            logits = model(input_ids=shown, attention_mask=batch.llm_mask).logits
+        logits = logits[masked.roll(-1, 1) if is_causal else masked]
         total += functional.cross_entropy(logits, batch.llm_ids[masked], reduction="sum").item()
         count += int(masked.sum())
     return total / count
@@ -60,6 +63,14 @@ CASES = {
     "scratch": {},
     "scratch_untied": {"model__llm__config__tie_word_embeddings": "false"},
     "modernbert": {"model__llm__config__model_type": "modernbert", "model__llm__config__pad_token_id": 0},
+    "causal": {
+        "model__llm__config__model_type": "llama",
+        "model__llm__bidirectional": "false",
+        "objective__teacher_of": "null",
+        "objective__temperature": 1.0,
+        "objective__mask_share": 0.15,
+        "objective__teachers_on_device": "null",
+    },
     "all": {**PRETRAINED, "model__llm__name": "{folder}/untied"},
     "lora": {**PRETRAINED, "model__llm__name": "{folder}/tied", "model__trainable": "lora", "model__lora__rank": 2},
     "named": {**PRETRAINED, "model__llm__name": "{folder}/tied", "model__trainable": "[encoder.layer.1]"},
