@@ -148,7 +148,7 @@ class Plan:
         return mtllm(
             "evaluate", "masked", "--model", self.place.model(step), "--input", *self._files("test", languages),
             "--training-text", *self._files("train", languages), "--max-length", self.budget.max_length, "--passes",
-            self.budget.passes, "--output", self.scores(step),
+            self.budget.passes, "--device", self.place.device, "--output", self.scores(step),
         )  # fmt: skip
 
     def _shards(self, split: str, name: str, languages: Sequence[str]) -> Command:

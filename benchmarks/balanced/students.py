@@ -88,11 +88,11 @@ def student_training(
             {code: str(path) for code, path in teachers.items()}, default_flow_style=True, width=10**6
         )
         own += [
-            "objective.teacher_of=null", f"objective.teacher_of={named.strip()}", f"objective.alpha={budget.alpha}",
+            f"objective.teacher_of={named.strip()}", f"objective.alpha={budget.alpha}",
             f"objective.temperature={budget.temperature}",
         ]  # fmt: skip
-    recipe = "balanced_teachers" if teachers else "monolingual_teacher"
-    return ["--recipe", recipe, *own, *_common(budget, place, step, seed, steps)]
+    # One recipe for all, so that students differ in nothing but what is named here.
+    return ["--recipe", "monolingual_teacher", *own, *_common(budget, place, step, seed, steps)]
 
 
 def head_training(budget: Budget, place: Place, step: str, student: Path, task: Path, seed: int) -> list[str]:
