@@ -47,6 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         from mtllm_ds.transfer_sets.language_model import write_language_model
 
         write_language_model(trained, options.output, getattr(torch, options.dtype))
-    figures = ", ".join(f"{name} {value:.4g}" for name, value in trained.metrics.items())
+    # Those of single languages stand in the card.
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in trained.metrics.items() if "/" not in name)
     print(f"exported step {trained.step} ({figures or 'not validated'}) to {options.output}")
     return 0

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from mtllm_ds import atomic
 from mtllm_ds.checkpoint.model import Trained
@@ -30,6 +31,7 @@ def write_language_model(trained: Trained, output: Path, dtype: torch.dtype = to
     tokenizer = pretrained_tokenizer(
         TokenizerSpec(name=llm.name, revision=llm.revision, side="llm", trust_remote_code=llm.trust_remote_code)
     )
+    transformers_logging.disable_progress_bar()
     with atomic.new_folder(output) as temporary, quiet_transformers():
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
