@@ -105,6 +105,11 @@ class ObjectiveSettings(Section):
         return False
 
     @property
+    def only_under_stage_3(self) -> str | None:
+        """A setting as it stands that has no effect but under ZeRO-3, where there is one."""
+        return None
+
+    @property
     def selected_by(self) -> str:
         """The figure that picks the best checkpoint, its default resolved."""
         return self.select_by or next(iter(self.figures))

@@ -8,8 +8,26 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from mtllm_ds.config.objective import ObjectiveSettings, Student, TeacherKind
-from mtllm_ds.config.section import unread
+from mtllm_ds.config.section import Section, unread
 from mtllm_ds.config.sections import CommonSections, ModelSettings
+
+
+class Rollouts(Section):
+    """The student writes the responses itself (on-policy distillation): before each step, from the weights as they then are."""
+
+    max_new_tokens: int = Field(default=128, gt=0)
+    """Most tokens of a response; `model.llm.max_length` bounds prompt and response together."""
+    share: float = Field(default=1.0, gt=0, le=1)
+    """Share of the samples whose response the student writes; the others keep that of the data (lambda of GKD)."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Divides the logits that a token is drawn from."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Draw from the likeliest tokens that have this much of the probability between them."""
+    top_k: int | None = Field(default=None, gt=0)
+    """Draw from so many likeliest tokens; null draws from all."""
+    gather: Literal["whole", "layers"] = "whole"
+    """Under ZeRO-3: gather the LLM once per step and keep it whole while it writes, or, where it does not fit, layer by layer for
+    each token."""
 
 
 class TokenDistillation(ObjectiveSettings):
@@ -31,6 +49,8 @@ class TokenDistillation(ObjectiveSettings):
     Slower: it runs without the fused kernel."""
     layout: Literal["replace", "prepend"] = "replace"
     """Of a stack: the encoder's states in place of the prompt (LangBridge), or before the prompt in the LLM's ids (MindMerger)."""
+    rollouts: Rollouts | None = None
+    """On-policy: the student writes responses, the teacher judges them; null takes those of the data."""
     backend: Literal["auto", "triton", "chunked", "reference"] = "auto"
     """Form of the fused divergence; `reference` is the plain eager one."""
 
@@ -55,7 +75,18 @@ class TokenDistillation(ObjectiveSettings):
         own = super().longest_row(model)
         return sum(side.max_length for side in model.given.values()) if model.reader == "stacked" else own
 
+    @property
+    def only_under_stage_3(self) -> str | None:
+        return "objective.rollouts.gather=layers" if self.rollouts and self.rollouts.gather == "layers" else None
+
     def mistakes(self, run: CommonSections) -> Iterator[str]:
+        if self.rollouts is not None and (self.nll_weight or not self.kl_weight):
+            yield (
+                f"objective.nll_weight={self.nll_weight}: the student would learn by heart what it wrote itself "
+                "(objective.rollouts); set it to 0, and objective.kl_weight above 0"
+            )
+        if self.rollouts is not None and run.model.llm is not None:
+            yield from _too_long(self.rollouts, run.model.llm.max_length)
         if run.model.llm is not None and run.model.llm.bidirectional:
             yield (
                 f"model.llm.bidirectional=true: objective.name={self.name} tells the next token, which an LLM that looks both ways "
@@ -81,3 +112,11 @@ class TokenDistillation(ObjectiveSettings):
             )
         if run.model.reader == "llm":
             yield from unread(self, "objective", ("layout",), "with model.reader=llm")
+
+
+def _too_long(rollouts: Rollouts, max_length: int) -> Iterator[str]:
+    if rollouts.max_new_tokens >= max_length:
+        yield (
+            f"objective.rollouts.max_new_tokens={rollouts.max_new_tokens}: model.llm.max_length={max_length} leaves no room for a "
+            "prompt beside it; lower it, or raise model.llm.max_length"
+        )

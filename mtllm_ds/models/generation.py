@@ -7,7 +7,7 @@ transformers' own.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -83,7 +83,7 @@ def left_padded(embeddings: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Ten
     return moved, kept
 
 
-def end_ids(model: Any, more: Sequence[int] = ()) -> list[int]:
+def end_ids(model: Any, more: Iterable[int] = ()) -> list[int]:
     """Tokens that end what a causal model writes: those of its generation settings and `more`."""
     own = model.generation_config.eos_token_id
     return sorted({*([] if own is None else [own] if isinstance(own, int) else own), *more})

@@ -17,6 +17,7 @@ from mtllm_ds.data.columns import STUDENT_PROMPT_IDS
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.models.evaluating import Evaluating
 from mtllm_ds.models.generation import causal_model, left_padded
+from mtllm_ds.models.generation import end_ids as generation_ends
 from mtllm_ds.models.lm_head import OutputHead
 from mtllm_ds.models.readers import LLMReader, token_embeddings
 from mtllm_ds.models.sampling import Sampler, Sampling
@@ -30,7 +31,7 @@ class StudentWriter:
 
     Args:
         reads_prompt: the LLM reads `student_prompt_ids` (behind the encoder's states, in a stack)
-        end_ids: tokens that end a response
+        end_ids: tokens that end a response, beside those that the LLM ends texts with
         gather: under ZeRO-3, the LLM whole while it writes, or layer by layer for each token
     """
 
@@ -50,8 +51,8 @@ class StudentWriter:
         self._head = head
         self._evaluating = Evaluating(student)
         self._sampling = sampling
-        self._reads_prompt = reads_prompt
-        self._end_ids = sorted(end_ids)
+        self.reads_prompt = reads_prompt
+        self._end_ids = generation_ends(self._model, end_ids)
         self._by_layers = gather == "layers"
 
     @property
@@ -73,34 +74,39 @@ class StudentWriter:
             seeds: (B,) of what is drawn
             rooms: (B,) most tokens of each response; none is written for 0
         """
-        longest = max(1, *rooms)
+        rows = [row for row, room in enumerate(rooms) if room] or [0]
         device = batch.valid.device
         with self._evaluating():
-            embeddings, mask = left_padded(*self._prompts(batch))
+            embeddings, mask = left_padded(*self._prompts(batch, rows))
             written = self._model.generate(
                 inputs_embeds=embeddings,
                 attention_mask=mask,
                 generation_config=GenerationConfig(
-                    max_new_tokens=longest,
+                    max_new_tokens=max(1, *rooms),
                     do_sample=False,
                     use_cache=True,
                     eos_token_id=self._end_ids,
                     pad_token_id=self._end_ids[0],
                 ),
-                logits_processor=LogitsProcessorList([Sampler(self._sampling, torch.tensor(seeds, device=device))]),
-                stopping_criteria=StoppingCriteriaList([_Full(torch.tensor(rooms, device=device))]),
+                logits_processor=LogitsProcessorList(
+                    [Sampler(self._sampling, torch.tensor([seeds[row] for row in rows], device=device))]
+                ),
+                stopping_criteria=StoppingCriteriaList(
+                    [_Full(torch.tensor([rooms[row] for row in rows], device=device))]
+                ),
                 synced_gpus=self._by_layers and _is_partitioned(self._head),
             )
-        return [self._until_end(row[:room]) for row, room in zip(written.tolist(), rooms, strict=True)]
+        found = dict(zip(rows, written.tolist(), strict=True))
+        return [self._until_end(found[row][:room]) if room else [] for row, room in enumerate(rooms)]
 
-    def _prompts(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the student reads before a response, padded: (B, S, D), (B, S)."""
+    def _prompts(self, batch: Batch, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the student reads before the responses of some rows, padded: (b, S, D), (b, S)."""
         read, masks = [], []
         if isinstance(self._student, StackedModel):
-            read.append(self._student.embeddings(batch.encoder_ids, batch.encoder_mask))
-            masks.append(batch.encoder_mask)
-        if self._reads_prompt:
-            ids, mask = _prompt_ids(batch)
+            masks.append(batch.encoder_mask[rows])
+            read.append(self._student.embeddings(batch.encoder_ids[rows], masks[0]))
+        if self.reads_prompt:
+            ids, mask = (side[rows] for side in _prompt_ids(batch))
             read.append(token_embeddings(self._student.trained_model, ids))
             masks.append(mask)
         return torch.cat([part.to(read[0].dtype) for part in read], 1), torch.cat(masks, 1)

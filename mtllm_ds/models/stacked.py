@@ -58,7 +58,7 @@ class StackedModel(Reader):
         """What the LLM is given to read, with gradients: (B, S_e, D_l), or (R, P, D_l) in the layout of packed rows."""
         if batch.packed is not None:
             return self._heard_packed(batch.packed)
-        return self.connector(self._encoded(batch.encoder_ids, batch.encoder_mask))
+        return self.embeddings(batch.encoder_ids, batch.encoder_mask)
 
     def _heard_packed(self, packed: PackedBatch) -> torch.Tensor:
         states = [

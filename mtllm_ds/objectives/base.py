@@ -17,7 +17,7 @@ from torch import nn
 from mtllm_ds.cluster.agree import sum_over_ranks
 from mtllm_ds.config.objectives import imported
 from mtllm_ds.config.schema import Settings
-from mtllm_ds.data.shards.manifest import TaskEntry
+from mtllm_ds.data.shards.manifest import ChatEntry, TaskEntry
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.models.readers import Reader, Side
 from mtllm_ds.teachers.bank import TeacherBank
@@ -62,6 +62,8 @@ class Parts:
     """Languages of the training or of the validation set, whichever has more."""
     task: TaskEntry | None = None
     """The task of the shards, where the objective answers one."""
+    chat: ChatEntry | None = None
+    """How the dialogues of the shards are put into words, where they are dialogues."""
     head: Mapping[str, torch.Tensor] | None = None
     """fp32 weights of the head of `ObjectiveSettings.teacher_run`."""
 

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from mtllm_ds.config.token_distillation import Rollouts
 from mtllm_ds.config.token_distillation import TokenDistillation as TokenDistillationSettings
 from mtllm_ds.data.columns import SAMPLE_WEIGHT
 from mtllm_ds.data.stream.collate import Batch
@@ -25,8 +26,11 @@ from mtllm_ds.models.build import dtype_of
 from mtllm_ds.models.continuation import continuations, num_response_tokens, read_on
 from mtllm_ds.models.lm_head import OutputHead, load_output_head
 from mtllm_ds.models.readers import LLMReader
+from mtllm_ds.models.rollouts import StudentWriter
+from mtllm_ds.models.sampling import Sampling
 from mtllm_ds.models.stacked import StackedModel
-from mtllm_ds.objectives.base import Objective, ObjectiveOutput, Parts, Sums, per_language, plain, zeros
+from mtllm_ds.objectives.base import Objective, ObjectiveOutput, Parts, StepWeights, Sums, per_language, plain, zeros
+from mtllm_ds.objectives.on_policy import OnPolicy
 from mtllm_ds.objectives.token_kl_head import RowLosses, TokenKLHead, TokenLoss
 from mtllm_ds.teachers.base import Teacher
 
@@ -47,10 +51,12 @@ class TokenDistillation(Objective):
         num_languages: int,
         *,
         reads_prompt: bool,
+        on_policy: OnPolicy | None = None,
     ) -> None:
         """
         Args:
             teacher: None where `loss.kl_weight` is 0
+            on_policy: who writes the responses in training; None takes those of the data
             reads_prompt: the student reads its prompt as the LLM does (the LLM alone, or layout `prepend` of a stack)
         """
         super().__init__()
@@ -59,6 +65,7 @@ class TokenDistillation(Objective):
         self.losses = TokenKLHead(head, loss)
         self.num_languages = num_languages
         self.reads_prompt = reads_prompt
+        self.on_policy = on_policy
 
     @classmethod
     def build(cls, parts: Parts) -> TokenDistillation:
@@ -76,7 +83,14 @@ class TokenDistillation(Objective):
             backend=settings.backend,
         )
         reads_prompt = isinstance(student, LLMReader) or settings.layout == "prepend"
-        return cls(student, parts.teacher, head, loss, parts.num_languages, reads_prompt=reads_prompt)
+        on_policy = _on_policy(parts, settings.rollouts, head, reads_prompt) if settings.rollouts is not None else None
+        return cls(
+            student, parts.teacher, head, loss, parts.num_languages, reads_prompt=reads_prompt, on_policy=on_policy
+        )
+
+    def prepare(self, batches: Sequence[Batch], step: StepWeights) -> Sequence[Batch]:
+        """With rollouts, the responses that the student now gives."""
+        return batches if self.on_policy is None else self.on_policy.rewritten(batches, step, self.step_seed)
 
     def count(self, batch: Batch) -> int:
         """Number of response tokens."""
@@ -128,3 +142,14 @@ class TokenDistillation(Objective):
                 if seen and len(languages) > 1:
                     figures[f"{name}/{language}"] = plain(sums[name][index]) / seen
         return figures
+
+
+def _on_policy(parts: Parts, rollouts: Rollouts, head: OutputHead, reads_prompt: bool) -> OnPolicy:
+    llm, student, chat = parts.settings.model.given_llm, parts.student, parts.chat
+    assert isinstance(student, LLMReader | StackedModel)
+    assert chat is not None, "shards of dialogues say how"
+    writer = StudentWriter(
+        llm, student, head, Sampling(temperature=rollouts.temperature, top_p=rollouts.top_p, top_k=rollouts.top_k),
+        reads_prompt=reads_prompt, end_ids=[chat.end_id], gather=rollouts.gather,
+    )  # fmt: skip
+    return OnPolicy(rollouts, writer, llm.max_length)

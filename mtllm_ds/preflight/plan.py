@@ -98,6 +98,11 @@ def check_run(
         settings, world_size=world_size, micro_batch_size=micro_batch_size, micro_batches_per_step=micro_batches
     )
     check_deepspeed(ds_config, world_size, settings.training.deepspeed)
+    if (odd := settings.objective.only_under_stage_3) is not None and zero_stage(ds_config) < 3:
+        raise UserError(
+            f"{odd}: has no effect with training.deepspeed={settings.training.deepspeed}, which leaves weights whole; remove "
+            "it, or choose a file of ZeRO-3"
+        )
     model = settings.model
     if model.encoder is not None:
         encoder_family(model.encoder)

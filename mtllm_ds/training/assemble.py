@@ -145,6 +145,7 @@ def _objective(
         bank=load_bank(plan.settings, device),
         num_languages=max(len(m.languages) for m in (plan.train, plan.validation) if m is not None),
         task=plan.task,
+        chat=plan.train.chat,
         head=kept_head(kept or {}) or plan.teacher_head,
     )
     return build_objective(parts)
