@@ -98,7 +98,7 @@ class TokenDistillation(ObjectiveSettings):
                 "LoRA; set it to lora"
             )
         if not self.kl_weight + self.nll_weight:
-            yield "objective.kl_weight and objective.nll_weight are both 0: set one of them"
+            yield "objective.kl_weight=0: objective.nll_weight is 0 too, so that nothing trains; set one of them"
         if not self.kl_weight:
             kinds = ("divergence", "beta", "temperature", "clip", "backend")
             yield from unread(self, "objective", kinds, "with objective.kl_weight=0")

@@ -166,26 +166,26 @@ def test_shards_that_lack_what_the_student_reads_are_one_line(recipe, tmp_path):
             {"model__trainable": "all", "model__lora": "{}"},
             "keeps the LLM and its head as they are beside LoRA; set it to lora",
         ),
-        ({"objective__kl_weight": "0"}, "objective.kl_weight and objective.nll_weight are both 0"),
+        ({"objective__kl_weight": "0"}, "objective.kl_weight=0: objective.nll_weight is 0 too"),
         (
             {"objective__kl_weight": "0", "objective__nll_weight": "1", "objective__clip": "1"},
-            "objective.clip=1.0 has no effect",
+            "objective.clip=1.0: has no effect",
         ),
         (
             {"objective__kl_weight": "0", "objective__nll_weight": "1", "objective__select_by": "kl"},
             "asks no teacher; select by nll",
         ),
-        ({"objective__beta": "0.3"}, "objective.beta=0.3 has no effect with objective.divergence=forward_kl"),
+        ({"objective__beta": "0.3"}, "objective.beta=0.3: has no effect with objective.divergence=forward_kl"),
         (
             {"objective__clip": "0.05", "objective__backend": "chunked"},
-            "objective.backend=chunked has no effect beside",
+            "objective.backend=chunked: has no effect beside",
         ),
         (
             {"model__reader": "llm", "objective__layout": "prepend"},
-            "objective.layout=prepend has no effect with model.reader=llm",
+            "objective.layout=prepend: has no effect with model.reader=llm",
         ),
         ({"model__reader": "encoder"}, "does not train it; set model.reader=stacked or llm"),
-        ({"data__targets": "t"}, "data.targets=t has no effect with objective.name=token_distillation"),
+        ({"data__targets": "t"}, "data.targets=t: has no effect with objective.name=token_distillation"),
     ],
 )
 def test_settings_that_do_not_fit_are_one_line(recipe, change, words):
