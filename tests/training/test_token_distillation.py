@@ -33,6 +33,7 @@ def run_on(world_size, recipe, name, **overrides):
     return settings_of(recipe, **overrides)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "more"),
     [
