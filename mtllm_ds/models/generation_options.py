@@ -30,7 +30,7 @@ class GenerationOptions:
     sampling: Sampling | None
     """None: nothing is drawn."""
     passed_on: dict[str, Any]
-    """Objects for `generate` itself."""
+    """Objects for `generate` itself, and None for what it would else take from the model's own settings again."""
 
     @property
     def max_new_tokens(self) -> int:
@@ -40,6 +40,12 @@ class GenerationOptions:
     def stop_strings(self) -> list[str]:
         found = self.config.stop_strings or []
         return [found] if isinstance(found, str) else list(found)
+
+    @property
+    def are_rows_alone(self) -> bool:
+        """Whether prompts are written one by one: only where a token can end a row does transformers keep a row as it ended while
+        others go on."""
+        return self.config.eos_token_id is None and bool(self.stop_strings or self.passed_on.get("stopping_criteria"))
 
     @property
     def processors(self) -> list[LogitsProcessor]:
@@ -58,7 +64,8 @@ def read_options(model: Any, ends: list[int], max_new_tokens: int, given: Mappin
             raise UserError(
                 f"{name}: is not for the caller to set; leave it out, and set max_new_tokens for the length"
             )
-    config = copy.deepcopy(model.generation_config)
+    own = model.generation_config
+    config = copy.deepcopy(own)
     config.max_length = None
     passed_on = {name: given[name] for name in _PASSED_ON if name in given}
     settings = {name: value for name, value in given.items() if name not in passed_on}
@@ -68,7 +75,8 @@ def read_options(model: Any, ends: list[int], max_new_tokens: int, given: Mappin
             raise UserError(f"{name}={settings[name]}: generate has no such option; the nearest is '{nearest}'")
     config.update(eos_token_id=ends, max_new_tokens=max_new_tokens)
     config.update(**settings)
-    config.pad_token_id = _listed(config.eos_token_id)[0]  # so that a row ends at the first token that ends it
+    passed_on |= {name: None for name, value in settings.items() if value is None and getattr(own, name) is not None}
+    config.pad_token_id = (_end_tokens(config.eos_token_id) or ends)[0]  # a row ends at the first token that ends it
     beams = config.num_beams
     if beams is not None and (not isinstance(beams, int) or beams < 1):
         raise UserError(f"num_beams={beams}: not a whole number from 1 up; leave it out for none")
@@ -104,5 +112,11 @@ def _sampling(config: GenerationConfig, given: Mapping[str, Any]) -> Sampling | 
     return sampling
 
 
-def _listed(ids: int | list[int]) -> list[int]:
-    return [ids] if isinstance(ids, int) else list(ids)
+def _end_tokens(given: Any) -> list[int]:
+    """Tokens that end a response; none where None was asked for, as nothing but its length or a stop string then ends it."""
+    if given is None:
+        return []
+    found = list(given) if isinstance(given, list | tuple) else [given]
+    if not found or not all(isinstance(token, int) and not isinstance(token, bool) and token >= 0 for token in found):
+        raise UserError(f"eos_token_id={given}: not a token id or several; leave it out, or set None to end at none")
+    return found

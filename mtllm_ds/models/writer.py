@@ -59,7 +59,7 @@ class Writer:
     ) -> list[Response]:
         """A response to each prompt; what is drawn depends on its own seed alone."""
         found: dict[int, Response] = {}
-        for rows in longest_first(list(map(len, prompts)), batch_size):
+        for rows in longest_first(list(map(len, prompts)), 1 if options.are_rows_alone else batch_size):
             written = self._generate([prompts[row] for row in rows], [seeds[row] for row in rows], options)
             found |= {row: self._response(ids, options) for row, ids in zip(rows, written.tolist(), strict=True)}
         return [found[row] for row in range(len(prompts))]
@@ -145,7 +145,7 @@ class Writer:
 
 def _until_end(ids: list[int], options: GenerationOptions) -> list[int]:
     ends = options.config.eos_token_id
-    ends = {ends} if isinstance(ends, int) else set(ends)
+    ends = {ends} if isinstance(ends, int) else set(ends or ())
     return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
 
 
