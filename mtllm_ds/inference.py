@@ -21,7 +21,9 @@ from mtllm_ds.data.text.tokenization import TextTokenizer, load_text_tokenizer
 from mtllm_ds.errors import UserError
 from mtllm_ds.languages import check_language
 from mtllm_ds.models.build import load_reader, located
+from mtllm_ds.models.generation import require_causal
 from mtllm_ds.models.heads import TaskHead, head_from, task_scores
+from mtllm_ds.models.lm_head import OutputHead, load_output_head
 from mtllm_ds.models.readers import LLMReader, Reader, mean_pool, span_means
 from mtllm_ds.models.speaker import Speaker
 from mtllm_ds.models.stacked import StackedModel
@@ -78,7 +80,9 @@ class MTLLM:
         self._head = head
         self._llm = llm
         self._turn = _Turn()
+        self._making = _Turn()  # an encoding need not wait until a head is read
         self._speakers: dict[bool, Speaker] = {}
+        self._lm_head: OutputHead | None = None
 
     @classmethod
     def from_pretrained(
@@ -107,7 +111,7 @@ class MTLLM:
 
     def __getstate__(self) -> dict[str, Any]:
         # Who writes is bound to this model's turns and weights: a copy makes its own.
-        return self.__dict__ | {"_speakers": {}}
+        return self.__dict__ | {"_speakers": {}, "_lm_head": None}
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -136,12 +140,9 @@ class MTLLM:
     def encode_with_llm(self, texts: Iterable[str], batch_size: int = 32) -> torch.Tensor:
         """Vectors of the plain LLM of a stack reading the texts itself (the teacher's view): (n, d) float32 on the CPU."""
         stack, tokenizer = self._stack, self._tokenizers["llm"]
-        if not isinstance(stack.trained_model, PeftModel):
-            raise UserError(
-                "encode_with_llm: this model's LLM trained its own weights, so the plain LLM is not in it; load that by itself"
-            )
+        read = _plain_llm(stack, "encode_with_llm").read
         encoded = [encode_item(tokenizer, (text,), (), None, tokenizer.spec.max_length) for text in _checked(texts)]
-        return self._pooled(encoded, tokenizer, batch_size, FrozenSelf(stack).read, stack.hidden_size)
+        return self._pooled(encoded, tokenizer, batch_size, read, stack.hidden_size)
 
     def encode_with_encoder(self, texts: Iterable[str], lang: Languages, batch_size: int = 32) -> torch.Tensor:
         """Mean states of a stack's MT encoder alone: (n, d_encoder) float32 on the CPU."""
@@ -235,11 +236,20 @@ class MTLLM:
             raise UserError(
                 f"generate: this model is a {type(reader).__name__} without a language model; ask one that has one"
             )
-        with self._turn:
+        untrained = _plain_llm(reader, "generate_with_llm").untrained if plain else None
+        with self._making:
             if plain not in self._speakers:
-                untrained = FrozenSelf(reader).untrained if plain else None
-                self._speakers[plain] = Speaker(self._llm, reader, self._tokenizers, self._turn, untrained)
+                head = self._head_of(self._llm, reader)
+                self._speakers[plain] = Speaker(self._llm, reader, head, self._tokenizers, self._turn, untrained)
             return self._speakers[plain]
+
+    def _head_of(self, llm: LLMSettings, reader: StackedModel | LLMReader) -> OutputHead:
+        """The LLM's output head, which the trained model and the plain LLM share; read once."""
+        require_causal(llm)
+        if self._lm_head is None:
+            weight = next(reader.trained_model.parameters())
+            self._lm_head = load_output_head(llm, reader, weight.dtype).to(weight.device)
+        return self._lm_head
 
     @property
     def _tokenizer(self) -> TextTokenizer:
@@ -308,6 +318,13 @@ class _Turn:
 
     def __reduce__(self) -> tuple[type[_Turn], tuple[()]]:
         return _Turn, ()
+
+
+def _plain_llm(reader: StackedModel | LLMReader, asked: str) -> FrozenSelf:
+    """The LLM without what was trained; refused where the weights themselves were."""
+    if not isinstance(reader.trained_model, PeftModel):
+        raise UserError(f"{asked}: this model's LLM trained its own weights: it holds no plain LLM; load that alone")
+    return FrozenSelf(reader)
 
 
 def _usable(device: str | torch.device) -> torch.device:

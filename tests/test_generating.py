@@ -6,10 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from mtllm_ds import MTLLM
+from mtllm_ds import MTLLM, inference
 from mtllm_ds.data.text.chat import ChatSettings, DialogueTokenizer
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.lm_head import load_output_head
+from mtllm_ds.models.readers import LLMReader
 from tests.fixtures.exports import make_export
 from tests.fixtures.models import save_llama, save_mt_model
 
@@ -132,6 +133,33 @@ def test_writing_ends_with_a_stop_string(stack):
     )
 
 
+def test_no_token_ends_what_is_written_where_none_is_asked_for(stack):
+    model = MTLLM.from_pretrained(stack)
+    model.generate(["a"], "deu_Latn", max_new_tokens=1)
+    writer = model._speakers[False]._writer
+    free = [model.generate([prompt], "deu_Latn", max_new_tokens=NEW) for prompt in PROMPTS]
+    first = [response.ids[1] for response in _written(model, max_new_tokens=NEW, eos_token_id=None)]
+    writer.model.generation_config.eos_token_id = first  # as if the LLM's own settings ended its texts there
+    assert all(len(response.ids) <= 1 for response in _written(model, max_new_tokens=NEW))
+    assert [len(response.ids) for response in _written(model, max_new_tokens=NEW, eos_token_id=None)] == [NEW] * 3
+    assert all(response.is_cut for response in _written(model, max_new_tokens=NEW, eos_token_id=None))
+    stop = free[0][0][2:4]
+    options = {"max_new_tokens": NEW, "eos_token_id": None, "stop_strings": [stop]}
+    together = model.generate(PROMPTS, "deu_Latn", **options)
+    assert together == [model.generate([prompt], "deu_Latn", **options)[0] for prompt in PROMPTS]
+    assert together[0] != free[0][0]
+
+
+def _written(model, **options):
+    """Responses to the prompts, as the trained model's writer gives them."""
+    speaker, found = model._speakers[False], []
+    write = speaker._writer.write
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speaker._writer, "write", lambda *given: found.extend(write(*given)) or found)
+        model.generate(PROMPTS, "deu_Latn", **options)
+    return found
+
+
 def test_messages_are_read_by_template_and_by_the_encoder_without_it(stack, llm):
     asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "A chart"}]
     spoken = MTLLM.from_pretrained(llm)
@@ -195,6 +223,9 @@ def test_threads_do_not_meet(stack):
         (["a"], "deu_Latn", {"seed": -1}, "^seed=-1: not a whole number"),
         (["a"], "deu_Latn", {"num_beams": 0}, "^num_beams=0: not a whole number"),
         (["a"], "deu_Latn", {"repetition_penalty": -1.0}, "^generate: .*penalty"),
+        (["a"], "deu_Latn", {"eos_token_id": []}, r"^eos_token_id=\[\]: not a token id or several; leave it out"),
+        (["a"], "deu_Latn", {"eos_token_id": "x"}, "^eos_token_id=x: not a token id"),
+        (["a"], "deu_Latn", {"eos_token_id": [-1]}, r"^eos_token_id=\[-1\]: not a token id"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(prompts, lang, options, line, stack):
@@ -215,6 +246,29 @@ def test_models_that_cannot_write_are_refused(bases, tmp_path):
     encoder = MTLLM.from_pretrained(make_export(tmp_path / "alone", task, reader="encoder", bases=bases))
     with pytest.raises(UserError, match="EncoderReader without a language model; ask one"):
         encoder.generate(["a"], "deu_Latn")
+
+
+def test_a_model_whose_own_weights_trained_holds_no_plain_llm(llm):
+    adapted = MTLLM.from_pretrained(llm)
+    expected = adapted.generate(PROMPTS, max_new_tokens=NEW)
+    reader = LLMReader(adapted.reader.llm.merge_and_unload())
+    model = MTLLM(reader, adapted._tokenizers, adapted.device, llm=adapted._llm)
+    assert model.generate(PROMPTS, max_new_tokens=NEW) == expected
+    with pytest.raises(
+        UserError, match=r"^generate_with_llm: this model.s LLM trained its own weights: .* load that alone$"
+    ):
+        model.generate_with_llm(PROMPTS)
+
+
+def test_the_output_head_is_read_once(stack, monkeypatch):
+    model, read = MTLLM.from_pretrained(stack), []
+    monkeypatch.setattr(inference, "load_output_head", lambda *given: read.append(1) or load_output_head(*given))
+    for ask in (model.generate_with_llm, model.generate, model.generate):
+        ask(PROMPTS[:1], **({} if ask == model.generate_with_llm else {"lang": "deu_Latn"}), max_new_tokens=1)
+    assert read == [1]
+    heads = [speaker._model.get_output_embeddings().weight for speaker in model._speakers.values()]
+    assert heads[0] is heads[1]
+    assert pickle.loads(pickle.dumps(model)).generate(PROMPTS[:1], "deu_Latn", max_new_tokens=1)
 
 
 def test_a_run_speaks_as_its_export(stack):

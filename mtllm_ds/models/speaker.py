@@ -15,7 +15,7 @@ from mtllm_ds.draws import seed_of
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.generation import causal_model, end_ids
 from mtllm_ds.models.generation_options import read_options
-from mtllm_ds.models.lm_head import load_output_head
+from mtllm_ds.models.lm_head import OutputHead
 from mtllm_ds.models.readers import LLMReader, token_embeddings
 from mtllm_ds.models.stacked import StackedModel
 from mtllm_ds.models.writer import Writer
@@ -34,24 +34,24 @@ class Speaker:
         self,
         llm: LLMSettings,
         reader: StackedModel | LLMReader,
+        head: OutputHead,
         tokenizers: Mapping[str, TextTokenizer],
         turn: AbstractContextManager[Any],
         plain: Callable[[], AbstractContextManager[Any]] | None = None,
     ) -> None:
         """
         Args:
+            head: of the LLM, on its device
             turn: held during every forward, as others use the same weights from other threads
             plain: makes the LLM the plain one inside, which then reads the prompts itself
 
         Raises:
-            UserError: the LLM attends both ways, or has no head that is known.
+            UserError: the LLM attends both ways, or has parts beside its head that are not known.
         """
         self._reader = reader
         self._tokenizers = tokenizers
         self._around = _both(turn, plain or nullcontext)
         self.side = "llm" if plain is not None else reader.side
-        weight = next(reader.trained_model.parameters())
-        head = load_output_head(llm, reader, weight.dtype).to(weight.device)
         self._model = causal_model(llm, reader, head, self._around)
         own = pretrained_tokenizer(tokenizers["llm"].spec)
         self._writer = Writer(self._model, own, self._embed, tokenizers[self.side].pad_id)
