@@ -211,7 +211,7 @@ class MTLLM:
         Raises:
             UserError: the LLM attends both ways, a prompt is empty or too long, a language has no tag, or an option does not fit.
         """
-        return self._speaker(plain=False).respond(_listed(prompts), lang, stream=stream, **options)
+        return self.speaker(plain=False).respond(_listed(prompts), lang, stream=stream, **options)
 
     @overload
     def generate_with_llm(
@@ -227,10 +227,10 @@ class MTLLM:
         self, prompts: Iterable[Prompt], *, stream: bool = False, **options: Any
     ) -> list[str] | Iterator[str]:
         """What the plain LLM writes after each prompt that it reads itself (the teacher's view); as `generate`."""
-        return self._speaker(plain=True).respond(_listed(prompts), None, stream=stream, **options)
+        return self.speaker(plain=True).respond(_listed(prompts), None, stream=stream, **options)
 
-    def _speaker(self, plain: bool) -> Speaker:
-        """Who writes, the trained model or the plain LLM in it; made once."""
+    def speaker(self, *, plain: bool) -> Speaker:
+        """Who writes, the trained model or the plain LLM in it; made once. For what given responses are worth to each."""
         reader = self.reader
         if not isinstance(reader, StackedModel | LLMReader) or self._llm is None:
             raise UserError(

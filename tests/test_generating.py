@@ -67,6 +67,45 @@ def test_greedy_text_is_that_of_a_loop_by_hand(kind, lang, request):
     assert len(set(expected)) == 3
 
 
+@torch.no_grad()
+def told_by_hand(model, rows):
+    """Log-probabilities (n, V) behind prompts' embeddings (1, S, D), each response alone."""
+    head, body = load_output_head(model._llm, model.reader, torch.float32), model.reader.llm.base_model.model
+    found = []
+    for read, response in rows:
+        whole = torch.cat([read, body.get_input_embeddings()(torch.tensor([response]))], 1)
+        states = body(inputs_embeds=whole).last_hidden_state[0, read.shape[1] - 1 : -1]
+        found.append(head(states).double().log_softmax(-1))
+    return found
+
+
+def test_given_responses_are_told_as_each_alone_by_hand(stack):
+    model = MTLLM.from_pretrained(stack)
+    speaker = model.speaker(plain=False)
+    prompts, responses = speaker.read(PROMPTS, "deu_Latn"), [[5, 9, 6], [7], [8, 8, 3, 4, 11]]
+    with torch.no_grad():
+        heard = [
+            model.reader.embeddings(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long)) for ids in prompts
+        ]
+    truth = told_by_hand(model, zip(heard, responses, strict=True))
+    states = speaker.states_before(prompts, responses, batch_size=2)
+    for own, expected in zip(states, truth, strict=True):
+        torch.testing.assert_close(speaker.log_probs(own).double(), expected, atol=1e-5, rtol=0)
+    assert speaker.states_before([], []) == []
+
+
+@torch.no_grad()
+def test_given_responses_are_told_by_the_plain_llm_as_before_training(stack, bases):
+    from transformers import AutoModelForCausalLM
+
+    whole = AutoModelForCausalLM.from_pretrained(bases["llm"]).eval()
+    speaker = MTLLM.from_pretrained(stack).speaker(plain=True)
+    (prompt,), response = speaker.read(PROMPTS[:1], None), [5, 9, 6, 7]
+    truth = whole(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+    (states,) = speaker.states_before([prompt], [response])
+    torch.testing.assert_close(speaker.log_probs(states), truth, atol=1e-5, rtol=0)
+
+
 def test_the_plain_llm_writes_as_before_training(stack, llm, bases):
     from transformers import AutoModelForCausalLM
 

@@ -28,7 +28,13 @@ ROOMS = {
         "writing": ("columns", "text", "shards"),
         "stream": ("columns", "text", "shards"),
     },
-    "mtllm_ds/evaluation": {"items": (), "answers": ("items",), "report": ("items", "answers"), "masked": ()},
+    "mtllm_ds/evaluation": {
+        "items": (),
+        "answers": ("items",),
+        "report": ("items", "answers"),
+        "masked": (),
+        "generation": (),
+    },
     "benchmarks/quality": {
         "text": (),
         "vectors": ("text",),

@@ -1,4 +1,7 @@
-"""Prompts in, text out: the language model of a reader, with the tokenizers that read its prompts."""
+"""Prompts in, text out: the language model of a reader, with the tokenizers that read its prompts.
+
+Shapes: n tokens of a response, D the width of the LLM's states, V its vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 import torch
 
 from mtllm_ds.config.sections import LLMSettings
+from mtllm_ds.data.text.padding import longest_first, padded
 from mtllm_ds.data.text.prompts import PromptReader, chat_tokenizer
 from mtllm_ds.data.text.tokenization import TextTokenizer, pretrained_tokenizer
 from mtllm_ds.draws import seed_of
@@ -16,7 +20,7 @@ from mtllm_ds.errors import UserError
 from mtllm_ds.models.generation import causal_model, end_ids
 from mtllm_ds.models.generation_options import read_options
 from mtllm_ds.models.lm_head import OutputHead
-from mtllm_ds.models.readers import LLMReader, token_embeddings
+from mtllm_ds.models.readers import LLMReader, read_padded, token_embeddings
 from mtllm_ds.models.stacked import StackedModel
 from mtllm_ds.models.writer import Writer
 
@@ -52,6 +56,7 @@ class Speaker:
         self._tokenizers = tokenizers
         self._around = _both(turn, plain or nullcontext)
         self.side = "llm" if plain is not None else reader.side
+        self._head = head
         self._model = causal_model(llm, reader, head, self._around)
         own = pretrained_tokenizer(tokenizers["llm"].spec)
         self._writer = Writer(self._model, own, self._embed, tokenizers[self.side].pad_id)
@@ -82,7 +87,7 @@ class Speaker:
         more = self._own_ends if chat_template is None else self._ends_of_turns(chat_template)
         ends = end_ids(self._model, more) or [self._tokenizers["llm"].pad_id]
         _require_whole("batch_size", batch_size, 1)
-        rows = self._read(prompts, languages, chat_template)
+        rows = self.read(prompts, languages, chat_template)
         read = read_options(self._model, ends, self._num_new_tokens(rows, max_new_tokens), options)
         start = int(torch.randint(2**62, ())) if seed is None else _require_whole("seed", seed, 0)
         seeds = [seed_of(start, number) for number in range(len(rows))]
@@ -92,7 +97,14 @@ class Speaker:
             raise UserError(f"stream=True: writes one response piece by piece, got {len(rows)} prompts; give one")
         return self._writer.stream(rows[0], seeds[0], read)
 
-    def _read(self, prompts: Sequence[Any], languages: Any, template: str | None) -> list[list[int]]:
+    def read(
+        self, prompts: Sequence[Any], languages: str | Sequence[str] | None, template: str | None = None
+    ) -> list[list[int]]:
+        """Ids of prompts; `template` is Jinja, in place of the tokenizer's own.
+
+        Raises:
+            UserError: a prompt is empty, too long for an encoder, or its language has no tag.
+        """
         reader = PromptReader(self._tokenizers[self.side], template)
         codes = [languages] * len(prompts) if languages is None or isinstance(languages, str) else list(languages)
         if len(codes) != len(prompts):
@@ -108,6 +120,49 @@ class Speaker:
             for row, code in zip(rows, codes, strict=True):
                 self._reader.require_mean_of(row[0], code)
         return rows
+
+    @torch.no_grad()
+    def states_before(
+        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], batch_size: int = 8
+    ) -> list[torch.Tensor]:
+        """Final states that tell each token of given responses: (n, D) of each, on the model's device.
+
+        Args:
+            prompts: ids as `read` gives them, at least one each
+            responses: ids of the LLM's tokenizer
+        """
+        found: dict[int, torch.Tensor] = {}
+        lengths = [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]
+        for rows in longest_first(lengths, batch_size):
+            whole, mask = self._joined([prompts[row] for row in rows], [responses[row] for row in rows])
+            with self._around():
+                states = read_padded(self._reader.trained_model, mask, inputs_embeds=whole)
+            for place, row in enumerate(rows):
+                last = len(prompts[row]) - 1
+                found[row] = states[place, last : last + len(responses[row])]
+        return [found[row] for row in range(len(prompts))]
+
+    @torch.no_grad()
+    def log_probs(self, states: torch.Tensor) -> torch.Tensor:
+        """What final states tell of the next token: (n, D) -> (n, V) float32 log-probabilities."""
+        return self._head(states).float().log_softmax(-1)
+
+    def _joined(
+        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is read of prompts with their responses behind them, (B, S, D), and the mask (B, S)."""
+        device = next(self._reader.trained_model.parameters()).device
+        ids, mask = (side.to(device) for side in padded(prompts, self._tokenizers[self.side].pad_id))
+        read = self._embed(ids, mask)
+        rows = []
+        for place, response in enumerate(responses):
+            told = token_embeddings(
+                self._reader.trained_model, torch.tensor([response], dtype=torch.long, device=device)
+            )
+            rows.append(torch.cat([read[place, : len(prompts[place])], told[0].to(read.dtype)]))
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        whole = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return whole, (torch.arange(whole.shape[1], device=device) < lengths[:, None]).long()
 
     @torch.no_grad()
     def _embed(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,101 @@
+"""Second step of the generative benchmark: how the LLM itself, reading English, answers each prompt.
+
+Writes below --output:
+
+    train.jsonl, valid.jsonl   records for `mtllm-ds prepare dialogues`; answers are sampled for training, greedy for validation
+    heldout.jsonl              {id, response, ids}: greedy answers to the English originals, the same in all languages
+    responses.json             counts, and what decides the answers
+
+The LLM is asked by its chat template for an explanation of the paragraph (`asked`); the encoder reads the paragraph alone. Batches
+are kept as they are written, so a killed run goes on. Prompts with an answer of fewer than LEAST_TOKENS are left out and counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from benchmarks.generative.budgets import BUDGETS
+from benchmarks.generative.data import Row, write_rows
+from benchmarks.quality.text.folder_text import read_jsonl
+from mtllm_ds.atomic import write_json
+from mtllm_ds.cluster.launch import join_cluster_if_launched
+from mtllm_ds.command_line import Parser, run_and_exit
+from mtllm_ds.data.text.chat import ChatSettings, Messages
+from mtllm_ds.languages import ENGLISH
+from mtllm_ds.transfer_sets.sdrrl.chat_model import ChatModel, Generation, Job, provenance, write_jobs
+from mtllm_ds.transfer_sets.sdrrl.stages import Stage
+
+INSTRUCTION = "Explain this sentence from a software manual in your own words: "
+LEAST_TOKENS = 4
+BATCH_SIZE = 16
+
+
+def main() -> int:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", type=Path, required=True, help="folder of the step before")
+    parser.add_argument("--budget", choices=list(BUDGETS), required=True)
+    parser.add_argument("--llm", required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    options = parser.parse_args()
+    budget, device = BUDGETS[options.budget], join_cluster_if_launched().device
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    llm = ChatModel(options.llm, ChatSettings(), revision=None, trust_remote_code=False, device=device, dtype=dtype)
+    how = {
+        "heldout": Generation(max_new_tokens=budget.heldout_tokens),
+        "valid": Generation(max_new_tokens=budget.train_tokens),
+        "train": Generation(max_new_tokens=budget.train_tokens, temperature=0.8, top_p=0.95),
+    }
+    counts = {}
+    for name, generation in how.items():
+        prompts = [
+            row for row in read_jsonl(options.text / f"{name}.jsonl") if name != "heldout" or row["language"] == ENGLISH
+        ]
+        found = answered(name, prompts, llm, generation, options.output)
+        kept = [row for row in found if len(row["ids"]) >= LEAST_TOKENS]
+        write_rows(options.output / f"{name}.jsonl", kept if name == "heldout" else dialogues(prompts, kept))
+        counts[name] = {"asked": len(found), "kept": len(kept), "ended": sum(row["ended"] for row in kept)}
+    by = {name: provenance(llm, 0, generation) for name, generation in how.items()}
+    write_json(options.output / "responses.json", {"counts": counts, "by": by, "instruction": INSTRUCTION})
+    return 0  # fmt: skip
+
+
+def asked(text: str) -> Messages:
+    """What the LLM reads of a paragraph, in whatever language."""
+    return [{"role": "user", "content": INSTRUCTION + text}]
+
+
+def answered(name: str, prompts: Sequence[Row], llm: ChatModel, generation: Generation, folder: Path) -> list[Row]:
+    """The LLM's answer to each English paragraph: {id, response, ended, ids}, in the order of the prompts."""
+    jobs = [Job(row["id"], llm.chat.prompt_ids(asked(row["english"]))) for row in prompts]
+    settings = {"by": provenance(llm, 0, generation), "prompts": [[job.id, len(job.prompt_ids)] for job in jobs]}
+    stage = Stage(folder / "written", name, settings)
+    if not stage.is_done:
+        with Console().status(name) as status:
+            found = write_jobs(
+                jobs, llm, stage, join_cluster_if_launched(), seed=0, generation=generation, batch_size=BATCH_SIZE,
+                record=lambda job, text, ended: {"id": job.id, "response": text, "ended": ended},
+                progress=lambda done, total: status.update(f"{name}: {done} of {total} answered"),
+            )  # fmt: skip
+        stage.finish([found[job.id] for job in jobs], {"answered": len(jobs)})
+    return [row | {"ids": llm.chat.response_ids(row["response"], ends=False)} for row in stage.rows]
+
+
+def dialogues(prompts: Sequence[Row], answers: Sequence[Row]) -> list[Row]:
+    """Records for `prepare dialogues`."""
+    known = {row["id"]: row for row in prompts}
+    return [
+        {
+            "id": row["id"], "language": known[row["id"]]["language"], "prompt": known[row["id"]]["prompt"],
+            "teacher_messages": asked(known[row["id"]]["english"]), "response": row["response"],
+        }
+        for row in answers
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    run_and_exit(main)

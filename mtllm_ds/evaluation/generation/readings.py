@@ -1,0 +1,84 @@
+"""What given responses are worth behind prompts: their cross-entropy, and the divergence from a teacher that read something else.
+
+Shapes: N responses of n tokens each, D the width of the LLM's states, V its vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+Ids = Sequence[Sequence[int]]
+
+
+class ReadsOn(Protocol):
+    """A model that reads responses behind prompts, such as `mtllm_ds.models.speaker.Speaker`."""
+
+    def states_before(self, prompts: Ids, responses: Ids, batch_size: int = 8) -> list[torch.Tensor]:
+        """(n, D) states that tell each response's tokens."""
+
+    def log_probs(self, states: torch.Tensor) -> torch.Tensor:
+        """(n, D) -> (n, V) float32"""
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Sums over the tokens of each response, in nats."""
+
+    num_tokens: np.ndarray
+    """(N,) int64"""
+    nll: np.ndarray
+    """(N,) float64"""
+    kl: np.ndarray
+    """(N,) float64 KL(teacher || reader)"""
+
+
+def readings(reader: ReadsOn, prompts: Ids, responses: Ids, known: Sequence[torch.Tensor], batch_size: int) -> Readings:
+    """What responses are worth to a reader of prompts.
+
+    Args:
+        known: (n, D) of each response, the states of a teacher with the same head (`states_before` of the plain LLM)
+    """
+    nll, kl = [], []
+    told = reader.states_before(prompts, responses, batch_size)
+    for own, other, response in zip(told, known, responses, strict=True):
+        log_probs, teacher = reader.log_probs(own), reader.log_probs(other)
+        tokens = torch.tensor(response, device=log_probs.device)
+        nll.append(-log_probs.gather(1, tokens[:, None]).double().sum().item())
+        kl.append((teacher.exp() * (teacher - log_probs)).double().sum().item())
+    return Readings(np.array([len(response) for response in responses]), np.array(nll), np.array(kl))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Nats per token, with the bootstrap's quantiles."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def estimate(
+    sums: np.ndarray, num_tokens: np.ndarray, groups: Sequence[str], num_resamples: int = 2_000, level: float = 0.05
+) -> Estimate:
+    """Sums over tokens as nats per token; groups of related prompts are drawn with replacement.
+
+    Args:
+        sums, num_tokens: (N,) of each prompt; a difference of two readers' sums gives that of their means
+        level: left outside of the interval, half on either side
+    """
+    names = {name: place for place, name in enumerate(dict.fromkeys(groups))}
+    place = np.array([names[name] for name in groups])
+    by_group = np.bincount(place, weights=sums)
+    tokens = np.bincount(place, weights=num_tokens)
+    drawn = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), num_resamples)
+    means = (drawn @ by_group) / (drawn @ tokens)
+    low, high = np.quantile(means, [level / 2, 1 - level / 2])
+    return Estimate(float(sums.sum() / num_tokens.sum()), float(low), float(high))
