@@ -33,7 +33,7 @@ ROOMS = {
         "answers": ("items",),
         "report": ("items", "answers"),
         "masked": (),
-        "generation": (),
+        "generation": ("items",),
     },
     "benchmarks/quality": {
         "text": (),

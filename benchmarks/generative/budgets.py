@@ -35,7 +35,8 @@ class Budget:
     checkpoints: int = 8
     """Times that a training validates and saves"""
     num_examples: int = 20
-    num_ranks: int = 1
+    num_ranks: int = 2
+    """Processes, each with its share of the cores: on CPU two of one thread do more than one of two"""
     tokens_per_second: float
     """That the LLM writes in batches, for the plan only"""
     seconds_per_sample: float
@@ -59,7 +60,7 @@ CPU = Budget(
 """Two quiet cores, some hours."""
 GPU = replace(
     CPU, name="gpu", num_heldout=400, num_train=16_000, steps=2_000, samples_per_step=64,
-    samples_per_forward=64, tokens_per_second=2_000, seconds_per_sample=0.01,
+    samples_per_forward=64, num_ranks=1, tokens_per_second=2_000, seconds_per_sample=0.01,
 )  # fmt: skip
 """One GPU."""
 SMOKE = replace(

@@ -2,7 +2,7 @@
 
 Writes `LANGUAGE.json` below --output: for every prompt and reading, sums over the tokens of the LLM's own English
 answer (`nll` of it, `kl` from the LLM that reads the English original), and `LANGUAGE.answers.jsonl`: what each side writes.
-A language that is done is skipped.
+A language that is done is skipped; ranks share the languages.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from benchmarks.generative.data import Row, write_rows
 from benchmarks.generative.responses import asked
 from benchmarks.quality.text.folder_text import read_jsonl
 from mtllm_ds.atomic import write_json
-from mtllm_ds.cluster.launch import join_cluster_if_launched
+from mtllm_ds.cluster.launch import join_cluster_if_launched, leave_cluster
 from mtllm_ds.command_line import Parser, run_and_exit
 from mtllm_ds.evaluation.generation.readings import Readings, readings
+from mtllm_ds.evaluation.generation.texts import answer_figures
 from mtllm_ds.inference import MTLLM
 from mtllm_ds.languages import ENGLISH
 from mtllm_ds.models.speaker import Speaker
+from mtllm_ds.transfer_sets.sdrrl.filters import LanguageCheck
 
 READINGS = {
     "stack": "stack, the prompt",
@@ -51,14 +53,14 @@ def main() -> int:
     budget = BUDGETS[options.budget]
     responses = {row["id"]: row for row in read_jsonl(options.responses / "heldout.jsonl")}
     prompts = [row for row in read_jsonl(options.text / "heldout.jsonl") if row["id"] in responses]
-    device = join_cluster_if_launched().device
-    model = MTLLM.from_pretrained(options.model, device=device)
+    cluster = join_cluster_if_launched()
+    model = MTLLM.from_pretrained(options.model, device=cluster.device)
     stack, llm = model.speaker(plain=False), model.speaker(plain=True)
     english = [row for row in prompts if row["language"] == ENGLISH]
     ids = [responses[row["id"]]["ids"] for row in english]
     known = llm.states_before(llm.read([asked(row["english"]) for row in english], None), ids, BATCH_SIZE)
-    console = Console()
-    for language in (ENGLISH, *budget.languages):
+    console, check = Console(), LanguageCheck()
+    for language in (ENGLISH, *budget.languages)[cluster.rank :: cluster.world_size]:
         place = options.output / f"{language}.json"
         if place.exists():
             continue
@@ -68,8 +70,10 @@ def main() -> int:
             found = scores(stack, llm, rows, ids, known)
             written = answers(model, rows, budget.heldout_tokens, responses)
             write_rows(options.output / f"{language}.answers.jsonl", written)
-            write_json(place, {"ids": [row["id"] for row in rows], "groups": [row["group"] for row in rows], **found})
+            groups = [row["group"] for row in rows]
+            write_json(place, {"groups": groups, "sums": found, "answers": figures_of_answers(model, written, check)})
         console.print(language, highlight=False)
+    leave_cluster()
     return 0
 
 
@@ -116,6 +120,23 @@ def answers(model: MTLLM, rows: Sequence[Row], num_tokens: int, responses: Mappi
     ]  # fmt: skip
 
 
+def figures_of_answers(model: MTLLM, written: Sequence[Row], check: LanguageCheck) -> dict[str, dict[str, float]]:
+    """What the answers of `stack` and `llm` are like; near is what the stack's encoder finds near."""
+
+    def vectors(side: str) -> np.ndarray:
+        # An empty answer is near to nothing; the encoder wants a text.
+        return model.encode_with_encoder([row[side] or "-" for row in written], ENGLISH).numpy()
+
+    sides = {side: [row[side] for row in written] for side in ("stack", "llm", "teacher")}
+    teacher = vectors("teacher")
+    return {
+        side: answer_figures(
+            sides[side], sides["teacher"], ENGLISH, check, {"answers": vectors(side), "teacher": teacher}
+        )
+        for side in ("stack", "llm")
+    }
+
+
 def plain(found: Readings) -> dict[str, list[float]]:
     return {"num_tokens": found.num_tokens.tolist(), "nll": found.nll.tolist(), "kl": found.kl.tolist()}
 
@@ -125,11 +146,15 @@ def load_scores(folder: Path, languages: Sequence[str]) -> dict[str, dict[str, R
     return {
         language: {
             name: Readings(*(np.array(own[key]) for key in ("num_tokens", "nll", "kl")))
-            for name, own in json.loads((folder / f"{language}.json").read_text(encoding="utf-8")).items()
-            if name in READINGS
+            for name, own in read_found(folder, language)["sums"].items()
         }
         for language in languages
     }
+
+
+def read_found(folder: Path, language: str) -> dict[str, Any]:
+    """All that was found of a language: `groups` of the prompts, `sums` by reading, figures of the `answers` by side."""
+    return json.loads((folder / f"{language}.json").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ class Plan:
         read = python("-m", "benchmarks.generative.data", "--text", self.text, *given, *more, "--output", text)
         self._add("text", [read], [], 10)
         tokens = budget.num_train * budget.train_tokens + budget.num_heldout * budget.heldout_tokens
-        written = python(
-            "-m", "benchmarks.generative.responses", "--text", text, *given, "--llm", self.llm, "--output", responses
+        written = self._ranks(
+            "benchmarks.generative.responses", "--text", text, *given, "--llm", self.llm, "--output", responses
         )
         self._add("responses", [written], ["models", "text"], _PROCESS_SECONDS + tokens / budget.tokens_per_second)
         shards = [
@@ -48,8 +48,8 @@ class Plan:
         self._add("shards", shards, ["responses"], 2 * _PROCESS_SECONDS)
         seconds = budget.steps * budget.samples_per_step * budget.seconds_per_sample
         self.steps.append(Step("stack", self._training, ("shards",), 3 * _PROCESS_SECONDS + seconds))
-        asked = python(
-            "-m", "benchmarks.generative.evaluate", "--model", self.model, "--text", text, "--responses", responses, *given,
+        asked = self._ranks(
+            "benchmarks.generative.evaluate", "--model", self.model, "--text", text, "--responses", responses, *given,
             "--output", self.scores,
         )  # fmt: skip
         prompts = budget.num_heldout * (len(budget.languages) + 1)
@@ -108,10 +108,14 @@ class Plan:
     def _training(self) -> Sequence[Command]:
         """Train, from the last checkpoint where one is there, and export."""
         resume = ["--resume"] if any((self.run / "checkpoints").glob("step_*")) else []
-        launch = python("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", self.budget.num_ranks)
-        train = [*launch, "-m", "mtllm_ds", "train", "--recipe", RECIPE, *self.overrides(), *resume]
+        train = self._ranks("mtllm_ds", "train", "--recipe", RECIPE, *self.overrides(), *resume)
         exported = [] if self.model.exists() else [mtllm("export", self.run, self.model)]
         return [train, *exported]
+
+    def _ranks(self, module: str, *arguments: object) -> Command:
+        """A module on all ranks of this machine."""
+        launch = python("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", self.budget.num_ranks)
+        return [*launch, "-m", module, *map(str, arguments)]
 
     def _shards(self, dialogues: Path, output: Path) -> Command:
         return mtllm(

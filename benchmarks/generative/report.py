@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.generative.budgets import UNKNOWN_TO_E5
 from benchmarks.generative.data import Row
-from benchmarks.generative.evaluate import READINGS, load_scores
+from benchmarks.generative.evaluate import READINGS, load_scores, read_found
 from benchmarks.generative.picture import draw
 from benchmarks.generative.plan import RECIPE, Plan
 from benchmarks.generative.verdict import RIVALS, Scores, decide, gaps, kl_of, kl_share, nll_of
@@ -39,12 +39,13 @@ def write_generative_report(plan: Plan, folder: Path) -> Verdict:
     """Write the report's files; `summary.json` is flat, `dialogues.md` holds the examples."""
     languages = (ENGLISH, *plan.budget.languages)
     scores = load_scores(plan.scores, languages)
-    groups = json.loads((plan.scores / f"{ENGLISH}.json").read_text(encoding="utf-8"))["groups"]
+    groups = read_found(plan.scores, ENGLISH)["groups"]
     known = known_languages(plan)
     verdict = decide(scores, groups, known, is_smoke=plan.budget.name == "smoke")
     curve = read_curve(plan.run)
     dialogues = chosen_dialogues(plan)
-    sections = (_table(scores, known), _differences(scores, groups, known), _dialogues(dialogues))
+    answers = {code: read_found(plan.scores, code)["answers"] for code in languages}
+    sections = (_table(scores, known), _differences(scores, groups, known), _answers(answers), _dialogues(dialogues))
     facts = _facts(plan)
     folder.mkdir(parents=True, exist_ok=True)
     picture = draw(scores, curve)
@@ -54,9 +55,15 @@ def write_generative_report(plan: Plan, folder: Path) -> Verdict:
         notes=(MODELS, _apart(plan)),
     )  # fmt: skip
     write_text(folder / "report.html", render(report, [Picture(picture, "At a glance", CAPTION)], {}, {}))
-    write_text(folder / "table.md", "\n\n".join([verdict.line, *map(_markdown, sections[:2])]) + "\n")
+    write_text(folder / "table.md", "\n\n".join([verdict.line, *map(_markdown, sections[:-1])]) + "\n")
     write_text(folder / "dialogues.md", dialogues_page(dialogues))
-    write_figures(folder / "summary.json", figures_of(scores, groups, known, curve))
+    like = {
+        f"{code}/{side}/{key}": value
+        for code, sides in answers.items()
+        for side, own in sides.items()
+        for key, value in own.items()
+    }
+    write_figures(folder / "summary.json", figures_of(scores, groups, known, curve) | like)
     write_json(folder / "verdict.json", asdict(verdict))
     write_json(folder / "provenance.json", facts)
     return verdict
@@ -118,6 +125,19 @@ def _table(scores: Scores, known: Sequence[str]) -> Section:
 def _differences(scores: Scores, groups: Sequence[str], known: Sequence[str]) -> Section:
     rows = [(code, *(str(gap) for gap in gaps(scores[code], groups).values())) for code in known]
     return Section("Stack minus each rival, nats per token (95%)", ("language", *RIVALS.values()), rows)
+
+
+def _answers(answers: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Section:
+    titles = {
+        "fidelity": "in English", "loops": "loops", "distinct_2": "distinct 2-grams", "words": "words", "chrf": "chrF",
+        "cosine": "cosine", "cosine_of_others": "of others",
+    }  # fmt: skip
+    columns = ("language", *(f"{title}: {side}" for title in titles.values() for side in ("stack", "LLM itself")))
+    rows = [
+        (code, *(f"{sides[side][key]:.3g}" for key in titles for side in ("stack", "llm")))
+        for code, sides in answers.items()
+    ]
+    return Section("Greedy answers, beside those of the LLM reading English", columns, rows)
 
 
 def _dialogues(dialogues: Sequence[Row]) -> Section:

@@ -23,7 +23,8 @@ from benchmarks.generative.budgets import BUDGETS
 from benchmarks.generative.data import Row, write_rows
 from benchmarks.quality.text.folder_text import read_jsonl
 from mtllm_ds.atomic import write_json
-from mtllm_ds.cluster.launch import join_cluster_if_launched
+from mtllm_ds.cluster.agree import wait_for_all
+from mtllm_ds.cluster.launch import Cluster, join_cluster_if_launched, leave_cluster
 from mtllm_ds.command_line import Parser, run_and_exit
 from mtllm_ds.data.text.chat import ChatSettings, Messages
 from mtllm_ds.languages import ENGLISH
@@ -42,26 +43,31 @@ def main() -> int:
     parser.add_argument("--llm", required=True)
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
-    budget, device = BUDGETS[options.budget], join_cluster_if_launched().device
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    llm = ChatModel(options.llm, ChatSettings(), revision=None, trust_remote_code=False, device=device, dtype=dtype)
+    budget, cluster = BUDGETS[options.budget], join_cluster_if_launched()
+    dtype = torch.bfloat16 if cluster.device.type == "cuda" else torch.float32
+    llm = ChatModel(
+        options.llm, ChatSettings(), revision=None, trust_remote_code=False, device=cluster.device, dtype=dtype
+    )
     how = {
         "heldout": Generation(max_new_tokens=budget.heldout_tokens),
         "valid": Generation(max_new_tokens=budget.train_tokens),
         "train": Generation(max_new_tokens=budget.train_tokens, temperature=0.8, top_p=0.95),
     }
-    counts = {}
+    asks, found = {}, {}
     for name, generation in how.items():
-        prompts = [
-            row for row in read_jsonl(options.text / f"{name}.jsonl") if name != "heldout" or row["language"] == ENGLISH
-        ]
-        found = answered(name, prompts, llm, generation, options.output)
-        kept = [row for row in found if len(row["ids"]) >= LEAST_TOKENS]
-        write_rows(options.output / f"{name}.jsonl", kept if name == "heldout" else dialogues(prompts, kept))
-        counts[name] = {"asked": len(found), "kept": len(kept), "ended": sum(row["ended"] for row in kept)}
-    by = {name: provenance(llm, 0, generation) for name, generation in how.items()}
-    write_json(options.output / "responses.json", {"counts": counts, "by": by, "instruction": INSTRUCTION})
-    return 0  # fmt: skip
+        rows = read_jsonl(options.text / f"{name}.jsonl")
+        asks[name] = [row for row in rows if name != "heldout" or row["language"] == ENGLISH]
+        found[name] = answered(name, asks[name], llm, generation, options.output, cluster)
+    if cluster.is_main:
+        kept = {name: [row for row in rows if len(row["ids"]) >= LEAST_TOKENS] for name, rows in found.items()}
+        write_rows(options.output / "heldout.jsonl", kept["heldout"])
+        for name in ("valid", "train"):
+            write_rows(options.output / f"{name}.jsonl", dialogues(asks[name], kept[name]))
+        counts = {name: {"asked": len(rows), "kept": len(kept[name])} for name, rows in found.items()}
+        by = {name: provenance(llm, 0, generation) for name, generation in how.items()}
+        write_json(options.output / "responses.json", {"counts": counts, "by": by, "instruction": INSTRUCTION})
+    leave_cluster()
+    return 0
 
 
 def asked(text: str) -> Messages:
@@ -69,7 +75,9 @@ def asked(text: str) -> Messages:
     return [{"role": "user", "content": INSTRUCTION + text}]
 
 
-def answered(name: str, prompts: Sequence[Row], llm: ChatModel, generation: Generation, folder: Path) -> list[Row]:
+def answered(
+    name: str, prompts: Sequence[Row], llm: ChatModel, generation: Generation, folder: Path, cluster: Cluster
+) -> list[Row]:
     """The LLM's answer to each English paragraph: {id, response, ended, ids}, in the order of the prompts."""
     jobs = [Job(row["id"], llm.chat.prompt_ids(asked(row["english"]))) for row in prompts]
     settings = {"by": provenance(llm, 0, generation), "prompts": [[job.id, len(job.prompt_ids)] for job in jobs]}
@@ -77,11 +85,13 @@ def answered(name: str, prompts: Sequence[Row], llm: ChatModel, generation: Gene
     if not stage.is_done:
         with Console().status(name) as status:
             found = write_jobs(
-                jobs, llm, stage, join_cluster_if_launched(), seed=0, generation=generation, batch_size=BATCH_SIZE,
+                jobs, llm, stage, cluster, seed=0, generation=generation, batch_size=BATCH_SIZE,
                 record=lambda job, text, ended: {"id": job.id, "response": text, "ended": ended},
                 progress=lambda done, total: status.update(f"{name}: {done} of {total} answered"),
             )  # fmt: skip
-        stage.finish([found[job.id] for job in jobs], {"answered": len(jobs)})
+        if cluster.is_main:
+            stage.finish([found[job.id] for job in jobs], {"answered": len(jobs)})
+        wait_for_all()
     return [row | {"ids": llm.chat.response_ids(row["response"], ends=False)} for row in stage.rows]
 
 

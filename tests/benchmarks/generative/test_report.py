@@ -13,6 +13,7 @@ from mtllm_ds.atomic import write_json
 
 BUDGET = replace(SMOKE, name="cpu", num_heldout=4)
 NLL = {"stack": 1.0, "shuffled": 2.0, "llm": 1.8, "none": 1.7, "english": 0.8}
+LIKE = dict.fromkeys(("fidelity", "loops", "distinct_2", "words", "chrf", "cosine", "cosine_of_others"), 0.75)
 KL = {"stack": 0.2, "shuffled": 0.9, "llm": 0.7, "none": 0.8, "english": 0.0}
 
 
@@ -25,7 +26,10 @@ def plan(tmp_path_factory):
         write_json(plan.folder(step.name) / "done.json", {"seconds": 2.0, "commit": "abc", "commands": []})
     for code in ("eng_Latn", *BUDGET.languages):
         sums = {name: {"num_tokens": [10] * 4, "nll": [10 * NLL[name]] * 4, "kl": [10 * KL[name]] * 4} for name in NLL}
-        write_json(plan.scores / f"{code}.json", {"ids": list("abcd"), "groups": list("xxyz"), **sums})
+        write_json(
+            plan.scores / f"{code}.json",
+            {"groups": list("xxyz"), "sums": sums, "answers": {"stack": LIKE, "llm": LIKE}},
+        )
         sides = {"english": "a <b>", "teacher": "t", "stack": "s", "llm": "l"}
         rows = [{"id": name, "language": code, "prompt": f"{code} {name}", **sides} for name in "abcd"]
         write_rows(plan.scores / f"{code}.answers.jsonl", rows)
@@ -41,6 +45,7 @@ def test_figures_dialogues_and_the_verdict(plan, tmp_path):
     assert figures["deu_Latn/stack/nll"] == pytest.approx(1.0)
     assert figures["gaz_Latn/none/kl"] == pytest.approx(0.8)
     assert figures["deu_Latn/stack-llm/mean"] == pytest.approx(-0.8)
+    assert figures["deu_Latn/stack/fidelity"] == 0.75
     assert figures["kl_share"] == pytest.approx(0.25)
     assert figures["last_validation_kl"] == 1.5
     page = (tmp_path / "report.html").read_text()
