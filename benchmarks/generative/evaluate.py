@@ -82,7 +82,7 @@ def scores(
 ) -> dict[str, dict[str, list[float]]]:
     """reading -> sums of each prompt of one language."""
     language = rows[0]["language"]
-    heard = stack.read([row["prompt"] for row in rows], language)
+    heard = stack.read([asked(row["prompt"]) for row in rows], language)
     read = {
         "stack": (stack, heard),
         "shuffled": (stack, [heard[place] for place in others([row["group"] for row in rows])]),
@@ -109,7 +109,7 @@ def others(groups: Sequence[str]) -> list[int]:
 def answers(model: MTLLM, rows: Sequence[Row], num_tokens: int, responses: Mapping[str, Row]) -> list[Row]:
     """What the stack and the LLM write after each prompt, greedily, beside what the LLM writes after its English."""
     options: dict[str, Any] = {"max_new_tokens": num_tokens, "batch_size": 2 * BATCH_SIZE, "do_sample": False}
-    heard = model.generate([row["prompt"] for row in rows], rows[0]["language"], **options)
+    heard = model.generate([asked(row["prompt"]) for row in rows], rows[0]["language"], **options)
     read = model.generate_with_llm([asked(row["prompt"]) for row in rows], **options)
     return [
         {

@@ -6,8 +6,8 @@ Writes below --output:
     heldout.jsonl              {id, response, ids}: greedy answers to the English originals, the same in all languages
     responses.json             counts, and what decides the answers
 
-The LLM is asked by its chat template for an explanation of the paragraph (`asked`); the encoder reads the paragraph alone. Batches
-are kept as they are written, so a killed run goes on. Prompts with an answer of fewer than LEAST_TOKENS are left out and counted.
+Both sides are asked in English for an explanation of the paragraph (`asked`), the LLM by its chat template. Batches are kept
+as they are written, so a killed run goes on. Prompts with an answer of fewer than LEAST_TOKENS are left out and counted.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def main() -> int:
 
 
 def asked(text: str) -> Messages:
-    """What the LLM reads of a paragraph, in whatever language."""
+    """What is read of a paragraph, in whatever language that is."""
     return [{"role": "user", "content": INSTRUCTION + text}]
 
 
@@ -96,15 +96,16 @@ def answered(
 
 
 def dialogues(prompts: Sequence[Row], answers: Sequence[Row]) -> list[Row]:
-    """Records for `prepare dialogues`."""
+    """Records for `prepare dialogues`: English is what both sides read, of a translation the teacher reads the original."""
     known = {row["id"]: row for row in prompts}
-    return [
-        {
-            "id": row["id"], "language": known[row["id"]]["language"], "prompt": known[row["id"]]["prompt"],
-            "teacher_messages": asked(known[row["id"]]["english"]), "response": row["response"],
-        }
-        for row in answers
-    ]  # fmt: skip
+    records = []
+    for answer in answers:
+        row = known[answer["id"]]
+        record = {"id": row["id"], "language": row["language"], "messages": asked(row["prompt"])}
+        if row["prompt"] != row["english"]:
+            record["teacher_messages"] = asked(row["english"])
+        records.append(record | {"response": answer["response"]})
+    return records
 
 
 if __name__ == "__main__":
