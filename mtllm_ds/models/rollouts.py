@@ -53,6 +53,8 @@ class StudentWriter:
         self._sampling = sampling
         self.reads_prompt = reads_prompt
         self._end_ids = generation_ends(self._model, end_ids)
+        # `generate` takes what it is not told from here: penalties and bans for answers to users would bend what is drawn.
+        self._model.generation_config = GenerationConfig()
         self._by_layers = gather == "layers"
 
     @property

@@ -1,5 +1,7 @@
 """What a student writes in training: a loop by hand's tokens, on any ranks, and no trace of it in the steps that follow."""
 
+import json
+
 import pytest
 import torch
 
@@ -147,6 +149,22 @@ def test_tokens_are_those_of_a_loop_by_hand(recipe):
         assert found == by_hand(objective, batch)
         objective.train()
         assert len({len(ids) for ids in found.values()}) > 1
+
+
+def test_settings_for_answers_to_users_are_left_aside(recipe):
+    settings, _, objective = built(recipe, training__deepspeed="ds_configs/zero2.json")
+    batch, place = batches_of(recipe)[0], recipe.parent / "llm" / "generation_config.json"
+    given = batch, seeds_of(batch), rooms_of(batch)
+    expected = writer_of(settings, objective, "whole").write(*given)
+    banned = sorted({ids[0] for ids in expected if ids})
+    before = place.read_text() if place.exists() else None
+    place.write_text(
+        json.dumps({"eos_token_id": END, "repetition_penalty": 5.0, "min_new_tokens": NEW, "suppress_tokens": banned})
+    )
+    try:
+        assert writer_of(settings, objective, "whole").write(*given) == expected
+    finally:
+        place.unlink() if before is None else place.write_text(before)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
