@@ -127,6 +127,7 @@ class Trainer:
     @torch.no_grad()
     def _preview(self, step: int, index: int, batch: Batch) -> ObjectiveOutput:
         """One of a step's forwards as it will be, weights and draws alike, without gradient."""
+        self.objective.count(batch)  # notes on the host what a forward must know, as before the real one
         return self._forward(step, index, batch)
 
     def _forward(self, step: int, index: int, batch: Batch) -> ObjectiveOutput:
