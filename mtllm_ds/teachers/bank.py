@@ -8,7 +8,7 @@ memory; or ranks hold shares of them, and agree in each forward whom to gather.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from mtllm_ds.models.loading import choose_attention, load_llm
 from mtllm_ds.models.own_code import OwnCodeModel
 from mtllm_ds.models.readers import LLMReader
 from mtllm_ds.teachers.outputs import outputs_of
-from mtllm_ds.teachers.storage import InShares, OnHost
+from mtllm_ds.teachers.storage import InShares, OnHost, Storage
 
 
 class BankTeacher(nn.Module):
@@ -70,18 +70,26 @@ class TeacherBank:
     """Teachers by language code; the least recently used one gives way on the device."""
 
     def __init__(
-        self, teachers: Mapping[str, BankTeacher], device: torch.device, on_device: int | None = None, *, in_shares: bool = False
-    ) -> None:  # fmt: skip
+        self,
+        teachers: Iterable[tuple[str, BankTeacher]],
+        device: torch.device,
+        on_device: int | None = None,
+        *,
+        in_shares: bool = False,
+    ) -> None:
         """
         Args:
+            teachers: by language code; each is put away before the next is asked for, so that they may be loaded one by one
             on_device: most teachers whole on the device; None: all
             in_shares: ranks hold each teacher between them
         """
-        self._teachers = dict(teachers)
         store = InShares if in_shares else OnHost
-        self._stored = {language: store(teacher, device) for language, teacher in teachers.items()}
+        self._teachers: dict[str, BankTeacher] = {}
+        self._stored: dict[str, Storage] = {}
+        for language, teacher in teachers:
+            self._teachers[language], self._stored[language] = teacher, store(teacher, device)
         self._in_shares, self._device = in_shares, device
-        self._most = on_device or len(teachers)
+        self._most = on_device or len(self._teachers)
         self._resident: OrderedDict[str, None] = OrderedDict()
 
     @property
@@ -143,7 +151,7 @@ def load_bank(settings: Settings, device: torch.device) -> TeacherBank | None:
         except UserError as error:
             raise UserError(str(error).replace("model.llm", f"objective.teacher_of.{language}")) from error
 
-    teachers = {language: load(language, model) for language, model in bank.models.items()}
+    teachers = ((language, load(language, model)) for language, model in bank.models.items())
     return TeacherBank(teachers, device, bank.on_device, in_shares=bank.in_shares)
 
 

@@ -50,7 +50,7 @@ def reader_and_head(place, dtype, trains=False):
 
 def bank_of(folder, dtype=torch.float64, on_device=None, teachers=TEACHERS):
     loaded = {code: BankTeacher(*reader_and_head(folder / name, dtype)) for code, name in teachers.items()}
-    return TeacherBank(loaded, CPU, on_device)
+    return TeacherBank(loaded.items(), CPU, on_device)
 
 
 def masks_of(folder, **options):

@@ -136,7 +136,7 @@ def language_models(models, packed, bidirectional):
         MaskedTokens(VOCABULARY, Masking()),
         MaskedTokens(VOCABULARY, Masking(whole_words=True)),
     ):
-        for bank in (None, TeacherBank({"deu_Latn": BankTeacher(*loaded())}, torch.device("cpu"))):
+        for bank in (None, TeacherBank([("deu_Latn", BankTeacher(*loaded()))], torch.device("cpu"))):
             settings = BalancedSettings(teacher_of={"de": "x"} if bank else {})
             yield BalancedTeachers(*loaded(), asks, bank, 1, settings), batch(packed)
 

@@ -56,7 +56,7 @@ def objective_of(folder, prefix, asks, bidirectional=True):
     reader = LLMReader(load_llm(own, "sdpa", torch.float64)).requires_grad_(True)
     head = load_trained_head(own, reader, torch.float64, seed=0)
     settings = Settings(teacher_of=dict.fromkeys(LANGUAGES, "x"), alpha=ALPHA, temperature=T, mask_share=0.3)
-    return BalancedTeachers(reader, head, asks, TeacherBank(teachers, CPU, 1), 2, settings)
+    return BalancedTeachers(reader, head, asks, TeacherBank(teachers.items(), CPU, 1), 2, settings)
 
 
 def batch(size, packing=0):

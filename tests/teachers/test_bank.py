@@ -27,7 +27,7 @@ def bank_of(folders, on_device, device="cpu"):
         llm = LLMSettings(name=str(folder))
         reader = LLMReader(load_llm(llm, "sdpa", torch.float32))
         teachers[code] = BankTeacher(reader, load_output_head(llm, reader, torch.float32))
-    return TeacherBank(teachers, torch.device(device), on_device)
+    return TeacherBank(teachers.items(), torch.device(device), on_device)
 
 
 def test_the_least_recently_used_gives_way(folders):
@@ -42,6 +42,19 @@ def test_the_least_recently_used_gives_way(folders):
     alone.expect(["fra_Latn"])
     assert alone.resident == ("deu_Latn",)
     assert bank.asked(["fra_Latn"]) == ["fra_Latn"]
+
+
+def test_shares_are_put_away_before_the_next_teacher_is_loaded(folders):
+    loaded, whole = bank_of(folders, None)._teachers, []
+
+    def one_by_one():
+        for code in LANGUAGES:
+            yield code, loaded[code]
+            whole.append(sum(parameter.numel() for parameter in loaded[code].parameters()))
+
+    bank = TeacherBank(one_by_one(), torch.device("cpu"), in_shares=True)
+    assert whole == [0, 0, 0]
+    assert all(parameter.numel() for parameter in bank.teacher("fra_Latn").parameters())
 
 
 def test_teachers_never_train(folders):
