@@ -78,11 +78,15 @@ def language_shares(
     lost = [code for code, given, share in zip(languages, weights, shares.weights, strict=True) if not share and given]
     if lost or (mixing.rule == "temperature" and not shares.weights.all()):
         missing = lost or [code for code, share in zip(languages, shares.weights, strict=True) if not share]
-        raise UserError(
-            f"data.mixing: '{missing[0]}' would never be drawn, its share is below {1 / _ONE:.0e}; raise it (as by a higher "
-            "temperature) or prepare the data set without it"
+        raise never_drawn(
+            f"data.mixing: '{missing[0]}'", "raise it (as by a higher temperature) or prepare the data set without it"
         )
     return shares
+
+
+def never_drawn(what: str, how_to_mend: str) -> UserError:
+    """Of a share that is above 0, but rounds to nothing."""
+    return UserError(f"{what} would never be drawn, its share is below {1 / _ONE:.0e}; {how_to_mend}")
 
 
 def _balanced_samples(
@@ -149,7 +153,8 @@ def _explicit(mixing: MixingRule, languages: tuple[str, ...]) -> np.ndarray:
 
 def to_integers(weights: np.ndarray) -> np.ndarray:
     """(n,) int64: integers in the proportion of `weights` that sum to `_ONE`, by largest remainder."""
-    exact = weights / weights.sum() * _ONE
+    scaled = np.ldexp(weights, -np.frexp(weights.max())[1])  # by a power of two, exactly: no sum overflows
+    exact = scaled / scaled.sum() * _ONE
     integers = np.floor(exact).astype(np.int64)
     missing = _ONE - int(integers.sum())
     largest = np.argsort(integers - exact, kind="stable")

@@ -13,7 +13,7 @@ from mtllm_ds.config.data import MixingRule, MixingSettings
 from mtllm_ds.data.shards.joined import first_blocks, parts_of
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.stream.epochs import LanguageSamples
-from mtllm_ds.data.stream.mixing import LanguageShares, check_named, language_shares, to_integers
+from mtllm_ds.data.stream.mixing import LanguageShares, check_named, language_shares, never_drawn, to_integers
 from mtllm_ds.errors import UserError
 from mtllm_ds.languages import check_language
 
@@ -105,4 +105,10 @@ def _joined(found: list[LanguageShares], parts: tuple[tuple[Manifest, float], ..
         for shares, offset in zip(found, first[:-1].tolist(), strict=True)
         for epoch in shares.epochs
     ]
-    return LanguageShares(to_integers(weights), epochs)
+    integers = to_integers(weights)
+    names = [(part.storage.root, code) for part, _ in parts for code in part.languages]
+    given = np.concatenate([shares.weights for shares in found])
+    for (root, code), share, before in zip(names, integers, given, strict=True):
+        if before and not share:
+            raise never_drawn(f"data.train: '{code}' of {root}", "raise the weight of that set, or leave it out")
+    return LanguageShares(integers, epochs)

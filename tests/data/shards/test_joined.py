@@ -53,6 +53,12 @@ def test_it_holds_the_blocks_of_its_parts_in_order(parts, joined):
     assert sorted(rows) == list(range(sum(part.num_samples for part in parts)))
 
 
+def test_a_set_whose_share_rounds_to_nothing_is_refused(parts):
+    for weight in (1e-13, 1e-310):
+        with pytest.raises(UserError, match=r"data\.train: '\w+' of .* would never be drawn.*raise the weight"):
+            Order(join_data_sets(parts, (1.0, weight)), OrderSettings(lanes=4), 0)
+
+
 @pytest.mark.parametrize("cells", [{"samples_per_cell": 4}, BUDGETS], ids=["fixed", "budgets"])
 def test_sets_give_samples_by_weight_and_languages_mix_within(parts, joined, cells):
     mixing = MixingSettings(rule="temperature", temperature=2.0, cycle_draws=16)

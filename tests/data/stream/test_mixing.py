@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mtllm_ds.config.data import MixingSettings
-from mtllm_ds.data.stream.mixing import DrawSequence, language_shares, to_integers
+from mtllm_ds.data.stream.mixing import CycleState, DrawSequence, language_shares, to_integers
 from mtllm_ds.errors import UserError
 
 CODES = ("eng_Latn", "deu_Latn", "fra_Latn", "khm_Khmr", "zul_Latn")
@@ -85,6 +85,7 @@ def test_unimax_is_uniform_up_to_the_cap():
         ({"rule": "explicit", "weights": {"eng_Latn": float("inf")}}, "weights.eng_Latn"),
         ({"rule": "explicit", "weights": {"eng_Latn": -1.0}}, "weights.eng_Latn"),
         ({"cycle_draws": 0}, "cycle_draws"),
+        ({"cycle_draws": 2**22 + 1}, "cycle_draws"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(options, message):
@@ -106,6 +107,19 @@ def test_extreme_temperatures():
         shares_of(MixingSettings(rule="temperature", temperature=0.01), [9, 1])
     with pytest.raises(UserError, match="'deu_Latn' would never be drawn"):
         shares_of(MixingSettings(rule="explicit", weights={"eng_Latn": 1e300, "deu_Latn": 1.0}), [9, 1])
+    huge = MixingSettings(rule="explicit", weights={"eng_Latn": 1e308, "deu_Latn": 1e308})
+    assert shares_of(huge, [9, 1]).shares.tolist() == [0.5, 0.5]
+
+
+def test_the_longest_cycle_is_counted_without_overflow():
+    longest = next(limit.le for limit in MixingSettings.model_fields["cycle_draws"].metadata if hasattr(limit, "le"))
+    for weights in ([1.0], [1.0, 1e-9]):
+        draws = DrawSequence(to_integers(np.array(weights)), longest, 0)
+        nothing = np.zeros(len(weights), np.int64)
+        state = CycleState(0, nothing, nothing)
+        counts = draws.counts(state)
+        assert counts.sum() == longest
+        assert counts / longest == pytest.approx(np.array(weights) / sum(weights), abs=1 / longest)
 
 
 @given(
