@@ -57,7 +57,7 @@ class MixingSettings(MixingRule):
     """Language code to how many bytes it takes to say what English says in one (Arnett et al., 2024, arXiv 2403.00686), or the
     name of a JSON file with that table. `temperature`, `balanced` and `explicit` then count and share bytes divided by it instead
     of samples."""
-    cycle_draws: int = Field(default=256, gt=0, le=2**24)
+    cycle_draws: int = Field(default=256, gt=0, le=2**22)
     """Draws (stretches of samples as long as a block; of 32 under token budgets) after which the shares are exact again."""
 
     @field_validator("byte_premiums", mode="before")
@@ -115,7 +115,7 @@ class OrderSettings(Section):
     packed."""
     llm_tokens_per_cell: int | None = Field(default=None, gt=0, le=2**24, json_schema_extra=FIXED)
     """Token budget of a cell on the LLM's side."""
-    queue_size: int = Field(default=128, gt=0, le=2**16, json_schema_extra=FIXED)
+    queue_size: int = Field(default=128, gt=0, le=2**14, json_schema_extra=FIXED)
     """With token budgets: samples of its language that are looked through to fill a cell; at most so many come into one."""
     encoder_buckets: int = Field(default=6, gt=0, le=2**10)
     """With token budgets: padded encoder inputs per forward; speed only, but for how dropout falls with `reader: encoder`."""

@@ -7,6 +7,7 @@ that a lane still reads whole stretches of a block, the samples that fall to the
 """
 
 from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,18 +38,19 @@ class EpochStream:
     Args:
         language: its position in the data set's languages
         first_row: (blocks + 1,) number of the first row of each block of the data set
+        cached_bytes: memory for orders of epochs and of rows that may be asked for again; the last two are always kept
     """
 
-    _CACHED_SAMPLES = 1 << 20
-
-    def __init__(self, samples: LanguageSamples, language: int, first_row: np.ndarray, seed: int) -> None:
+    def __init__(
+        self, samples: LanguageSamples, language: int, first_row: np.ndarray, seed: int, cached_bytes: int = 1 << 20
+    ) -> None:
         self.num_samples = samples.num_samples
         self._samples = samples
         self._language = language
         self._first_row = first_row
         self._seed = seed
-        self._orders: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
-        self._block_rows: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
+        self._orders = _Cache(cached_bytes // 2)
+        self._block_rows = _Cache(cached_bytes // 2)
 
     def rows_of_lane(self, start: int, count: int, lane: int, num_lanes: int) -> np.ndarray:
         """(count,) rows that one of `num_lanes` lanes takes, of the `count * num_lanes` positions from `start` on."""
@@ -71,24 +73,44 @@ class EpochStream:
         skip = start - (int(ends[first - 1]) if first else 0)
         return rows[skip : skip + count]
 
-    def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Places of the blocks in the order of an epoch, and the samples up to the end of each."""
-        if epoch not in self._orders:
+    def _order(self, epoch: int) -> np.ndarray:
+        """(2, blocks) places of the blocks in the order of an epoch, and the samples up to the end of each."""
+
+        def make() -> np.ndarray:
             order = permutation(len(self._samples.blocks), self._seed, EPOCH, self._language, epoch)
-            self._orders[epoch] = order, np.cumsum(self._samples.sizes[order])
-            while len(self._orders) > 2 and len(self._orders) * len(order) > self._CACHED_SAMPLES:
-                self._orders.popitem(last=False)
-        return self._orders[epoch]
+            return np.stack([order, np.cumsum(self._samples.sizes[order])])
+
+        return self._orders.get(epoch, make)
 
     def _rows_of_block(self, epoch: int, place: int) -> np.ndarray:
-        key = epoch, place
-        if key not in self._block_rows:
+        def make() -> np.ndarray:
             block, size = int(self._samples.blocks[place]), int(self._samples.sizes[place])
-            rows = int(self._first_row[block]) + permutation(size, self._seed, ROWS, block, epoch)
-            self._block_rows[key] = rows
-            while len(self._block_rows) > 2 and len(self._block_rows) * size > self._CACHED_SAMPLES:
-                self._block_rows.popitem(last=False)
-        return self._block_rows[key]
+            return int(self._first_row[block]) + permutation(size, self._seed, ROWS, block, epoch)
+
+        return self._block_rows.get((epoch, place), make)
+
+
+class _Cache:
+    """Arrays by key, those last asked for, up to some bytes."""
+
+    _ENTRY_BYTES = 512
+    """Of an entry beside its numbers: key, header, place in the dictionary. A short epoch is mostly that"""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._arrays: OrderedDict[Hashable, np.ndarray] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """The array of that key, made where it is not kept."""
+        if key not in self._arrays:
+            self._arrays[key] = make()
+            self._bytes += self._ENTRY_BYTES + self._arrays[key].nbytes
+            while len(self._arrays) > 2 and self._bytes > self._max_bytes:
+                _, dropped = self._arrays.popitem(last=False)
+                self._bytes -= self._ENTRY_BYTES + dropped.nbytes
+        self._arrays.move_to_end(key)
+        return self._arrays[key]
 
 
 def _num_of_lane(num_positions: int, lane: np.ndarray, num_lanes: int) -> np.ndarray:

@@ -9,7 +9,6 @@ price is the last cell of a stretch, which may be half empty.
 """
 
 from bisect import bisect_left, insort
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +18,8 @@ from mtllm_ds.data.stream.epochs import EpochStream
 STRETCH_QUEUES = 128
 """Length of a stretch in queues. Stretches half as long leave twice as many cells half empty."""
 
+MAX_STRETCH_SAMPLES = 1 << 18
+"""Longest stretch: it is filled as a whole, for each language, before its first cell is known, and kept."""
 
 _Waiting = tuple[int, int, int]
 """Tokens on the LLM's side, on the encoder's, both negative so that the longest come first, and position."""
@@ -132,7 +133,8 @@ class CellStream:
         self._llm_lengths = llm_lengths
         self._budgets = budgets
         self._stretch = stretch
-        self._filled: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+        self._filled: tuple[int, np.ndarray, np.ndarray] | None = None
+        """The stretch last asked for: its number, and what `_fill` gives"""
 
     def cells(self, start: int, end: int) -> Cells:
         """The cells that begin at positions `start` to `end` - 1, counted in samples."""
@@ -159,7 +161,7 @@ class CellStream:
 
     def _fill(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of a stretch, cell by cell, and positions of the stream at which its cells begin, its end as the last."""
-        if number not in self._filled:
+        if self._filled is None or self._filled[0] != number:
             start = number * self._stretch
             rows = self._samples.rows_of_lane(start, self._stretch, 0, 1)
             epoch = self._samples.num_samples
@@ -170,7 +172,5 @@ class CellStream:
                 epoch - start % epoch,
                 epoch,
             )
-            self._filled[number] = rows[order], start + np.concatenate([[0], ends])
-            if len(self._filled) > 2:
-                self._filled.popitem(last=False)
-        return self._filled[number]
+            self._filled = number, rows[order], start + np.concatenate([[0], ends])
+        return self._filled[1:]

@@ -5,7 +5,7 @@ import numpy as np
 from mtllm_ds.config.data import OrderSettings
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.stream.epochs import EpochStream
-from mtllm_ds.data.stream.filling import STRETCH_QUEUES, Budgets, CellStream
+from mtllm_ds.data.stream.filling import MAX_STRETCH_SAMPLES, STRETCH_QUEUES, Budgets, CellStream
 from mtllm_ds.data.stream.mixing import DrawSequence
 from mtllm_ds.data.stream.sources import mixed_sources
 from mtllm_ds.errors import UserError
@@ -15,6 +15,9 @@ STEPS_OF_ROUND = 32
 
 DRAW_SAMPLES = 32
 """Samples of a draw under token budgets. The fewer, the closer are shares at any time."""
+
+CACHED_BYTES = 1 << 25
+"""Memory of a reader for orders of epochs and rows, over all languages."""
 
 
 class Order:
@@ -52,8 +55,10 @@ class Order:
         self.draws = DrawSequence(self.shares.weights, settings.mixing.cycle_draws, seed, later)
         self.epoch_samples = np.array([epoch.num_samples for epoch in self.shares.epochs])
         """(sources,) samples of one epoch, after sub-sampling"""
+        own_bytes = CACHED_BYTES // len(self.shares.epochs)
         self.streams = [
-            EpochStream(epoch, source, self.first_row, seed) for source, epoch in enumerate(self.shares.epochs)
+            EpochStream(epoch, source, self.first_row, seed, own_bytes)
+            for source, epoch in enumerate(self.shares.epochs)
         ]
         """By source: its samples, epoch after epoch"""
         self.cells = [self._cell_stream(stream) for stream in self.streams] if settings.has_budgets else []
@@ -98,5 +103,6 @@ class Order:
     def _cell_stream(self, stream: EpochStream) -> CellStream:
         settings = self.settings
         budgets = Budgets(settings.encoder_tokens_per_cell or 0, settings.llm_tokens_per_cell or 0, settings.queue_size)
-        stretch = self.draw_samples * -(-STRETCH_QUEUES * settings.queue_size // self.draw_samples)
+        stretch = min(STRETCH_QUEUES * settings.queue_size, MAX_STRETCH_SAMPLES)
+        stretch = self.draw_samples * -(-stretch // self.draw_samples)
         return CellStream(stream, self.encoder_lengths, self.llm_lengths, budgets, stretch)

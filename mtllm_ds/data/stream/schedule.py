@@ -24,8 +24,9 @@ from mtllm_ds.data.stream.order import Order
 from mtllm_ds.data.stream.rounds import FixedRound, PackedRound, Round, round_with
 from mtllm_ds.errors import UserError
 
-CURSOR_VERSION = 3
-"""3: under token budgets epochs are true; 2: lanes filled their own cells; 1: draws were whole blocks."""
+CURSOR_VERSION = 4
+"""What the order is; `tests/data/stream/test_schedule.py` knows it. 4: under token budgets draws of 32 samples, no stretch beyond
+some samples; 3: under token budgets epochs are true; 2: lanes filled their own cells; 1: draws were whole blocks."""
 
 
 def cells_in_forward(lanes: int, cells_per_forward: int, world_size: int) -> int:

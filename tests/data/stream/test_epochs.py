@@ -1,5 +1,6 @@
 """True epochs and shares, by property, on data sets that are only an index: any manifest, mixing, lanes, ranks and cells."""
 
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtllm_ds.config.data import MixingSettings, OrderSettings
+from mtllm_ds.data.stream import order as order_module
 from mtllm_ds.data.stream.epochs import EpochStream, LanguageSamples
 from mtllm_ds.data.stream.order import Order
 from mtllm_ds.data.stream.rounds import FixedRound, PackedRound
@@ -177,6 +179,30 @@ def test_lanes_together_take_what_one_reader_takes(sizes, start, count, lanes, s
         assert sorted(alone[epoch * total : (epoch + 1) * total]) == list(range(total))
     dealt = [stream.rows_of_lane(start, count, lane, lanes) for lane in range(lanes)]
     assert sorted(np.concatenate(dealt).tolist()) == sorted(alone[start:])
+
+
+def kept_bytes(read):
+    """Memory that is held after a call and was not before."""
+    tracemalloc.start()
+    try:
+        read()
+        return tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("sizes", [[3], [3] * 2000], ids=["many epochs", "one long"])
+def test_what_a_stream_keeps_is_bounded(sizes):
+    first_row = np.concatenate([[0], np.cumsum(sizes)])
+    samples = LanguageSamples(np.arange(len(sizes)), np.array(sizes))
+    stream = EpochStream(samples, 0, first_row, 0, cached_bytes=1 << 18)
+    assert kept_bytes(lambda: stream.rows_of_lane(0, 6000, 0, 1)) < 1 << 18
+
+
+def test_the_languages_of_a_reader_share_what_is_kept(monkeypatch):
+    monkeypatch.setattr(order_module, "CACHED_BYTES", 1 << 18)
+    order = Order(manifest_of([1600] * 30, block=100), OrderSettings(lanes=30, samples_per_cell=100), 0)
+    assert kept_bytes(lambda: walk(order, 32)) < 1 << 19  # with the draws, and the last two blocks of each language
 
 
 def test_a_lane_reads_whole_stretches_of_blocks():

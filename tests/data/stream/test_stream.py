@@ -212,7 +212,7 @@ def test_a_cursor_that_does_not_fit_is_refused_with_a_reason(dataset, shard_sett
         (with_changes(schedule, lanes=5), 1, cursor, r"data\.lanes=5, but the checkpoint's run has 4"),
         (with_changes(schedule, mixing=MixingSettings(cycle_draws=9)), 1, cursor, r"data\.mixing="),
         (with_changes(schedule, queue_size=9), 1, cursor, r"data\.queue_size"),
-        (schedule, 1, cursor | {"version": 2}, "of version 2, this code reads 3"),
+        (schedule, 1, cursor | {"version": 3}, "of version 3, this code reads 4"),
         (schedule, 2, cursor, r"run\.seed=2, but"),
         (schedule, 1, cursor | {"version": 0}, "of version 0"),
     ]
