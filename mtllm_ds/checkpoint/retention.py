@@ -23,9 +23,15 @@ def best_step(root: Path) -> int | None:
 
 
 def is_better(root: Path, figure: str, figures: Mapping[str, float], better: Literal["lower", "higher"]) -> bool:
-    """Whether figures beat those of the best checkpoint in `figure`; one that is not finite never does, and is always beaten."""
+    """Whether figures beat those of the best checkpoint in `figure`; one that is not finite never does, and is always beaten, as is
+    one that was picked by another figure."""
     value, record = figures[figure], _record(root)
-    if best_step(root) is None or not math.isfinite(value) or not math.isfinite(record["value"]):
+    if (
+        best_step(root) is None
+        or record["figure"] != figure
+        or not math.isfinite(value)
+        or not math.isfinite(record["value"])
+    ):
         return math.isfinite(value)
     return value < record["value"] if better == "lower" else value > record["value"]
 
@@ -46,7 +52,7 @@ def _record(root: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return {"step": int(content["step"]), "value": float(content["value"])}
+        return {"step": int(content["step"]), "figure": str(content["figure"]), "value": float(content["value"])}
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(
             f"{path}: damaged ({type(error).__name__}); remove it: the newest checkpoint then counts as the best so far"

@@ -68,11 +68,16 @@ def checkpoint_folders(root: Path) -> dict[int, Path]:
     return {step: found[step] for step in sorted(found) if (found[step] / STATE).is_file()}
 
 
+def folder_of_step(root: Path, step: int) -> Path:
+    """Where the checkpoint of a step stands, or would."""
+    return root / f"step_{step:08d}"
+
+
 def save_checkpoint(
     root: Path, state: CheckpointState, trainable: TrainableState, kept: dict[str, torch.Tensor], is_main: bool
 ) -> Path:
     """Write one checkpoint; called by all ranks, written by the main one. `kept` are the frozen tensors of no base model."""
-    folder = root / f"step_{state.step:08d}"
+    folder = folder_of_step(root, state.step)
     masters: dict[str, torch.Tensor] = {}
     moments: dict[str, torch.Tensor] = {}
     for name in trainable.parameters:
@@ -120,10 +125,15 @@ def load_kept(folder: Path) -> dict[str, torch.Tensor]:
 
 def restore_checkpoint(folder: Path, state: CheckpointState, trainable: TrainableState) -> None:
     """Put masters and moments back into the engine's shards; called by all ranks."""
-    masters, moments = _load(folder, TRAINABLE), _load(folder, OPTIMIZER)
-    # Earlier versions put other prefixes before a model's own names.
-    saved = {own_name(name): name for name in masters}
-    _require_same_names(folder, set(saved), {own_name(name) for name in trainable.parameters})
+
+    def read() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, str]]:
+        masters, moments = _load(folder, TRAINABLE), _load(folder, OPTIMIZER)
+        # Earlier versions put other prefixes before a model's own names.
+        saved = {own_name(name): name for name in masters}
+        _require_same_names(folder, set(saved), {own_name(name) for name in trainable.parameters})
+        return masters, moments, saved
+
+    masters, moments, saved = together(read, next(iter(trainable.parameters.values())).device)
     trainable.begin(state.num_updates)
     for name in trainable.parameters:
         saved_name = saved[own_name(name)]

@@ -49,12 +49,18 @@ def _check(settings: Settings, world_size: int, resume: bool) -> None:
     """All that a run of these settings would be refused for before it loads a weight; nothing is written."""
     from mtllm_ds.checkpoint.store import checkpoint_root
     from mtllm_ds.preflight.plan import describe_plan
-    from mtllm_ds.preflight.resume import check_whole_run, newest_checkpoint, require_fit_folder, runs_to_make
+    from mtllm_ds.preflight.resume import (
+        check_whole_run,
+        newest_checkpoint,
+        open_checkpoint,
+        require_fit_folder,
+        runs_to_make,
+    )
 
     runs = runs_to_make(settings, resume)
     for run, goes_on in runs:
         root = checkpoint_root(run)
-        state = newest_checkpoint(root)[1] if goes_on else None
+        state = open_checkpoint(root, newest_checkpoint(root))[1] if goes_on else None
         require_fit_folder(root, state)
         print(describe_plan(check_whole_run(run, world_size, state, read_all_shards=True)))
     if not runs:

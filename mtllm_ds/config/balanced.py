@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from mtllm_ds.config.objective import BankSettings, ObjectiveSettings, TeacherModel
-from mtllm_ds.config.section import Section, unread
+from mtllm_ds.config.section import FREE, Section, unread
 from mtllm_ds.config.sections import CommonSections
 from mtllm_ds.errors import UserError
 from mtllm_ds.languages import check_language
@@ -89,10 +89,10 @@ class BalancedTeachers(ObjectiveSettings):
     """Weight of the teachers beside the text itself."""
     temperature: float = Field(default=1.0, gt=0)
     """Divides the logits of both sides in the divergence, which is multiplied by its square."""
-    teachers_on_device: int | None = Field(default=None, gt=0)
+    teachers_on_device: int | None = Field(default=None, gt=0, json_schema_extra=FREE)
     """Most teachers in the device's memory; the others wait in the host's. Null keeps all there. Losses are the same; with two or
     more the next forward's teacher is fetched while this one runs."""
-    shard_teachers: bool = False
+    shard_teachers: bool = Field(default=False, json_schema_extra=FREE)
     """Every rank holds its share of each teacher's weights, gathered for the forwards that need it; teachers that are not on the
     device then cost their share of memory there, and nothing is fetched ahead."""
     min_coverage: float | None = Field(default=None, ge=0, le=1)

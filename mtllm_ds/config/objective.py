@@ -15,7 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal, NamedTuple
 
-from mtllm_ds.config.section import Section
+from pydantic import Field
+
+from mtllm_ds.config.section import FREE, Section
 from mtllm_ds.config.sections import CommonSections, ModelName, ModelSettings
 
 Student = Literal["stacked", "llm", "encoder"]
@@ -26,11 +28,12 @@ Better = Literal["lower", "higher"]
 class TeacherModel(Section):
     """The teacher of one language; a plain name stands for one without further settings."""
 
-    name: ModelName
-    """Hub name, local folder or `package:` folder of a language model with its head, trained on that language."""
-    revision: str | None = None
+    name: ModelName = Field(json_schema_extra=FREE)
+    """Hub name, local folder or `package:` folder of a language model with its head, trained on that language. May move between a
+    run and its resumption: the weights must be the same."""
+    revision: str | None = Field(default=None, json_schema_extra=FREE)
     """Commit or tag on the hub."""
-    trust_remote_code: bool = False
+    trust_remote_code: bool = Field(default=False, json_schema_extra=FREE)
 
 
 class BankSettings(NamedTuple):
@@ -50,7 +53,7 @@ class ObjectiveSettings(Section):
     """What all objectives share; a subclass names itself and adds its own settings."""
 
     name: str
-    select_by: str | None = None
+    select_by: str | None = Field(default=None, json_schema_extra=FREE)
     """Validation figure that picks the best checkpoint; null takes the objective's first."""
 
     built_by: ClassVar[str]
@@ -91,7 +94,7 @@ class ObjectiveSettings(Section):
 
     @property
     def bank(self) -> BankSettings | None:
-        """Models that teach a language each (`teachers/bank.py`), where it has some."""
+        """Models that teach a language each (`teachers/bank.py`), where it has some: those of its field `teacher_of`."""
         return None
 
     @property

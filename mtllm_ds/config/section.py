@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 FIXED: dict[str, Any] = {"fixed_on_resume": True}
 """`Field(json_schema_extra=FIXED)`: changing this setting would continue another run; all others may change on resume."""
 
+FREE: dict[str, Any] = {"fixed_on_resume": False}
+"""Within a section that is fixed as a whole: may change all the same, as do a place, or what is speed and memory only."""
+
 
 class Section(BaseModel):
     model_config = ConfigDict(
@@ -44,6 +47,22 @@ def fixed_fields(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield prefix + name
         elif below is not None:
             yield from fixed_fields(below, f"{prefix}{name}.")
+
+
+def difference(before: Any, after: Any, key: str) -> tuple[str, Any, Any] | None:
+    """The first setting below `key` that may not change on resume and has: its dotted name, its value before and after."""
+    if isinstance(before, Section) and isinstance(after, Section):
+        pairs = {
+            name: (getattr(before, name, None), getattr(after, name))
+            for name, field in type(after).model_fields.items()
+            if field.json_schema_extra != FREE
+        }
+    elif isinstance(before, dict) and isinstance(after, dict):
+        pairs = {name: (before.get(name), after.get(name)) for name in {**before, **after}}
+    else:
+        return None if before == after else (key, before, after)
+    below = (difference(*pair, f"{key}.{name}") for name, pair in pairs.items())
+    return next((found for found in below if found is not None), None)
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:

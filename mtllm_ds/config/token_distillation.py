@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from mtllm_ds.config.objective import ObjectiveSettings, Student, TeacherKind
-from mtllm_ds.config.section import Section, unread
+from mtllm_ds.config.section import FREE, Section, unread
 from mtllm_ds.config.sections import CommonSections, ModelSettings
 
 
@@ -25,7 +25,7 @@ class Rollouts(Section):
     """Draw from the likeliest tokens that have this much of the probability between them."""
     top_k: int | None = Field(default=None, gt=0)
     """Draw from so many likeliest tokens; null draws from all."""
-    gather: Literal["whole", "layers"] = "whole"
+    gather: Literal["whole", "layers"] = Field(default="whole", json_schema_extra=FREE)
     """Under ZeRO-3: gather the LLM once per step and keep it whole while it writes, or, where it does not fit, layer by layer for
     each token."""
 
@@ -51,7 +51,7 @@ class TokenDistillation(ObjectiveSettings):
     """Of a stack: the encoder's states in place of the prompt (LangBridge), or before the prompt in the LLM's ids (MindMerger)."""
     rollouts: Rollouts | None = None
     """On-policy: the student writes responses, the teacher judges them; null takes those of the data."""
-    backend: Literal["auto", "triton", "chunked", "reference"] = "auto"
+    backend: Literal["auto", "triton", "chunked", "reference"] = Field(default="auto", json_schema_extra=FREE)
     """Form of the fused divergence; `reference` is the plain eager one."""
 
     built_by: ClassVar = "mtllm_ds.objectives.token_distillation:TokenDistillation"

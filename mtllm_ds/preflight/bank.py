@@ -47,7 +47,7 @@ def check_bank(settings: Settings, manifests: Sequence[Manifest]) -> CheckedBank
     bank = settings.objective.bank
     if bank is None:
         return CheckedBank()
-    _check_languages(settings, bank, manifests)
+    _check_languages(bank, manifests)
     student, checked = outputs_of(settings.model.given_llm), CheckedBank()
     longest = max(int(manifest.llm_lengths.max(initial=0)) for manifest in manifests)
     lines = []
@@ -104,9 +104,9 @@ def _coverage(tokens: TokenMap, manifest: Manifest, language: str) -> float:
     return tokens.coverage(np.concatenate([ragged.values for ragged in rows]).astype(np.int64))
 
 
-def _check_languages(settings: Settings, bank: BankSettings, manifests: Sequence[Manifest]) -> None:
-    places = (("data.train", settings.data.train), ("data.validation", settings.data.validation))
-    for (name, place), manifest in zip(places, manifests, strict=False):
+def _check_languages(bank: BankSettings, manifests: Sequence[Manifest]) -> None:
+    for name, manifest in zip(("data.train", "data.validation"), manifests, strict=False):
+        place = manifest.storage.root
         counts = dict(zip(manifest.languages, manifest.samples_of_language.tolist(), strict=True))
         if missing := [code for code in manifest.languages if code not in bank.models]:
             raise UserError(

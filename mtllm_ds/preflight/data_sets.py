@@ -10,7 +10,6 @@ from mtllm_ds.data.shards.joined import join_data_sets, parts_of
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.stream.mixing import LanguageShares
 from mtllm_ds.data.stream.order import Order
-from mtllm_ds.errors import UserError
 
 _SHOWN = 8
 """Languages of a data set whose shares are printed; of more, the largest and the smallest."""
@@ -25,25 +24,26 @@ def load_data_sets(data: DataSettings) -> list[Manifest]:
 
 
 def share_lines(order: Order, train: Manifest, settings: Settings) -> list[str]:
-    """What share of the samples each data set and language gives, phase by phase; nothing where there is but one language.
-
-    Raises:
-        UserError: a phase begins after the last step.
-    """
-    steps = [order.step_of_cycle(cycle) for cycle in order.first_cycles]
-    for (asked, _), step in zip(order.sources.later, steps, strict=True):
-        if step >= settings.run.max_steps:
-            raise UserError(
-                f"data.mixing.phases: that of from_step={asked} would begin at step {step:,}, after the last "
-                f"(run.max_steps={settings.run.max_steps}); remove it, or lower from_step or data.mixing.cycle_draws"
-            )
+    """What share of the samples each data set and language gives, phase by phase; nothing where there is but one language."""
     if len(order.sources.language) == 1:
         return []
     about = "about " if settings.data.has_budgets else ""
     lines = _lines("shares", order, train, order.shares)
-    for (_, shares), step in zip(order.sources.later, steps, strict=True):
+    for _, shares, step in _phases(order):
+        if step >= settings.run.max_steps:
+            break
         lines += [f"from {about}step {step:,}:", *_lines("", order, train, shares)]
     return lines
+
+
+def late_phases(order: Order, max_steps: int) -> list[str]:
+    """Said of each phase that begins after the last step."""
+    return [
+        f"data.mixing.phases: that of from_step={asked} would begin at step {step:,}, after the last "
+        f"(run.max_steps={max_steps})"
+        for asked, _, step in _phases(order)
+        if step >= max_steps
+    ]
 
 
 def short_queue(order: Order) -> list[str]:
@@ -55,6 +55,12 @@ def short_queue(order: Order) -> list[str]:
         f"data.queue_size={queue_size}: {fitting} samples fit the token budgets of a cell on average, but no more than "
         "data.queue_size come into one; raise it to some times as many"
     ]
+
+
+def _phases(order: Order) -> list[tuple[int, LanguageShares, int]]:
+    """Of each phase after the first: the step from which it was asked for, its shares, and the step at which it begins."""
+    steps = [order.step_of_cycle(cycle) for cycle in order.first_cycles]
+    return [(asked, shares, step) for (asked, shares), step in zip(order.sources.later, steps, strict=True)]
 
 
 def _lines(title: str, order: Order, train: Manifest, shares: LanguageShares) -> list[str]:

@@ -20,6 +20,7 @@ from mtllm_ds.data.shards.dialogue_view import dialogue_lines
 from mtllm_ds.data.shards.joined import parts_of
 from mtllm_ds.data.shards.manifest import Manifest, TaskEntry
 from mtllm_ds.data.shards.tar_shards import read_block
+from mtllm_ds.data.shards.targets import BlockTargets
 from mtllm_ds.data.stream.order import Order
 from mtllm_ds.data.stream.schedule import cells_in_forward
 from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
@@ -29,7 +30,7 @@ from mtllm_ds.models.encoders import encoder_family
 from mtllm_ds.models.loading import base_fingerprint, llm_config
 from mtllm_ds.models.probe import Probe
 from mtllm_ds.preflight.bank import check_bank
-from mtllm_ds.preflight.data_sets import load_data_sets, share_lines, short_queue
+from mtllm_ds.preflight.data_sets import late_phases, load_data_sets, share_lines, short_queue
 from mtllm_ds.preflight.dropout import split_forwards
 from mtllm_ds.preflight.output_folder import check_output_folder
 from mtllm_ds.preflight.start import (
@@ -42,6 +43,7 @@ from mtllm_ds.preflight.start import (
     teacher_gone_warning,
     warnings_of,
 )
+from mtllm_ds.preflight.targets import open_targets
 
 _SIDES = {"encoder": "encoder", "llm": "LLM"}
 
@@ -63,6 +65,9 @@ class RunPlan:
     """The model whose connector and LoRA the run starts from."""
     teacher: Trained | None = None
     task: TaskEntry | None = None
+    train_targets: list[BlockTargets] = field(default_factory=list)
+    """The teacher's cached vectors beside the training set's blocks; none where it has none."""
+    validation_targets: list[BlockTargets] = field(default_factory=list)
     llm_probe: Probe | None = None
     """Which way the LLM looks, as measured; None without one."""
     resumed: CheckpointState | None = None
@@ -71,6 +76,8 @@ class RunPlan:
     """How data sets and languages are mixed, in lines to print."""
     teachers: tuple[str, ...] = ()
     """A line for each teacher of a language."""
+    dialogue: tuple[str, ...] = ()
+    """The first dialogue as student and teacher read it, in lines to print; none where the shards hold none."""
     warnings: list[str] = field(default_factory=list)
     """What is allowed but seldom meant, one line each."""
 
@@ -129,7 +136,11 @@ def check_run(
     task = task_of(settings, manifests, known_task)
     for manifest in manifests:
         _check_columns(manifest, settings)
+    targets = [open_targets(settings, manifest, teacher, tokenizers) for manifest in manifests]
     order = Order(manifests[0], data, settings.run.seed)
+    late = late_phases(order, settings.run.max_steps)
+    if late and resumed is None:  # a run that goes on may be shortened, but its phases are fixed
+        raise UserError(f"{late[0]}; remove it, or lower from_step or data.mixing.cycle_draws")
     return RunPlan(
         settings=settings,
         world_size=world_size,
@@ -143,8 +154,11 @@ def check_run(
         start=read_start(settings, bases) if resumed is None else None,
         teacher=teacher,
         task=task,
+        train_targets=targets[0],
+        validation_targets=targets[1] if len(targets) > 1 else [],
         llm_probe=llm_probe,
         teachers=bank.lines,
+        dialogue=_dialogue_audit(manifests[0], tokenizers),
         resumed=resumed,
         shares=share_lines(order, manifests[0], settings),
         warnings=[
@@ -152,6 +166,7 @@ def check_run(
             *warnings_of(settings, config),
             *split_forwards(settings, world_size),
             *short_queue(order),
+            *late,
             *(teacher_gone_warning(settings) if is_gone else ()),
         ],
     )
@@ -178,20 +193,19 @@ def describe_plan(plan: RunPlan) -> str:
         *([f"resumes     after step {plan.resumed.step:,}"] if plan.resumed else []),
         f"ZeRO        stage {zero_stage(plan.ds_config)}, every 'auto' of {settings.training.deepspeed} resolved:",
         json.dumps(plan.ds_config, indent=2),
-        *dialogue_audit(plan),
+        *plan.dialogue,
         *(f"warning     {line}" for line in plan.warnings),
         "all checks passed; nothing was trained",
     ]
     return "\n".join(lines)
 
 
-def dialogue_audit(plan: RunPlan) -> list[str]:
-    """The first dialogue as student and teacher read it; no line where the shards hold none. Two readers that were given different
-    templates learn nothing of each other, and no loss tells."""
-    if plan.train.chat is None:
-        return []
-    pieces = {side: tokenizer.pieces for side, tokenizer in plan.tokenizers.items()}
-    return ["dialogue", *(f"  {line}" for line in dialogue_lines(read_block(plan.train, 0), 0, pieces))]
+def _dialogue_audit(train: Manifest, tokenizers: Mapping[str, TextTokenizer]) -> tuple[str, ...]:
+    """Two readers that were given different templates learn nothing of each other, and no loss tells: it is shown."""
+    if train.chat is None:
+        return ()
+    pieces = {side: tokenizer.pieces for side, tokenizer in tokenizers.items()}
+    return ("dialogue", *(f"  {line}" for line in dialogue_lines(read_block(train, 0), 0, pieces)))
 
 
 def _batch_lines(plan: RunPlan) -> list[str]:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from pydantic_core import to_jsonable_python
+
+from mtllm_ds import atomic
 from mtllm_ds.checkpoint.retention import best_step
-from mtllm_ds.checkpoint.store import CheckpointState, checkpoint_folders, checkpoint_root, read_state
+from mtllm_ds.checkpoint.store import (
+    STATE,
+    CheckpointState,
+    checkpoint_folders,
+    checkpoint_root,
+    folder_of_step,
+    read_state,
+)
 from mtllm_ds.config.load import parse_saved
 from mtllm_ds.config.schema import Sections, Settings
-from mtllm_ds.config.section import fixed_fields
+from mtllm_ds.config.section import difference, fixed_fields
 from mtllm_ds.config.seeds import seed_runs
 from mtllm_ds.data.stream.schedule import check_cursor
 from mtllm_ds.errors import UserError
@@ -20,6 +30,7 @@ from mtllm_ds.preflight.plan import RunPlan, check_run
 
 _WITH_EFFECT = {
     "optim": "steps from here on differ from those that it would have made",
+    "objective.select_by": "the best checkpoint is picked anew from here on, whatever was the best so far",
     "run.max_steps": "the learning rate falls on another line from here on",
     "data.validation": "figures of validation before and after cannot be compared, the best checkpoint's among them",
     "data.validation_samples": "figures of validation before and after cannot be compared, the best checkpoint's among them",
@@ -28,13 +39,36 @@ _WITH_EFFECT = {
 """What may change on resume, but not without a word."""
 
 
-def newest_checkpoint(root: Path) -> tuple[Path, CheckpointState]:
-    """The newest checkpoint below `root`, read and found whole; `UserError` when there is none."""
+class Newest(NamedTuple):
+    """Which checkpoint a run goes on from: told by one rank, since a folder may look different from other machines for a moment."""
+
+    step: int
+    state_sha256: str
+    """Of its `state.json`, which holds those of its other files"""
+
+
+def newest_checkpoint(root: Path) -> Newest:
+    """The newest checkpoint below `root`; `UserError` when there is none."""
     folders = checkpoint_folders(root)
     if not folders:
         raise UserError(f"--resume: no checkpoint in {root}; start without --resume")
-    newest = folders[max(folders)]
-    return newest, read_state(newest)
+    step = max(folders)
+    return Newest(step, atomic.sha256_file(folders[step] / STATE))
+
+
+def open_checkpoint(root: Path, newest: Newest) -> tuple[Path, CheckpointState]:
+    """That checkpoint, read and found whole; `UserError` also where this machine sees none or another one."""
+    folder = folder_of_step(root, newest.step)
+    if not (folder / STATE).is_file():
+        raise UserError(
+            f"--resume: rank 0 goes on from {folder}, which another machine does not see; wait until it does, or put "
+            "run.output_dir where all machines see the same files"
+        )
+    if atomic.sha256_file(folder / STATE) != newest.state_sha256:
+        raise UserError(
+            f"--resume: {folder} differs between machines; put run.output_dir where all machines see the same files"
+        )
+    return folder, read_state(folder)
 
 
 def runs_to_make(settings: Settings, resume: bool) -> list[tuple[Settings, bool]]:
@@ -85,10 +119,9 @@ def require_fit_folder(root: Path, resumed: CheckpointState | None) -> None:
 def require_same_run(settings: Settings, bases: dict[str, dict[str, str | None]], state: CheckpointState) -> Sections:
     """Refuse to go on with settings or base models that would make it another run; returns the settings it was saved with."""
     saved = parse_saved(state.settings, where="--resume")
-    now, then = settings.model_dump(mode="json"), saved.model_dump(mode="json")
-    for key in fixed_fields(Settings):
-        before, after = _at(then, key), _at(now, key)
-        if before != after:
+    for fixed in fixed_fields(Settings):
+        if changed := difference(_setting(saved, fixed), _setting(settings, fixed), fixed):
+            key, before, after = changed[0], *map(to_jsonable_python, changed[1:])
             raise UserError(
                 f"--resume: {key}={after!r}, but the run was started with {before!r}; "
                 "put it back or start a new run in another run.output_dir"
@@ -122,6 +155,14 @@ def changed_on_the_way(settings: Settings, before: Sections) -> list[str]:
             if _at(now, name) != _at(then, name):
                 found.append(f"--resume: {name}={_at(now, name)!r}, but the run had {_at(then, name)!r}: {effect}")
     return found
+
+
+def _setting(settings: Sections, dotted: str) -> Any:
+    """A setting by its name; None below a section that is not there."""
+    value: Any = settings
+    for part in dotted.split("."):
+        value = getattr(value, part, None)
+    return value
 
 
 def _at(values: dict[str, Any], dotted: str) -> Any:

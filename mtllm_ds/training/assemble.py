@@ -10,15 +10,12 @@ import torch
 from rich.console import Console
 
 from mtllm_ds import atomic
-from mtllm_ds.checkpoint.store import checkpoint_root, load_kept, restore_checkpoint
-from mtllm_ds.cluster.agree import sum_over_ranks, together, wait_for_all
+from mtllm_ds.checkpoint.store import CheckpointState, checkpoint_root, load_kept, restore_checkpoint
+from mtllm_ds.cluster.agree import from_main, sum_over_ranks, together, wait_for_all
 from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.cluster.zero import TrainableState, full_numel, partitioned_loading
 from mtllm_ds.config.load import to_yaml
 from mtllm_ds.config.schema import Settings
-from mtllm_ds.data.shards.joined import JoinedTargets, parts_of
-from mtllm_ds.data.shards.manifest import Manifest
-from mtllm_ds.data.shards.targets import BlockTargets, TargetSet
 from mtllm_ds.data.stream.stream import EvalStream, TrainStream
 from mtllm_ds.models.build import build_reader
 from mtllm_ds.models.readers import LLMReader, Reader
@@ -27,13 +24,12 @@ from mtllm_ds.objectives.base import Objective, Parts, build_objective
 from mtllm_ds.objectives.validation import evaluate_objective
 from mtllm_ds.observe.sinks import JsonlSink, ScreenSink, Sink, TensorBoardSink
 from mtllm_ds.preflight.hub_models import held
-from mtllm_ds.preflight.plan import RunPlan, dialogue_audit
-from mtllm_ds.preflight.resume import check_whole_run, newest_checkpoint, require_fit_folder
+from mtllm_ds.preflight.plan import RunPlan
+from mtllm_ds.preflight.resume import check_whole_run, newest_checkpoint, open_checkpoint, require_fit_folder
 from mtllm_ds.teachers.bank import load_bank
 from mtllm_ds.teachers.base import Teacher
 from mtllm_ds.teachers.cached import CachedTeacher
 from mtllm_ds.teachers.frozen_self import FrozenSelf
-from mtllm_ds.teachers.trained import plain_teacher
 from mtllm_ds.training.engine import Engine
 from mtllm_ds.training.loop import Trainer
 from mtllm_ds.training.preemption import EXIT_PREEMPTED, Preemption
@@ -68,11 +64,12 @@ def open_run(settings: Settings, cluster: Cluster, resume: bool, console: Consol
     """Build every part of a run and, with `resume`, put it where its newest checkpoint left it."""
     device = cluster.device
     folder = Path(settings.run.output_dir)
-    found = together(lambda: newest_checkpoint(checkpoint_root(settings)) if resume else None, device)
+    root = checkpoint_root(settings)
+    found = _newest(root, device) if resume else None
     state = None if found is None else found[1]
     plan = together(lambda: check_whole_run(settings, cluster.world_size, state), device)
     lock = together(lambda: _take_folder(folder) if cluster.is_main else None, device)
-    together(lambda: require_fit_folder(checkpoint_root(settings), state), device)
+    from_main(lambda: require_fit_folder(root, state), device)
     plan = together(lambda: held(plan), device)
     settings = plan.settings
     stream = together(lambda: _train_stream(plan, cluster, found[1].cursor if found else None), device)
@@ -111,6 +108,12 @@ def open_run(settings: Settings, cluster: Cluster, resume: bool, console: Consol
     )
 
 
+def _newest(root: Path, device: torch.device) -> tuple[Path, CheckpointState]:
+    """The checkpoint that all ranks go on from: the newest that rank 0 sees."""
+    newest = from_main(lambda: newest_checkpoint(root), device)
+    return together(lambda: open_checkpoint(root, newest), device)
+
+
 def _take_folder(folder: Path) -> IO[str]:
     """Hold a run folder and clear it of what killed runs left half done."""
     lock = hold_folder(folder)
@@ -131,7 +134,7 @@ def _train_stream(plan: RunPlan, cluster: Cluster, cursor: dict | None) -> Train
         max_skipped_share=data.max_skipped_share,
         seed=plan.settings.run.seed,
         cursor=cursor,
-        targets=_targets(plan, plan.train),
+        targets=plan.train_targets,
     )
 
 
@@ -163,28 +166,12 @@ def _teacher(plan: RunPlan, reader: Reader) -> Teacher | None:
     return None
 
 
-def _targets(plan: RunPlan, manifest: Manifest) -> list[BlockTargets]:
-    """The teacher's cached vectors that come along with a data set's batches, checked to be this teacher's."""
-    if plan.settings.data.targets is None:
-        return []
-    gone = plan.settings.objective.teacher_run is not None  # since the run began
-    if plan.teacher is None and (gone or plan.settings.model.llm is None):
-        teacher = None
-    elif plan.teacher is None:  # stage 1: the plain LLM
-        teacher = plain_teacher(plan.settings.model.given_llm, plan.tokenizers["llm"].fingerprint)
-    else:
-        teacher = plan.teacher.as_teacher(plan.tokenizers[plan.teacher.reading_side].fingerprint)
-    parts = [part for part, _ in parts_of(manifest)]
-    return [JoinedTargets(parts, [TargetSet(part, plan.settings.data.targets, teacher) for part in parts])]
-
-
 def _validator(
     plan: RunPlan, cluster: Cluster, engine: Engine, objective: Objective
 ) -> Callable[[], dict[str, float]] | None:
     if plan.validation is None:
         return None
     manifest, data = plan.validation, plan.settings.data
-    targets = together(lambda: _targets(plan, manifest), cluster.device)
 
     def stream() -> EvalStream:
         return EvalStream(
@@ -195,7 +182,7 @@ def _validator(
             limit=data.validation_samples,
             on_error=data.on_error,
             max_skipped_share=data.max_skipped_share,
-            targets=targets,
+            targets=plan.validation_targets,
         )
 
     def validate() -> dict[str, float]:
@@ -223,7 +210,7 @@ def _sinks(settings: Settings, cluster: Cluster, start_step: int, console: Conso
 
 def _say(console: Console, plan: RunPlan, reader: Reader, objective: Objective, start_step: int) -> None:
     settings = plan.settings
-    for line in (*dialogue_audit(plan), *(f"warning: {line}" for line in plan.warnings), *plan.teachers):
+    for line in (*plan.dialogue, *(f"warning: {line}" for line in plan.warnings), *plan.teachers):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     trainable = sum(full_numel(p) for p in objective.parameters() if p.requires_grad)
     frozen = sum(full_numel(p) for p in objective.parameters() if not p.requires_grad)

@@ -12,7 +12,7 @@ import torch
 
 from mtllm_ds.checkpoint.retention import drop_old, is_better, note_best
 from mtllm_ds.checkpoint.store import CheckpointState, checkpoint_root, save_checkpoint
-from mtllm_ds.cluster.agree import any_says, sum_over_ranks, together, union_over_ranks
+from mtllm_ds.cluster.agree import any_says, from_main, sum_over_ranks, together, union_over_ranks
 from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.cluster.zero import TrainableState
 from mtllm_ds.config.schema import Settings
@@ -178,8 +178,8 @@ class Trainer:
             )
         better = self.settings.objective.figures[self.settings.objective.selected_by]
         # All ranks must take the same branch, and only the main one reads the record before it changes.
-        return any_says(
-            self.cluster.is_main and is_better(checkpoint_root(self.settings), self._best_figure, self._eval, better),
+        return from_main(
+            lambda: is_better(checkpoint_root(self.settings), self._best_figure, self._eval, better),
             self.cluster.device,
         )
 

@@ -44,6 +44,14 @@ def test_of_accuracies_the_highest_is_the_best(tmp_path):
     assert not is_better(tmp_path, "eval_accuracy", {"eval_accuracy": 0.5, "eval_loss": 0.0}, "higher")
 
 
+def test_another_figure_picks_the_best_anew(tmp_path):
+    checkpoint(tmp_path, 1)
+    note_best(tmp_path, 1, "eval_loss", 0.1)
+    figures = {"eval_accuracy": 0.05, "eval_loss": 0.2}
+    assert is_better(tmp_path, "eval_accuracy", figures, "higher")
+    assert not is_better(tmp_path, "eval_loss", figures, "lower")
+
+
 def test_a_best_that_is_gone_is_none(tmp_path):
     checkpoint(tmp_path, 1)
     note_best(tmp_path, 7, "eval_loss", 0.1)

@@ -1,5 +1,7 @@
 """Several training sets in one recipe: what a dry run shows and refuses, and a run over them."""
 
+import shutil
+
 import pytest
 from pydantic import ValidationError
 
@@ -48,6 +50,36 @@ def test_a_dry_run_shows_phases_and_refuses_one_that_never_begins(recipe, capsys
         UserError, match=r"that of from_step=4 would begin at step 12, after the last \(run.max_steps=8\)"
     ):
         main([*chosen, f"run.output_dir={recipe.parent / 'phases'}", "data.mixing.cycle_draws=18"])
+
+
+def test_a_run_with_phases_may_be_shortened(recipe, capsys):
+    """Its phases are fixed, so that nobody could take out the one that never begins."""
+    folder = recipe.parent / "shortened"
+    overrides = {
+        "data__train": both(recipe),
+        "data__mixing__cycle_draws": 2,
+        "data__mixing__phases": "[{from_step: 4, rule: temperature, temperature: 2.0}]",
+        "run__output_dir": folder,
+        "run__save_every": 2,
+        "run__keep_checkpoints": 9,
+    }
+    assert ranks(1).run(train, recipe, False, {**overrides, "run__max_steps": 6}) == [0]
+    for step in (4, 6):
+        shutil.rmtree(folder / "checkpoints" / f"step_{step:08d}")
+    words = [f"{key.replace('__', '.')}={value}" for key, value in {**overrides, "run__max_steps": 3}.items()]
+    assert main(["--recipe", str(recipe), "--dry-run", "--resume", *words]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "warning     data.mixing.phases: that of from_step=4 would begin at step 4, after the last (run.max_steps=3)\n"
+        in said
+    )
+    assert "from step 4" not in said
+    assert ranks(1).run(train, recipe, True, {**overrides, "run__max_steps": 3}) == [0]
+
+
+def test_a_dry_run_looks_at_the_target_sets(recipe):
+    with pytest.raises(UserError, match=r"data\.targets=typo: those of '.*train' are not finished"):
+        main(["--recipe", str(recipe), "--dry-run", "data.targets=typo", f"run.output_dir={recipe.parent / 'typo'}"])
 
 
 def test_a_queue_that_is_shorter_than_a_cell_is_warned_of(recipe, capsys):

@@ -58,7 +58,7 @@ def test_what_may_change_is_told_and_nothing_is_touched(recipe, run, capsys):
 
 REFUSED = {
     "a fresh run": (False, {}, f"holds a run of {STEPS} steps; add --resume"),
-    "a method": (True, {"model__lora__rank": 3}, "--resume: model.lora={"),
+    "a method": (True, {"model__lora__rank": 3}, "--resume: model.lora.rank=3, but the run was started with 2"),
     "a seed": (True, {"run__seed": 5}, "--resume: run.seed=5, but the run was started with 0"),
     "fewer steps": (True, {"run__max_steps": 3}, f"run.max_steps=3, but the run has made {STEPS} steps"),
     "other data": (True, {"data__train": "other"}, "the checkpoint was made on another data set"),

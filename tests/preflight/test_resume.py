@@ -36,7 +36,7 @@ def test_a_run_of_before_a_setting_existed_means_its_default(recipe):
     for name in ("trainable", "centring", "centring_text", "centring_documents"):
         del state.settings["model"]["connector"][name]
     require_same_run(settings, BASES, state)
-    with pytest.raises(UserError, match=r"model.connector="):
+    with pytest.raises(UserError, match=r"model\.connector\.trainable=False, but the run was started with None;"):
         require_same_run(settings_of(recipe, model__connector__trainable="false"), BASES, state)
 
 
@@ -51,6 +51,59 @@ def test_logging_may_change_and_the_method_may_not(recipe):
     alone = settings_of(recipe, model__reader="llm", objective__name="simcse")
     require_same_run(alone, other, state_of(alone))  # it does without the encoder
     assert asdict(state)["task"] is None
+
+
+TAUGHT = {
+    "model__reader": "llm",
+    "objective__name": "balanced_teachers",
+    "objective__teacher_of__eng_Latn": "here",
+}
+
+
+def test_of_an_objective_places_and_speed_may_change(recipe):
+    started_with = {"teacher_of.eng_Latn": {"name": "here", "revision": None, "fingerprint": "b"}}
+    state = replace(state_of(settings_of(recipe, **TAUGHT)), bases=started_with)
+    moved = {
+        "objective__teacher_of__eng_Latn": "{name: there, revision: v2}",
+        "objective__teachers_on_device": 1,
+        "objective__shard_teachers": "true",
+        "objective__select_by": "kl",
+    }
+    bases = {"teacher_of.eng_Latn": {"name": "there", "revision": "v2", "fingerprint": "b"}}
+    now = settings_of(recipe, **{**TAUGHT, **moved})
+    before = require_same_run(now, bases, state)
+    (line,) = changed_on_the_way(now, before)
+    assert line.startswith(
+        "--resume: objective.select_by='kl', but the run had None: the best checkpoint is picked anew"
+    )
+    bases["teacher_of.eng_Latn"]["fingerprint"] = "c"
+    with pytest.raises(UserError, match=r"objective\.teacher_of\.eng_Latn=there holds other weights"):
+        require_same_run(now, bases, state)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"objective__alpha": 0.25}, "objective.alpha=0.25, but the run was started with 0.5;"),
+        (
+            {"objective__teacher_of__deu_Latn": "x"},
+            "objective.teacher_of.deu_Latn={'name': 'x', 'revision': None, 'trust_remote_code': False}, but the run was "
+            "started with None;",
+        ),
+    ],
+)
+def test_the_deepest_key_that_changed_is_named(recipe, change, told):
+    state = state_of(settings_of(recipe, **TAUGHT))
+    with pytest.raises(UserError) as caught:
+        require_same_run(settings_of(recipe, **{**TAUGHT, **change}), {}, state)
+    assert str(caught.value).startswith(f"--resume: {told} put it back")
+
+
+def test_of_another_objective_the_name_is_told(recipe):
+    with pytest.raises(
+        UserError, match=r"objective\.name='task_tuning', but the run was started with 'pooled_alignment'"
+    ):
+        require_same_run(settings_of(recipe, objective__name="task_tuning"), {}, state_of(settings_of(recipe)))
 
 
 def test_a_run_of_version_0_1_saved_the_settings_of_all_objectives(recipe):

@@ -7,11 +7,13 @@ import shutil
 import pytest
 from transformers import AutoModelForMaskedLM
 
+from mtllm_ds.checkpoint.store import read_state
 from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.errors import UserError
 from mtllm_ds.preflight.plan import check_run, describe_plan
 from mtllm_ds.training.runs import run_seeds
 from tests.distributed.ranks import PARTITIONED, RankError, ranks
+from tests.fixtures.hub import hub_at, push
 from tests.fixtures.masked_runs import build_language_shards, make_masked_run
 from tests.fixtures.models import save_masked_lm
 from tests.fixtures.runs import losses_of, rows_of, settings_of
@@ -80,6 +82,28 @@ def test_a_run_goes_on_with_the_same_teachers_only(recipe, tmp_path):
         run_on(1, recipe, "taught", resume=True, **chosen)
 
 
+def train_on_hub(recipe, hub, overrides, resume):
+    """On a rank of a pool."""
+    with hub_at(hub):
+        return train(recipe, overrides, resume)
+
+
+def test_a_run_goes_on_with_the_commit_of_a_teacher_that_it_began_with(recipe, alone, tmp_path):
+    hub, run = tmp_path / "hub", tmp_path / "run"
+    overrides = {"objective__teacher_of__deu_Latn": "someone/deu", "run__output_dir": str(run)}
+    push(hub, "someone/deu", recipe.parent / "teacher_deu_Latn", "a" * 40)
+    assert ranks(1).run(train_on_hub, recipe, hub, overrides, False) == [0]
+    shutil.rmtree(run / "checkpoints" / "step_00000004")
+    other = save_masked_lm(tmp_path / "other", seed=20, tokenizer=recipe.parent / "tokenizer")
+    push(hub, "someone/deu", other, "b" * 40)
+    assert ranks(1).run(train_on_hub, recipe, hub, overrides, True) == [0]
+    assert losses_of(settings_of(recipe, **overrides)) == pytest.approx(losses_of(alone), rel=2e-5)
+    state = read_state(run / "checkpoints" / "step_00000004")
+    assert state.settings["objective"]["teacher_of"]["deu_Latn"]["revision"] == "a" * 40
+    base = state.bases["teacher_of.deu_Latn"]
+    assert (base["fingerprint"], base["revision"], base["weights"][:7]) == (f"hub:{'a' * 40}", "a" * 40, "sha256:")
+
+
 def test_a_resumed_run_masks_as_one_that_was_not_stopped(recipe, alone):
     run_on(2, recipe, "resumed", run__max_steps=4)
     shutil.rmtree(recipe.parent / "resumed" / "checkpoints" / "step_00000004")
@@ -145,7 +169,12 @@ def test_a_language_without_a_teacher(recipe, tmp_path):
     shards = build_language_shards(tmp_path / "train", recipe.parent / "tokenizer", {"eng_Latn": 6, "deu_Latn": 6})
     assert "holds no sample of fra_Latn; add text, or leave the teacher out" in refused(recipe, data__train=shards)
     message = refused(with_teachers(recipe, tmp_path, ("eng_Latn", "deu_Latn")))
-    assert message.startswith("objective.teacher_of: no teacher for fra_Latn, which data.train=")
+    assert (
+        f"objective.teacher_of: no teacher for fra_Latn, which data.train={recipe.parent / 'train'} holds;" in message
+    )
+    sets = f"[{{path: {recipe.parent / 'train'}}}, {{path: {shards}}}]"
+    message = refused(with_teachers(recipe, tmp_path, ("eng_Latn", "deu_Latn")), data__train=sets)
+    assert f"which data.train={recipe.parent / 'train'}, {shards} holds;" in message
 
 
 def with_teachers(recipe, folder, codes):

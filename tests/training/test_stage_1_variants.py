@@ -1,5 +1,7 @@
 """Stage 1 from cached teacher vectors and with the token loss, through the loop; what does not fit is told in one line."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -50,6 +52,15 @@ def test_cached_and_live_teacher_train_alike(recipe):
     assert losses_of(cached) == pytest.approx(losses_of(live), rel=1e-5)
     [one], [other] = ([row for row in rows_of(run) if "eval_fvu" in row] for run in (live, cached))
     assert other["eval_fvu"] == pytest.approx(one["eval_fvu"], rel=1e-4)
+
+
+def test_a_set_that_the_validation_shards_lack_is_told_before_a_weight_is_loaded(recipe, tmp_path):
+    cache(recipe, "plain", recipe.parent / "llm")
+    bare = shutil.copytree(recipe.parent / "validation", tmp_path / "bare", ignore=shutil.ignore_patterns("targets"))
+    chosen = {"data__targets": "plain", "run__output_dir": tmp_path / "run"}
+    check_run(settings_of(recipe, **chosen), 1)
+    with pytest.raises(UserError, match=r"data\.targets=plain: those of '.*bare' are not finished"):
+        check_run(settings_of(recipe, data__validation=bare, **chosen), 1)
 
 
 def test_vectors_of_another_llm_are_refused(recipe, tmp_path):

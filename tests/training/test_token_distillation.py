@@ -2,13 +2,16 @@
 
 import pytest
 import yaml
+from rich.console import Console
 
 from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.config import load_settings
 from mtllm_ds.errors import UserError
+from mtllm_ds.preflight import plan
 from mtllm_ds.preflight.plan import check_run, describe_plan
+from mtllm_ds.training.assemble import open_run
 from mtllm_ds.training.runs import run_seeds
-from tests.distributed.ranks import PARTITIONED, ranks
+from tests.distributed.ranks import PARTITIONED, RankError, ranks
 from tests.fixtures.dialogue_runs import PACKED, make_dialogue_run
 from tests.fixtures.runs import losses_of, rows_of, settings_of
 
@@ -200,3 +203,23 @@ def test_settings_that_do_not_fit_are_one_line(recipe, change, words):
         settings_of(recipe, **change)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def open_where_a_dialogue_is_damaged(recipe, output):
+    """On a rank: a run in which rank 1 alone cannot show the first dialogue."""
+    cluster, shown = join_cluster(), plan.dialogue_lines
+
+    def damaged(*_):
+        raise UserError("a damaged block; mend it")
+
+    plan.dialogue_lines = damaged if cluster.rank == 1 else shown
+    try:
+        return open_run(settings_of(recipe, run__output_dir=output), cluster, False, Console(quiet=True))
+    finally:
+        plan.dialogue_lines = shown
+
+
+def test_a_dialogue_that_one_rank_cannot_show_stops_all(recipe, tmp_path):
+    with pytest.raises(RankError) as caught:
+        ranks(2).run(open_where_a_dialogue_is_damaged, recipe, str(tmp_path / "run"))
+    assert [error[0] for error in caught.value.errors] == ["PeerFailedError", "UserError"]
