@@ -13,26 +13,25 @@ from mtllm_ds import atomic
 from mtllm_ds.checkpoint.model import Trained
 from mtllm_ds.checkpoint.model_card import language_model_card
 from mtllm_ds.data.text.tokenization import TokenizerSpec, pretrained_tokenizer
-from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import load_reader, located
 from mtllm_ds.models.head_parts import entrance, head_class
 from mtllm_ds.models.loading import llm_config
 from mtllm_ds.models.quiet import quiet_transformers
+from mtllm_ds.transfer_sets.hugging_face_folder import check_replaceable, new_hugging_face_folder
 from mtllm_ds.weight_names import HEAD_TRANSFORM
 
 
 def write_language_model(trained: Trained, output: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write a model that trained with its head, LoRA merged, in `dtype`, with tokenizer and card; `UserError` where there is
-    an `output` already."""
-    if output.exists():
-        raise UserError(f"output {output}: exists; choose another folder")
+    """Write a model that trained with its head, LoRA merged, in `dtype`, with tokenizer and card; an older one of ours
+    gives way, and anything else there is a `UserError`."""
+    check_replaceable(output)
     model = _with_weights(trained, located(trained.model, trained.bases, str(trained.place), {})).to(dtype)
     llm = trained.model.given_llm
     tokenizer = pretrained_tokenizer(
         TokenizerSpec(name=llm.name, revision=llm.revision, side="llm", trust_remote_code=llm.trust_remote_code)
     )
     transformers_logging.disable_progress_bar()
-    with atomic.new_folder(output) as temporary, quiet_transformers():
+    with new_hugging_face_folder(output, trained.step) as temporary, quiet_transformers():
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         atomic.write_text(temporary / "README.md", language_model_card(trained, type(model).__name__))

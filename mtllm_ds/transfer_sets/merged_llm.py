@@ -13,6 +13,7 @@ from mtllm_ds.checkpoint.trained import Trained, read_trained
 from mtllm_ds.data.text.tokenization import TokenizerSpec, pretrained_tokenizer
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import load_reader, located
+from mtllm_ds.transfer_sets.hugging_face_folder import check_replaceable, new_hugging_face_folder
 
 
 def write_merged(place: str | Path, output: Path, dtype: torch.dtype = torch.float32) -> Trained:
@@ -22,15 +23,14 @@ def write_merged(place: str | Path, output: Path, dtype: torch.dtype = torch.flo
     used are the final states, pooled. Returns what was merged.
 
     Raises:
-        UserError: it is no such model, or `output` exists.
+        UserError: it is no such model, or what is at `output` is not ours; an older one of ours gives way.
     """
     trained = read_trained(place, "run")
     if trained.model.reader != "llm":
         raise UserError(
             f"run={place}: its reader is {trained.model.reader}; only an LLM (model.reader=llm) can be merged"
         )
-    if output.exists():
-        raise UserError(f"output {output}: exists; choose another folder")
+    check_replaceable(output)
     model = located(trained.model, trained.bases, str(place), {})
     reader: Any = load_reader(model, trained.weights, torch.device("cpu"), torch.float32)
     tuned = reader.llm.merge_and_unload() if model.trainable == "lora" else reader.llm
@@ -38,7 +38,7 @@ def write_merged(place: str | Path, output: Path, dtype: torch.dtype = torch.flo
     tokenizer = pretrained_tokenizer(
         TokenizerSpec(name=llm.name, revision=llm.revision, side="llm", trust_remote_code=llm.trust_remote_code)
     )
-    with atomic.new_folder(output) as temporary:
+    with new_hugging_face_folder(output, trained.step) as temporary:
         merged.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         atomic.write_text(temporary / "README.md", merged_card(trained))

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
-from mtllm_ds import MTLLM
+from mtllm_ds import MTLLM, atomic
 from mtllm_ds.checkpoint.model import trained_from_run
 from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.commands import export
@@ -97,7 +97,12 @@ def test_the_card_names_what_it_learned_from(recipe, tmp_path):
     assert all(f"it learned {code} from `{recipe.parent / f'teacher_{code}'}`" in card for code in SOURCES)
     assert "BertForMaskedLM.from_pretrained" in card
     assert AutoModelForMaskedLM.from_pretrained(tmp_path / "model").dtype == torch.bfloat16
-    with pytest.raises(UserError, match="exists; choose another folder"):
+    before = atomic.sha256_file(tmp_path / "model" / "model.safetensors")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"old")
+    write_language_model(trained, tmp_path / "model", torch.bfloat16)  # an older export gives way
+    assert atomic.sha256_file(tmp_path / "model" / "model.safetensors") == before
+    (tmp_path / "model" / "mtllm_ds.json").unlink()
+    with pytest.raises(UserError, match="exists and was not written by `mtllm-ds export`; choose another folder"):
         write_language_model(trained, tmp_path / "model")
     with pytest.raises(UserError, match="not of an export but of a model of transformers, which loads that itself"):
         MTLLM.from_pretrained(tmp_path / "model")

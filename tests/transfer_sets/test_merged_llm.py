@@ -26,6 +26,9 @@ def test_a_card_says_that_there_is_no_language_model_head(made, tmp_path):
     write_merged(made / "export", tmp_path / "merged")
     with safe_open(tmp_path / "merged" / "model.safetensors", "pt") as tensors:
         assert not [name for name in tensors.keys() if "lm_head" in name]  # noqa: SIM118 - no mapping
+    write_merged(made / "export", tmp_path / "merged")  # an older one gives way
+    with pytest.raises(UserError, match="exists and was not written by `mtllm-ds export`"):
+        write_merged(made / "export", made / "llm")
     card = (tmp_path / "merged" / "README.md").read_text()
     assert "no language-model head and generates no text" in card
     assert "attends in both directions" in card

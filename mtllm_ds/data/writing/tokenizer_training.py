@@ -78,10 +78,14 @@ def train_tokenizer(
 ) -> dict[str, LanguageFigures]:
     """Train, write the folder with its figures (`tokenizer_training.json`), and return them by language.
 
+    A folder that was made of the same files with the same settings stays, and its figures are returned.
+
     Raises:
-        UserError: the folder is there already, an input cannot be read, or the vocabulary has no room for the characters.
+        UserError: the folder holds something else, an input cannot be read, or the vocabulary has no room for the characters.
     """
     check_output(output)
+    if (output / REPORT_NAME).is_file():
+        return _figures_of_same(settings, output)
     if any(output.iterdir()):
         raise UserError(f"--output={output}: is there already; remove it or choose another folder")
     output.rmdir()  # until it is whole
@@ -311,11 +315,28 @@ def _write(
     from transformers import PreTrainedTokenizerFast  # seconds to import
 
     report = {
-        "settings": {name: value for name, value in asdict(settings).items() if name != "inputs"},
-        "inputs": {source.path: atomic.sha256_file(Path(source.path)) for source in settings.inputs},
+        **_made_of(settings),
         "vocab_size": backend.get_vocab_size(),
         "languages": {code: asdict(own) for code, own in figures.items()},
     }
     with atomic.new_folder(output) as folder:
         PreTrainedTokenizerFast(tokenizer_object=backend, **named).save_pretrained(folder)
         atomic.write_json(folder / REPORT_NAME, report)
+
+
+def _made_of(settings: TokenizerSettings) -> dict[str, Any]:
+    """All that a folder depends on."""
+    return {
+        "settings": {name: value for name, value in asdict(settings).items() if name != "inputs"},
+        "fields": [asdict(source) for source in settings.inputs],
+        "inputs": {source.path: atomic.sha256_file(Path(source.path)) for source in settings.inputs},
+    }
+
+
+def _figures_of_same(settings: TokenizerSettings, output: Path) -> dict[str, LanguageFigures]:
+    """Of the folder that is there, if it was made of the same."""
+    kept = json.loads((output / REPORT_NAME).read_text(encoding="utf-8"))
+    for name, value in json.loads(json.dumps(_made_of(settings))).items():
+        if kept.get(name) != value:
+            raise UserError(f"--output={output}: was made of other {name}; remove it or choose another folder")
+    return {code: LanguageFigures(**own) for code, own in kept["languages"].items()}

@@ -155,3 +155,13 @@ def test_mistakes_are_one_line(tmp_path):
     blank.write_text('{"text": " "}\n')
     with pytest.raises(UserError, match="holds no text"):
         train_tokenizer(settings(inputs=(InputFile(path=str(blank), language="deu_Latn"),)), tmp_path / "none")
+
+
+def test_the_same_again_was_there(tmp_path):
+    """A run that was killed after the folder took its name goes on; other settings are refused."""
+    first = train_tokenizer(settings(), tmp_path / "made")
+    written = (tmp_path / "made" / "tokenizer.json").stat().st_mtime_ns
+    assert train_tokenizer(settings(), tmp_path / "made") == first
+    assert (tmp_path / "made" / "tokenizer.json").stat().st_mtime_ns == written
+    with pytest.raises(UserError, match="was made of other settings; remove it"):
+        train_tokenizer(settings(seed=5), tmp_path / "made")
