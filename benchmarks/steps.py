@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -41,6 +42,10 @@ class Step:
     """The run's result does not need it."""
 
 
+class _StoppedError(UserError):
+    """We ended the step: it is left for another time, and has not failed."""
+
+
 class Steps:
     """Runs steps below `root`, `num_jobs` at a time, as soon as what they need is there."""
 
@@ -50,7 +55,7 @@ class Steps:
         self._environment = environment
         self._console = console
         self._running: set[subprocess.Popen] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal may come while `_stop` holds it
         self._stopping = False
 
     def is_done(self, step: Step) -> bool:
@@ -58,10 +63,11 @@ class Steps:
         return (self.root / step.name / DONE).is_file()
 
     def run(self, steps: Sequence[Step], deadline_seconds: float = float("inf"), *, ends_there: bool = False) -> bool:
-        """Run what is not done; False where the deadline came first. No new step begins then; steps under way are finished, or with
-        `ends_there` asked to end, and go on another time.
+        """Run what is not done; False where something is left. After the deadline no new step begins; those under way are finished,
+        or with `ends_there` asked to end, and go on another time.
 
-        Raises `UserError` when a step fails: the others under way are finished first, so that they need not run again.
+        Raises `UserError` when a step fails: the others under way are finished first, so that they need not run again. An optional
+        one that fails is told, and the run goes on without it and what needs it.
         """
         _check(steps)
         done = {step.name for step in steps if self.is_done(step)}
@@ -95,7 +101,13 @@ class Steps:
                         try:
                             seconds = future.result()
                         except UserError as error:
-                            failure = failure or (error if in_time else None)
+                            was_stopped = isinstance(error, _StoppedError)
+                            if step.optional and not was_stopped:
+                                self._console.print(
+                                    f"not needed for the result: {error}", highlight=False, markup=False
+                                )
+                            elif in_time or not was_stopped:
+                                failure = failure or error
                             continue
                         done.add(step.name)
                         line = f"[{len(done)}/{len(steps)}] {step.name}: {seconds:.0f} s"
@@ -107,7 +119,7 @@ class Steps:
             signal.signal(signal.SIGTERM, old)
         if failure is not None:
             raise failure
-        return not todo
+        return len(done) == len(steps)
 
     def _take(self, step: Step) -> float:
         folder = self.root / step.name
@@ -126,7 +138,7 @@ class Steps:
     def _call(self, step: Step, command: Command, log) -> None:
         with self._lock:
             if self._stopping:
-                raise UserError(f"{step.name}: stopped; start again to go on")
+                raise _StoppedError(f"{step.name}: stopped; start again to go on")
             process = subprocess.Popen(
                 command,
                 stdout=log,
@@ -136,18 +148,22 @@ class Steps:
             )
             self._running.add(process)
         status = process.wait()
-        self._running.discard(process)
+        with self._lock:
+            self._running.discard(process)
+            was_stopped = self._stopping and status in (-signal.SIGTERM, 128 + signal.SIGTERM)
         if status:
             path = self.root / step.name / LOG
             lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-            raise UserError(f"step {step.name} failed (status {status}): {lines[-1][:300]}; see {path}")
+            kind = _StoppedError if was_stopped else UserError
+            raise kind(f"step {step.name} failed (status {status}): {lines[-1][:300]}; see {path}")
 
     def _stop(self, *_: object) -> None:
         """End what runs: each process group of ours gets SIGTERM, and saves what it can."""
         with self._lock:
             self._stopping = True
             for process in self._running:
-                os.killpg(process.pid, signal.SIGTERM)
+                with contextlib.suppress(ProcessLookupError):  # it ended by itself just now
+                    os.killpg(process.pid, signal.SIGTERM)
 
 
 def _timeout(seconds: float | None) -> float | None:
@@ -194,7 +210,7 @@ def require_same(path: Path, settings: dict[str, Any]) -> None:
     kept = json.loads(path.read_text(encoding="utf-8"))
     kept["budget"] = {name: value for name, value in kept["budget"].items() if value is not None}
     for name, value in wanted.items():
-        if kept.get(name) != value:
+        if kept.get(name, value) != value:  # what older runs did not record counts as the same
             raise UserError(f"{path.parent}: begun with other settings ({name}); name another --output or remove it")
 
 

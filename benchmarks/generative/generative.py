@@ -59,7 +59,10 @@ def main() -> int:
     if options.dry_run:
         console.print(describe(chosen, steps.is_done, 1), highlight=False, markup=False)
         return 0
-    settings = {"text": str(options.text), "precision": options.precision, "parallel": options.parallel}
+    settings = {
+        "text": str(options.text), "precision": options.precision, "parallel": options.parallel, "device": options.device,
+    }  # fmt: skip
+    settings["parallel"] = options.parallel
     require_same(root / "settings.json", {"budget": asdict(budget), **settings})
     steps.run(chosen, 60 * options.minutes, ends_there=True)
     left = [step for step in plan.steps if not steps.is_done(step)]

@@ -100,7 +100,7 @@ def main() -> int:
     settings = {
         "budget": asdict(budget), "mt": options.mt, "mt_ladder": options.mt_ladder, "data": str(options.data),
         "task": options.task,
-        "backbone": options.backbones[0], "headline": options.headline, "precision": options.precision,
+        "backbone": options.backbones[0], "headline": options.headline, "precision": options.precision, "device": options.device,
     }  # fmt: skip
     chosen = chosen_steps(plan.steps, options.only)
     if options.dry_run:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks.steps import Step, Steps, chosen_steps, describe
+from benchmarks.steps import Step, Steps, chosen_steps, describe, require_same
 from mtllm_ds.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -129,3 +129,50 @@ def test_a_deadline_ends_what_runs_where_that_was_asked(tmp_path):
     failing = [Step("failing", [[sys.executable, "-c", "raise SystemExit('no')"]])]
     with pytest.raises(UserError, match="step failing failed"):
         steps_in(tmp_path / "run").run(failing, deadline_seconds=300.0, ends_there=True)
+
+
+def failing(path: Path | None = None) -> list[str]:
+    """A command that fails, where a path is given once SIGTERM comes; the path then says that it waits for it."""
+    wait = f"""
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit('broken'))
+pathlib.Path({str(path)!r}).touch()
+time.sleep(60)
+"""
+    return [sys.executable, "-c", wait if path else "raise SystemExit('broken')"]
+
+
+def test_an_optional_step_that_fails_leaves_the_rest_of_the_run(tmp_path):
+    trace = tmp_path / "trace"
+    plan = [
+        Step("rival", [failing()], optional=True),
+        Step("after", [write(trace, "r")], ("rival",), optional=True),
+        Step("a", [write(trace, "a")]),
+    ]
+    steps = steps_in(tmp_path / "run", num_jobs=1)
+    assert not steps.run(plan)
+    assert [steps.is_done(step) for step in plan] == [False, False, True]
+    assert trace.read_text() == "a"
+
+
+def test_a_step_that_fails_after_the_deadline_is_not_just_left(tmp_path):
+    plan = [Step("a", [failing(tmp_path / "waits")])]
+    with pytest.raises(UserError, match=r"step a failed \(status 1\): broken"):
+        steps_in(tmp_path / "run").run(plan, deadline_seconds=2.0, ends_there=True)
+
+
+def test_stopping_meets_processes_that_ended_and_signals_that_come_again(tmp_path):
+    steps = steps_in(tmp_path / "run")
+    ended = subprocess.Popen([sys.executable, "-c", ""], start_new_session=True)
+    ended.wait()
+    steps._running.add(ended)
+    with steps._lock:  # as if a second signal came inside
+        steps._stop()
+
+
+def test_another_device_is_another_run(tmp_path):
+    settings = {"budget": {"name": "cpu", "minutes": None}, "device": "cpu"}
+    require_same(tmp_path / "settings.json", settings)
+    require_same(tmp_path / "settings.json", settings)
+    with pytest.raises(UserError, match=r"begun with other settings \(device\)"):
+        require_same(tmp_path / "settings.json", settings | {"device": "cuda"})
