@@ -62,7 +62,6 @@ def main() -> int:
     settings = {
         "text": str(options.text), "precision": options.precision, "parallel": options.parallel, "device": options.device,
     }  # fmt: skip
-    settings["parallel"] = options.parallel
     require_same(root / "settings.json", {"budget": asdict(budget), **settings})
     steps.run(chosen, 60 * options.minutes, ends_there=True)
     left = [step for step in plan.steps if not steps.is_done(step)]
