@@ -10,12 +10,13 @@ a killed run goes on by the same command. `--minutes` ends early: a training sav
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks.balanced.budgets import BUDGETS
+from benchmarks.balanced.data import require_text
 from benchmarks.balanced.plan import Plan
 from benchmarks.balanced.students import Place
 from benchmarks.steps import Steps, chosen_steps, describe, require_same
@@ -45,7 +46,7 @@ def parse() -> argparse.Namespace:
         help="run only these steps, by name or folder, and what they need",
     )
     add("--jobs", type=positive_int, help="steps at a time (default: the budget's)")
-    add("--minutes", type=positive_float, default=float("inf"), help="end after so many, and go on another time")
+    add("--minutes", type=positive_float, help="end after so many, and go on another time (default: the budget's)")
     add("--dry-run", action="store_true", help="print the plan and exit")
     return parser.parse_args()
 
@@ -63,10 +64,11 @@ def main() -> int:
     if options.dry_run:
         console.print(describe(chosen, steps.is_done, num_jobs), highlight=False, markup=False)
         return 0
-    require_same(
-        root / "settings.json", {"budget": asdict(budget), "text": str(options.text), "precision": options.precision}
-    )
-    steps.run(chosen, 60 * options.minutes, ends_there=True)
+    require_text(options.text, budget)
+    # How long a part of a run lasts does not bind the next one.
+    settings = {"text": str(options.text), "precision": options.precision, "device": options.device}
+    require_same(root / "settings.json", {"budget": asdict(replace(budget, minutes=None)), **settings})
+    steps.run(chosen, 60 * (options.minutes or budget.minutes or float("inf")), ends_there=True)
     left = [step for step in plan.steps if not steps.is_done(step)]
     if left:
         console.print(f"{len(left)} steps are left, start again to go on", highlight=False)

@@ -15,6 +15,7 @@ from benchmarks.balanced.students import STUDENTS, Student
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.evaluation.answers.predictions import read_predictions
 from mtllm_ds.evaluation.items.masking import SETTINGS
+from mtllm_ds.transfer_sets.hugging_face_folder import MARK
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class TestLines:
     """(L, S) float64"""
     unigram: np.ndarray
     """(L,) float64 nats of the unigram model of the language's training text"""
+    english: np.ndarray
+    """(L,) str: hash of the English line that it translates, or is"""
 
 
 Scores = Mapping[str, Mapping[str, TestLines]]
@@ -39,10 +42,11 @@ Scores = Mapping[str, Mapping[str, TestLines]]
 
 def student_scores(plan: Plan) -> Scores:
     """Of all students and seeds."""
+    english = {code: _english(plan, code) for code in plan.budget.languages}
     found = {}
     for student in STUDENTS:
         tables = [_lines(plan.scores(plan.place.student(student.name, seed))) for seed in plan.budget.seeds]
-        found[student.name] = {code: _of_language(tables, code) for code in plan.budget.languages}
+        found[student.name] = {code: _of_language(tables, code, english[code]) for code in plan.budget.languages}
     return found
 
 
@@ -70,20 +74,30 @@ def transfer_accuracy(plan: Plan) -> dict[str, dict[str, dict[str, float]]]:
     return found
 
 
-def student_tokens(plan: Plan, student: Student) -> float:
-    """Tokens that a student has read, mean over seeds: its samples of each language, as long as that language's are in the mean."""
+@dataclass(frozen=True)
+class Reading:
+    """What a student has read up to the step that was exported."""
+
+    tokens: np.ndarray
+    """(S,) of each seed: its lines of each language, as long as that language's are in the mean"""
+    passes: Mapping[str, float]
+    """by language: how often each of its lines was read, mean over seeds"""
+
+
+def reading_of(plan: Plan, student: Student) -> Reading:
+    """From the log of its training. Rows stand every so many steps: the nearest one is scaled, as each step reads as many lines."""
     statistics = Manifest.load(str(plan.place.shards(student.data))).statistics
-    totals = []
+    tokens, passes = [], []
     for seed in plan.budget.seeds:
-        path = plan.place.run(plan.place.student(student.name, seed)) / "metrics.jsonl"
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        last = [row for row in rows if any(name.startswith("samples/") for name in row)][
-            -1
-        ]  # validation has rows of its own
-        totals.append(
-            sum(last[f"samples/{code}"] * own["llm_tokens"] / own["samples"] for code, own in statistics.items())
-        )
-    return float(np.mean(totals))
+        step = plan.place.student(student.name, seed)
+        exported = json.loads((plan.place.model(step) / MARK).read_text(encoding="utf-8"))["step"]
+        text = (plan.place.run(step) / "metrics.jsonl").read_text(encoding="utf-8")
+        rows = [row for row in map(json.loads, text.splitlines()) if any(name.startswith("samples/") for name in row)]
+        nearest = min(rows, key=lambda row: abs(row["step"] - exported))
+        lines = {code: nearest[f"samples/{code}"] * exported / nearest["step"] for code in statistics}
+        tokens.append(sum(lines[code] * own["llm_tokens"] / own["samples"] for code, own in statistics.items()))
+        passes.append([lines[code] / own["samples"] for code, own in statistics.items()])
+    return Reading(np.array(tokens), dict(zip(statistics, np.mean(passes, axis=0).tolist(), strict=True)))
 
 
 def _lines(scores: Path) -> dict[str, np.ndarray]:
@@ -91,7 +105,12 @@ def _lines(scores: Path) -> dict[str, np.ndarray]:
     return {name: table.column(name).to_numpy(zero_copy_only=False) for name in table.column_names}
 
 
-def _of_language(tables: list[dict[str, np.ndarray]], language: str) -> TestLines:
+def _english(plan: Plan, language: str) -> np.ndarray:
+    text = (plan.folder("data") / "test" / f"{language}.jsonl").read_text(encoding="utf-8")
+    return np.array([json.loads(row)["english"] for row in text.splitlines()])
+
+
+def _of_language(tables: list[dict[str, np.ndarray]], language: str, english: np.ndarray) -> TestLines:
     def column(table: dict[str, np.ndarray], name: str, system: str = "model") -> np.ndarray:
         return table[name][(table["language"] == language) & (table["system"] == system)]
 
@@ -102,4 +121,5 @@ def _of_language(tables: list[dict[str, np.ndarray]], language: str) -> TestLine
         nll=np.stack([column(table, "nll") for table in tables], axis=1),
         reciprocal_rank=np.stack([column(table, "reciprocal_rank") for table in tables], axis=1),
         unigram=column(first, "nll", "unigram"),
+        english=english,
     )

@@ -1,8 +1,8 @@
 """First step of the balanced benchmark: text of each language out of parallel text, split so that nothing tested was trained on.
 
 Writes below --output, a JSONL file a language: `train/` (all that a language has; of each low-resource one as much as of the
-smallest), `balanced/` (as many lines of each language as of the smallest), `valid/`, `test/`; and `data.json` with counts and the
-sha256 of what was read and written.
+smallest), `balanced/` (as many lines of each language as of the smallest), `valid/`, `test/` (with the hash of the English side);
+and `data.json` with counts and the sha256 of what was read and written.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.balanced.budgets import BUDGETS, Budget
@@ -38,11 +38,13 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     budget = BUDGETS[options.budget]
+    require_text(options.text, budget)
     splits = split_languages(options.text, budget)
     require_ratio(splits["train"], budget)
     for name, languages in splits.items():
         for code, lines in languages.items():
-            rows = (json.dumps({"text": line}, ensure_ascii=False) + "\n" for line in lines)
+            english = english_hashes(options.text, code, budget, lines) if name == "test" else {}
+            rows = (json.dumps(_row(line, english.get(line)), ensure_ascii=False) + "\n" for line in lines)
             write_text(options.output / name / f"{code}.jsonl", "".join(rows))
     write_json(options.output / "data.json", described(options.text, options.output, splits))
     return 0
@@ -50,14 +52,31 @@ def main() -> int:
 
 def file_of(folder: Path, code: str) -> InputFile:
     """The parallel text of a language: its side is `text`, the English one the second segment."""
-    tsv, jsonl = folder / f"{code}.tsv.xz", folder / f"parallel_{code}.jsonl.xz"
-    if tsv.is_file():
-        return InputFile(path=str(tsv), language=code, text_field="2", second_text_field="1")
+    jsonl = folder / f"parallel_{code}.jsonl.xz"
+    for tsv in (folder / f"{code}.tsv.xz", folder / f"parallel_{code}.tsv.xz"):
+        if tsv.is_file():
+            return InputFile(path=str(tsv), language=code, text_field="2", second_text_field="1")
     if jsonl.is_file():
         return InputFile(path=str(jsonl), language=code, text_field="text", second_text_field="text_en")
     raise UserError(
-        f"TEXT={folder}: has neither {tsv.name} nor {jsonl.name}; give a folder with parallel text of {code}"
+        f"TEXT={folder}: has no {code}.tsv.xz, parallel_{code}.tsv.xz or {jsonl.name}; give a folder with parallel text of {code}"
     )
+
+
+def require_text(folder: Path, budget: Budget) -> None:
+    """One line that names every language without a file."""
+    missing = []
+    for code in budget.languages:
+        try:
+            file_of(folder, code) if code != ENGLISH else None
+        except UserError:
+            missing.append(code)
+    if missing:
+        raise UserError(
+            f"TEXT={folder}: BUDGET={budget.name} lacks parallel text of {', '.join(missing)}; "
+            f'`make help-text HELP_LANGUAGES="{" ".join(code for code in budget.languages if code != ENGLISH)}"` fetches it '
+            "(then TEXT=runs/bases/help_text), or name a folder that has CODE.tsv.xz of each"
+        )
 
 
 def pairs_of(folder: Path, code: str, budget: Budget) -> Iterator[tuple[str, str]]:
@@ -70,6 +89,15 @@ def pairs_of(folder: Path, code: str, budget: Budget) -> Iterator[tuple[str, str
     for document in SourceReader(file_of(folder, code)):
         line, english = document.segments
         yield line, english
+
+
+def english_hashes(folder: Path, code: str, budget: Budget, lines: Sequence[str]) -> dict[str, str]:
+    """line -> hash of its English side: lines of any languages that share it are no independent samples."""
+    wanted, found = set(lines), dict[str, str]()
+    for line, english in pairs_of(folder, code, budget):
+        if line in wanted:
+            found.setdefault(line, normalized_hash(english))
+    return found
 
 
 def split_of(english: str) -> str:
@@ -136,6 +164,10 @@ def described(folder: Path, output: Path, splits: dict[str, dict[str, list[str]]
         "read": {path.name: sha256_file(path) for path in sorted(read)},
         "written": {str(path.relative_to(output)): sha256_file(path) for path in written},
     }
+
+
+def _row(line: str, english: str | None) -> dict[str, str]:
+    return {"text": line} if english is None else {"text": line, "english": english}
 
 
 def _without(languages: dict[str, Lines], keys: set[str]) -> dict[str, Lines]:

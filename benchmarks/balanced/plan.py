@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.balanced.budgets import Budget
 from benchmarks.balanced.students import STUDENTS, Place, Student, head_training, student_training, teacher_training
 from benchmarks.steps import Command, Step, python
+from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.evaluation.items.tasks import load_task
 
 TASK = "lohelp_sample"
@@ -60,6 +61,18 @@ class Plan:
         """Languages of the task that students know."""
         return [code for code in load_task(TASK).languages if code in self.budget.languages]
 
+    def student_steps(self, student: Student) -> int:
+        """Steps of a student: lines of balanced text have another length, and all students read as many tokens (asked once there
+        are shards)."""
+        steps = self.budget.student_steps
+        if student.data == "balanced":
+            steps = round(steps * self._tokens_per_line("train") / self._tokens_per_line("balanced"))
+        return steps + (self.budget.extra_steps if student.extra_steps else 0)
+
+    def _tokens_per_line(self, data: str) -> float:
+        counts = Manifest.load(str(self.place.shards(data))).statistics.values()
+        return sum(own["llm_tokens"] for own in counts) / sum(own["samples"] for own in counts)
+
     def _add_data(self) -> None:
         budget, tokenizer = self.budget, self.place.tokenizer
         data = python(
@@ -108,7 +121,11 @@ class Plan:
                 own = self.place.teacher(code, self.teacher_data(code, student.teachers), seed)
                 needs.append(own)
                 teachers[code] = self.place.model(own)
-        training = student_training(budget, self.place, step, student, teachers, seed)
+
+        def training() -> tuple[list[str], int]:
+            steps = self.student_steps(student)
+            return student_training(budget, self.place, step, student, teachers, seed, steps), steps
+
         steps = budget.student_steps + (budget.extra_steps if student.extra_steps else 0)
         cost = steps * (_TEACHER_COST if teachers else 1)
         self._add_training(step, training, self._scored(step, budget.languages), needs, cost)
@@ -128,18 +145,23 @@ class Plan:
     def _add_training(
         self,
         step: str,
-        training: list[str],
+        training: list[str] | Callable[[], tuple[list[str], int]],
         then: Command,
         needs: Sequence[str],
         num_steps: float,
         optional: bool = False,
     ) -> None:
-        """Train, from the last checkpoint where one is there, export, and what comes after it."""
+        """Train, from the last checkpoint where one is there, export, and what comes after it.
+
+        A function gives the arguments and the step to export once the step starts; otherwise the best one is exported.
+        """
         run = self.place.run(step)
 
         def commands() -> list[Command]:
             resume = ["--resume"] if any((run / "checkpoints").glob("step_*")) else []
-            return [mtllm("train", *training, *resume), mtllm("export", run, self.place.model(step)), then]
+            arguments, last = training() if callable(training) else (training, None)
+            export = mtllm("export", run, self.place.model(step), *(["--step", last] if last is not None else []))
+            return [mtllm("train", *arguments, *resume), export, then]
 
         seconds = 3 * _PROCESS_SECONDS + num_steps * self.budget.seconds_per_step
         self.steps.append(Step(step, commands, tuple(needs), seconds, optional))

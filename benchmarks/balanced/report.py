@@ -14,17 +14,27 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.balanced.collect import (
+    Reading,
     Scores,
     TestLines,
+    reading_of,
     student_scores,
-    student_tokens,
     teacher_nll,
     transfer_accuracy,
 )
 from benchmarks.balanced.picture import draw_students
 from benchmarks.balanced.plan import TASK, Plan
 from benchmarks.balanced.students import CLAIMED, RIVAL, STUDENTS
-from benchmarks.balanced.verdict import Interval, Rules, decide, difference, gate_failures, nll_of, unigram_of
+from benchmarks.balanced.verdict import (
+    Interval,
+    Rules,
+    decide,
+    difference,
+    gate_failures,
+    nll_of,
+    unequal_reading,
+    unigram_of,
+)
 from benchmarks.steps import DONE
 from mtllm_ds.atomic import write_figures, write_json, write_text
 from mtllm_ds.evaluation.report.html import render
@@ -45,13 +55,21 @@ def write_balanced_report(plan: Plan, folder: Path) -> Verdict:
     groups: Groups = {"high": plan.budget.high, "low": plan.budget.low}
     scores = student_scores(plan)
     intervals = comparisons(scores, groups)
-    failures = gate_failures(scores, groups, Rules())
+    readings = {student.name: reading_of(plan, student) for student in STUDENTS}
+    compared = {student.name: readings[student.name].tokens for student in STUDENTS if not student.extra_steps}
+    failures = [*gate_failures(scores, groups, Rules()), *unequal_reading(compared, Rules())]
+    others = {name: intervals["low", name] for name in ("balanced", "few_line_teachers", "extra_steps")}
     verdict = decide(
-        failures, intervals["low", RIVAL], intervals["high", RIVAL], Rules(), is_smoke=plan.budget.name == "smoke"
+        failures,
+        intervals["low", RIVAL],
+        intervals["high", RIVAL],
+        others,
+        Rules(),
+        is_smoke=plan.budget.name == "smoke",
     )
     sections = [
-        _students(plan, scores, groups), _languages(plan, scores), _comparisons(intervals), _teachers(plan, scores),
-        *_transfer(plan),
+        _students(scores, groups, readings), _languages(plan, scores), _passes(plan, readings), _comparisons(intervals),
+        _teachers(plan, scores),        *_transfer(plan),
     ]  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     picture = draw_students(scores, groups)
@@ -110,7 +128,7 @@ def _of_language(lines: TestLines) -> Figures:
     }
 
 
-def _students(plan: Plan, scores: Scores, groups: Groups) -> Section:
+def _students(scores: Scores, groups: Groups, readings: Mapping[str, Reading]) -> Section:
     columns = ("student", "NLL low", "NLL high", "MRR low", "MRR high", "spread of seeds, low", "tokens read")
     rows = []
     for student in STUDENTS:
@@ -123,7 +141,7 @@ def _students(plan: Plan, scores: Scores, groups: Groups) -> Section:
             (
                 student.title, *(f"{means[group, 'nll']:.3f}" for group in ("low", "high")),
                 *(f"{means[group, 'mrr']:.3f}" for group in ("low", "high")),
-                f"{by_seed.max() - by_seed.min():.3f}", f"{student_tokens(plan, student) / 1e6:.2f}M",
+                f"{by_seed.max() - by_seed.min():.3f}", f"{readings[student.name].tokens.mean() / 1e6:.2f}M",
             )
         )  # fmt: skip
     any_student = next(iter(scores.values()))
@@ -140,6 +158,15 @@ def _languages(plan: Plan, scores: Scores) -> Section:
     ]
     unigram = (f"{unigram_of(lines):.3f}" for lines in scores[RIVAL].values())
     return Section("NLL by language", columns, [*rows, ("unigram model", *unigram)], text_column="student")
+
+
+def _passes(plan: Plan, readings: Mapping[str, Reading]) -> Section:
+    """A student of all text reads a low-resource line less often than one of balanced text: no difference is of teachers alone."""
+    rows = [
+        (student.title, *(f"{readings[student.name].passes[code]:.2f}" for code in plan.budget.languages))
+        for student in STUDENTS
+    ]
+    return Section("How often each line was read", ("student", *plan.budget.languages), rows, text_column="student")
 
 
 def _comparisons(intervals: Mapping[tuple[str, str], Interval]) -> Section:

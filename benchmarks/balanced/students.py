@@ -34,6 +34,8 @@ STUDENTS = (
     Student("extra_steps", "control: all text, the teachers' compute as steps", "train", extra_steps=True),
 )
 CLAIMED, RIVAL = "balanced_taught", "plain"
+_TEACHER_SEEDS = 1000
+"""Is added to a teacher's seed: a student must not start from its teachers' own first weights."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,14 @@ def teacher_training(budget: Budget, place: Place, step: str, language: str, dat
     weights = f"{{rule: explicit, weights: {{{language}: 1}}}}"
     own = [f"data.train={place.shards(data)}", f"data.validation={place.shards(f'valid_{language}')}"]
     own += [f"data.mixing={weights}"]
+    seed += _TEACHER_SEEDS
     return ["--recipe", "monolingual_teacher", *own, *_common(budget, place, step, seed, budget.teacher_steps)]
 
 
 def student_training(
-    budget: Budget, place: Place, step: str, student: Student, teachers: Mapping[str, Path], seed: int
+    budget: Budget, place: Place, step: str, student: Student, teachers: Mapping[str, Path], seed: int, steps: int
 ) -> list[str]:
     """Arguments of `mtllm-ds train` for a student; `teachers` are the models by language, none for one without."""
-    steps = budget.student_steps + (budget.extra_steps if student.extra_steps else 0)
     rule = "balanced" if student.data == "balanced" else "proportional"
     own = [f"data.train={place.shards(student.data)}", f"data.validation={place.shards('valid')}"]
     own += [f"data.mixing={{rule: {rule}}}"]

@@ -24,7 +24,7 @@ from mtllm_ds.languages import ENGLISH
 
 PACKAGES = {
     ENGLISH: "en-us", "deu_Latn": "de", "fra_Latn": "fr", "jpn_Jpan": "ja", "rus_Cyrl": "ru", "khm_Khmr": "km", "gaz_Latn": "om",
-    "spa_Latn": "es", "tur_Latn": "tr", "vie_Latn": "vi", "zho_Hans": "zh-cn", "eus_Latn": "eu", "dzo_Tibt": "dz",
+    "spa_Latn": "es", "tur_Latn": "tr", "vie_Latn": "vi", "zho_Hans": "zh-cn", "eus_Latn": "eu", "cat_Latn": "ca", "dzo_Tibt": "dz",
 }  # fmt: skip
 MAX_CHARACTERS = 600
 MIN_WORDS = 3

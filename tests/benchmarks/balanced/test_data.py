@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.balanced.budgets import SMOKE
-from benchmarks.balanced.data import SPLITS, described, require_ratio, split_languages
+from benchmarks.balanced.budgets import CPU, GPU, SMOKE
+from benchmarks.balanced.data import SPLITS, described, english_hashes, require_ratio, require_text, split_languages
+from benchmarks.quality.text.fetch_help_text import PACKAGES
 from mtllm_ds.atomic import sha256_file
 from mtllm_ds.data.writing.filters import normalized_hash
 from mtllm_ds.errors import UserError
@@ -78,7 +79,24 @@ def test_tsv_reads_as_jsonl_does(splits, tmp_path):
 
 
 def test_mistakes_are_one_line(splits, tmp_path):
-    with pytest.raises(UserError, match=r"TEXT=.*: has neither deu_Latn.tsv.xz nor parallel_deu_Latn.jsonl.xz"):
+    with pytest.raises(
+        UserError, match=r"TEXT=.*: has no deu_Latn.tsv.xz, parallel_deu_Latn.tsv.xz or parallel_deu_Latn.jsonl.xz"
+    ):
         split_languages(tmp_path, SMOKE)
+    with pytest.raises(UserError, match=r"BUDGET=cpu lacks parallel text of cat_Latn, eus_Latn; `make help-text"):
+        require_text(TEXT, CPU)
+    require_text(TEXT, SMOKE)
     with pytest.raises(UserError, match="less than 40 times as many"):
         require_ratio(splits["train"], replace(SMOKE, least_ratio=40.0))
+
+
+def test_test_lines_know_the_english_line_that_they_share(splits):
+    for code in ("deu_Latn", "khm_Khmr"):
+        found = english_hashes(TEXT, code, SMOKE, splits["test"][code])
+        assert found == {line: normalized_hash(english_of(code)[line]) for line in splits["test"][code]}
+    english = english_hashes(TEXT, "eng_Latn", SMOKE, splits["test"]["eng_Latn"])
+    assert all(english[line] == normalized_hash(line) for line in splits["test"]["eng_Latn"])
+
+
+def test_the_text_of_every_budget_can_be_fetched():
+    assert {code for budget in (CPU, GPU) for code in budget.languages} <= PACKAGES.keys()

@@ -9,6 +9,11 @@ from benchmarks.balanced.plan import Plan
 from benchmarks.balanced.students import STUDENTS, Place
 from benchmarks.steps import _check
 from mtllm_ds.config import load_settings
+from mtllm_ds.data.shards.manifest import Manifest
+from mtllm_ds.data.text.tokenization import TokenizerSpec
+from mtllm_ds.data.writing.builder import build_shards
+from mtllm_ds.data.writing.settings import ShardSettings
+from mtllm_ds.data.writing.sources import InputFile
 from tests.fixtures.tokenizers import save_bert_tokenizer
 
 
@@ -22,12 +27,24 @@ def commands_of(plan):
         yield from ((step.name, command) for command in commands)
 
 
+def save_shards(plan, data, tokenizer, line):
+    inputs = []
+    for code in plan.budget.languages:
+        path = plan.place.root / f"{data}_{code}.jsonl"
+        path.write_text(f'{{"text": "{line}"}}\n' * 3)
+        inputs.append(InputFile(path=str(path), language=code))
+    spec = TokenizerSpec(name=str(tokenizer), side="llm")
+    build_shards(ShardSettings(inputs=tuple(inputs), llm=spec), plan.place.shards(data), num_workers=1)
+
+
 @pytest.fixture(scope="module")
 def trainings(tmp_path_factory):
     """Settings of every training of the CPU budget, by step."""
     root = tmp_path_factory.mktemp("plan")
-    save_bert_tokenizer(root / "tokenizer" / "tokenizer")
+    tokenizer = save_bert_tokenizer(root / "tokenizer" / "tokenizer")
     plan = plan_of(CPU, root)
+    for data in ("train", "balanced"):
+        save_shards(plan, data, tokenizer, "one two three")
     found = {}
     for name, command in commands_of(plan):
         if command[3] == "train" and not name.startswith("transfer/"):
@@ -62,6 +79,20 @@ def test_all_but_the_control_of_steps_read_as_much(trainings):
         assert steps == {CPU.student_steps + more}
 
 
+def test_students_of_longer_lines_make_fewer_steps(tmp_path):
+    """So that all read as many tokens; all are exported at their last step."""
+    tokenizer, plan = save_bert_tokenizer(tmp_path / "tokenizer"), plan_of(CPU, tmp_path)
+    save_shards(plan, "train", tokenizer, "one two three")
+    save_shards(plan, "balanced", tokenizer, "one two three one two three")
+    counts = [Manifest.load(str(plan.place.shards(data))).statistics["deu_Latn"] for data in ("train", "balanced")]
+    short, long = (own["llm_tokens"] / own["samples"] for own in counts)
+    steps = {student.name: plan.student_steps(student) for student in STUDENTS}
+    assert steps["plain"] == CPU.student_steps
+    assert steps["balanced_taught"] == steps["balanced"] == round(CPU.student_steps * short / long) < steps["plain"]
+    step = next(step for step in plan.steps if step.name == "students/balanced/seed-0")
+    assert step.commands()[1][-2:] == ["--step", str(steps["balanced"])]
+
+
 def test_teachers_have_read_what_the_student_s_name_says(trainings):
     plan, settings = trainings
     for name, data in (("balanced_taught", "train"), ("taught", "train"), ("few_line_teachers", "balanced")):
@@ -72,7 +103,7 @@ def test_teachers_have_read_what_the_student_s_name_says(trainings):
             own = settings[step]
             assert own.data.train.endswith(f"shards/{wanted}")
             assert own.data.mixing.weights == {code: 1}
-            assert own.run.seed == 2
+            assert own.run.seed == 1002  # never a student's
 
 
 def test_a_killed_training_goes_on(tmp_path):

@@ -55,7 +55,9 @@ def plan(tmp_path_factory):
         folder = plan.folder(step.name)
         (folder / "run").mkdir(parents=True)
         (folder / "done.json").write_text(json.dumps({"seconds": 2.0, "commit": "abc"}))
-        samples = {f"samples/{code}": 10.0 for code in BUDGET.languages}
+        (folder / "model").mkdir()
+        (folder / "model" / "mtllm_ds.json").write_text('{"step": 20}')
+        samples = {"step": 10} | {f"samples/{code}": 10.0 for code in BUDGET.languages}
         (folder / "run" / "metrics.jsonl").write_text(json.dumps(samples) + "\n" + '{"eval_nll": 1.0}\n')
         kind, *names = step.name.split("/")
         seed = int(step.name[-1]) if names else 0
@@ -65,7 +67,10 @@ def plan(tmp_path_factory):
             write_scores(plan.scores(step.name), levels, seed)
         elif kind == "teachers":
             write_scores(plan.scores(step.name), {names[1]: 2.5}, seed)
-    (root / "data").mkdir(exist_ok=True)
+    (root / "data" / "test").mkdir(parents=True)
+    for code in BUDGET.languages:
+        rows = (json.dumps({"text": "x", "english": str(number)}) + "\n" for number in range(30))
+        (root / "data" / "test" / f"{code}.jsonl").write_text("".join(rows))
     (root / "data" / "data.json").write_text('{"read": {}}')
     return plan
 
@@ -97,6 +102,10 @@ def test_a_person_finds_everything(report):
         assert student.title in table
     assert verdict.line in table
     assert "| khm_Khmr | 2.49" in table  # what its teacher knows
+    assert table.split("How often each line was read")[1].count("| 6.67 |") >= len(
+        STUDENTS
+    )  # 20 of 3 lines up to the step
+    assert "minus balanced" in verdict.line
     assert 'id="verdict"' in page
     assert "data:image/png;base64" in page
     assert (folder / "students.png").read_bytes().startswith(b"\x89PNG")
