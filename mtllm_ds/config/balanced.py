@@ -90,8 +90,9 @@ class BalancedTeachers(ObjectiveSettings):
     temperature: float = Field(default=1.0, gt=0)
     """Divides the logits of both sides in the divergence, which is multiplied by its square."""
     teachers_on_device: int | None = Field(default=None, gt=0, json_schema_extra=FREE)
-    """Most teachers in the device's memory; the others wait in the host's. Null keeps all there. Losses are the same; with two or
-    more the next forward's teacher is fetched while this one runs."""
+    """Most teachers in the device's memory; the others wait in the host's. Null keeps all there, with `shard_teachers` one. Losses
+    are the same; with two or more, while a forward runs, the teachers of the next one of the same step are fetched. Beside them lie
+    the heads of a forward's teachers until it has its loss."""
     shard_teachers: bool = Field(default=False, json_schema_extra=FREE)
     """Every rank holds its share of each teacher's weights, gathered for the forwards that need it; teachers that are not on the
     device then cost their share of memory there, and nothing is fetched ahead."""
@@ -119,7 +120,12 @@ class BalancedTeachers(ObjectiveSettings):
     @property
     def bank(self) -> BankSettings | None:
         return (
-            BankSettings(self.teacher_of, self.teachers_on_device, self.shard_teachers, self.min_coverage)
+            BankSettings(
+                self.teacher_of,
+                self.teachers_on_device or (1 if self.shard_teachers else None),
+                self.shard_teachers,
+                self.min_coverage,
+            )
             if self.teacher_of
             else None
         )

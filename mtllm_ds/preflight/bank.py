@@ -17,6 +17,7 @@ from mtllm_ds.data.columns import LLM_IDS
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.shards.tar_shards import read_block
 from mtllm_ds.data.text.token_map import TokenMap
+from mtllm_ds.data.text.vocabulary import vocabulary_of
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.checks import require_room
 from mtllm_ds.models.loading import base_fingerprint, llm_config
@@ -87,7 +88,7 @@ def _met(where: str, student: Outputs, teacher: Outputs, bank: BankSettings, tra
         )
     tokens = student.meet(teacher)
     assert tokens is not None
-    covered = _coverage(tokens, train, language)
+    covered = _coverage(tokens, vocabulary_of(student.tokenizer).is_special, train, language)
     if covered < bank.min_coverage:
         raise UserError(
             f"{where}: its vocabulary has {covered:.1%} of the tokens of {language}, less than objective.min_coverage="
@@ -96,12 +97,16 @@ def _met(where: str, student: Outputs, teacher: Outputs, bank: BankSettings, tra
     return f"; it has {covered:.1%} of the text's tokens, {tokens.num_matched:,} of {student.size:,} pieces"
 
 
-def _coverage(tokens: TokenMap, manifest: Manifest, language: str) -> float:
-    """Share of a language's tokens that the map has, by some of its blocks, spread evenly."""
+def _coverage(tokens: TokenMap, is_special: np.ndarray, manifest: Manifest, language: str) -> float:
+    """Share of a language's tokens that the map has, by some of its blocks, spread evenly.
+
+    Of pieces of the text alone: the tokens around a text are in every map, and would hide what is missing in short lines.
+    """
     blocks = np.flatnonzero(manifest.index.language == manifest.languages.index(language))
     chosen = blocks[np.linspace(0, len(blocks) - 1, min(len(blocks), _BLOCKS_READ)).astype(np.int64)]
     rows: list[Any] = [read_block(manifest, int(block))[LLM_IDS] for block in chosen]
-    return tokens.coverage(np.concatenate([ragged.values for ragged in rows]).astype(np.int64))
+    ids = np.concatenate([ragged.values for ragged in rows]).astype(np.int64)
+    return tokens.coverage(ids[~is_special[ids]])
 
 
 def _check_languages(bank: BankSettings, manifests: Sequence[Manifest]) -> None:

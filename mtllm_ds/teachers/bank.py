@@ -23,7 +23,7 @@ from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import dtype_of
 from mtllm_ds.models.lm_head import OutputHead, load_output_head
 from mtllm_ds.models.loading import choose_attention, load_llm
-from mtllm_ds.models.own_code import OwnCodeModel
+from mtllm_ds.models.own_code import OwnCodeModel, load_own_code
 from mtllm_ds.models.readers import LLMReader
 from mtllm_ds.teachers.outputs import outputs_of
 from mtllm_ds.teachers.storage import InShares, OnHost, Storage
@@ -144,10 +144,12 @@ def load_bank(settings: Settings, device: torch.device) -> TeacherBank | None:
     def load(language: str, model: TeacherModel) -> BankTeacher:
         own = teacher_llm(model, llm)
         try:
+            outputs = outputs_of(own)
+            tokens = student.meet(outputs)
+            if outputs.is_own_code:
+                return BankTeacher(load_own_code(own, dtype), None, tokens, student.size)
             reader = LLMReader(load_llm(own, attention, dtype))
-            return BankTeacher(
-                reader, load_output_head(own, reader, dtype), student.meet(outputs_of(own)), student.size
-            )
+            return BankTeacher(reader, load_output_head(own, reader, dtype), tokens, student.size)
         except UserError as error:
             raise UserError(str(error).replace("model.llm", f"objective.teacher_of.{language}")) from error
 

@@ -74,17 +74,21 @@ class InShares(Storage):
         super().__init__(module, device)
         for buffer in module.buffers():
             buffer.data = buffer.data.to(device)
-        self._parameters = list(module.parameters())
-        dtypes = {parameter.dtype for parameter in self._parameters}
-        self._shares = {dtype: Shares([p for p in self._parameters if p.dtype == dtype], device) for dtype in dtypes}
+        head = getattr(module, "head", None)
+        outliving = set(head.parameters()) if isinstance(head, nn.Module) else set()
+        # A loss holds on to the head after the release: in one buffer with the body it would hold that too.
+        groups: dict[tuple[bool, torch.dtype], list[nn.Parameter]] = {}
+        for parameter in module.parameters():
+            groups.setdefault((parameter in outliving, parameter.dtype), []).append(parameter)
+        self._shares = [(group, Shares(group, device)) for group in groups.values()]
         self.release()
 
     def bring(self) -> None:
-        for dtype, shares in self._shares.items():
-            own = [parameter for parameter in self._parameters if parameter.dtype == dtype]
-            for parameter, whole in zip(own, shares.gathered(), strict=True):
+        for group, shares in self._shares:
+            for parameter, whole in zip(group, shares.gathered(), strict=True):
                 parameter.data = whole
 
     def release(self) -> None:
-        for parameter in self._parameters:
-            parameter.data = torch.empty(0, dtype=parameter.dtype, device=self._device)
+        for group, _ in self._shares:
+            for parameter in group:
+                parameter.data = torch.empty(0, dtype=parameter.dtype, device=self._device)

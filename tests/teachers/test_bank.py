@@ -57,6 +57,17 @@ def test_shares_are_put_away_before_the_next_teacher_is_loaded(folders):
     assert all(parameter.numel() for parameter in bank.teacher("fra_Latn").parameters())
 
 
+def test_a_head_that_is_held_on_to_holds_nothing_of_a_body_in_shares(folders):
+    loaded = bank_of(folders, None)._teachers
+    bank = TeacherBank(loaded.items(), torch.device("cpu"), 1, in_shares=True)
+    own = set(loaded["deu_Latn"].head.parameters())
+    held = bank.teacher("deu_Latn").head.weight.detach()
+    size = sum(parameter.numel() for parameter in own)
+    bank.teacher("fra_Latn")
+    assert size > 0
+    assert held.untyped_storage().nbytes() == 4 * size
+
+
 def test_teachers_never_train(folders):
     bank = bank_of(folders, None)
     for code in LANGUAGES:

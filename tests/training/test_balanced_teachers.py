@@ -5,17 +5,20 @@ import re
 import shutil
 
 import pytest
-from transformers import AutoModelForMaskedLM
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from mtllm_ds.checkpoint.store import read_state
 from mtllm_ds.cluster.launch import join_cluster
+from mtllm_ds.data.stream.stream import EvalStream
 from mtllm_ds.errors import UserError
 from mtllm_ds.preflight.plan import check_run, describe_plan
 from mtllm_ds.training.runs import run_seeds
 from tests.distributed.ranks import PARTITIONED, RankError, ranks
 from tests.fixtures.hub import hub_at, push
-from tests.fixtures.masked_runs import build_language_shards, make_masked_run
+from tests.fixtures.masked_runs import SOURCES, build_language_shards, make_masked_run
 from tests.fixtures.models import save_masked_lm
+from tests.fixtures.own_code import give_own_model
 from tests.fixtures.runs import losses_of, rows_of, settings_of
 from tests.fixtures.tokenizers import save_bert_tokenizer
 
@@ -211,7 +214,62 @@ def test_a_teacher_whose_vocabulary_is_mapped(recipe, tmp_path):
     settings = run_on(1, recipe, "mapped", objective__min_coverage=0.2, **chosen)
     assert all(row["eval_teacher_nll/deu_Latn"] > 0 for row in rows_of(settings) if "eval_nll" in row)
     (line,) = [line for line in check_run(settings, 1).teachers if "deu_Latn" in line and "has" in line]
-    assert re.search(r"it has \d+\.\d% of the text's tokens, \d+ of 131 pieces", line)
+    (told,) = re.findall(r"it has (\d+\.\d)% of the text's tokens, \d+ of 131 pieces", line)
+    assert float(told) == pytest.approx(100 * share_of_pieces(recipe, other), abs=0.051)
+
+
+def share_of_pieces(recipe, teacher):
+    """Of the German pieces that are no special token, those whose letters the teacher's vocabulary has too."""
+    own = AutoTokenizer.from_pretrained(recipe.parent / "tokenizer")
+    pieces = AutoTokenizer.from_pretrained(teacher).get_vocab()
+    ids = [
+        i
+        for batch in EvalStream(str(recipe.parent / "train"), batch_size=8)
+        for row, mask, language in zip(batch.llm_ids, batch.llm_mask.bool(), batch.languages, strict=True)
+        if batch.language_codes[language] == "deu_Latn"
+        for i in row[mask].tolist()
+    ]
+    asked = [own.convert_ids_to_tokens(i) for i in ids if i not in own.all_special_ids]
+    has = [(piece[1:] if piece.startswith("▁") else f"##{piece}") in pieces for piece in asked]
+    assert asked
+    return sum(has) / len(has)
+
+
+def test_a_teacher_that_brings_its_own_code_teaches_as_the_known_one_does(recipe, tmp_path):
+    """A whole run, with the same weights once as a Llama and once as a class that comes with its folder."""
+    known = save_tiny_llama(shutil.copytree(recipe.parent / "tokenizer", tmp_path / "known"))
+    own = give_own_model(shutil.copytree(known, tmp_path / "own"))
+    chosen = {
+        "model__llm__config__model_type": "llama", "model__llm__bidirectional": "false", "objective__mask_share": 0.15,
+        **{f"objective__teacher_of__{code}__name": known for code in SOURCES}, "run__max_steps": 2,
+    }  # fmt: skip
+    expected = run_on(1, recipe, "known", **chosen)
+    chosen |= {
+        "objective__teacher_of__deu_Latn__name": own,
+        "objective__teacher_of__deu_Latn__trust_remote_code": "true",
+    }
+    found = run_on(1, recipe, "own", **chosen)
+    same_rows(expected, found)
+    assert all(row["eval_teacher_nll/deu_Latn"] > 0 for row in rows_of(found) if "eval_nll" in row)
+
+
+def save_tiny_llama(folder):
+    torch.manual_seed(5)
+    config = LlamaConfig(
+        vocab_size=131,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        initializer_range=0.2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_in_shares_one_teacher_is_whole_unless_more_are_asked_for(recipe):
+    assert settings_of(recipe, objective__shard_teachers="true").objective.bank.on_device == 1
+    assert settings_of(recipe).objective.bank.on_device is None
 
 
 def test_a_run_is_no_teacher_until_it_is_exported(recipe, alone):
