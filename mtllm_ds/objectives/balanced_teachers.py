@@ -178,10 +178,13 @@ class BalancedTeachers(Objective):
 
     def summarize(self, sums: Mapping[str, torch.Tensor], languages: Sequence[str]) -> dict[str, float]:
         """`loss`; of validation also `nll` (nats per token), `accuracy` and, with teachers, `kl` and `teacher_nll`; each of them by
-        language too, where there are several: `nll/deu_Latn` against `teacher_nll/deu_Latn` says what its teacher knows."""
+        language too, where there are several: `nll/deu_Latn` against `teacher_nll/deu_Latn` says what its teacher knows. Where
+        teachers lack some of the tokens, `shared_nll` is the student's over those that `teacher_nll` counts."""
         of = {"loss": "count"}
         if plain(sums["told"].sum()):
             of |= {"nll": "told", "right": "told"} | ({"kl": "told", "teacher_nll": "taught"} if self._bank else {})
+            if self._bank and plain(sums["taught"].sum()) < plain(sums["told"].sum()):
+                of["shared_nll"] = "taught"
         spelled = {name: {"right": "accuracy"}.get(name, name) for name in of}
         figures = {spelled[name]: _mean(sums[name].sum(), sums[count].sum()) for name, count in of.items()}
         for index, language in enumerate(languages if len(languages) > 1 else ()):

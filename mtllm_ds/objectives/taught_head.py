@@ -56,11 +56,11 @@ class Told(NamedTuple):
     losses: list[torch.Tensor]
     """Each group's part of it, detached"""
     figures: torch.Tensor | None
-    """(N, 5) float64 of `FIGURES`; 0 for what there is no teacher for"""
+    """(N, 6) float64 of `FIGURES`; 0 for what there is no teacher for"""
 
 
-FIGURES = ("nll", "right", "kl", "teacher_nll", "taught")
-"""`taught`: 1 where the teacher has the token, so that its `teacher_nll` counts"""
+FIGURES = ("nll", "right", "kl", "teacher_nll", "taught", "shared_nll")
+"""`taught`: 1 where the teacher has the token, so that its `teacher_nll` counts; `shared_nll`: the student's of those alone"""
 
 
 class TaughtHead(nn.Module):
@@ -144,7 +144,7 @@ class TaughtHead(nn.Module):
             if group.lesson is not None:
                 inside = slice(start - group.rows.start, rows.stop - group.rows.start)
                 kl, teacher_nll, taught = self._lesson_figures(logits, wanted[rows], group.lesson, inside)
-            yield [value.double() for value in (nll, right, kl, teacher_nll, taught)]
+            yield [value.double() for value in (nll, right, kl, teacher_nll, taught, nll * taught)]
 
     def _lesson_figures(
         self, logits: torch.Tensor, wanted: torch.Tensor, lesson: Lesson, rows: slice

@@ -22,6 +22,7 @@ from mtllm_ds.models.trained_head import load_trained_head
 from mtllm_ds.objectives.asked_tokens import MaskedTokens, Masking
 from mtllm_ds.objectives.balanced_teachers import BalancedTeachers
 from mtllm_ds.teachers.bank import BankTeacher, TeacherBank
+from mtllm_ds.teachers.storage import Storage
 from tests.fixtures.models import save_masked_lm
 
 CPU = torch.device("cpu")
@@ -48,9 +49,9 @@ def reader_and_head(place, dtype, trains=False):
     return reader, load_trained_head(settings, reader, dtype, seed=0)
 
 
-def bank_of(folder, dtype=torch.float64, on_device=None, teachers=TEACHERS):
+def bank_of(folder, dtype=torch.float64, on_device=None, teachers=TEACHERS, device=CPU):
     loaded = {code: BankTeacher(*reader_and_head(folder / name, dtype)) for code, name in teachers.items()}
-    return TeacherBank(loaded.items(), CPU, on_device)
+    return TeacherBank(loaded.items(), device, on_device)
 
 
 def masks_of(folder, **options):
@@ -159,6 +160,67 @@ def test_where_teachers_lie_changes_nothing(folder, on_device):
     assert objective(data).loss_sum.item() == objective_of(folder, bank_of(folder))(data).loss_sum.item()
     assert len(bank.resident) == on_device
     assert objective(data).loss_sum.item() == objective_of(folder, bank_of(folder))(data).loss_sum.item()
+
+
+class Poisoned(Storage):
+    """Weights that are NaN wherever their teacher was given back, or not yet asked for."""
+
+    released = 0
+
+    def __init__(self, module, device):
+        super().__init__(module, device)
+        self.homes = [(tensor, tensor.data.clone()) for tensor in (*module.parameters(), *module.buffers())]
+        self.release()
+
+    def bring(self):
+        for tensor, home in self.homes:
+            tensor.data = home.clone()
+
+    def release(self):
+        Poisoned.released += 1
+        for tensor, home in self.homes:
+            tensor.data = torch.full_like(home, float("nan")) if home.is_floating_point() else torch.zeros_like(home)
+
+
+@pytest.mark.parametrize("on_device", [1, 2])
+def test_nothing_reads_a_teacher_that_gave_way(folder, on_device, monkeypatch):
+    """Three languages over two steps of two forwards each, with every gradient."""
+    expected = two_steps(folder, bank_of(folder))
+    monkeypatch.setattr("mtllm_ds.teachers.bank.OnHost", Poisoned)
+    Poisoned.released = 0
+    found = two_steps(folder, bank_of(folder, on_device=on_device))
+    assert Poisoned.released > len(LANGUAGES) + 2, "teachers gave way to each other"
+    assert found[0] == expected[0]
+    assert all(torch.equal(one, other) for one, other in zip(found[1], expected[1], strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("on_device", [1, 2])
+def test_on_a_gpu_teachers_that_come_and_go_teach_the_same(folder, on_device):
+    cuda = torch.device("cuda")
+    expected = two_steps(folder, bank_of(folder, torch.float32, device=cuda), torch.float32, cuda)
+    found = two_steps(folder, bank_of(folder, torch.float32, on_device, device=cuda), torch.float32, cuda)
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    for one, other in zip(found[1], expected[1], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def two_steps(folder, bank, dtype=torch.float64, device=CPU):
+    """Losses of the forwards, and what the student's weights have become."""
+    objective = objective_of(folder, bank, dtype).to(device)
+    optimizer = torch.optim.SGD(objective.parameters(), lr=1e-2)
+    losses = []
+    for step in range(2):
+        objective.step_seed = step
+        for data in objective.prepare([batch(seed=2 * step), batch((2, 0, 1), seed=2 * step + 1)], None):
+            objective.count(data)
+            output = objective(data.to(device))
+            output.loss_sum.backward()
+            losses.append(output.loss_sum.item())
+        optimizer.step()
+        optimizer.zero_grad()
+    return losses, [parameter.detach() for parameter in objective.parameters()]
 
 
 def test_neither_packing_nor_cells_nor_company_changes_the_loss(folder):

@@ -81,7 +81,7 @@ def test_a_teacher_with_its_own_vocabulary(folder):
     )
     objective.eval()
     shown, masked = objective.asks.shown(data, objective._draw())
-    total, seen, told = 0.0, 0, 0.0
+    total, seen, told, shared = 0.0, 0, 0.0, 0.0
     for row in range(4):
         length, german = int(data.llm_mask[row].sum()), int(data.languages[row]) == 0
         ids, asked = shown[row, :length], masked[row, :length]
@@ -90,7 +90,8 @@ def test_a_teacher_with_its_own_vocabulary(folder):
             q = (model(input_ids=ids[None]).logits[0][asked] / T).softmax(-1)
             read = torch.tensor(tokens.reads)[ids] if german else ids
             logits = teachers[int(data.languages[row])](input_ids=read[None]).logits[0][asked]
-            nll = functional.cross_entropy(model(input_ids=ids[None]).logits[0][asked], wanted, reduction="sum")
+            each = functional.cross_entropy(model(input_ids=ids[None]).logits[0][asked], wanted, reduction="none")
+            nll = each.sum()
         p = (logits / T).softmax(-1)
         if german:
             q, p = (
@@ -100,6 +101,7 @@ def test_a_teacher_with_its_own_vocabulary(folder):
             has = torch.tensor(tokens.tells)[wanted]
             told += functional.cross_entropy(logits, has, ignore_index=-1, reduction="sum").item()
             seen += int((has >= 0).sum())
+            shared += each[has >= 0].sum().item()
         total += (ALPHA * T**2 * (p * (p / q).log()).sum() + (1 - ALPHA) * nll).item()
     with torch.no_grad():
         sums = objective(data).sums
@@ -107,6 +109,10 @@ def test_a_teacher_with_its_own_vocabulary(folder):
     assert float(sums["taught"][0]) == seen
     assert 0 < seen < float(sums["told"][0])
     assert float(sums["teacher_nll"][0]) == pytest.approx(told, rel=1e-10)
+    assert float(sums["shared_nll"][0]) == pytest.approx(shared, rel=1e-10)
+    figures = objective.summarize(sums, LANGUAGES)
+    assert figures["shared_nll/deu_Latn"] == pytest.approx(shared / seen, rel=1e-10)
+    assert figures["shared_nll/fra_Latn"] == figures["nll/fra_Latn"], "which has the student's vocabulary"
     training = objective.train()(data)
     training.loss_sum.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in objective.parameters())

@@ -4,7 +4,7 @@ Data sets give samples by their weights, and within each its languages by the mi
 of one source. With a single data set the sources are its languages.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,9 +36,10 @@ def mixed_sources(manifest: Manifest, mixing: MixingSettings, seed: int) -> Sour
     """The sources of a data set, or of several that were joined.
 
     Raises:
-        UserError: as `language_shares`; or a language has no byte premium.
+        UserError: as `language_shares`; or a language has no byte premium, or the rule has nothing to mix within any set.
     """
     parts = parts_of(manifest)
+    _check_it_mixes(mixing, [part for part, _ in parts])
     sizes = [_scaled_bytes(part, mixing.byte_premiums) if mixing.byte_premiums else None for part, _ in parts]
 
     def shares_by(rule: MixingRule) -> LanguageShares:
@@ -63,6 +64,17 @@ def mixed_sources(manifest: Manifest, mixing: MixingSettings, seed: int) -> Sour
         shares=shares_by(mixing),
         later=tuple((phase.from_step, shares_by(phase)) for phase in mixing.phases),
     )
+
+
+def _check_it_mixes(mixing: MixingSettings, parts: Sequence[Manifest]) -> None:
+    """A rule holds within each set: of sets of one language each, only their weights say who is read how often."""
+    rules = {rule.rule for rule in (mixing, *mixing.phases) if rule.samples_per_language is None}
+    without_effect = sorted(rules & {"balanced", "temperature"})
+    if len(parts) > 1 and without_effect and all(len(part.languages) == 1 for part in parts):
+        raise UserError(
+            f"data.mixing.rule={without_effect[0]}: has no effect where each data set holds one language, as it mixes languages "
+            "within a set; merge the sets (`mtllm-ds prepare merge`), or remove the rule and give the sets weights"
+        )
 
 
 def _scaled_bytes(part: Manifest, premiums: Mapping[str, float]) -> np.ndarray:

@@ -98,6 +98,26 @@ def test_batches_are_the_same_on_any_ranks_after_any_stop_and_metrics_count_sets
     assert told == whole.metrics() | {name: told[name] for name in told if name.startswith("padding/")}
 
 
+def test_a_rule_with_nothing_to_mix_is_refused(shard_settings, tmp_path):
+    """One set per language: balanced and temperature would read them by the sets' weights alone."""
+    sets = [
+        build_shards(replace(shard_settings, inputs=(own,)), tmp_path / str(number), num_workers=1)
+        for number, own in enumerate(shard_settings.inputs[:2])
+    ]
+    joined = join_data_sets(sets, (3.0, 1.0))
+    for mixing in (
+        {"rule": "balanced"},
+        {"rule": "temperature", "temperature": 2.0},
+        {"phases": [{"from_step": 2, "rule": "temperature", "temperature": 3.0}]},
+    ):
+        with pytest.raises(UserError, match=r"has no effect where each data set holds one language.*prepare merge"):
+            Order(joined, OrderSettings(mixing=MixingSettings(**mixing)), 0)
+    smallest = int(min(one.num_samples for one in sets))
+    limited = MixingSettings(rule="balanced", samples_per_language=smallest)
+    for mixing in (MixingSettings(), limited):
+        assert Order(joined, OrderSettings(mixing=mixing), 0).shares.shares == pytest.approx([0.75, 0.25])
+
+
 def test_a_cursor_names_every_set_and_its_weight(parts, joined):
     settings = OrderSettings(lanes=4)
     cursor = next(iter(TrainStream(joined, settings))).cursor
