@@ -70,7 +70,8 @@ def _check_it_mixes(mixing: MixingSettings, parts: Sequence[Manifest]) -> None:
     """A rule holds within each set: of sets of one language each, only their weights say who is read how often."""
     rules = {rule.rule for rule in (mixing, *mixing.phases) if rule.samples_per_language is None}
     without_effect = sorted(rules & {"balanced", "temperature"})
-    if len(parts) > 1 and without_effect and all(len(part.languages) == 1 for part in parts):
+    num_languages = len({code for part in parts for code in part.languages})
+    if num_languages > 1 and without_effect and all(len(part.languages) == 1 for part in parts):
         raise UserError(
             f"data.mixing.rule={without_effect[0]}: has no effect where each data set holds one language, as it mixes languages "
             "within a set; merge the sets (`mtllm-ds prepare merge`), or remove the rule and give the sets weights"
