@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from peft import PeftModel
 
 from mtllm_ds.checkpoint.trained import read_trained, tokenizer_specs
 from mtllm_ds.config.sections import LLMSettings
-from mtllm_ds.data.shards.manifest import TaskEntry
+from mtllm_ds.data.shards.manifest import ChatEntry, TaskEntry
 from mtllm_ds.data.text.padding import longest_first, padded
 from mtllm_ds.data.text.prompts import Prompt
 from mtllm_ds.data.text.task_encoding import EncodedItem, encode_item
@@ -27,6 +26,7 @@ from mtllm_ds.models.lm_head import OutputHead, load_output_head
 from mtllm_ds.models.readers import LLMReader, Reader, mean_pool, span_means
 from mtllm_ds.models.speaker import Speaker
 from mtllm_ds.models.stacked import StackedModel
+from mtllm_ds.models.turns import Turn
 from mtllm_ds.teachers.frozen_self import FrozenSelf
 
 Languages = str | Sequence[str]
@@ -72,6 +72,8 @@ class MTLLM:
         task: TaskEntry | None = None,
         head: TaskHead | None = None,
         llm: LLMSettings | None = None,
+        chat: ChatEntry | None = None,
+        layout: str = "replace",
     ) -> None:
         self.reader = reader
         self.task = task
@@ -79,8 +81,10 @@ class MTLLM:
         self._tokenizers = tokenizers
         self._head = head
         self._llm = llm
-        self._turn = _Turn()
-        self._making = _Turn()  # an encoding need not wait until a head is read
+        self._chat = chat
+        self._layout = layout
+        self._turn = Turn()
+        self._making = Turn()  # an encoding need not wait until a head is read
         self._speakers: dict[bool, Speaker] = {}
         self._lm_head: OutputHead | None = None
 
@@ -107,7 +111,9 @@ class MTLLM:
         head = None
         if trained.head is not None:
             head = head_from(trained.head, reader.hidden_size, f"model {folder}").to(place)
-        return cls(reader, tokenizers, place, trained.task, head, model.llm)
+        # A head that trained is a part of what is exported as a model of transformers, and of nothing that is read here.
+        llm_settings = model.llm if trained.lm_head is None else None
+        return cls(reader, tokenizers, place, trained.task, head, llm_settings, trained.chat, trained.layout)
 
     def __getstate__(self) -> dict[str, Any]:
         # Who writes is bound to this model's turns and weights: a copy makes its own.
@@ -239,8 +245,10 @@ class MTLLM:
         untrained = _plain_llm(reader, "generate_with_llm").untrained if plain else None
         with self._making:
             if plain not in self._speakers:
-                head = self._head_of(self._llm, reader)
-                self._speakers[plain] = Speaker(self._llm, reader, head, self._tokenizers, self._turn, untrained)
+                self._speakers[plain] = Speaker(
+                    self._llm, reader, self._head_of(self._llm, reader), self._tokenizers, self._turn, untrained,
+                    chat=self._chat, layout=self._layout,
+                )  # fmt: skip
             return self._speakers[plain]
 
     def _head_of(self, llm: LLMSettings, reader: StackedModel | LLMReader) -> OutputHead:
@@ -299,25 +307,6 @@ class MTLLM:
             with self._turn:
                 found = states(tokens, mask)
             yield rows, found, mask
-
-
-class _Turn:
-    """One forward at a time, whichever thread asks: `encode_with_llm` turns the adapters off that `encode` reads through.
-
-    A copy, or what another process unpickles, takes turns of its own.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-    def __reduce__(self) -> tuple[type[_Turn], tuple[()]]:
-        return _Turn, ()
 
 
 def _plain_llm(reader: StackedModel | LLMReader, asked: str) -> FrozenSelf:

@@ -85,7 +85,8 @@ def test_given_responses_are_told_as_each_alone_by_hand(stack):
     prompts, responses = speaker.read(PROMPTS, "deu_Latn"), [[5, 9, 6], [7], [8, 8, 3, 4, 11]]
     with torch.no_grad():
         heard = [
-            model.reader.embeddings(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long)) for ids in prompts
+            model.reader.embeddings(torch.tensor([one.encoder]), torch.ones(1, len(one), dtype=torch.long))
+            for one in prompts
         ]
     truth = told_by_hand(model, zip(heard, responses, strict=True))
     states = speaker.states_before(prompts, responses, batch_size=2)
@@ -101,7 +102,7 @@ def test_given_responses_are_told_by_the_plain_llm_as_before_training(stack, bas
     whole = AutoModelForCausalLM.from_pretrained(bases["llm"]).eval()
     speaker = MTLLM.from_pretrained(stack).speaker(plain=True)
     (prompt,), response = speaker.read(PROMPTS[:1], None), [5, 9, 6, 7]
-    truth = whole(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+    truth = whole(torch.tensor([prompt.llm + response])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
     (states,) = speaker.states_before([prompt], [response])
     torch.testing.assert_close(speaker.log_probs(states), truth, atol=1e-5, rtol=0)
 

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 import mtllm_ds
 from mtllm_ds import atomic
 from mtllm_ds.checkpoint.adapters import read_adapter, write_adapter
-from mtllm_ds.checkpoint.model import Trained, task_entry, trained_from_run
+from mtllm_ds.checkpoint.model import LAYOUT, Trained, chat_entry, task_entry, trained_from_run
 from mtllm_ds.checkpoint.model_card import model_card
 from mtllm_ds.config.sections import ConnectorSettings, EncoderSettings, LLMSettings, LoraSettings, ModelSettings
 from mtllm_ds.data.shards.manifest import TaskEntry
@@ -105,6 +105,8 @@ class Export:
             weights=weights,
             head=parts["head"] or None,
             task=self.task,
+            chat=chat_entry(self.config.get("chat")),
+            layout=self.config.get("layout", LAYOUT),
             lm_head=None,
             objective=str(self.objective),
             step=self.config["step"],
@@ -214,6 +216,8 @@ def _config(trained: Trained, families: Mapping[str, str]) -> dict[str, Any]:
         "reader": model.reader,
         "objective": trained.objective,
         "task": trained.task and asdict(trained.task),
+        "chat": trained.chat and asdict(trained.chat),
+        "layout": trained.layout,
         "bases": bases,
         "connector": model.connector.model_dump(mode="json"),
         "trainable": model.trainable if isinstance(model.trainable, str) else list(model.trainable),

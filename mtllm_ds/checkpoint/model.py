@@ -16,10 +16,13 @@ from mtllm_ds.checkpoint.retention import folder_to_use
 from mtllm_ds.checkpoint.store import CheckpointState, load_kept, load_trainable, read_state
 from mtllm_ds.config.load import parse_saved
 from mtllm_ds.config.sections import ModelSettings
-from mtllm_ds.data.shards.manifest import TaskEntry
+from mtllm_ds.data.shards.manifest import ChatEntry, TaskEntry
 from mtllm_ds.data.shards.targets import TeacherIdentity
 from mtllm_ds.errors import UserError
 from mtllm_ds.weight_names import HEAD, LM_HEAD, is_head, is_lm_head, own_name, part
+
+LAYOUT = "replace"
+"""Of models that nobody asked where the encoder's states stand."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,10 @@ class Trained:
     lm_head: dict[str, torch.Tensor] | None
     """fp32 tensors of the head of a language model that trained with it, but for a matrix tied to the input embeddings; None where
     none trained."""
+    chat: ChatEntry | None
+    """How the dialogues that it was trained on were put into words, where it was."""
+    layout: str
+    """Of a stack that goes on with responses: where the encoder's states stand (`objective.layout`)."""
     objective: str
     """Name of the objective it was trained by."""
     step: int
@@ -98,6 +105,8 @@ def trained_from_run(run: Path, step: int | None = None) -> Trained:
         weights=weights,
         head=head or None,
         task=task_entry(state.task),
+        chat=chat_entry(state.chat),
+        layout=getattr(settings.objective, "layout", LAYOUT),
         lm_head=part(tensors, LM_HEAD) if settings.objective.trains_lm_head else None,
         objective=settings.objective.name,
         step=state.step,
@@ -108,6 +117,11 @@ def trained_from_run(run: Path, step: int | None = None) -> Trained:
 def task_entry(content: Mapping[str, Any] | None) -> TaskEntry | None:
     """A task as JSON holds it."""
     return None if content is None else TaskEntry(content["name"], content["type"], tuple(content["labels"]))
+
+
+def chat_entry(content: Mapping[str, Any] | None) -> ChatEntry | None:
+    """What JSON holds of how dialogues are put into words."""
+    return None if content is None else ChatEntry(**content)
 
 
 def _with_bases(model: ModelSettings, state: CheckpointState) -> ModelSettings:

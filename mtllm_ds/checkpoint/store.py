@@ -55,6 +55,8 @@ class CheckpointState:
     """The newest validation figures."""
     task: dict[str, Any] | None = None
     """Name, type and labels of the task, where the run has a head."""
+    chat: dict[str, Any] | None = None
+    """How the dialogues that the run trains on are put into words, where it has some."""
 
 
 def checkpoint_root(settings: Settings) -> Path:

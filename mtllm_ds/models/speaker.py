@@ -12,17 +12,19 @@ from typing import Any
 import torch
 
 from mtllm_ds.config.sections import LLMSettings
+from mtllm_ds.data.shards.manifest import ChatEntry
+from mtllm_ds.data.text.chat import ChatSettings, DialogueTokenizer
 from mtllm_ds.data.text.padding import longest_first, padded
-from mtllm_ds.data.text.prompts import PromptReader, chat_tokenizer
+from mtllm_ds.data.text.prompts import PromptReader
 from mtllm_ds.data.text.tokenization import TextTokenizer, pretrained_tokenizer
 from mtllm_ds.draws import seed_of
 from mtllm_ds.errors import UserError
-from mtllm_ds.models.generation import causal_model, end_ids
+from mtllm_ds.models.generation import causal_model, end_ids, left_padded
 from mtllm_ds.models.generation_options import read_options
 from mtllm_ds.models.lm_head import OutputHead
 from mtllm_ds.models.readers import LLMReader, read_padded, token_embeddings
 from mtllm_ds.models.stacked import StackedModel
-from mtllm_ds.models.writer import Writer
+from mtllm_ds.models.writer import ReadPrompt, Writer
 
 _NEW_TOKENS = 256
 
@@ -31,7 +33,7 @@ class Speaker:
     """Responds to prompts, as the trained model or as the plain LLM in it.
 
     Attributes:
-        side: whose tokenizer reads the prompts
+        sides: who reads the prompts, in this order
     """
 
     def __init__(
@@ -42,10 +44,15 @@ class Speaker:
         tokenizers: Mapping[str, TextTokenizer],
         turn: AbstractContextManager[Any],
         plain: Callable[[], AbstractContextManager[Any]] | None = None,
+        *,
+        chat: ChatEntry | None = None,
+        layout: str = "replace",
     ) -> None:
         """
         Args:
             head: of the LLM, on its device
+            chat: how the dialogues that it learnt from are put into words, where it did
+            layout: of a stack, `prepend` where the LLM reads the prompt behind the encoder's states
             turn: held during every forward, as others use the same weights from other threads
             plain: makes the LLM the plain one inside, which then reads the prompts itself
 
@@ -55,12 +62,16 @@ class Speaker:
         self._reader = reader
         self._tokenizers = tokenizers
         self._around = _both(turn, plain or nullcontext)
-        self.side = "llm" if plain is not None else reader.side
         self._head = head
+        self._learnt = chat
+        is_stack = isinstance(reader, StackedModel) and plain is None
+        self.sides = [
+            side for side, reads in (("encoder", is_stack), ("llm", not is_stack or layout == "prepend")) if reads
+        ]
         self._model = causal_model(llm, reader, head, self._around)
         own = pretrained_tokenizer(tokenizers["llm"].spec)
-        self._writer = Writer(self._model, own, self._embed, tokenizers[self.side].pad_id)
-        self._own_ends = self._ends_of_turns(None)
+        self._writer = Writer(self._model, own, self._embed)
+        self._own_chat = self._chat(None)
 
     def respond(
         self,
@@ -81,13 +92,13 @@ class Speaker:
             batch_size: prompts at once
             seed: of what is drawn, where `do_sample=True`: a response depends on it, on the prompt's place in the list and on its
                 logits alone. None draws one from torch's generator
-            chat_template: Jinja, in place of the tokenizer's own
+            chat_template: Jinja, in place of the one that it learnt by, or the tokenizer's own
             options: of transformers' `generate`
         """
-        more = self._own_ends if chat_template is None else self._ends_of_turns(chat_template)
-        ends = end_ids(self._model, more) or [self._tokenizers["llm"].pad_id]
+        chat = self._own_chat if chat_template is None else self._chat(chat_template)
+        ends = end_ids(self._model, self._ends_of_turns(chat)) or [self._tokenizers["llm"].pad_id]
         _require_whole("batch_size", batch_size, 1)
-        rows = self.read(prompts, languages, chat_template)
+        rows = self._read(prompts, languages, chat)
         read = read_options(self._model, ends, self._num_new_tokens(rows, max_new_tokens), options)
         start = int(torch.randint(2**62, ())) if seed is None else _require_whole("seed", seed, 0)
         seeds = [seed_of(start, number) for number in range(len(rows))]
@@ -99,36 +110,41 @@ class Speaker:
 
     def read(
         self, prompts: Sequence[Any], languages: str | Sequence[str] | None, template: str | None = None
-    ) -> list[list[int]]:
-        """Ids of prompts; `template` is Jinja, in place of the tokenizer's own.
+    ) -> list[ReadPrompt]:
+        """Ids of prompts; `template` is Jinja, in place of the one that it learnt by, or the tokenizer's own.
 
         Raises:
             UserError: a prompt is empty, too long for an encoder, or its language has no tag.
         """
-        reader = PromptReader(self._tokenizers[self.side], template)
+        return self._read(prompts, languages, self._own_chat if template is None else self._chat(template))
+
+    def _read(self, prompts: Sequence[Any], languages: Any, chat: DialogueTokenizer | None) -> list[ReadPrompt]:
         codes = [languages] * len(prompts) if languages is None or isinstance(languages, str) else list(languages)
         if len(codes) != len(prompts):
             raise UserError(
                 f"lang: {len(codes)} languages for {len(prompts)} prompts; give one, or one for each prompt"
             )
-        rows = [
-            reader(prompt, code, f"prompts[{number}]")
-            for number, (prompt, code) in enumerate(zip(prompts, codes, strict=True))
-        ]
-        if self.side == "encoder":
+        by_side: dict[str, list[list[int]]] = {side: [[]] * len(prompts) for side in ("encoder", "llm")}
+        for side in self.sides:
+            reader = PromptReader(self._tokenizers[side], chat, learnt_dialogues=self._learns_chat)
+            by_side[side] = [
+                reader(prompt, code, f"prompts[{number}]")
+                for number, (prompt, code) in enumerate(zip(prompts, codes, strict=True))
+            ]
+        if "encoder" in self.sides:
             assert isinstance(self._reader, StackedModel)
-            for row, code in zip(rows, codes, strict=True):
+            for row, code in zip(by_side["encoder"], codes, strict=True):
                 self._reader.require_mean_of(row[0], code)
-        return rows
+        return [ReadPrompt(*row) for row in zip(by_side["encoder"], by_side["llm"], strict=True)]
 
     @torch.no_grad()
     def states_before(
-        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], batch_size: int = 8
+        self, prompts: Sequence[ReadPrompt], responses: Sequence[Sequence[int]], batch_size: int = 8
     ) -> list[torch.Tensor]:
         """Final states that tell each token of given responses: (n, D) of each, on the model's device.
 
         Args:
-            prompts: ids as `read` gives them, at least one each
+            prompts: as `read` gives them, at least one each
             responses: ids of the LLM's tokenizer
         """
         found: dict[int, torch.Tensor] = {}
@@ -148,37 +164,55 @@ class Speaker:
         return self._head(states).float().log_softmax(-1)
 
     def _joined(
-        self, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+        self, prompts: Sequence[ReadPrompt], responses: Sequence[Sequence[int]]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What is read of prompts with their responses behind them, (B, S, D), and the mask (B, S)."""
-        device = next(self._reader.trained_model.parameters()).device
-        ids, mask = (side.to(device) for side in padded(prompts, self._tokenizers[self.side].pad_id))
-        read = self._embed(ids, mask)
+        read, _ = left_padded(*self._embed(prompts))
         rows = []
         for place, response in enumerate(responses):
             told = token_embeddings(
-                self._reader.trained_model, torch.tensor([response], dtype=torch.long, device=device)
+                self._reader.trained_model, torch.tensor([response], dtype=torch.long, device=read.device)
             )
-            rows.append(torch.cat([read[place, : len(prompts[place])], told[0].to(read.dtype)]))
-        lengths = torch.tensor([len(row) for row in rows], device=device)
+            rows.append(torch.cat([read[place, read.shape[1] - len(prompts[place]) :], told[0].to(read.dtype)]))
+        lengths = torch.tensor([len(row) for row in rows], device=read.device)
         whole = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        return whole, (torch.arange(whole.shape[1], device=device) < lengths[:, None]).long()
+        return whole, (torch.arange(whole.shape[1], device=read.device) < lengths[:, None]).long()
 
     @torch.no_grad()
-    def _embed(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def _embed(self, prompts: Sequence[ReadPrompt]) -> tuple[torch.Tensor, torch.Tensor]:
+        device = next(self._reader.parameters()).device
+        parts, masks = [], []
         with self._around():
-            if self.side == self._reader.side:
-                return self._reader.embeddings(ids, mask)
-            return token_embeddings(self._reader.trained_model, ids)
+            for side in self.sides:
+                rows = [getattr(prompt, side) for prompt in prompts]
+                ids, mask = (tensor.to(device) for tensor in padded(rows, self._tokenizers[side].pad_id))
+                if side == "encoder":
+                    assert isinstance(self._reader, StackedModel)
+                    parts.append(self._reader.embeddings(ids, mask))
+                else:
+                    parts.append(token_embeddings(self._reader.trained_model, ids))
+                masks.append(mask)
+        return torch.cat([part.to(parts[0].dtype) for part in parts], 1), torch.cat(masks, 1)
 
-    def _ends_of_turns(self, template: str | None) -> list[int]:
-        """The token that ends an answer by the chat template, where there is one."""
-        tokenizer = self._tokenizers["llm"]
+    @property
+    def _learns_chat(self) -> bool:
+        return self._learnt is not None and self._learnt.template is not None
+
+    def _chat(self, template: str | None) -> DialogueTokenizer | None:
+        """How the LLM reads messages: by the template that is given, that it learnt by, or that its tokenizer has."""
+        tokenizer, learnt = self._tokenizers["llm"], self._learnt
+        if template is None and learnt is not None:
+            template = learnt.template
         if template is None and not tokenizer.has_chat_template:
-            return []
-        return [chat_tokenizer(tokenizer, template, "chat_template").end_id]
+            return None
+        system_prompt = None if learnt is None else learnt.system_prompt
+        return DialogueTokenizer(tokenizer, ChatSettings(template=template, system_prompt=system_prompt))
 
-    def _num_new_tokens(self, rows: Sequence[Sequence[int]], wanted: int | None) -> int:
+    def _ends_of_turns(self, chat: DialogueTokenizer | None) -> list[int]:
+        """Tokens that end a response: of the dialogues that it learnt, and by the template in use."""
+        return [*([] if self._learnt is None else [self._learnt.end_id]), *([] if chat is None else [chat.end_id])]
+
+    def _num_new_tokens(self, rows: Sequence[ReadPrompt], wanted: int | None) -> int:
         """Most tokens of a response; refused where a prompt leaves no room for them."""
         positions = getattr(self._model.config, "max_position_embeddings", None)
         longest = max(map(len, rows), default=0)

@@ -6,12 +6,13 @@ Shapes: B prompts, S tokens of the longest, D the width of the LLM's embeddings.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
@@ -22,8 +23,23 @@ from mtllm_ds.models.generation_options import GenerationOptions
 from mtllm_ds.models.quiet import quiet_transformers
 from mtllm_ds.models.sampling import Sampler
 
-Embed = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""(B, S) ids and mask -> (B, S, D)"""
+
+@dataclass(frozen=True)
+class ReadPrompt:
+    """A prompt as ids of those who read it."""
+
+    encoder: list[int]
+    """Empty where no encoder reads"""
+    llm: list[int]
+    """Empty where the encoder's states stand in place of the prompt"""
+
+    def __len__(self) -> int:
+        """What the LLM reads, in places."""
+        return len(self.encoder) + len(self.llm)
+
+
+Embed = Callable[[Sequence[Any]], tuple[torch.Tensor, torch.Tensor]]
+"""Prompts as the LLM reads them, padded anywhere: (B, S, D), (B, S)"""
 
 
 @dataclass(frozen=True)
@@ -38,24 +54,32 @@ class Response:
     """Whether only `max_new_tokens` ended it."""
 
 
+def token_rows(table: nn.Embedding, pad_id: int) -> Embed:
+    """How an LLM reads prompts that are lists of its own ids."""
+
+    def embed(rows: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        ids, mask = (side.to(table.weight.device) for side in padded(rows, pad_id))
+        return table(ids), mask
+
+    return embed
+
+
 class Writer:
     """Writes after prompts.
 
     Args:
         model: as `generation.causal_model` gives it
         tokenizer: transformers' own of the LLM
-        embed: prompts of padded ids, as the LLM reads them
-        pad_id: fills up shorter prompts
+        embed: prompts as the LLM reads them
     """
 
-    def __init__(self, model: Any, tokenizer: Any, embed: Embed, pad_id: int) -> None:
+    def __init__(self, model: Any, tokenizer: Any, embed: Embed) -> None:
         self.model = model
         self._tokenizer = tokenizer
         self._embed = embed
-        self._pad_id = pad_id
 
     def write(
-        self, prompts: Sequence[list[int]], seeds: Sequence[int], options: GenerationOptions, batch_size: int
+        self, prompts: Sequence[Sized], seeds: Sequence[int], options: GenerationOptions, batch_size: int
     ) -> list[Response]:
         """A response to each prompt; what is drawn depends on its own seed alone."""
         found: dict[int, Response] = {}
@@ -64,7 +88,7 @@ class Writer:
             found |= {row: self._response(ids, options) for row, ids in zip(rows, written.tolist(), strict=True)}
         return [found[row] for row in range(len(prompts))]
 
-    def stream(self, prompt: list[int], seed: int, options: GenerationOptions) -> Iterator[str]:
+    def stream(self, prompt: Sized, seed: int, options: GenerationOptions) -> Iterator[str]:
         """The response to one prompt, piece by piece as it is written. Who stops listening stops the writing."""
         said: SimpleQueue[list[int] | BaseException | None] = SimpleQueue()
         leave = threading.Event()
@@ -87,19 +111,17 @@ class Writer:
     @torch.no_grad()
     def _generate(
         self,
-        prompts: Sequence[list[int]],
+        prompts: Sequence[Sized],
         seeds: Sequence[int],
         options: GenerationOptions,
         streamer: BaseStreamer | None = None,
         until: StoppingCriteria | None = None,
     ) -> torch.Tensor:
         """(B, n) int64 tokens, filled up with a token that ends."""
-        device = self.model.get_output_embeddings().weight.device
-        ids, mask = (side.to(device) for side in padded(prompts, self._pad_id))
-        embeddings, mask = left_padded(self._embed(ids, mask), mask)
+        embeddings, mask = left_padded(*self._embed(prompts))
         processors = options.processors
         if options.sampling is not None:
-            processors.append(Sampler(options.sampling, torch.tensor(seeds, device=device)))
+            processors.append(Sampler(options.sampling, torch.tensor(seeds, device=mask.device)))
         criteria = [*(options.passed_on.get("stopping_criteria") or []), *([] if until is None else [until])]
         try:
             with quiet_transformers():

@@ -99,6 +99,7 @@ def open_run(settings: Settings, cluster: Cluster, resume: bool, console: Consol
         languages=plan.train.languages,
         bases=plan.bases,
         task=plan.task,
+        chat=plan.train.chat,
         kept=kept,
         sinks=_sinks(settings, cluster, start_step, console),
         preemption=Preemption(),

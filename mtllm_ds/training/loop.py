@@ -16,7 +16,7 @@ from mtllm_ds.cluster.agree import any_says, from_main, sum_over_ranks, together
 from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.cluster.zero import TrainableState
 from mtllm_ds.config.schema import Settings
-from mtllm_ds.data.shards.manifest import TaskEntry
+from mtllm_ds.data.shards.manifest import ChatEntry, TaskEntry
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.data.stream.stream import StepBatches, TrainStream
 from mtllm_ds.draws import seed_of
@@ -44,6 +44,7 @@ class Trainer:
     languages: Sequence[str]
     bases: dict[str, dict[str, str | None]]
     task: TaskEntry | None
+    chat: ChatEntry | None
     kept: dict[str, torch.Tensor]
     sinks: list[Sink]
     preemption: Preemption
@@ -198,6 +199,7 @@ class Trainer:
             bases=self.bases,
             metrics=self._eval,
             task=None if self.task is None else asdict(self.task),
+            chat=None if self.chat is None else asdict(self.chat),
         )
         root = checkpoint_root(self.settings)
         save_checkpoint(root, state, trainable, self.kept, self.cluster.is_main)

@@ -37,13 +37,12 @@ class WithHead(PooledAlignment):
         self.lm_head = head
 
 
-def built(recipe, **overrides):
+def built(recipe, world_size=1, **overrides):
     """Settings, plan, and the objective under them."""
-    cluster = join_cluster()
     settings = settings_of(recipe, model__llm__bidirectional="false", **overrides)
-    plan = check_run(settings, cluster.world_size)
+    plan = check_run(settings, world_size)
     with partitioned_loading(plan.ds_config):
-        student = build_reader(settings, cluster.device)
+        student = build_reader(settings, torch.device("cpu"))
     for name, parameter in student.named_parameters():
         if "lora_B" in name:  # as if trained
             parameter.data = (
@@ -85,7 +84,9 @@ def told(recipe, gather, writes, checkpointing, deepspeed=PARTITIONED, precision
 
     partition_parameters._dist_allgather_fn = counting
     cluster = join_cluster()
-    settings, plan, objective = built(recipe, training__deepspeed=deepspeed, training__precision=precision)
+    settings, plan, objective = built(
+        recipe, cluster.world_size, training__deepspeed=deepspeed, training__precision=precision
+    )
     if checkpointing:
         objective.student.trained_model.gradient_checkpointing_enable({"use_reentrant": False})
     engine = Engine(objective.train(), settings, plan.ds_config)

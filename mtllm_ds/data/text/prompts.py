@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mtllm_ds.data.text.chat import ChatSettings, DialogueTokenizer, Messages
+from mtllm_ds.data.text.chat import DialogueTokenizer, Messages
 from mtllm_ds.data.text.tokenization import TextTokenizer
 from mtllm_ds.errors import UserError
 
@@ -17,14 +17,14 @@ class PromptReader:
     """Ids of prompts for the side that reads them.
 
     An encoder reads the contents of messages one after the other, those of the system left out, as in shards of dialogues; an LLM
-    reads them by chat template. Nothing is ever cut.
+    reads them by chat template, and where it learnt dialogues also a text, as what a user says. Nothing is ever cut.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, template: str | None = None) -> None:
-        """`template`: Jinja, in place of the tokenizer's own."""
+    def __init__(self, tokenizer: TextTokenizer, chat: DialogueTokenizer | None, *, learnt_dialogues: bool) -> None:
+        """`chat`: how an LLM reads messages; None where nothing says so."""
         self._tokenizer = tokenizer
-        self._template = template
-        self._chat: DialogueTokenizer | None = None
+        self._chat = chat
+        self._learnt_dialogues = learnt_dialogues
 
     def __call__(self, prompt: Any, language: str | None, where: str) -> list[int]:
         """Ids of one prompt; `where` names it in errors.
@@ -34,6 +34,8 @@ class PromptReader:
         """
         tokenizer = self._tokenizer
         is_encoder = tokenizer.spec.side == "encoder"
+        if isinstance(prompt, str) and self._learnt_dialogues and not is_encoder:
+            prompt = [{"role": "user", "content": prompt}]
         if isinstance(prompt, str):
             ids = tokenizer([_text(prompt, where)], language)
         elif is_encoder:
@@ -48,19 +50,12 @@ class PromptReader:
 
     def _by_template(self, messages: Messages, where: str) -> list[int]:
         if self._chat is None:
-            self._chat = chat_tokenizer(self._tokenizer, self._template, where)
+            raise UserError(
+                f"{where}: messages need a chat template, and '{self._tokenizer.spec.name}' has none; give chat_template, or a text"
+            )
         if self._chat.spells_special([message["content"] for message in messages]):
             raise UserError(f"{where}: spells a special token of the chat template; leave that out")
         return self._chat.prompt_ids(messages)
-
-
-def chat_tokenizer(tokenizer: TextTokenizer, template: str | None, where: str) -> DialogueTokenizer:
-    """How an LLM reads messages; `UserError` where it has no template for them."""
-    if template is None and not tokenizer.has_chat_template:
-        raise UserError(
-            f"{where}: messages need a chat template, and '{tokenizer.spec.name}' has none; give chat_template, or a text"
-        )
-    return DialogueTokenizer(tokenizer, ChatSettings(template=template))
 
 
 def _turns(prompt: Any, where: str) -> list[str]:

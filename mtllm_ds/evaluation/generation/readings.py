@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+Prompts = Sequence[Any]
+"""As their reader reads them"""
 Ids = Sequence[Sequence[int]]
 
 
 class ReadsOn(Protocol):
     """A model that reads responses behind prompts, such as `mtllm_ds.models.speaker.Speaker`."""
 
-    def states_before(self, prompts: Ids, responses: Ids, batch_size: int = 8) -> list[torch.Tensor]:
+    def states_before(self, prompts: Prompts, responses: Ids, batch_size: int = 8) -> list[torch.Tensor]:
         """(n, D) states that tell each response's tokens."""
 
     def log_probs(self, states: torch.Tensor) -> torch.Tensor:
@@ -37,7 +39,9 @@ class Readings:
     """(N,) float64 KL(teacher || reader)"""
 
 
-def readings(reader: ReadsOn, prompts: Ids, responses: Ids, known: Sequence[torch.Tensor], batch_size: int) -> Readings:
+def readings(
+    reader: ReadsOn, prompts: Prompts, responses: Ids, known: Sequence[torch.Tensor], batch_size: int
+) -> Readings:
     """What responses are worth to a reader of prompts.
 
     Args:

@@ -20,7 +20,7 @@ from mtllm_ds.draws import seed_of
 from mtllm_ds.models.generation import end_ids
 from mtllm_ds.models.generation_options import read_options
 from mtllm_ds.models.loading import load_config, load_weights, weights_fingerprint
-from mtllm_ds.models.writer import Response, Writer
+from mtllm_ds.models.writer import Response, Writer, token_rows
 from mtllm_ds.transfer_sets.sdrrl.stages import Row, Stage
 
 Progress = Callable[[int, int], None]
@@ -117,9 +117,8 @@ class ChatModel:
 
     @cached_property
     def _writer(self) -> Writer:
-        embed = self.model.get_input_embeddings()
         own = pretrained_tokenizer(self.tokenizer.spec)
-        return Writer(self.model, own, lambda ids, mask: embed(ids), self.tokenizer.pad_id)
+        return Writer(self.model, own, token_rows(self.model.get_input_embeddings(), self.tokenizer.pad_id))
 
 
 def write_jobs(
