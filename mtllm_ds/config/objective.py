@@ -69,6 +69,8 @@ class ObjectiveSettings(Section):
     """Whether it has a head on the task of the shards."""
     packs: ClassVar[bool] = True
     """Whether it takes cells of packed samples (token budgets)."""
+    joins_rows: ClassVar[bool] = False
+    """Whether rows of the LLM are put together in training (states, prompt, response), so that no index tells their lengths."""
     teaches_direction: ClassVar[bool] = False
     """Whether it is what makes a causal LLM look both ways."""
     systems: ClassVar[Mapping[Student, str]] = {}

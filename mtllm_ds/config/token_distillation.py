@@ -59,6 +59,7 @@ class TokenDistillation(ObjectiveSettings):
     figures: ClassVar = {"loss": "lower", "nll": "lower", "kl": "lower"}
     optional_columns: ClassVar = ("student_prompt_ids", "sample_weight")
     trains_connector: ClassVar = True
+    joins_rows: ClassVar = True
 
     @property
     def teachers(self) -> tuple[TeacherKind, ...]:  # type: ignore[override]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
 from transformers import PretrainedConfig
 
 from mtllm_ds.config.sections import LLMSettings, ModelSettings
@@ -14,9 +13,8 @@ from mtllm_ds.models.from_scratch import draw_weights
 from mtllm_ds.models.lora import require_modules
 from mtllm_ds.models.packed import require_packing
 from mtllm_ds.models.probe import Probe
+from mtllm_ds.models.room import num_positions
 from mtllm_ds.models.text_models import probe_llm, text_model_class
-
-_LEARNED_POSITIONS = ("position_embeddings", "wpe")
 
 
 def check_llm(
@@ -65,16 +63,21 @@ def unprobed_warning(model: ModelSettings, found: Probe | None) -> list[str]:
 
 
 def require_room(llm: LLMSettings, config: PretrainedConfig, longest: int, where: str = "model.llm.name") -> None:
-    """Refuse texts of `longest` tokens where a model has learned fewer positions; rotary and relative positions have no end."""
-    text = config.get_text_config()
-    with torch.device("meta"):
-        model = text_model_class(text, llm)(copy.deepcopy(text))
-    for name, part in model.named_modules():
-        if isinstance(part, nn.Embedding) and name.rsplit(".", 1)[-1] in _LEARNED_POSITIONS:
-            room = int(config.get_text_config().max_position_embeddings)
-            room -= 0 if part.padding_idx is None else part.padding_idx + 1  # RoBERTa counts from there
-            if longest > room:
-                raise UserError(
-                    f"{where}={llm.name}: reads at most {room} tokens, and a sample has {longest}; prepare the shards with a "
-                    "smaller --max-length"
-                )
+    """Refuse texts of `longest` tokens where a model has fewer positions."""
+    room = num_positions(llm, config)
+    if room is not None and longest > room:
+        raise UserError(
+            f"{where}={llm.name}: reads at most {room} tokens, and a sample has {longest}; prepare the shards with a "
+            "smaller --max-length"
+        )
+
+
+def room_warning(llm: LLMSettings, config: PretrainedConfig, longest: int) -> list[str]:
+    """Said where rows of up to `longest` tokens, whose lengths no index tells, may be more than a model has positions."""
+    room = num_positions(llm, config)
+    if room is None or longest <= room:
+        return []
+    return [
+        f"model.llm.name={llm.name}: reads at most {room} tokens, and a prompt with its response may take {longest}, as max_length "
+        "allows; lower model.llm.max_length and model.encoder.max_length, or make sure that none does"
+    ]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
+
+from transformers import PretrainedConfig
 
 from mtllm_ds.checkpoint.model import Trained, task_entry
 from mtllm_ds.checkpoint.store import CheckpointState
@@ -25,7 +27,7 @@ from mtllm_ds.data.stream.order import Order
 from mtllm_ds.data.stream.schedule import cells_in_forward
 from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
-from mtllm_ds.models.checks import check_llm, require_room, unprobed_warning
+from mtllm_ds.models.checks import check_llm, require_room, room_warning, unprobed_warning
 from mtllm_ds.models.encoders import encoder_family
 from mtllm_ds.models.loading import base_fingerprint, llm_config
 from mtllm_ds.models.probe import Probe
@@ -126,8 +128,7 @@ def check_run(
         check_centring(settings, tokenizers["encoder"])
     for manifest in manifests:
         _check_data(manifest, tokenizers, read_all_shards)
-        if config is not None and llm_probe is not None and not llm_probe.failure:
-            require_room(model.given_llm, config, int(manifest.llm_lengths.max(initial=0)))
+    may_not_fit = _check_room(settings, config, manifests) if llm_probe is not None and not llm_probe.failure else []
     bank = check_bank(settings, manifests)
     bases = {**_bases(settings, tokenizers), **bank.bases}
     is_gone = resumed is not None and is_missing(settings.objective.teacher_run)
@@ -164,6 +165,7 @@ def check_run(
         warnings=[
             *unprobed_warning(settings.model, llm_probe),
             *warnings_of(settings, config),
+            *may_not_fit,
             *split_forwards(settings, world_size),
             *short_queue(order),
             *late,
@@ -267,6 +269,16 @@ def _check_data(manifest: Manifest, tokenizers: dict[str, TextTokenizer], read_a
         from mtllm_ds.data.shards.tar_shards import verify_shards
 
         verify_shards(manifest)
+
+
+def _check_room(settings: Settings, config: PretrainedConfig | None, manifests: Sequence[Manifest]) -> list[str]:
+    """Refuse samples that the LLM has no positions for; a warning where only training puts its rows together."""
+    assert config is not None
+    model, objective = settings.model, settings.objective
+    read = ("encoder", "llm") if model.reader == "stacked" else ("llm",)
+    longest = max(int(getattr(one, f"{side}_lengths").max(initial=0)) for one in manifests for side in read)
+    require_room(model.given_llm, config, longest)
+    return room_warning(model.given_llm, config, objective.longest_row(model)) if objective.joins_rows else []
 
 
 def _check_sides(manifest: Manifest, named: Collection[str]) -> None:
