@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import IO, Any
@@ -129,7 +130,11 @@ class Trainer:
     def _preview(self, step: int, index: int, batch: Batch) -> ObjectiveOutput:
         """One of a step's forwards as it will be, weights and draws alike, without gradient."""
         self.objective.count(batch)  # notes on the host what a forward must know, as before the real one
-        return self._forward(step, index, batch)
+        # Of forwards and backwards in turn DeepSpeed learns the order in which to gather ahead; where each backward follows a
+        # preview's forward and another, it would throw away what it learnt in every step.
+        alone = self.engine.micro_batches == 1
+        with self.engine.outside_forward(()) if alone else nullcontext():
+            return self._forward(step, index, batch)
 
     def _forward(self, step: int, index: int, batch: Batch) -> ObjectiveOutput:
         self._seed_forward(step, index)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from rich.console import Console
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from mtllm_ds.checkpoint.trained import read_trained
@@ -12,6 +13,7 @@ from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import load_reader
 from mtllm_ds.models.loading import load_llm
 from mtllm_ds.models.readers import mean_pool
+from mtllm_ds.training.assemble import open_run
 from mtllm_ds.training.runs import run_seeds
 from mtllm_ds.transfer_sets.merged_llm import write_merged
 from tests.distributed.ranks import PARTITIONED, ranks
@@ -72,6 +74,38 @@ def test_one_and_two_ranks_set_the_texts_of_a_step_against_each_other(recipe):
     for a, b in zip(rows_of(one), rows_of(two), strict=True):
         for name in a.keys() & {"grad_norm", "self_similarity", "eval_loss"}:
             assert b[name] == pytest.approx(a[name], rel=1e-4)
+
+
+def invalidations(recipe, overrides):
+    """On a rank: how often DeepSpeed threw away the order in which it gathers, in each step."""
+    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator as Coordinator
+
+    steps, original = [], Coordinator._invalidate_trace
+
+    def counting(self):
+        steps[-1] += 1
+        original(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Coordinator, "_invalidate_trace", counting)
+        trainer = open_run(settings_of(recipe, **overrides), join_cluster(), False, Console(quiet=True))
+        take = trainer._take_step
+        trainer._take_step = lambda *given: steps.append(0) or take(*given)
+        trainer.run()
+        trainer.close()
+    return steps
+
+
+@pytest.mark.parametrize("forwards", [1, 2])
+def test_a_look_ahead_leaves_the_order_of_gathers_known(recipe, forwards):
+    overrides = {
+        "run__output_dir": str(recipe.parent / f"order{forwards}"), "model__reader": "llm", "data__samples_per_cell": "1",
+        "data__cells_per_forward": "1", "data__lanes": str(2 * forwards), "run__max_steps": "6", "run__validate_every": "6",
+        "objective__name": "simcse", "objective__negatives": "step", "training__deepspeed": PARTITIONED,
+    }  # fmt: skip
+    for steps in ranks(2).run(invalidations, recipe, overrides):
+        assert len(steps) == 6
+        assert not any(steps[2:])
 
 
 def test_a_tied_table_is_gathered_for_head_and_embeddings(tmp_path):
