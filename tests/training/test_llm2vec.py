@@ -140,8 +140,8 @@ def test_the_merged_folder_is_the_adapted_llm(recipe, adapted, tmp_path):
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(untrained, expected, rtol=1e-2, atol=1e-2)
     assert AutoTokenizer.from_pretrained(folder)("the cells")["input_ids"]
-    with pytest.raises(UserError, match="exists; choose another folder"):
-        write_merged(adapted.run.output_dir, folder)
+    with pytest.raises(UserError, match="exists and was not written by `mtllm-ds export`; choose another folder"):
+        write_merged(adapted.run.output_dir, recipe.parent / "llm")
 
 
 def test_settings_that_do_not_fit(recipe):
