@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from mtllm_ds.cluster.agree import is_main_rank
+from mtllm_ds.config.data import DataSettings
 from mtllm_ds.config.names import lasting_name
 from mtllm_ds.config.objective import BankSettings
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.config.sections import LLMSettings
 from mtllm_ds.data.columns import LLM_IDS
 from mtllm_ds.data.shards.manifest import Manifest
-from mtllm_ds.data.shards.tar_shards import read_block
+from mtllm_ds.data.stream.block_cache import readable_blocks
 from mtllm_ds.data.text.token_map import TokenMap
 from mtllm_ds.data.text.vocabulary import vocabulary_of
 from mtllm_ds.errors import UserError
@@ -58,7 +60,7 @@ def check_bank(settings: Settings, manifests: Sequence[Manifest]) -> CheckedBank
         checked.bases[f"teacher_of.{language}"] = {
             "name": lasting_name(llm.name), "revision": llm.revision, "fingerprint": fingerprint,
         }  # fmt: skip
-        met = _met(f"{where}={llm.name}", student, teacher, bank, manifests[0], language)
+        met = _met(f"{where}={llm.name}", student, teacher, settings, manifests[0], language)
         lines.append(f"teacher of {language}: {llm.name}, {fingerprint}{met}")
     return CheckedBank(checked.bases, tuple(lines))
 
@@ -78,9 +80,11 @@ def _found(where: str, llm: LLMSettings, longest: int) -> tuple[Outputs, str]:
         raise UserError(message if where in message else f"{where}: {message}") from error
 
 
-def _met(where: str, student: Outputs, teacher: Outputs, bank: BankSettings, train: Manifest, language: str) -> str:
+def _met(where: str, student: Outputs, teacher: Outputs, settings: Settings, train: Manifest, language: str) -> str:
     if teacher.vocabulary == student.vocabulary:
         return ""
+    bank = settings.objective.bank
+    assert bank is not None
     if bank.min_coverage is None:
         raise UserError(
             f"{where}: its vocabulary is not the student's; take a teacher that was trained with the same tokenizer, or set "
@@ -88,7 +92,9 @@ def _met(where: str, student: Outputs, teacher: Outputs, bank: BankSettings, tra
         )
     tokens = student.meet(teacher)
     assert tokens is not None
-    covered = _coverage(tokens, vocabulary_of(student.tokenizer).is_special, train, language)
+    if not is_main_rank():  # once per run: it reads blocks of every language
+        return ""
+    covered = _coverage(tokens, vocabulary_of(student.tokenizer).is_special, train, language, settings.data)
     if covered < bank.min_coverage:
         raise UserError(
             f"{where}: its vocabulary has {covered:.1%} of the tokens of {language}, less than objective.min_coverage="
@@ -97,14 +103,15 @@ def _met(where: str, student: Outputs, teacher: Outputs, bank: BankSettings, tra
     return f"; it has {covered:.1%} of the text's tokens, {tokens.num_matched:,} of {student.size:,} pieces"
 
 
-def _coverage(tokens: TokenMap, is_special: np.ndarray, manifest: Manifest, language: str) -> float:
+def _coverage(tokens: TokenMap, is_special: np.ndarray, manifest: Manifest, language: str, data: DataSettings) -> float:
     """Share of a language's tokens that the map has, by some of its blocks, spread evenly.
 
     Of pieces of the text alone: the tokens around a text are in every map, and would hide what is missing in short lines.
     """
     blocks = np.flatnonzero(manifest.index.language == manifest.languages.index(language))
     chosen = blocks[np.linspace(0, len(blocks) - 1, min(len(blocks), _BLOCKS_READ)).astype(np.int64)]
-    rows: list[Any] = [read_block(manifest, int(block))[LLM_IDS] for block in chosen]
+    readable = readable_blocks(manifest, chosen.tolist(), data.on_error, data.max_skipped_share)
+    rows: list[Any] = [block[LLM_IDS] for block in readable]
     ids = np.concatenate([ragged.values for ragged in rows]).astype(np.int64)
     return tokens.coverage(ids[~is_special[ids]])
 

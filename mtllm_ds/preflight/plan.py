@@ -14,15 +14,16 @@ from mtllm_ds.checkpoint.model import Trained, task_entry
 from mtllm_ds.checkpoint.store import CheckpointState
 from mtllm_ds.cluster.agree import is_main_rank
 from mtllm_ds.cluster.deepspeed_settings import check_deepspeed
+from mtllm_ds.config.data import DataSettings
 from mtllm_ds.config.deepspeed import resolve_deepspeed, zero_stage
 from mtllm_ds.config.names import lasting_name
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.data.columns import check_columns
 from mtllm_ds.data.shards.dialogue_view import dialogue_lines
-from mtllm_ds.data.shards.joined import parts_of
+from mtllm_ds.data.shards.joined import first_blocks, parts_of
 from mtllm_ds.data.shards.manifest import Manifest, TaskEntry
-from mtllm_ds.data.shards.tar_shards import read_block
 from mtllm_ds.data.shards.targets import BlockTargets
+from mtllm_ds.data.stream.block_cache import readable_blocks
 from mtllm_ds.data.stream.order import Order
 from mtllm_ds.data.stream.schedule import cells_in_forward
 from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
@@ -159,7 +160,7 @@ def check_run(
         validation_targets=targets[1] if len(targets) > 1 else [],
         llm_probe=llm_probe,
         teachers=bank.lines,
-        dialogue=_dialogue_audit(manifests[0], tokenizers),
+        dialogue=_dialogue_audit(manifests[0], tokenizers, data),
         resumed=resumed,
         shares=share_lines(order, manifests[0], settings),
         warnings=[
@@ -202,12 +203,13 @@ def describe_plan(plan: RunPlan) -> str:
     return "\n".join(lines)
 
 
-def _dialogue_audit(train: Manifest, tokenizers: Mapping[str, TextTokenizer]) -> tuple[str, ...]:
+def _dialogue_audit(train: Manifest, tokenizers: Mapping[str, TextTokenizer], data: DataSettings) -> tuple[str, ...]:
     """Two readers that were given different templates learn nothing of each other, and no loss tells: it is shown."""
     if train.chat is None:
         return ()
     pieces = {side: tokenizer.pieces for side, tokenizer in tokenizers.items()}
-    return ("dialogue", *(f"  {line}" for line in dialogue_lines(read_block(train, 0), 0, pieces)))
+    block = next(readable_blocks(train, range(train.num_blocks), data.on_error, data.max_skipped_share))
+    return ("dialogue", *(f"  {line}" for line in dialogue_lines(block, 0, pieces)))
 
 
 def _batch_lines(plan: RunPlan) -> list[str]:
@@ -292,10 +294,13 @@ def _check_sides(manifest: Manifest, named: Collection[str]) -> None:
 
 def _check_columns(manifest: Manifest, settings: Settings) -> None:
     """Every sample brings what the objective reads, and nothing else: the columns of one block are those of all."""
-    objective = settings.objective
+    objective, data = settings.objective, settings.data
+    parts = [part for part, _ in parts_of(manifest)]
+    first = first_blocks(parts).tolist()
     written = {}
-    for part, _ in parts_of(manifest):
-        written[part.storage.root] = sorted(read_block(part, 0))
+    for part, start, end in zip(parts, first, first[1:], strict=False):
+        readable = readable_blocks(manifest, range(start, end), data.on_error, data.max_skipped_share)
+        written[part.storage.root] = sorted(next(readable))
         check_columns(
             written[part.storage.root],
             objective.columns_of(settings.model.reader),

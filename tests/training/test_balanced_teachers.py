@@ -10,11 +10,13 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, LlamaConfig, Llama
 
 from mtllm_ds.checkpoint.store import read_state
 from mtllm_ds.cluster.launch import join_cluster
+from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.stream.stream import EvalStream
 from mtllm_ds.errors import UserError
 from mtllm_ds.preflight.plan import check_run, describe_plan
 from mtllm_ds.training.runs import run_seeds
 from tests.distributed.ranks import PARTITIONED, RankError, ranks
+from tests.fixtures.damage import damage_block
 from tests.fixtures.hub import hub_at, push
 from tests.fixtures.masked_runs import SOURCES, build_language_shards, make_masked_run
 from tests.fixtures.models import save_masked_lm
@@ -216,6 +218,16 @@ def test_a_teacher_whose_vocabulary_is_mapped(recipe, tmp_path):
     (line,) = [line for line in check_run(settings, 1).teachers if "deu_Latn" in line and "has" in line]
     (told,) = re.findall(r"it has (\d+\.\d)% of the text's tokens, \d+ of 131 pieces", line)
     assert float(told) == pytest.approx(100 * share_of_pieces(recipe, other), abs=0.051)
+    shutil.copytree(settings.data.train, tmp_path / "train")
+    manifest = Manifest.load(tmp_path / "train")
+    damage_block(tmp_path / "train", manifest.index.language.tolist().index(manifest.languages.index("deu_Latn")))
+    chosen |= {"objective__min_coverage": 0.2, "data__train": tmp_path / "train"}
+    assert "sha256 differs" in refused(recipe, **chosen)
+    chosen |= {"data__on_error": "skip", "data__max_skipped_share": 0.9, "run__output_dir": tmp_path / "run"}
+    assert any(
+        "deu_Latn" in line and "of the text's tokens" in line
+        for line in check_run(settings_of(recipe, **chosen), 1).teachers
+    )
 
 
 def share_of_pieces(recipe, teacher):

@@ -88,11 +88,9 @@ class DamagedBlockError(UserError):
     """A block is missing, truncated or altered."""
 
     def __init__(self, manifest: Manifest, block: int, reason: str) -> None:
-        super().__init__(
-            f"damaged data in '{manifest.storage.root}': {manifest.describe_block(block)}: {reason}; "
-            "copy or prepare the shard anew, or set data.on_error: skip"
-        )
         self.block = block
+        self.fault = f"damaged data in '{manifest.storage.root}': {manifest.describe_block(block)}: {reason}"
+        super().__init__(f"{self.fault}; copy or prepare the shard anew, or set data.on_error: skip")
 
 
 def read_block(manifest: Manifest, block: int) -> Block:

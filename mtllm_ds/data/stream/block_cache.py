@@ -1,7 +1,7 @@
 """Samples by row number, whatever block they lie in."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -74,8 +74,36 @@ class BlockCache:
             if self._on_error == "fail":
                 raise
             self.skipped_blocks.add(block)
-            check_skipped(self._manifest, self.skipped_blocks, self._max_skipped_share, f"; the last: {error}")
+            check_skipped(self._manifest, self.skipped_blocks, self._max_skipped_share, f"; the last: {error.fault}")
             return None
+
+
+def readable_blocks(
+    manifest: Manifest, blocks: Iterable[int], on_error: OnError, max_skipped_share: float
+) -> Iterator[Block]:
+    """Some blocks in order: under `skip` those that are not damaged, and at least one.
+
+    Raises:
+        UserError: a block is damaged under `fail`; or under `skip` more than may be, or all of them.
+    """
+    skipped: set[int] = set()
+    num_read, fault = 0, ""
+    for block in blocks:
+        try:
+            columns = read_block(manifest, block)
+        except DamagedBlockError as error:
+            if on_error == "fail":
+                raise
+            skipped.add(block)
+            fault = f"; the last: {error.fault}"
+            check_skipped(manifest, skipped, max_skipped_share, fault)
+            continue
+        num_read += 1
+        yield columns
+    if not num_read:
+        raise UserError(
+            f"data set {manifest.storage.root}: all {len(skipped)} blocks that were looked at are damaged; prepare it anew{fault}"
+        )
 
 
 def check_skipped(manifest: Manifest, blocks: set[int], max_share: float, last: str = "") -> None:
