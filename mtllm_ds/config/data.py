@@ -63,7 +63,7 @@ class MixingSettings(MixingRule):
     @field_validator("byte_premiums", mode="before")
     @classmethod
     def _read_table(cls, value: Any) -> Any:
-        """The table itself goes into the settings, so that a run that is resumed needs no file and cannot meet another."""
+        """The table itself goes into the settings, so that a run whose file has changed since is refused on resume."""
         if not isinstance(value, str):
             return value
         try:
