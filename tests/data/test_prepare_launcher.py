@@ -32,7 +32,7 @@ def test_wrong_tag_and_empty_file(tmp_path, sides):
     result = prepare("shards", "--input", text, "--language", "ell_Latn", *sides, "--output", output)
     assert_one_line(result, "ell_Latn", "ell_Grek")
     result = prepare("shards", "--input", text, empty, "--language", "eng_Latn", *sides, "--output", output)
-    assert_one_line(result, "empty.jsonl' is empty")
+    assert_one_line(result, "empty.jsonl: is empty; leave it out")
     assert not output.exists()
 
 

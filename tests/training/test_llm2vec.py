@@ -163,7 +163,10 @@ def test_settings_that_do_not_fit(recipe):
             {"model__attention": "flash_attention_4", "training__precision": "bf16"},
             "flash attention 4 has no dropout; set model.attention=sdpa",
         ),
-        ({"objective__mask_share": "0.5"}, "it belongs to objective.name=masked_next_token; remove it"),
+        (
+            {"objective__mask_share": "0.5"},
+            "it belongs to objective.name=masked_next_token or balanced_teachers; remove it",
+        ),
         ({"objective__token_weight": "0.5"}, "it belongs to objective.name=pooled_alignment; remove it"),
         ({"objective__select_by": "accuracy"}, "no figure of objective.name=simcse"),
         ({"data__targets": "t"}, "data.targets=t: has no effect with objective.name=simcse"),
