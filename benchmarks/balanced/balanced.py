@@ -19,8 +19,9 @@ from benchmarks.balanced.budgets import BUDGETS
 from benchmarks.balanced.data import require_text
 from benchmarks.balanced.plan import Plan
 from benchmarks.balanced.students import Place
+from benchmarks.step_options import add_step_options, print_report
 from benchmarks.steps import Steps, chosen_steps, describe, require_same
-from mtllm_ds.command_line import Parser, positive_float, positive_int, quiet_libraries, run_and_exit
+from mtllm_ds.command_line import Parser, positive_int, quiet_libraries, run_and_exit
 
 
 def parse() -> argparse.Namespace:
@@ -30,24 +31,8 @@ def parse() -> argparse.Namespace:
     add(
         "--text", type=Path, default=Path("assets/text"), help="folder of CODE.tsv.xz (English, a tab, the translation)"
     )
-    add("--output", type=Path, help="folder of the steps (default runs/balanced/BUDGET)")
-    add(
-        "--results",
-        type=Path,
-        help="folder of the report (default benchmarks/results/balanced/BUDGET; smoke: OUTPUT/report)",
-    )
-    add("--device", choices=("cpu", "cuda"), default="cpu")
-    add("--precision", choices=("fp32", "bf16"), default="fp32", help="of training")
-    add(
-        "--only",
-        nargs="+",
-        default=[],
-        metavar="STEP",
-        help="run only these steps, by name or folder, and what they need",
-    )
     add("--jobs", type=positive_int, help="steps at a time (default: the budget's)")
-    add("--minutes", type=positive_float, help="end after so many, and go on another time (default: the budget's)")
-    add("--dry-run", action="store_true", help="print the plan and exit")
+    add_step_options(parser, "balanced", precision="fp32")
     return parser.parse_args()
 
 
@@ -79,8 +64,7 @@ def main() -> int:
     default = root / "report" if budget.name == "smoke" else Path("benchmarks/results/balanced") / budget.name
     folder = options.results or default
     verdict = write_balanced_report(plan, folder)
-    console.print((folder / "table.md").read_text(encoding="utf-8"), highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{verdict.line}\nreport: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+    print_report(console, folder, verdict.line)
     return 0
 
 

@@ -17,8 +17,9 @@ from rich.console import Console
 
 from benchmarks.generative.budgets import BUDGETS
 from benchmarks.generative.plan import Plan
+from benchmarks.step_options import add_step_options, print_report
 from benchmarks.steps import Steps, chosen_steps, describe, require_same
-from mtllm_ds.command_line import Parser, positive_float, quiet_libraries, run_and_exit
+from mtllm_ds.command_line import Parser, quiet_libraries, run_and_exit
 
 
 def parse() -> argparse.Namespace:
@@ -29,19 +30,9 @@ def parse() -> argparse.Namespace:
     add(
         "--models", type=Path, default=Path("runs/public"), help="folder of `make public-models`; written where missing"
     )
-    add("--output", type=Path, help="folder of the steps (default runs/generative/BUDGET)")
-    add(
-        "--results",
-        type=Path,
-        help="folder of the report (default benchmarks/results/generative/BUDGET; smoke: OUTPUT/report)",
-    )
-    add("--device", choices=("cpu", "cuda"), default="cpu")
-    add("--precision", choices=("fp32", "bf16"), default="bf16", help="of training")
     add("--parallel", action="store_true", help="half of the training prompts are human translations, not English")
-    add("--only", nargs="+", default=[], metavar="STEP", help="run only these steps, and what they need")
-    add("--minutes", type=positive_float, default=float("inf"), help="end after so many, and go on another time")
-    add("--dry-run", action="store_true", help="print the plan and exit")
-    return parser.parse_args()  # fmt: skip
+    add_step_options(parser, "generative", precision="bf16")
+    return parser.parse_args()
 
 
 def main() -> int:
@@ -63,7 +54,7 @@ def main() -> int:
         "text": str(options.text), "precision": options.precision, "parallel": options.parallel, "device": options.device,
     }  # fmt: skip
     require_same(root / "settings.json", {"budget": asdict(budget), **settings})
-    steps.run(chosen, 60 * options.minutes, ends_there=True)
+    steps.run(chosen, 60 * (options.minutes or float("inf")), ends_there=True)
     left = [step for step in plan.steps if not steps.is_done(step)]
     if left:
         console.print(f"{len(left)} steps are left, start again to go on", highlight=False)
@@ -73,8 +64,7 @@ def main() -> int:
     default = root / "report" if budget.name == "smoke" else Path("benchmarks/results/generative") / name
     folder = options.results or default
     verdict = write_generative_report(plan, folder)
-    console.print((folder / "table.md").read_text(encoding="utf-8"), highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{verdict.line}\nreport: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+    print_report(console, folder, verdict.line)
     return 0
 
 

@@ -168,6 +168,8 @@ def test_stopping_meets_processes_that_ended_and_signals_that_come_again(tmp_pat
     steps._running.add(ended)
     with steps._lock:  # as if a second signal came inside
         steps._stop()
+    assert steps._stopping
+    assert ended.returncode == 0
 
 
 def test_another_device_is_another_run(tmp_path):
