@@ -17,7 +17,7 @@ def add_step_options(parser: argparse.ArgumentParser, benchmark: str, *, precisi
     results = f"folder of the report (default benchmarks/results/{benchmark}/BUDGET; smoke: OUTPUT/report)"
     add("--results", type=Path, help=results)
     add("--device", choices=("cpu", "cuda"), default="cpu")
-    add("--precision", choices=("fp32", "bf16"), default=precision, help="of training")
+    add("--precision", choices=("fp32", "bf16"), default=precision, help="that the models compute in")
     only = "run only these steps, by name or folder, and what they need"
     add("--only", nargs="+", default=[], metavar="STEP", help=only)
     add(

@@ -48,13 +48,13 @@ CPU = Budget(
     languages=(
         "deu_Latn", "fra_Latn", "jpn_Jpan", "khm_Khmr", "rus_Cyrl", "spa_Latn", "tur_Latn", "vie_Latn", "zho_Hans", "gaz_Latn",
     ),
-    num_heldout=200,
+    num_heldout=128,
     num_train=8_000,
-    num_valid=128,
+    num_valid=96,
     steps=750,
     samples_per_step=32,
     samples_per_forward=8,
-    tokens_per_second=100,
+    tokens_per_second=200,
     seconds_per_sample=0.4,
 )  # fmt: skip
 """Two quiet cores, some hours."""

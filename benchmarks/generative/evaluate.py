@@ -23,7 +23,8 @@ from benchmarks.generative.responses import asked
 from benchmarks.quality.text.folder_text import read_jsonl
 from mtllm_ds.atomic import write_json
 from mtllm_ds.cluster.launch import join_cluster_if_launched, leave_cluster
-from mtllm_ds.command_line import Parser, run_and_exit
+from mtllm_ds.cluster.precision import reading_dtype
+from mtllm_ds.command_line import Parser, add_precision, run_and_exit
 from mtllm_ds.evaluation.generation.readings import Readings, readings
 from mtllm_ds.evaluation.generation.texts import answer_figures
 from mtllm_ds.inference import MTLLM
@@ -39,7 +40,7 @@ READINGS = {
     "english": "LLM, the English original",
 }
 """Who reads what before the response; the last is the teacher itself"""
-BATCH_SIZE = 8
+BATCH_SIZE = 32
 
 
 def main() -> int:
@@ -49,12 +50,14 @@ def main() -> int:
     parser.add_argument("--responses", type=Path, required=True, help="folder of responses")
     parser.add_argument("--budget", choices=list(BUDGETS), required=True)
     parser.add_argument("--output", type=Path, required=True)
+    add_precision(parser)
     options = parser.parse_args()
     budget = BUDGETS[options.budget]
     responses = {row["id"]: row for row in read_jsonl(options.responses / "heldout.jsonl")}
     prompts = [row for row in read_jsonl(options.text / "heldout.jsonl") if row["id"] in responses]
     cluster = join_cluster_if_launched()
-    model = MTLLM.from_pretrained(options.model, device=cluster.device)
+    dtype = reading_dtype(options.precision, cluster.device)
+    model = MTLLM.from_pretrained(options.model, device=cluster.device, dtype=dtype)
     stack, llm = model.speaker(plain=False), model.speaker(plain=True)
     english = [row for row in prompts if row["language"] == ENGLISH]
     ids = [responses[row["id"]]["ids"] for row in english]

@@ -34,12 +34,21 @@ class Plan:
         budget, text, responses = self.budget, self.folder("text"), self.folder("responses")
         self._add("models", [python("-m", "benchmarks.public_models.write", "--out", self.models)], [], 120)
         given = ["--budget", budget.name]
+        computes = ["--precision", self.precision]
         more = ["--parallel"] if self.parallel else []
         read = python("-m", "benchmarks.generative.data", "--text", self.text, *given, *more, "--output", text)
         self._add("text", [read], [], 10)
         tokens = budget.num_train * budget.train_tokens + budget.num_heldout * budget.heldout_tokens
         written = self._ranks(
-            "benchmarks.generative.responses", "--text", text, *given, "--llm", self.llm, "--output", responses
+            "benchmarks.generative.responses",
+            "--text",
+            text,
+            *given,
+            *computes,
+            "--llm",
+            self.llm,
+            "--output",
+            responses,
         )
         self._add("responses", [written], ["models", "text"], _PROCESS_SECONDS + tokens / budget.tokens_per_second)
         shards = [
@@ -49,7 +58,7 @@ class Plan:
         seconds = budget.steps * budget.samples_per_step * budget.seconds_per_sample
         self.steps.append(Step("stack", self._training, ("shards",), 3 * _PROCESS_SECONDS + seconds))
         asked = self._ranks(
-            "benchmarks.generative.evaluate", "--model", self.model, "--text", text, "--responses", responses, *given,
+            "benchmarks.generative.evaluate", "--model", self.model, "--text", text, "--responses", responses, *given, *computes,
             "--output", self.scores,
         )  # fmt: skip
         prompts = budget.num_heldout * (len(budget.languages) + 1)

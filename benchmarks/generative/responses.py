@@ -16,7 +16,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from benchmarks.generative.budgets import BUDGETS
@@ -25,7 +24,8 @@ from benchmarks.quality.text.folder_text import read_jsonl
 from mtllm_ds.atomic import write_json
 from mtllm_ds.cluster.agree import wait_for_all
 from mtllm_ds.cluster.launch import Cluster, join_cluster_if_launched, leave_cluster
-from mtllm_ds.command_line import Parser, run_and_exit
+from mtllm_ds.cluster.precision import reading_dtype
+from mtllm_ds.command_line import Parser, add_precision, run_and_exit
 from mtllm_ds.data.text.chat import ChatSettings, Messages
 from mtllm_ds.languages import ENGLISH
 from mtllm_ds.transfer_sets.sdrrl.chat_model import ChatModel, Generation, Job, provenance, write_jobs
@@ -33,7 +33,7 @@ from mtllm_ds.transfer_sets.sdrrl.stages import Stage
 
 INSTRUCTION = "Explain this sentence from a software manual in your own words: "
 LEAST_TOKENS = 4
-BATCH_SIZE = 16
+BATCH_SIZE = 64
 
 
 def main() -> int:
@@ -41,10 +41,11 @@ def main() -> int:
     parser.add_argument("--text", type=Path, required=True, help="folder of the step before")
     parser.add_argument("--budget", choices=list(BUDGETS), required=True)
     parser.add_argument("--llm", required=True)
+    add_precision(parser)
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     budget, cluster = BUDGETS[options.budget], join_cluster_if_launched()
-    dtype = torch.bfloat16 if cluster.device.type == "cuda" else torch.float32
+    dtype = reading_dtype(options.precision, cluster.device)
     llm = ChatModel(
         options.llm, ChatSettings(), revision=None, trust_remote_code=False, device=cluster.device, dtype=dtype
     )
