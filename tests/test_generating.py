@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from mtllm_ds import MTLLM, inference
+from mtllm_ds import MTLLM
 from mtllm_ds.data.text.chat import ChatSettings, DialogueTokenizer
 from mtllm_ds.errors import UserError
+from mtllm_ds.inference import speakers
 from mtllm_ds.models.lm_head import load_output_head
 from mtllm_ds.models.readers import LLMReader
 from tests.fixtures.exports import make_export
@@ -43,7 +44,7 @@ def llm(bases, tmp_path_factory):
 def by_hand(model, prompt, lang):
     """Greedy: all states anew for each token, the head by itself. Returns text and ids."""
     reader, tokenizer = model.reader, model._tokenizers["llm"]
-    head = load_output_head(model._llm, reader, torch.float32)
+    head = load_output_head(model._speakers._llm, reader, torch.float32)
     ids = torch.tensor([model._tokenizer([prompt], lang)])
     rows = reader.embeddings(ids, torch.ones_like(ids))
     body = reader.llm.base_model.model
@@ -70,7 +71,7 @@ def test_greedy_text_is_that_of_a_loop_by_hand(kind, lang, request):
 @torch.no_grad()
 def told_by_hand(model, rows):
     """Log-probabilities (n, V) behind prompts' embeddings (1, S, D), each response alone."""
-    head, body = load_output_head(model._llm, model.reader, torch.float32), model.reader.llm.base_model.model
+    head, body = load_output_head(model._speakers._llm, model.reader, torch.float32), model.reader.llm.base_model.model
     found = []
     for read, response in rows:
         whole = torch.cat([read, body.get_input_embeddings()(torch.tensor([response]))], 1)
@@ -176,7 +177,7 @@ def test_writing_ends_with_a_stop_string(stack):
 def test_no_token_ends_what_is_written_where_none_is_asked_for(stack):
     model = MTLLM.from_pretrained(stack)
     model.generate(["a"], "deu_Latn", max_new_tokens=1)
-    writer = model._speakers[False]._writer
+    writer = model.speaker(plain=False)._writer
     free = [model.generate([prompt], "deu_Latn", max_new_tokens=NEW) for prompt in PROMPTS]
     first = [response.ids[1] for response in _written(model, max_new_tokens=NEW, eos_token_id=None)]
     writer.model.generation_config.eos_token_id = first  # as if the LLM's own settings ended its texts there
@@ -192,7 +193,7 @@ def test_no_token_ends_what_is_written_where_none_is_asked_for(stack):
 
 def _written(model, **options):
     """Responses to the prompts, as the trained model's writer gives them."""
-    speaker, found = model._speakers[False], []
+    speaker, found = model.speaker(plain=False), []
     write = speaker._writer.write
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(speaker._writer, "write", lambda *given: found.extend(write(*given)) or found)
@@ -205,7 +206,7 @@ def test_messages_are_read_by_template_and_by_the_encoder_without_it(stack, llm)
     spoken = MTLLM.from_pretrained(llm)
     tokenizer = spoken._tokenizers["llm"]
     chat = DialogueTokenizer(tokenizer, ChatSettings(template=TEMPLATE))
-    head = load_output_head(spoken._llm, spoken.reader, torch.float32)
+    head = load_output_head(spoken._speakers._llm, spoken.reader, torch.float32)
     ids = chat.prompt_ids(asked)
     with torch.no_grad():
         first = int(
@@ -292,7 +293,7 @@ def test_a_model_whose_own_weights_trained_holds_no_plain_llm(llm):
     adapted = MTLLM.from_pretrained(llm)
     expected = adapted.generate(PROMPTS, max_new_tokens=NEW)
     reader = LLMReader(adapted.reader.llm.merge_and_unload())
-    model = MTLLM(reader, adapted._tokenizers, adapted.device, llm=adapted._llm)
+    model = MTLLM(reader, adapted._tokenizers, adapted.device, llm=adapted._speakers._llm)
     assert model.generate(PROMPTS, max_new_tokens=NEW) == expected
     with pytest.raises(
         UserError, match=r"^generate_with_llm: this model.s LLM trained its own weights: .* load that alone$"
@@ -302,11 +303,11 @@ def test_a_model_whose_own_weights_trained_holds_no_plain_llm(llm):
 
 def test_the_output_head_is_read_once(stack, monkeypatch):
     model, read = MTLLM.from_pretrained(stack), []
-    monkeypatch.setattr(inference, "load_output_head", lambda *given: read.append(1) or load_output_head(*given))
+    monkeypatch.setattr(speakers, "load_output_head", lambda *given: read.append(1) or load_output_head(*given))
     for ask in (model.generate_with_llm, model.generate, model.generate):
         ask(PROMPTS[:1], **({} if ask == model.generate_with_llm else {"lang": "deu_Latn"}), max_new_tokens=1)
     assert read == [1]
-    heads = [speaker._model.get_output_embeddings().weight for speaker in model._speakers.values()]
+    heads = [speaker._model.get_output_embeddings().weight for speaker in model._speakers._made.values()]
     assert heads[0] is heads[1]
     assert pickle.loads(pickle.dumps(model)).generate(PROMPTS[:1], "deu_Latn", max_new_tokens=1)
 

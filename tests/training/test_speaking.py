@@ -38,7 +38,7 @@ def by_hand(model, sides):
     if "llm" in sides:
         ids = DialogueTokenizer(llm, CHAT).prompt_ids([{"role": "user", "content": TEXT}])
         read.append(token_embeddings(reader.llm, torch.tensor([ids])))
-    head = load_output_head(model._llm, reader, torch.float32)
+    head = load_output_head(model._speakers._llm, reader, torch.float32)
     rows, written = torch.cat(read, 1), []
     while len(written) < NEW:
         token = int(head(reader.llm.base_model.model(inputs_embeds=rows).last_hidden_state[0, -1]).argmax())

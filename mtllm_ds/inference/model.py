@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, overload
+from typing import Any, Literal, overload
 
 import torch
-from peft import PeftModel
 
 from mtllm_ds.checkpoint.trained import read_trained, tokenizer_specs
 from mtllm_ds.config.sections import LLMSettings
@@ -18,39 +16,27 @@ from mtllm_ds.data.text.prompts import Prompt
 from mtllm_ds.data.text.task_encoding import EncodedItem, encode_item
 from mtllm_ds.data.text.tokenization import TextTokenizer, load_text_tokenizer
 from mtllm_ds.errors import UserError
+from mtllm_ds.inference.given import (
+    AnyItem,
+    Languages,
+    PlainItem,
+    check_batch_size,
+    check_item,
+    checked_texts,
+    listed_prompts,
+    one_each,
+    usable_device,
+)
+from mtllm_ds.inference.speakers import Speakers, plain_llm
 from mtllm_ds.languages import check_language
 from mtllm_ds.models.build import load_reader, located
-from mtllm_ds.models.generation import require_causal
 from mtllm_ds.models.heads import TaskHead, head_from, task_scores
-from mtllm_ds.models.lm_head import OutputHead, load_output_head
-from mtllm_ds.models.readers import LLMReader, Reader, mean_pool, span_means
+from mtllm_ds.models.readers import Reader, mean_pool, span_means
 from mtllm_ds.models.speaker import Speaker
 from mtllm_ds.models.stacked import StackedModel
 from mtllm_ds.models.turns import Turn
-from mtllm_ds.teachers.frozen_self import FrozenSelf
 
-Languages = str | Sequence[str]
 States = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-class AnyItem(Protocol):
-    """What `MTLLM.predict` asks of an item."""
-
-    @property
-    def segments(self) -> tuple[str, ...]:
-        """The text; or premise and hypothesis; or passage and question."""
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """Multiple choice only."""
-
-
-@dataclass(frozen=True)
-class PlainItem:
-    """Text, or texts that belong together, and the options of a multiple choice."""
-
-    segments: tuple[str, ...]
-    options: tuple[str, ...] = ()
 
 
 class MTLLM:
@@ -80,13 +66,8 @@ class MTLLM:
         self.device = device
         self._tokenizers = tokenizers
         self._head = head
-        self._llm = llm
-        self._chat = chat
-        self._layout = layout
         self._turn = Turn()
-        self._making = Turn()  # an encoding need not wait until a head is read
-        self._speakers: dict[bool, Speaker] = {}
-        self._lm_head: OutputHead | None = None
+        self._speakers = Speakers(reader, llm, tokenizers, self._turn, chat=chat, layout=layout)
 
     @classmethod
     def from_pretrained(
@@ -103,7 +84,7 @@ class MTLLM:
         Raises `UserError` if a file is missing or a base model is not the one it was trained on.
         """
         trained = read_trained(folder)
-        place = _usable(device)
+        place = usable_device(device)
         places = {side: name for side, name in (("encoder", encoder), ("llm", llm)) if name is not None}
         model = located(trained.model, trained.bases, f"model {folder}", places)
         reader = load_reader(model, trained.weights, place, dtype)
@@ -114,10 +95,6 @@ class MTLLM:
         # A head that trained is a part of what is exported as a model of transformers, and of nothing that is read here.
         llm_settings = model.llm if trained.lm_head is None else None
         return cls(reader, tokenizers, place, trained.task, head, llm_settings, trained.chat, trained.layout)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Who writes is bound to this model's turns and weights: a copy makes its own.
-        return self.__dict__ | {"_speakers": {}, "_lm_head": None}
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -139,22 +116,24 @@ class MTLLM:
         A text longer than the model's limit is cut there. An unknown tag raises `UserError` with the nearest code. A model
         whose LLM reads alone takes no notice of the language.
         """
-        items = [PlainItem((text,)) for text in _checked(texts)]
-        encoded = [self._encoded(item, code) for item, code in zip(items, _one_each(lang, items), strict=True)]
+        items = [PlainItem((text,)) for text in checked_texts(texts)]
+        encoded = [self._encoded(item, code) for item, code in zip(items, one_each(lang, items), strict=True)]
         return self._pooled(encoded, self._tokenizer, batch_size, self.reader.states, self.reader.hidden_size)
 
     def encode_with_llm(self, texts: Iterable[str], batch_size: int = 32) -> torch.Tensor:
         """Vectors of the plain LLM of a stack reading the texts itself (the teacher's view): (n, d) float32 on the CPU."""
         stack, tokenizer = self._stack, self._tokenizers["llm"]
-        read = _plain_llm(stack, "encode_with_llm").read
-        encoded = [encode_item(tokenizer, (text,), (), None, tokenizer.spec.max_length) for text in _checked(texts)]
+        read = plain_llm(stack, "encode_with_llm").read
+        encoded = [
+            encode_item(tokenizer, (text,), (), None, tokenizer.spec.max_length) for text in checked_texts(texts)
+        ]
         return self._pooled(encoded, tokenizer, batch_size, read, stack.hidden_size)
 
     def encode_with_encoder(self, texts: Iterable[str], lang: Languages, batch_size: int = 32) -> torch.Tensor:
         """Mean states of a stack's MT encoder alone: (n, d_encoder) float32 on the CPU."""
         stack = self._stack
-        items = [PlainItem((text,)) for text in _checked(texts)]
-        encoded = [self._encoded(item, code) for item, code in zip(items, _one_each(lang, items), strict=True)]
+        items = [PlainItem((text,)) for text in checked_texts(texts)]
+        encoded = [self._encoded(item, code) for item, code in zip(items, one_each(lang, items), strict=True)]
         return self._pooled(encoded, self._tokenizer, batch_size, stack.encoder, stack.encoder.hidden_size)
 
     def predict(self, items: Sequence[AnyItem], lang: Languages, batch_size: int = 32) -> list[torch.Tensor]:
@@ -167,9 +146,9 @@ class MTLLM:
                 "predict: this model has no head; export a run of objective.name=task_tuning or task_distillation"
             )
         for number, item in enumerate(items):
-            _check_item(item, self.task, number)
-            _checked([*item.segments, *item.options])
-        encoded = [self._encoded(item, code) for item, code in zip(items, _one_each(lang, items), strict=True)]
+            check_item(item, self.task, number)
+            checked_texts([*item.segments, *item.options])
+        encoded = [self._encoded(item, code) for item, code in zip(items, one_each(lang, items), strict=True)]
         found: dict[int, torch.Tensor] = {}
         for rows, states, mask in self._run(
             [one.ids for one in encoded], self._tokenizer, batch_size, self.reader.states
@@ -182,7 +161,7 @@ class MTLLM:
         """The label of each text, or of each pair (premise, hypothesis)."""
         if self.task is not None and self.task.type == "multiple_choice":
             raise UserError(f"classify: the task '{self.task.name}' is a multiple choice; use MTLLM.choose")
-        items = [PlainItem((text,) if isinstance(text, str) else tuple(text)) for text in _checked(texts)]
+        items = [PlainItem((text,) if isinstance(text, str) else tuple(text)) for text in checked_texts(texts)]
         scores = self.predict(items, lang, batch_size)
         return [self.task.labels[int(row.argmax())] for row in scores] if self.task is not None else []
 
@@ -217,7 +196,7 @@ class MTLLM:
         Raises:
             UserError: the LLM attends both ways, a prompt is empty or too long, a language has no tag, or an option does not fit.
         """
-        return self.speaker(plain=False).respond(_listed(prompts), lang, stream=stream, **options)
+        return self.speaker(plain=False).respond(listed_prompts(prompts), lang, stream=stream, **options)
 
     @overload
     def generate_with_llm(
@@ -233,31 +212,11 @@ class MTLLM:
         self, prompts: Iterable[Prompt], *, stream: bool = False, **options: Any
     ) -> list[str] | Iterator[str]:
         """What the plain LLM writes after each prompt that it reads itself (the teacher's view); as `generate`."""
-        return self.speaker(plain=True).respond(_listed(prompts), None, stream=stream, **options)
+        return self.speaker(plain=True).respond(listed_prompts(prompts), None, stream=stream, **options)
 
     def speaker(self, *, plain: bool) -> Speaker:
         """Who writes, the trained model or the plain LLM in it; made once. For what given responses are worth to each."""
-        reader = self.reader
-        if not isinstance(reader, StackedModel | LLMReader) or self._llm is None:
-            raise UserError(
-                f"generate: this model is a {type(reader).__name__} without a language model; ask one that has one"
-            )
-        untrained = _plain_llm(reader, "generate_with_llm").untrained if plain else None
-        with self._making:
-            if plain not in self._speakers:
-                self._speakers[plain] = Speaker(
-                    self._llm, reader, self._head_of(self._llm, reader), self._tokenizers, self._turn, untrained,
-                    chat=self._chat, layout=self._layout,
-                )  # fmt: skip
-            return self._speakers[plain]
-
-    def _head_of(self, llm: LLMSettings, reader: StackedModel | LLMReader) -> OutputHead:
-        """The LLM's output head, which the trained model and the plain LLM share; read once."""
-        require_causal(llm)
-        if self._lm_head is None:
-            weight = next(reader.trained_model.parameters())
-            self._lm_head = load_output_head(llm, reader, weight.dtype).to(weight.device)
-        return self._lm_head
+        return self._speakers.get(plain=plain)
 
     @property
     def _tokenizer(self) -> TextTokenizer:
@@ -301,88 +260,9 @@ class MTLLM:
         self, ids: list[list[int]], tokenizer: TextTokenizer, batch_size: int, states: States
     ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
         """Row numbers, states (b, S, d) and mask (b, S) of batches of similar length."""
-        _check_batch_size(batch_size)
+        check_batch_size(batch_size)
         for rows in longest_first(list(map(len, ids)), batch_size):
             tokens, mask = (side.to(self.device) for side in padded([ids[row] for row in rows], tokenizer.pad_id))
             with self._turn:
                 found = states(tokens, mask)
             yield rows, found, mask
-
-
-def _plain_llm(reader: StackedModel | LLMReader, asked: str) -> FrozenSelf:
-    """The LLM without what was trained; refused where the weights themselves were."""
-    if not isinstance(reader.trained_model, PeftModel):
-        raise UserError(f"{asked}: this model's LLM trained its own weights: it holds no plain LLM; load that alone")
-    return FrozenSelf(reader)
-
-
-def _usable(device: str | torch.device) -> torch.device:
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"device={device}: cannot be used ({reason}); use 'cpu' or one that is there") from error
-    return place
-
-
-def _checked(texts: Iterable) -> list:
-    """The texts as a list, each known to be text, or a pair of texts."""
-    if isinstance(texts, str | bytes):
-        raise UserError(f"texts={texts[:30]!r}: one string, expected a list of texts; put it in a list")
-    listed = list(texts)
-    for number, text in enumerate(listed):
-        for part in text if isinstance(text, tuple | list) else (text,):
-            if not isinstance(part, str):
-                shown = f"{type(part).__name__} {part!r}"[:60]
-                raise UserError(f"texts[{number}]: not a string but {shown}; leave it out or decode it")
-            _require_characters(part, f"texts[{number}]")
-    return listed
-
-
-def _listed(prompts: Iterable[Prompt]) -> list[Prompt]:
-    """Prompts as a list; one text, or the messages of one, are told apart from several."""
-    listed = [] if isinstance(prompts, str | bytes) else list(prompts)
-    if isinstance(prompts, str | bytes) or any(isinstance(one, Mapping) for one in listed):
-        raise UserError(f"prompts={str(prompts)[:30]!r}: one prompt, expected a list of them; put it in a list")
-    return listed
-
-
-def _require_characters(text: str, where: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{where}: holds half a character (a lone surrogate); mend or remove it") from error
-
-
-def _check_batch_size(batch_size: int) -> None:
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise UserError(f"batch_size={batch_size}: not a whole number from 1 up; leave it out for 32")
-
-
-def _one_each(lang: Languages, items: Sequence[object]) -> Sequence[str]:
-    """A code an item."""
-    if isinstance(lang, str):
-        return [lang] * len(items)
-    lang = list(lang)
-    if len(lang) != len(items):
-        raise UserError(f"lang: {len(lang)} languages for {len(items)} texts; give one, or one for each text")
-    return lang
-
-
-def _check_item(item: AnyItem, task: TaskEntry, number: int) -> None:
-    where = f"item {number} of the task '{task.name}'"
-    if task.type == "multiple_choice":
-        if not 2 <= len(item.options) <= len(task.labels):
-            raise UserError(
-                f"{where}: {len(item.options)} options, a multiple choice has 2 to {len(task.labels)}; mend the item"
-            )
-    elif item.options:
-        raise UserError(
-            f"{where}: it has options, but this {task.type.replace('_', ' ')} has none; use predict without"
-        )
-    expected = {"classification": 1, "pair_classification": 2}.get(task.type, len(item.segments))
-    if len(item.segments) != expected:
-        raise UserError(
-            f"{where}: {len(item.segments)} segments, a {task.type.replace('_', ' ')} has {expected}; mend the item"
-        )
