@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtllm_ds.command_line import Parser, add_precision, positive_int
+from mtllm_ds.command_line import Parser, add_precision, positive_float, positive_int
+from mtllm_ds.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from mtllm_ds.evaluation.items.translated import Translate
 
     Direction = Callable[[str, str], Translate]
+    Load = Callable[..., list[Item]]
     Folders = dict[Path, dict[tuple[Split, str], list[Item]]]
 
 
@@ -59,6 +61,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add(
         "--cache", type=Path, default=Path("runs/translations"), help="translations are kept here (default %(default)s)"
     )
+    add("--time-out", type=positive_float, metavar="SECONDS", help="of a command, for 256 sentences (default 600)")
     add("--output", type=Path, required=True, metavar="DIR")
     return parser.parse_args(arguments)
 
@@ -82,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
     translate = together(lambda: _translator(options, cluster, dtype), cluster.device)
     began = time.perf_counter()
     folders = {"test": _test, "train": _train, "round-trip": _round_trip}[options.what](
-        options, task, languages, translate
+        options, task, languages, translate, _loader(cluster)
     )
     if cluster.is_main:
         read_as = dict.fromkeys(languages, ENGLISH) if options.what == "test" else {}
@@ -97,13 +100,14 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _test(options: argparse.Namespace, task: Task, languages: Sequence[str], translate: Direction) -> Folders:
+def _test(
+    options: argparse.Namespace, task: Task, languages: Sequence[str], translate: Direction, load: Load
+) -> Folders:
     """Foreign test items in English, a folder a reading."""
-    from mtllm_ds.evaluation.items.items import load_items
     from mtllm_ds.evaluation.items.translated import read_in_english
     from mtllm_ds.languages import ENGLISH
 
-    items = {code: load_items(task, "test", code, limit=options.items) for code in languages}
+    items = {code: load(task, "test", code, limit=options.items) for code in languages}
     return {
         options.output / reading: {
             ("test", code): read_in_english(items[code], translate(task.tag_of(code), ENGLISH), reading)
@@ -113,12 +117,14 @@ def _test(options: argparse.Namespace, task: Task, languages: Sequence[str], tra
     }
 
 
-def _train(options: argparse.Namespace, task: Task, languages: Sequence[str], translate: Direction) -> Folders:
+def _train(
+    options: argparse.Namespace, task: Task, languages: Sequence[str], translate: Direction, load: Load
+) -> Folders:
     """English training items, and the same in each language; validation stays English."""
     from mtllm_ds.evaluation.items.translated import some_of, translated
     from mtllm_ds.languages import ENGLISH
 
-    found = _english(options, task)
+    found = _english(options, task, load)
     training = found["train", ENGLISH]
     return {
         options.output: found
@@ -131,7 +137,9 @@ def _train(options: argparse.Namespace, task: Task, languages: Sequence[str], tr
     }
 
 
-def _round_trip(options: argparse.Namespace, task: Task, languages: Sequence[str], translate: Direction) -> Folders:
+def _round_trip(
+    options: argparse.Namespace, task: Task, languages: Sequence[str], translate: Direction, load: Load
+) -> Folders:
     """English training and validation items, each through one of the languages and back."""
     from mtllm_ds.evaluation.items.translated import round_trip
     from mtllm_ds.languages import ENGLISH
@@ -140,16 +148,23 @@ def _round_trip(options: argparse.Namespace, task: Task, languages: Sequence[str
         there, back = translate(ENGLISH, task.tag_of(code)), translate(task.tag_of(code), ENGLISH)
         return lambda texts: back(there(texts))
 
-    english = _english(options, task)
+    english = _english(options, task, load)
     return {options.output: {place: round_trip(items, languages, through) for place, items in english.items()}}
 
 
-def _english(options: argparse.Namespace, task: Task) -> dict[tuple[Split, str], list[Item]]:
-    from mtllm_ds.evaluation.items.items import load_items
+def _english(options: argparse.Namespace, task: Task, load: Load) -> dict[tuple[Split, str], list[Item]]:
     from mtllm_ds.languages import ENGLISH
 
     splits: tuple[Split, ...] = ("train", "valid")
-    return {(split, ENGLISH): load_items(task, split, limit=options.items) for split in splits}
+    return {(split, ENGLISH): load(task, split, limit=options.items) for split in splits}
+
+
+def _loader(cluster: Cluster) -> Load:
+    """`load_items`, of which a mistake on one rank stops all."""
+    from mtllm_ds.cluster.agree import together
+    from mtllm_ds.evaluation.items.items import load_items
+
+    return lambda *place, **options: together(lambda: load_items(*place, **options), cluster.device)
 
 
 def _translator(options: argparse.Namespace, cluster: Cluster, dtype: torch.dtype) -> Direction:
@@ -162,10 +177,10 @@ def _translator(options: argparse.Namespace, cluster: Cluster, dtype: torch.dtyp
 
     decoding = Decoding(num_beams=options.beams, max_source_tokens=options.max_length)
     engine = load_engine(
-        options.mt, decoding=decoding, batch_size=options.batch_size, revision=options.mt_revision,
-        device=cluster.device, dtype=dtype,
+        options.mt, option="--mt", decoding=decoding, batch_size=options.batch_size, revision=options.mt_revision,
+        device=cluster.device, dtype=dtype, time_out_seconds=_time_out_seconds(options),
     )  # fmt: skip
-    translator = Translator(engine, options.cache)
+    translator = Translator(engine, options.cache, device=cluster.device)
 
     def direction(source: str, target: str) -> Translate:
         def translate(texts: Sequence[str]) -> list[str]:
@@ -178,3 +193,13 @@ def _translator(options: argparse.Namespace, cluster: Cluster, dtype: torch.dtyp
         return translate
 
     return direction
+
+
+def _time_out_seconds(options: argparse.Namespace) -> float:
+    from mtllm_ds.transfer_sets.translation.command import PREFIX, TIME_OUT_SECONDS
+
+    if options.time_out is None:
+        return TIME_OUT_SECONDS
+    if not options.mt.startswith(PREFIX):
+        raise UserError(f"--time-out={options.time_out:g}: has no effect without --mt {PREFIX}'PROGRAM ...'; remove it")
+    return options.time_out

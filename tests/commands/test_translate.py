@@ -84,5 +84,14 @@ def test_a_command_translates(place, tmp_path):
     main(["train", *given, "--output", str(tmp_path / "new")])
     task = load_task(str(tmp_path / "new" / "task.yaml"))
     assert load_items(task, "train", "deu_Latn") == load_items(task, "train")
-    with pytest.raises(UserError, match="command:cat: a command has no revision, beams or longest sentence"):
+    with pytest.raises(UserError, match=r"^--mt=command:cat: a command has no revision, beams or longest sentence"):
         main(["train", *given, "--beams", "2", "--output", str(tmp_path / "other")])
+    slow = [*given[:3], "command:sleep 60", *given[4:], "--time-out", "0.5", "--output", str(tmp_path / "other")]
+    with pytest.raises(
+        UserError, match=r"^--mt=command:sleep 60: gave no answer within 0\.5 seconds; .*raise --time-out"
+    ):
+        main(["train", *slow])
+    with pytest.raises(UserError, match=r"^--time-out=3: has no effect without --mt command:"):
+        main(
+            ["train", *given[:3], str(place / "mt"), *given[4:], "--time-out", "3", "--output", str(tmp_path / "other")]
+        )

@@ -149,7 +149,9 @@ class Pipeline:
         questions = [row["prompt"] for row in answers]
         decisive: dict[str, Any] = {"lexicon": given}
         if given == TRANSLATOR:
-            decisive |= {**self._translator(code).key(ENGLISH, code), "words": normalized_hash("\n".join(questions))}
+            translator = self._translator(code)
+            decisive |= self._together(lambda: translator.key(ENGLISH, code))
+            decisive |= {"words": normalized_hash("\n".join(questions))}
         elif given == ALIGNED:
             decisive |= {"parallel": self._hashes(self._settings.parallel.get(code, ()))}
         elif not given.startswith(FREEDICT):
@@ -236,7 +238,8 @@ class Pipeline:
         return Sieve(self._exclusions)
 
     def _translator(self, code: str) -> Translator:
-        return Translator(self._engine(self._settings.translators[code]), self._folder / "cache", keep_code=True)
+        engine = self._engine(self._settings.translators[code])
+        return Translator(engine, self._folder / "cache", keep_code=True, device=self._cluster.device)
 
     def _load_engine(self, given: str) -> Any:
         own = self._settings

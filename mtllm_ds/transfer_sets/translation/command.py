@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
+from mtllm_ds.child_processes import run_alone
 from mtllm_ds.errors import UserError
 from mtllm_ds.languages import check_language
 from mtllm_ds.transfer_sets.translation.apertium import Apertium, is_apertium
@@ -30,6 +31,7 @@ class CommandEngine:
     Args:
         command: as one types it in a shell; nothing of it is expanded
         time_out_seconds: that a batch of 256 sentences may take
+        option: that names it, for messages
 
     Raises:
         UserError: there is no such program, or it is Apertium without the data of this direction.
@@ -37,8 +39,8 @@ class CommandEngine:
 
     batch_size = BATCH_SIZE
 
-    def __init__(self, command: str, time_out_seconds: float = TIME_OUT_SECONDS) -> None:
-        self._name = f"--translator={PREFIX}{command}"
+    def __init__(self, command: str, time_out_seconds: float = TIME_OUT_SECONDS, option: str = "--translator") -> None:
+        self._name = f"{option}={PREFIX}{command}"
         try:
             self._arguments = shlex.split(command)
         except ValueError as error:
@@ -83,13 +85,11 @@ class CommandEngine:
 
     def _run(self, command: Sequence[str], text: str) -> str:
         try:
-            done = subprocess.run(
-                command, input=text.encode("utf-8", "replace"), capture_output=True, timeout=self._time_out_seconds
-            )
+            done = run_alone(command, text.encode("utf-8", "replace"), self._time_out_seconds)
         except subprocess.TimeoutExpired as error:
             raise UserError(
-                f"{self._name}: gave no answer within {self._time_out_seconds:.0f} seconds; "
-                "see what it waits for, or give it --time-out"
+                f"{self._name}: gave no answer within {self._time_out_seconds:g} seconds; "
+                "see what it waits for, or raise --time-out"
             ) from error
         except OSError as error:
             raise UserError(

@@ -13,6 +13,7 @@ from mtllm_ds.transfer_sets.translation.translator import Engine
 def load_engine(
     given: str,
     *,
+    option: str = "--translator",
     decoding: Decoding = GREEDY,
     batch_size: int = 64,
     revision: str | None = None,
@@ -22,13 +23,18 @@ def load_engine(
 ) -> Engine:
     """`command:PROGRAM ARGUMENTS`, or the name of an MT model, which alone the other settings but the last are for.
 
+    Args:
+        option: that names it, for messages
+
     Raises:
         UserError: there is no such command or model, or a command was given a model's settings.
     """
     if given.startswith(PREFIX):
         if revision is not None or decoding != GREEDY:
-            raise UserError(f"{given}: a command has no revision, beams or longest sentence; leave these options out")
-        return CommandEngine(given.removeprefix(PREFIX), time_out_seconds)
+            raise UserError(
+                f"{option}={given}: a command has no revision, beams or longest sentence; leave these options out"
+            )
+        return CommandEngine(given.removeprefix(PREFIX), time_out_seconds, option)
     return MTModel.from_pretrained(
-        given, decoding=decoding, batch_size=batch_size, revision=revision, device=device, dtype=dtype
+        given, option=option, decoding=decoding, batch_size=batch_size, revision=revision, device=device, dtype=dtype
     )

@@ -68,25 +68,33 @@ class MTModel:
         cls,
         name: str,
         *,
+        option: str = "--mt",
         decoding: Decoding = GREEDY,
         batch_size: int = 64,
         revision: str | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> MTModel:
-        """Load a hub name, local folder or model that ships; raises `UserError` if that is no MT model."""
+        """Load a hub name, local folder or model that ships.
+
+        Args:
+            option: that names it, for messages
+
+        Raises:
+            UserError: that is no MT model.
+        """
         from transformers import AutoModelForSeq2SeqLM
 
         name = resolve_model_name(name)
-        config = load_config(name, revision, False, "--mt")
+        config = load_config(name, revision, False, option)
         if config.model_type not in _FAMILY_OF_MODEL:
             known = ", ".join(_FAMILY_OF_MODEL)
             raise UserError(
-                f"--mt={name}: a {config.model_type} model; translation is known of {known}, name one of these"
+                f"{option}={name}: a {config.model_type} model; translation is known of {known}, name one of these"
             )
         spec = TokenizerSpec(name=name, revision=revision, side="encoder", family=_FAMILY_OF_MODEL[config.model_type])
         tokenizer = load_text_tokenizer(spec)
-        model = load_weights(AutoModelForSeq2SeqLM, name, "--mt", revision=revision, dtype=dtype)
+        model = load_weights(AutoModelForSeq2SeqLM, name, option, revision=revision, dtype=dtype)
         placed: Any = model.eval()
         fingerprint = f"{weights_fingerprint(name, revision)} {dtype}"
         return cls(placed.to(device), tokenizer, fingerprint, decoding, batch_size)

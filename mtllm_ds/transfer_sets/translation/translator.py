@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
-from mtllm_ds.cluster.agree import own_rank, wait_for_all, world_size
+import torch
+
+from mtllm_ds.cluster.agree import each_together, own_rank, together, world_size
 from mtllm_ds.data.text.padding import longest_first
 from mtllm_ds.errors import UserError
 from mtllm_ds.languages import check_language
@@ -50,11 +53,20 @@ class Translator:
     Args:
         cache: folder of the cache; None forgets everything after each call
         keep_code: code, links, mark-up and the beginnings of list items and headings stay as they are
+        device: on which ranks agree
     """
 
-    def __init__(self, engine: Engine, cache: Path | None = None, *, keep_code: bool = False) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        cache: Path | None = None,
+        *,
+        keep_code: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self._engine = engine
         self._cache = cache
+        self._device = torch.device(device)
         self._pieces_of = masked_pieces if keep_code else plain_pieces
 
     def key(self, source: str, target: str) -> dict[str, Any]:
@@ -67,13 +79,15 @@ class Translator:
         """Translations of whole texts, in order; a blank text stays as it is.
 
         With several ranks (which all call this with the same texts) each translates its share and reads the others' from the
-        cache. Raises `UserError` if the engine does not know a language, or ranks have no cache to share.
+        cache. Raises `UserError` if the engine does not know a language or fails, or ranks have no cache to share; then all ranks
+        stop, within a batch.
         """
         if self._cache is None and world_size() > 1:
             raise UserError("--cache: several ranks translate through a cache that all can read; name its folder")
         with TemporaryDirectory() as forgotten:
-            cache = TextCache(self._cache or Path(forgotten), self._engine.key(source, target))
-            work = _Work(self._engine, cache, source, target)
+            key = together(lambda: self._engine.key(source, target), self._device)
+            cache = TextCache(self._cache or Path(forgotten), key)
+            work = _Work(self._engine, cache, source, target, self._device)
             pieces = [self._pieces_of(text) for text in texts]
             translated = _translated({piece.sentence for text in pieces for piece in text}, work, progress)
             return [
@@ -85,8 +99,8 @@ class Translator:
 class _Work:
     """One pair of languages: sentences through the engine and the cache."""
 
-    def __init__(self, engine: Engine, cache: TextCache, source: str, target: str) -> None:
-        self._engine, self._cache, self._source, self._target = engine, cache, source, target
+    def __init__(self, engine: Engine, cache: TextCache, source: str, target: str, device: torch.device) -> None:
+        self._engine, self._cache, self._source, self._target, self._device = engine, cache, source, target, device
         self.space = "" if check_language(target).endswith(WITHOUT_SPACES) else " "
 
     def translate(self, sentences: Iterable[str], progress: Progress) -> dict[str, str]:
@@ -99,16 +113,21 @@ class _Work:
         """Translate what the cache lacks, each rank of its own share of all sentences, the longest first."""
         # Whose a sentence is depends on the texts alone: what the cache holds depends on when a rank looks.
         own = [sentence for sentence in sentences[own_rank() :: world_size()] if sentence not in self._cache]
-        done = 0
-        lengths = [self._engine.length(sentence, self._source) for sentence in own]
-        for batch in longest_first(lengths, self._engine.batch_size):
-            asked = [own[i] for i in batch]
-            self._cache.add(zip(asked, self._engine.translate(asked, self._source, self._target), strict=True))
-            done += len(batch)
-            progress(done, len(own))
-        wait_for_all()
+        most_batches = ceil(ceil(len(sentences) / world_size()) / self._engine.batch_size)
+        for _ in each_together(self._batches(own, most_batches, progress), self._device):
+            pass
         if world_size() > 1:
             self._cache.reload()
+
+    def _batches(self, own: Sequence[str], most: int, progress: Progress) -> Iterator[int]:
+        """Numbers of batches, each translated when it is asked for; `most` on every rank, whatever its cache holds already."""
+        lengths = [self._engine.length(sentence, self._source) for sentence in own]
+        batches, done = longest_first(lengths, self._engine.batch_size), 0
+        for number in range(most):
+            if asked := [own[i] for i in next(batches, ())]:
+                self._cache.add(zip(asked, self._engine.translate(asked, self._source, self._target), strict=True))
+                progress(done := done + len(asked), len(own))
+            yield number
 
     def _parts(self, sentence: str) -> list[str]:
         """The sentence, or where it is too long its parts."""

@@ -3,6 +3,7 @@
 import shlex
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ def test_control_characters_do_not_break_lines():
         ("import os; os.kill(os.getpid(), 9)", r"ended with status -9 \(nothing on stderr\)"),
         ("print('one\\ntwo\\nthree')", "answered 2 sentences with 3 lines; it must write one line for each"),
         ("pass", "answered 2 sentences with 1 lines"),
-        ("import time; time.sleep(60)", "gave no answer within 1 seconds; .*--time-out"),
+        ("import time; time.sleep(60)", "gave no answer within 1 seconds; .*raise --time-out"),
         ("import sys; sys.stdout.buffer.write(b'\\xff\\n\\n')", "its answer is not UTF-8"),
     ],
 )
@@ -55,6 +56,24 @@ def test_what_goes_wrong_is_one_line(program, line):
         CommandEngine(python(program), time_out_seconds=1).translate(["a", "b"], *PAIR)
     assert "\n" not in str(raised.value)
     assert str(raised.value).startswith("--translator=command:")
+
+
+def test_after_a_time_out_nothing_that_the_command_started_goes_on(tmp_path):
+    """A wrapper of a shell leaves its own child when it alone is killed."""
+    script = tmp_path / "translator.sh"
+    script.write_text(f"sleep 300 &\necho $! > {tmp_path}/child\nwait\n")
+    with pytest.raises(UserError, match=r"^--mt=command:sh .*: gave no answer within 1 seconds"):
+        CommandEngine(f"sh {script}", time_out_seconds=1, option="--mt").translate(["a"], *PAIR)
+    child = Path(f"/proc/{(tmp_path / 'child').read_text().strip()}/stat")
+    deadline = time.monotonic() + 10
+    while is_running(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_running(child)
+
+
+def is_running(stat):
+    """A process that nobody waits for yet has ended all the same."""
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
 
 
 @pytest.mark.parametrize(
@@ -116,8 +135,8 @@ def test_apertiums_other_directions(stand_in):
 
 def test_settings_of_models_are_refused():
     for more in ({"decoding": Decoding(num_beams=4)}, {"revision": "main"}):
-        with pytest.raises(UserError, match="a command has no revision, beams or longest sentence"):
-            load_engine(f"command:{UPPER}", **more)
+        with pytest.raises(UserError, match=r"^--mt=command:.* a command has no revision, beams or longest sentence"):
+            load_engine(f"command:{UPPER}", option="--mt", **more)
 
 
 @pytest.mark.skipif(

@@ -7,10 +7,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer, M2M100ForConditionalGeneration
 
+from mtllm_ds.cluster.agree import own_rank
 from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.data.text.tokenization import TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
 from mtllm_ds.transfer_sets.text_cache import TextCache
+from mtllm_ds.transfer_sets.translation import translator as translator_module
 from mtllm_ds.transfer_sets.translation.mt_model import Decoding, MTModel
 from mtllm_ds.transfer_sets.translation.sentences import cut_in_two
 from mtllm_ds.transfer_sets.translation.translator import Translator
@@ -99,8 +101,7 @@ def translate_on_rank(folder: Path, cache: Path, alone: bool = False) -> tuple[l
     if not alone:
         join_cluster()
     seen = [0]
-    translator = Translator(MTModel.from_pretrained(str(folder)), cache)
-    found = translator.translate(
+    found = Translator(MTModel.from_pretrained(str(folder)), cache).translate(
         [*TEXT[3:5], *TEXT[:3]], "deu_Latn", "eng_Latn", progress=lambda done, _: seen.append(done)
     )
     return found, seen[-1]
@@ -116,10 +117,16 @@ def test_ranks_share_the_work(mt, tmp_path):
 
 def translate_on_late_rank(folder: Path, cache: Path) -> tuple[list[str], int]:
     """As above, and rank 1 first looks at the cache when rank 0 has written to it."""
-    if join_cluster().rank == 1:
-        while not any(file.stat().st_size for file in cache.glob("*/*.jsonl")):
-            time.sleep(0.05)
-    return translate_on_rank(folder, cache)
+
+    class LateCache(TextCache):
+        def __init__(self, *given):
+            while own_rank() == 1 and not any(file.stat().st_size for file in cache.glob("*/*.jsonl")):
+                time.sleep(0.05)
+            super().__init__(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(translator_module, "TextCache", LateCache)
+        return translate_on_rank(folder, cache)
 
 
 def test_a_late_rank_still_does_its_own_share(mt, tmp_path):
