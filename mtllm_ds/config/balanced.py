@@ -103,14 +103,15 @@ class BalancedTeachers(ObjectiveSettings):
     mask_share: Annotated[tuple[MaskingPhase, ...], BeforeValidator(_phases), AfterValidator(_whole_run)] = (
         MaskingPhase(steps=1.0, mask_share=0.15),
     )
-    """Share of a text's tokens that is masked, at least one: a number, or phases of [share of the steps, share of the tokens], such
-    as [[.5, .3], [.3, .15], [.2, .05]]. Validation takes the last one's."""
+    """Share of a text's tokens that is masked, rounded, at least one: a number, or phases of [share of the steps, share of the
+    tokens], such as [[.5, .3], [.3, .15], [.2, .05]]. Validation takes the last one's."""
     mask_token_share: float = Field(default=0.8, ge=0, le=1)
     """Of the masked tokens, the share that the student reads as the mask token."""
     random_token_share: float = Field(default=0.1, ge=0, le=1)
     """Of the masked tokens, the share that it reads as a random token; the rest it reads as they are."""
     whole_words: bool = False
-    """Mask the pieces of a word together (of a longer word, eight at a time)."""
+    """Mask the pieces of a word together (of a longer word, eight at a time): `mask_share` of the tokens in the mean, of a text in
+    one step some more or fewer."""
 
     built_by: ClassVar = "mtllm_ds.objectives.balanced_teachers:BalancedTeachers"
     students: ClassVar = ("llm",)

@@ -6,6 +6,8 @@ import copy
 import difflib
 import hashlib
 import json
+from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from mtllm_ds.errors import UserError
 from mtllm_ds.models.quiet import quiet_transformers
 
 _DEPTH = "num_hidden_layers"
+_TOKEN_ID = "_token_id"
 
 
 def scratch_config(settings: LLMSettings, own: PretrainedConfig | None) -> PretrainedConfig:
@@ -37,11 +40,18 @@ def scratch_config(settings: LLMSettings, own: PretrainedConfig | None) -> Pretr
             raise UserError(
                 f"model.llm.config.{name}: a {config_class.model_type} model has no such setting; nearest: {nearest}"
             )
-    values = {**_without_layers(known, settings.config), **_ids(tokenizer, default), **settings.config}
+    known = _without_layers(known, settings.config)
+    values = {**known, **_ids(tokenizer, config_class, known), **settings.config}
     if values["vocab_size"] < tokenizer.vocab_size:
         raise UserError(
             f"model.llm.config.vocab_size={values['vocab_size']}: the tokenizer has {tokenizer.vocab_size} pieces; remove it"
         )
+    for name, token_id in settings.config.items():
+        if name.endswith(_TOKEN_ID) and isinstance(token_id, int) and not 0 <= token_id < values["vocab_size"]:
+            raise UserError(
+                f"model.llm.config.{name}={token_id}: the vocabulary has {values['vocab_size']} ids; remove it, and the "
+                "tokenizer's own is taken"
+            )
     try:
         return config_class.from_dict(values)
     except Exception as error:
@@ -101,13 +111,15 @@ def _without_layers(known: dict[str, Any], asked: dict[str, Any]) -> dict[str, A
     return {name: value for name, value in known.items() if not (isinstance(value, list) and len(value) == depth)}
 
 
-def _ids(tokenizer: TextTokenizer, default: dict[str, Any]) -> dict[str, int]:
-    """What of a configuration follows from the tokenizer."""
-    found = {"vocab_size": tokenizer.vocab_size}
-    for kind in ("pad", "bos", "eos", "cls", "sep"):
-        token_id = getattr(tokenizer.pretrained, f"{kind}_token_id", None)
-        if token_id is not None and f"{kind}_token_id" in default:
-            found[f"{kind}_token_id"] = token_id
+def _ids(tokenizer: TextTokenizer, config_class: type[PretrainedConfig], known: Iterable[str]) -> dict[str, int | None]:
+    """What of a configuration follows from the tokenizer. A special token that it lacks is none, or padding where there must be
+    one: the architecture's default would be another piece of this vocabulary, or lie beyond it."""
+    types = {field.name: str(field.type) for field in fields(config_class)}
+    found: dict[str, int | None] = {"vocab_size": tokenizer.vocab_size}
+    for name in {*types, *known}:
+        if name.endswith(_TOKEN_ID):
+            own, may_be_none = getattr(tokenizer.pretrained, name, None), "None" in types.get(name, "None")
+            found[name] = own if own is not None or may_be_none else tokenizer.pad_id
     return found
 
 

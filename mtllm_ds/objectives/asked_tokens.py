@@ -27,8 +27,9 @@ LONGEST_WORD = 8
 _LAST = torch.iinfo(torch.int64).max
 _PARTS = 2**30
 """A draw as a number in [0, 1) is one of so many."""
-_WHICH, _HOW, _WHAT = 0, 1, 2
-"""Streams of draws: which words are masked, what becomes of a masked token, which random token takes its place."""
+_WHICH, _HOW, _WHAT, _WHETHER = 0, 1, 2, 3
+"""Streams of draws: which words are masked, what becomes of a masked token, which random token takes its place, and whether the
+word at the end of the share is masked too."""
 
 
 class Draw(NamedTuple):
@@ -89,8 +90,9 @@ class Masking:
 class MaskedTokens(AskedTokens):
     """A share of a text's tokens, at least one; special tokens never.
 
-    Words come in random order and are masked while the share is not exceeded; of a text whose first word exceeds it that word alone
-    is masked. Without `whole_words` every token is a word.
+    Words come in random order and are masked up to the share. Where a word lies across its end, so many of its tokens as lie before
+    it, out of all its tokens, are the chance that it is masked: in expectation the share is exact, though a text may be asked for
+    some tokens more or fewer, and for none. Without `whole_words` every token is a word, and the share is rounded to tokens.
     """
 
     back = 0
@@ -121,7 +123,7 @@ class MaskedTokens(AskedTokens):
     def numbers(self, batch: Batch, draw: Draw) -> list[int]:
         maskable = self._maskable(batch)
         if not self.masking.whole_words:  # then the lengths tell, and nothing need be drawn
-            return _most(maskable, draw.mask_share)[:, 0].tolist()
+            return self._wanted(maskable, draw.mask_share)[:, 0].long().tolist()
         return self._masked(batch, maskable, draw).sum(1).tolist()
 
     def shown(self, batch: Batch, draw: Draw) -> Shown:
@@ -146,10 +148,18 @@ class MaskedTokens(AskedTokens):
         # A word's tokens have one key and so stay together, in their order.
         order = keys.argsort(dim=1, stable=True)
         rank = torch.empty_like(order).scatter_(1, order, places)
-        first = rank - (places - begins)
+        left = self._wanted(maskable, draw.mask_share) - (rank - (places - begins))
+        if not self.masking.whole_words:
+            return maskable & (left > 0)
         sizes = torch.zeros_like(places).scatter_add(1, begins, maskable.long()).gather(1, begins)
-        fits = first + sizes <= _most(maskable, draw.mask_share)
-        return maskable & (fits | (first == 0))
+        chances = _uniform(self._draws(batch, draw, _WHETHER)).gather(1, begins)
+        return maskable & (chances * sizes < left)
+
+    def _wanted(self, maskable: torch.Tensor, share: float) -> torch.Tensor:
+        """(B, 1) float64 tokens to mask: the share, but at least one where there is any; rounded where tokens come one by one."""
+        there = maskable.sum(1, keepdim=True).double()
+        wanted = there * share
+        return torch.minimum(there, (wanted if self.masking.whole_words else (wanted + 0.5).floor()).clamp(min=1))
 
     def _word_begins(self, ids: torch.Tensor, maskable: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         """(B, S) int64 where the word of each token begins."""
@@ -168,13 +178,6 @@ class MaskedTokens(AskedTokens):
     def _table(self, name: str, like: torch.Tensor) -> torch.Tensor:
         """A table of the vocabulary where the batch is."""
         return self._on_host[name] if like.device.type == "cpu" else getattr(self, name)
-
-
-def _most(maskable: torch.Tensor, share: float) -> torch.Tensor:
-    """(B, 1) int64 tokens to mask: the share, rounded, but at least one where there is any."""
-    there = maskable.sum(1, keepdim=True)
-    wanted = (there.double() * share + 0.5).floor().long()
-    return torch.minimum(there, wanted.clamp(min=1))
 
 
 def _uniform(draws: torch.Tensor) -> torch.Tensor:

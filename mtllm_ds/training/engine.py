@@ -40,9 +40,9 @@ class Engine:
         return outside_forward(self.deepspeed, whole)
 
     def backward(self, loss_sum: torch.Tensor, count: torch.Tensor) -> None:
-        """Gradient of `loss_sum / count`, where `count` is the divisor of the whole step over all ranks."""
+        """Gradient of `loss_sum / count`, where `count` is the divisor of the whole step over all ranks; none where it is 0."""
         # DeepSpeed averages over ranks and micro-batches; the loss is one mean over all of them.
-        self.deepspeed.backward(loss_sum / count * (self.world_size * self.micro_batches))
+        self.deepspeed.backward(loss_sum / count.clamp(min=1) * (self.world_size * self.micro_batches))
 
     def step(self) -> None:
         """One micro-batch done; the last one of a step updates the weights."""

@@ -104,13 +104,25 @@ def test_whole_words():
         words = words_of(data.llm_ids[row])
         taken = [masked[row, start:end] for start, end in words]
         assert all(word.all() or not word.any() for word in taken)
-        pieces = sum(end - start for start, end in words)
-        most = max(1, int(pieces * 0.3 + 0.5))
-        whole = [len(word) for word in taken if word.all()]
-        assert sum(whole) <= most or len(whole) == 1
-        assert whole or not words
-    assert masked[0].sum() == LONGEST_WORD
-    assert masked.sum() > 0.2 * data.llm_mask.sum()
+        wanted = 0.3 * sum(end - start for start, end in words)
+        assert max(1, wanted) - LONGEST_WORD < sum(len(word) for word in taken if word.all()) < wanted + LONGEST_WORD
+    assert masked[0].sum() in (LONGEST_WORD, 2 * LONGEST_WORD)  # 11.4 of 38 pieces are asked for
+
+
+@pytest.mark.parametrize("share", [0.05, 0.15, 0.3])
+@pytest.mark.parametrize("endless", [False, True])
+def test_of_whole_words_the_share_is_exact_in_expectation(share, endless):
+    """In every text, be its words short, or longer than what is to be masked of it."""
+    lengths, num_draws = (64, 30, 17, 9, 4, 3), 1500
+    data, asks = batch(lengths), masks(whole_words=True)
+    if endless:
+        data.llm_ids[:, 1] = 10
+        data.llm_ids[:, 2:] = torch.where(data.llm_ids[:, 2:] > 4, 50, data.llm_ids[:, 2:])
+    counts = torch.tensor([asks.numbers(data, Draw(seed, share)) for seed in range(num_draws)]).double()
+    wanted = torch.tensor([max(1.0, share * (length - 2)) for length in lengths])
+    error = (counts.mean(0) - wanted).abs()
+    assert (error <= 4 * counts.std(0) / num_draws**0.5 + 1e-12).all()
+    assert (counts - wanted).abs().max() < LONGEST_WORD
 
 
 def test_next_tokens_are_all_but_the_first():
