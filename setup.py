@@ -51,6 +51,7 @@ setup(
         "gguf": ["gguf"],
         "sdrrl": ["py3langid", "babel"],
         "sentence-transformers": ["sentence-transformers>=6"],
+        "lm-eval": ["lm-eval>=0.4.13"],
         "bench": ["liger-kernel", "cut-cross-entropy", "sacrebleu", "accelerate", "datasets"],
         "docs": ["mkdocs-material", "mkdocstrings[python]"],
         "dev": [

@@ -22,8 +22,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--merged",
         action="store_true",
-        help="of a run of model.reader=llm: write the LLM with its LoRA merged, for model.llm.name; "
-        "without a language-model head: it gives states to pool and generates no text",
+        help="of a run of model.reader=llm: write the LLM with its LoRA merged, for model.llm.name; whole, if it learnt dialogues, "
+        "else without a language-model head: it gives states to pool and generates no text",
     )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of a Hugging Face folder")
     options = parser.parse_args(arguments)

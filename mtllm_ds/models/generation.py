@@ -51,7 +51,7 @@ def causal_model(
             f"{f' ({left[0]})' if left else ''}, so it cannot write; name another"
         )
     model.training = False
-    model.generation_config = _generation_config(settings, body)
+    model.generation_config = generation_settings(settings, body)
     forward = model.forward
 
     @functools.wraps(forward)  # transformers reads its signature
@@ -97,7 +97,7 @@ def _put(model: Any, body: Any) -> None:
     setattr(model.get_submodule(owner), leaf, body)
 
 
-def _generation_config(settings: LLMSettings, body: Any) -> GenerationConfig:
+def generation_settings(settings: LLMSettings, body: Any) -> GenerationConfig:
     """What lies beside the LLM's weights, or what its configuration says."""
     with quiet_transformers():
         try:

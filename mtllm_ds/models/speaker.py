@@ -119,11 +119,7 @@ class Speaker:
         return self._read(prompts, languages, self._own_chat if template is None else self._chat(template))
 
     def _read(self, prompts: Sequence[Any], languages: Any, chat: DialogueTokenizer | None) -> list[ReadPrompt]:
-        codes = [languages] * len(prompts) if languages is None or isinstance(languages, str) else list(languages)
-        if len(codes) != len(prompts):
-            raise UserError(
-                f"lang: {len(codes)} languages for {len(prompts)} prompts; give one, or one for each prompt"
-            )
+        codes = _one_each(languages, prompts)
         by_side: dict[str, list[list[int]]] = {side: [[]] * len(prompts) for side in ("encoder", "llm")}
         for side in self.sides:
             reader = PromptReader(self._tokenizers[side], chat, learnt_dialogues=self._learns_chat)
@@ -136,6 +132,54 @@ class Speaker:
             for row, code in zip(by_side["encoder"], codes, strict=True):
                 self._reader.require_mean_of(row[0], code)
         return [ReadPrompt(*row) for row in zip(by_side["encoder"], by_side["llm"], strict=True)]
+
+    def read_with(
+        self,
+        prompts: Sequence[Any],
+        continuations: Sequence[str],
+        languages: str | Sequence[str] | None,
+        template: str | None = None,
+    ) -> tuple[list[ReadPrompt], list[list[int]]]:
+        """Ids of prompts, and of texts that go on with them; an empty prompt is read as `read_nothing` says.
+
+        Both are tokenized apart, as in training, but where an LLM alone reads a text and goes on with it: there they are one text,
+        parted at the prompt's number of tokens (as language models are compared elsewhere).
+        """
+        codes = _one_each(languages, prompts)
+        read, told = [], []
+        for prompt, continuation, code in zip(prompts, continuations, codes, strict=True):
+            is_empty = prompt == ""
+            read.append(self.read_nothing(code) if is_empty else self.read([prompt], code, template)[0])
+            if isinstance(prompt, str) and not is_empty and self.sides == ["llm"] and not self._learns_chat:
+                (whole,) = self.read([prompt + continuation], code)
+                told.append(whole.llm[len(read[-1].llm) :])
+            else:
+                told.append(self._tokenizers["llm"].continuation(continuation))
+        return read, told
+
+    def read_nothing(self, language: str | None) -> ReadPrompt:
+        """What stands where nothing was said: to an encoder an empty text, to an LLM the token that begins a text, or ends one."""
+        ids: dict[str, list[int]] = {"encoder": [], "llm": []}
+        if "encoder" in self.sides:
+            ids["encoder"] = self._tokenizers["encoder"]([""], language)
+        if "llm" in self.sides:
+            own = self._tokenizers["llm"].pretrained
+            ids["llm"] = [own.eos_token_id if own.bos_token_id is None else own.bos_token_id]
+        return ReadPrompt(ids["encoder"], ids["llm"])
+
+    def tokens_of(self, text: str) -> list[int]:
+        """Ids of a text as the LLM tells it behind nothing, without special tokens."""
+        return self._tokenizers["llm"].tokenize([text])[0].ids
+
+    @property
+    def num_positions(self) -> int | None:
+        """Most places that the LLM reads; None where it has no bound."""
+        return getattr(self._model.config, "max_position_embeddings", None)
+
+    @property
+    def chat_template(self) -> str | None:
+        """Jinja by which the LLM reads messages; None where nothing says so."""
+        return None if self._own_chat is None else self._own_chat.template
 
     @torch.no_grad()
     def states_before(
@@ -166,12 +210,12 @@ class Speaker:
     def _joined(
         self, prompts: Sequence[ReadPrompt], responses: Sequence[Sequence[int]]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What is read of prompts with their responses behind them, (B, S, D), and the mask (B, S)."""
+        """What is read of prompts with their responses behind them, but for the last token, (B, S, D), and the mask (B, S)."""
         read, _ = left_padded(*self._embed(prompts))
         rows = []
         for place, response in enumerate(responses):
             told = token_embeddings(
-                self._reader.trained_model, torch.tensor([response], dtype=torch.long, device=read.device)
+                self._reader.trained_model, torch.tensor([response[:-1]], dtype=torch.long, device=read.device)
             )
             rows.append(torch.cat([read[place, read.shape[1] - len(prompts[place]) :], told[0].to(read.dtype)]))
         lengths = torch.tensor([len(row) for row in rows], device=read.device)
@@ -214,7 +258,7 @@ class Speaker:
 
     def _num_new_tokens(self, rows: Sequence[ReadPrompt], wanted: int | None) -> int:
         """Most tokens of a response; refused where a prompt leaves no room for them."""
-        positions = getattr(self._model.config, "max_position_embeddings", None)
+        positions = self.num_positions
         longest = max(map(len, rows), default=0)
         room = _NEW_TOKENS if positions is None else positions - longest
         number = min(_NEW_TOKENS, room) if wanted is None else _require_whole("max_new_tokens", wanted, 1)
@@ -225,6 +269,13 @@ class Speaker:
                 "positions; shorten it, or lower max_new_tokens"
             )
         return number
+
+
+def _one_each(languages: str | Sequence[str] | None, prompts: Sequence[Any]) -> Sequence[str | None]:
+    codes = [languages] * len(prompts) if languages is None or isinstance(languages, str) else list(languages)
+    if len(codes) != len(prompts):
+        raise UserError(f"lang: {len(codes)} languages for {len(prompts)} prompts; give one, or one for each prompt")
+    return codes
 
 
 def _both(

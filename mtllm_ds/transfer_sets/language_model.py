@@ -1,4 +1,4 @@
-"""A language model that trained with its head, as an ordinary Hugging Face folder that transformers loads."""
+"""A language model with its head, as an ordinary Hugging Face folder that transformers loads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from transformers.utils import logging as transformers_logging
 from mtllm_ds import atomic
 from mtllm_ds.checkpoint.model import Trained
 from mtllm_ds.checkpoint.model_card import language_model_card
+from mtllm_ds.config.sections import LLMSettings
 from mtllm_ds.data.text.tokenization import TokenizerSpec, pretrained_tokenizer
+from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import load_reader, located
 from mtllm_ds.models.head_parts import entrance, head_class
 from mtllm_ds.models.loading import llm_config
@@ -41,18 +43,28 @@ def _with_weights(trained: Trained, settings: Any) -> Any:
     """The whole model in float32."""
     reader: Any = load_reader(settings, trained.weights, torch.device("cpu"), torch.float32)
     body = reader.llm.merge_and_unload() if settings.trainable == "lora" else reader.llm
-    llm = settings.given_llm
+    return with_head(settings.given_llm, body, trained.lm_head or {})
+
+
+def with_head(llm: LLMSettings, body: Any, head: Mapping[str, torch.Tensor]) -> Any:
+    """transformers' own model of an LLM's family in float32, from its body and the tensors of its head by the names that
+    `OutputHead` has for them; a matrix that is tied to the input embeddings may be left out."""
     config = llm_config(llm)
     with torch.random.fork_rng(devices=[]), quiet_transformers():
         whole: Any = head_class(llm, config)(config)
+    if type(whole.base_model) is not type(body):
+        raise UserError(
+            f"model.llm.name={llm.name}: its {type(whole).__name__} holds more than text, so that no whole folder can be written; "
+            "use the export"
+        )
     whole.base_model.load_state_dict(body.state_dict())
-    _put_head(whole, trained.lm_head or {})
+    _put_head(whole, head)
     return whole.eval()
 
 
 @torch.no_grad()
 def _put_head(model: Any, head: Mapping[str, torch.Tensor]) -> None:
-    """Copy a trained head's tensors, by the names that `OutputHead` has for them, into a model's own."""
+    """Copy a head's tensors into a model's own."""
     matrix = model.get_output_embeddings()
     transform = dict(entrance(model).named_parameters())
     for name, value in head.items():

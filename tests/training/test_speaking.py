@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mtllm_ds import MTLLM
 from mtllm_ds.checkpoint.export import export_run
@@ -10,6 +11,7 @@ from mtllm_ds.data.text.chat import DialogueTokenizer
 from mtllm_ds.models.lm_head import load_output_head
 from mtllm_ds.models.readers import token_embeddings
 from mtllm_ds.training.runs import run_seeds
+from mtllm_ds.transfer_sets.merged_llm import write_merged
 from tests.distributed.ranks import ranks
 from tests.fixtures.dialogue_runs import make_dialogue_run
 from tests.fixtures.dialogues import CHAT
@@ -75,3 +77,16 @@ def test_run_and_export_write_behind_what_was_read_in_training(recipe, name, sid
         asked = [{"role": "user", "content": TEXT}]
         assert model.generate([asked], "deu_Latn", max_new_tokens=NEW) == [expected]
         assert model.generate([asked, TEXT], "deu_Latn", max_new_tokens=NEW) == [expected] * 2
+
+
+def test_the_merged_folder_of_a_run_writes_the_same_by_transformers_alone(recipe):
+    trained, folder = recipe.parent / "llm", recipe.parent / "merged"
+    if not trained.exists():
+        settings = settings_of(recipe, run__output_dir=str(trained), run__max_steps="2", model__reader="llm")
+        ranks(1).run(train, settings)
+    write_merged(trained, folder)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    asked = [{"role": "user", "content": TEXT}]
+    ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    written = model.generate(**ids, max_new_tokens=NEW)[0, ids["input_ids"].shape[1] :]
+    assert tokenizer.decode(written, skip_special_tokens=True) == by_hand(MTLLM.from_pretrained(trained), ("llm",))

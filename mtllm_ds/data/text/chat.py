@@ -49,8 +49,6 @@ class DialogueTokenizer:
         # One of its own: that of `TextTokenizer` reads special tokens as text, a template means them.
         self._chat = pretrained_tokenizer(tokenizer.spec)
         self._specials = re.compile("|".join(map(re.escape, self._special_tokens())) or "(?!)")
-        (first, *_) = self._chat.convert_ids_to_tokens(tokenizer.tokenize(["a"])[0].ids)
-        self._adds_blank = first.startswith("▁")
         self.template: str | None = None
         self.end_id: int = self._chat.eos_token_id
         if settings.plain:
@@ -75,9 +73,8 @@ class DialogueTokenizer:
 
     def response_ids(self, response: str, *, ends: bool = True) -> list[int]:
         """The response, and where it `ends` the token that says so."""
-        if self.settings.plain and self._adds_blank:
-            response = response.removeprefix(" ")
-        return [*self._text.tokenize([response])[0].ids, *([self.end_id] if ends else ())]
+        ids = self._text.continuation(response) if self.settings.plain else self._text.tokenize([response])[0].ids
+        return [*ids, *([self.end_id] if ends else ())]
 
     def user_header_ids(self) -> list[int]:
         """What stands before the first words of a user, the system's turn included: a chat model goes on with what users ask.

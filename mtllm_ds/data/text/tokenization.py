@@ -131,6 +131,12 @@ class TextTokenizer:
             ]
         return [self._tokenize_without_offsets(text) for text in texts]
 
+    def continuation(self, text: str) -> list[int]:
+        """Ids of a text that goes on with another, without special tokens: a blank in front of it is not counted twice where the
+        tokenizer puts one before every text."""
+        (first, *_) = self._tokenizer.convert_ids_to_tokens(self.tokenize(["a"])[0].ids)
+        return self.tokenize([text.removeprefix(" ") if first.startswith("▁") else text])[0].ids
+
     def join(self, segment_ids: Sequence[Sequence[int]], language: str | None) -> list[int]:
         """Put the template around ids of segments."""
         if TAG in self.template.prefix:

@@ -1,0 +1,58 @@
+"""Which language a task of a harness is in: a harness knows its tasks by name alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mtllm_ds.errors import UserError
+from mtllm_ds.languages import ALIASES, FLORES_200, check_language
+
+
+class TaskLanguages:
+    """FLORES-200 codes of tasks, by name: from a table, else one for all, else the code at the end of the name."""
+
+    def __init__(self, lang: str | None = None, table: Mapping[str, str] | str | Path | None = None) -> None:
+        """
+        Args:
+            lang: of every task that the table does not name
+            table: names of tasks, or patterns with * and ?, and their codes; or a YAML or JSON file with them. The first that fits
+                counts
+
+        Raises:
+            UserError: there is no such file, it holds no table, or a code is unknown.
+        """
+        self._lang = None if lang is None else check_language(lang)
+        self._table = {name: check_language(code) for name, code in _read(table).items()}
+
+    def __call__(self, task: str) -> str:
+        """The code of a task's language; `UserError` where nothing tells it."""
+        for pattern, code in self._table.items():
+            if fnmatchcase(task, pattern):
+                return code
+        if self._lang is not None:
+            return self._lang
+        parts = task.split("_")
+        for name in ("_".join(parts[-2:]), parts[-1]) if len(parts) > 1 else ():
+            if name in FLORES_200 or name in ALIASES:
+                return check_language(name)
+        raise UserError(
+            f"languages: the name of the task '{task}' ends with no language's code; give lang=CODE, or a table in languages"
+        )
+
+
+def _read(table: Mapping[str, str] | str | Path | None) -> dict[str, str]:
+    found: Any = table or {}
+    if isinstance(table, str | Path):
+        try:
+            found = yaml.safe_load(Path(table).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"languages={table}: cannot be read ({reason}); give a YAML file") from error
+    if not isinstance(found, Mapping) or not all(isinstance(part, str) for pair in found.items() for part in pair):
+        raise UserError(f"languages={table}: no table of tasks and codes; write lines such as 'xnli_de: deu_Latn'")
+    return dict(found)
