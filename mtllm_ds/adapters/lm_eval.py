@@ -48,7 +48,7 @@ _LOGIT_ROWS = 256
 _MESSAGES = "mtllm messages: "
 """Begins what stands for a chat in a request, which has to be text."""
 _DTYPES = ("float32", "bfloat16", "float16")
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("lm_eval.mtllm")  # the harness shows those below its own
 
 
 @dataclass(frozen=True)

@@ -142,8 +142,9 @@ def by_hand(model, context, ids, lang="deu_Latn"):
     return told.gather(1, torch.tensor(ids)[:, None])[:, 0], told.argmax(-1) == torch.tensor(ids)
 
 
-def test_a_stack_tells_continuations_behind_what_its_encoder_read(stack, tasks):
+def test_a_stack_tells_continuations_behind_what_its_encoder_read(stack, tasks, caplog):
     names = [task["task"] for task in (CHOOSE, WRITE)]
+    caplog.set_level("INFO", "lm_eval")
     results, told = evaluate("mtllm", tasks, names, model_args=f"pretrained={stack}")
     model = MTLLM.from_pretrained(stack)
     own = AutoTokenizer.from_pretrained(model._tokenizers["llm"].spec.name)
@@ -159,6 +160,7 @@ def test_a_stack_tells_continuations_behind_what_its_encoder_read(stack, tasks):
     assert results[names[0]]["acc,none"] == pytest.approx((expected.argmax(1) == answers).double().mean())
     written = model.generate([row["question"] for row in QUESTIONS], "deu_Latn", max_new_tokens=NEW)
     assert [row[0][0] for row in told[names[1]]] == written
+    assert caplog.messages.count(f"{names[0]} is read as deu_Latn") == 1
 
 
 def test_a_long_text_behind_an_empty_one_of_the_encoder(stack):
