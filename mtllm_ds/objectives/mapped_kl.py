@@ -42,6 +42,12 @@ class Options:
     softcap: float | None
     """The student's"""
     chunk_elements: int
+    """Of either side's logits at a time"""
+    teacher_size: int
+    """V_t"""
+
+    def rows_at_once(self, student_size: int) -> int:
+        return max(1, self.chunk_elements // max(student_size, self.teacher_size))
 
 
 def mapped_kl(
@@ -85,7 +91,7 @@ class _MappedKL(torch.autograd.Function):
     @staticmethod
     def forward(ctx, states, weight, bias, teacher_logits, wanted, mapped, options):
         needs = ctx.needs_input_grad[:3]
-        rows = max(1, options.chunk_elements // len(weight))
+        rows = options.rows_at_once(len(weight))
         kind = torch.float64 if states.dtype == torch.float64 else torch.float32
         total = states.new_zeros((), dtype=kind)
         grads = [
@@ -101,7 +107,7 @@ class _MappedKL(torch.autograd.Function):
             total += loss.detach()
             if any(needs):
                 (slope,) = torch.autograd.grad(loss, leaf)
-                _add(grads, slope, states[part].to(kind), weight.to(kind), part)
+                _add(grads, slope, states[part].to(kind), weight, part, options.chunk_elements)
         ctx.save_for_backward(
             *(g if g is None else g.to(t.dtype) for g, t in zip(grads, (states, weight, bias), strict=True))
         )
@@ -115,15 +121,31 @@ class _MappedKL(torch.autograd.Function):
 
 
 def _add(
-    grads: list[torch.Tensor | None], slope: torch.Tensor, states: torch.Tensor, weight: torch.Tensor, part: slice
+    grads: list[torch.Tensor | None],
+    slope: torch.Tensor,
+    states: torch.Tensor,
+    weight: torch.Tensor,
+    part: slice,
+    tile_elements: int,
 ) -> None:
     of_states, of_weight, of_bias = grads
     if of_states is not None:
-        of_states[part] = slope @ weight
+        of_states[part] = _times(slope, weight, tile_elements)
     if of_weight is not None:
         of_weight.addmm_(slope.T, states)
     if of_bias is not None:
         of_bias += slope.sum(0)
+
+
+def _times(slope: torch.Tensor, weight: torch.Tensor, tile_elements: int) -> torch.Tensor:
+    """(n, V) (V, D) -> (n, D) in the precision of `slope`, without a copy of the whole matrix in it."""
+    if weight.dtype == slope.dtype:
+        return slope @ weight
+    product, rows = slope.new_zeros(len(slope), weight.shape[1]), max(1, tile_elements // weight.shape[1])
+    for start in range(0, len(weight), rows):
+        tile = slice(start, start + rows)
+        product.addmm_(slope[:, tile], weight[tile].to(slope.dtype))
+    return product
 
 
 def _loss(

@@ -40,6 +40,11 @@ class Lesson:
     mapped: Mapped | None = None
     """How its vocabulary meets the student's; None where their logits are the same one by one"""
 
+    @property
+    def size(self) -> int:
+        """V_t"""
+        return self.states.shape[-1] if self.weight is None else len(self.weight)
+
 
 class Group(NamedTuple):
     """Rows that one teacher teaches, or that none does."""
@@ -107,8 +112,9 @@ class TaughtHead(nn.Module):
         if lesson is None:
             lesson = _no_lesson(own, self.weight)
         if lesson.mapped is not None:
+            options = self._options(lesson)
             return mapped_kl(
-                own, self.weight, self.bias, partial(self._taught, lesson), wanted[rows], lesson.mapped, self._options
+                own, self.weight, self.bias, partial(self._taught, lesson), wanted[rows], lesson.mapped, options
             )
         assert lesson.weight is not None
         return fused_linear_kl(
@@ -135,7 +141,8 @@ class TaughtHead(nn.Module):
         return torch.cat(parts)
 
     def _figures_of(self, states: torch.Tensor, wanted: torch.Tensor, group: Group) -> Iterator[list[torch.Tensor]]:
-        for start in range(group.rows.start, group.rows.stop, step := max(1, self.chunk_elements // len(self.weight))):
+        step = self._options(group.lesson).rows_at_once(len(self.weight))
+        for start in range(group.rows.start, group.rows.stop, step):
             rows = slice(start, min(start + step, group.rows.stop))
             logits = _logits(states[rows], self.weight, self.bias, self.softcap)
             nll = functional.cross_entropy(logits, wanted[rows], reduction="none")
@@ -169,9 +176,10 @@ class TaughtHead(nn.Module):
             return lesson.states[rows] if lesson.states.dtype == torch.float64 else lesson.states[rows].float()
         return _logits(lesson.states[rows], lesson.weight, lesson.bias, lesson.softcap)
 
-    @property
-    def _options(self) -> Options:
-        return Options(self.temperature, self.label_weight, self.softcap, self.chunk_elements)
+    def _options(self, lesson: Lesson | None) -> Options:
+        return Options(
+            self.temperature, self.label_weight, self.softcap, self.chunk_elements, 0 if lesson is None else lesson.size
+        )
 
 
 def _logits(
