@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from mtllm_ds.config.names import is_code_unpinned
 from mtllm_ds.config.objective import BankSettings, ObjectiveSettings, TeacherModel
 from mtllm_ds.config.section import FREE, Section, unread
 from mtllm_ds.config.sections import CommonSections
@@ -154,8 +153,7 @@ class BalancedTeachers(ObjectiveSettings):
                 self, "objective", _MASKING, "with model.llm.bidirectional=false, where nothing is masked"
             )
         for language, teacher in self.teacher_of.items():
-            is_pinned = re.fullmatch("[0-9a-f]{40}", teacher.revision or "")
-            if teacher.trust_remote_code and not Path(teacher.name).is_dir() and not is_pinned:
+            if teacher.trust_remote_code and is_code_unpinned(teacher.name, teacher.revision):
                 yield (
                     f"objective.teacher_of.{language}.revision={teacher.revision or 'null'}: code from the hub runs at one commit "
                     "only; set it to the 40 digits of one that you have read"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 from mtllm_ds.config.shipped import ASSETS, ROOT, is_shipped, shipped_place
@@ -36,6 +37,11 @@ def lasting_name(name: str) -> str:
     path = Path(name).resolve()
     ships = path.is_relative_to(ROOT.resolve() / ASSETS)
     return path.relative_to(ROOT.resolve()).as_posix() if ships else str(path)
+
+
+def is_code_unpinned(name: str, revision: str | None) -> bool:
+    """Whether code of a model would run at whatever commit the hub has next: a folder has one, a commit's 40 digits name one."""
+    return not Path(resolve_model_name(name)).is_dir() and not re.fullmatch("[0-9a-f]{40}", revision or "")
 
 
 def is_missing_folder(name: str) -> bool:

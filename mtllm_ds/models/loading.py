@@ -214,6 +214,8 @@ def _cannot_be_loaded(setting: str, name: str, error: Exception) -> UserError:
             f"{setting}={name}: cannot be loaded ({_first_line(error)}); name another model, or mend that one"
         )
     mend = "name a model that transformers knows"
+    if setting == "--model":  # of a command that has this option
+        mend = "add --trust-remote-code if you trust it"
     if setting.endswith(".name"):
         mend = f"set {setting.removesuffix('name')}trust_remote_code=true if you trust it"
     return UserError(f"{setting}={name}: brings code of its own; {mend}")

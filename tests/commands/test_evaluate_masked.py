@@ -47,7 +47,21 @@ def test_tables_and_rows(place, capsys):
     assert len(own) == 2
     total = sum(row["tokens"] for row in own)
     assert figures["tokens/fra_Latn"] == total
+    assert figures["unknown_share/fra_Latn"] == 0
     assert figures["model/fra_Latn/nll"] == pytest.approx(sum(row["nll"] for row in own) / total)
+
+
+def test_the_share_of_unknown_tokens_is_said(place, capsys):
+    german = place / "deu_Latn.tsv"
+    kept = german.read_text(encoding="utf-8")
+    german.write_text(kept + "x\t\u2603 \u2603 und\n", encoding="utf-8")
+    try:
+        assert evaluate(place, output="unknown") == 0
+    finally:
+        german.write_text(kept, encoding="utf-8")
+    share = json.loads((place / "unknown" / "summary.json").read_text())["unknown_share/deu_Latn"]
+    assert 0 < share < 0.1
+    assert f"deu_Latn {share:.2%} of the tokens" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
@@ -55,13 +69,14 @@ def test_tables_and_rows(place, capsys):
     [
         (("--low-resource", "khm_Khmr"), "--low-resource=khm_Khmr: no text of it"),
         (("--training-text", "somewhere.tsv"), "--training-text=somewhere.tsv: names no language"),
+        (("--training-text", "deu_Latn={place}/deu_Latn.tsv"), "--training-text: none of fra_Latn, which is scored"),
         (("--max-length", "100"), "--max-length=100: the model reads 64"),
         (("--max-length", "2"), "--max-length=2: special tokens alone take 2"),
     ],
 )
 def test_mistakes(place, more, said):
     with pytest.raises(UserError, match=said):
-        evaluate(place, *more, output="none")
+        evaluate(place, *(option.format(place=place) for option in more), output="none")
     assert not list(place.glob("none/*"))
     (place / "file").touch()
     with pytest.raises(UserError, match=r"--output=.*file: cannot be written"):

@@ -20,7 +20,8 @@ def add_masked(commands: Subcommands) -> None:
     masked.set_defaults(run=run)
     add = masked.add_argument
     add("--model", required=True, help="folder or hub name that AutoModelForMaskedLM loads")
-    add("--revision")
+    add("--revision", help="commit or tag on the hub")
+    add("--trust-remote-code", action="store_true", help="run the code that it may bring; from the hub at one commit")
     add_text_inputs(masked)
     add(
         "--training-text", nargs="+", default=[], metavar="CODE=FILE",
@@ -41,7 +42,7 @@ def add_masked(commands: Subcommands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from mtllm_ds.data.writing.output import check_output
-    from mtllm_ds.evaluation.masked.evaluation import evaluate_masked, read_texts
+    from mtllm_ds.evaluation.masked.evaluation import count_tokens, evaluate_masked, read_texts, told_by
 
     low_resource = [check_language(code) for code in options.low_resource]
     training = named_files(options, "training-text")
@@ -62,14 +63,17 @@ def run(options: argparse.Namespace) -> None:
 
     device = device_alone(options.device)
     dtype = reading_dtype(options.precision, device)
-    model = MaskedLM.load(options.model, options.revision, dtype, device)
+    model = MaskedLM.load(options.model, options.revision, dtype, device, trust_remote_code=options.trust_remote_code)
     max_length = options.max_length or min(LONGEST, model.max_length)
     if max_length > model.max_length:
         raise UserError(f"--max-length={max_length}: the model reads {model.max_length} tokens at most; lower it")
+    texts = told_by(texts, model)
+    with CountDisplay("training text", "bytes of training text") as display:
+        counts = count_tokens(model, training, display.advance) if training else None
     with CountDisplay("masked tokens", "masked tokens") as display:
         sums = evaluate_masked(
             model, texts, num_passes=options.passes, max_length=max_length, tokens_per_batch=options.batch_tokens,
-            training=training, progress=display.advance,
+            counts=counts, progress=display.advance,
         )  # fmt: skip
     systems = systems_of(sums, texts, low_resource)
     settings = {
@@ -77,4 +81,6 @@ def run(options: argparse.Namespace) -> None:
         "low_resource": low_resource, "limit": options.limit,
     }  # fmt: skip
     write_masked(options.output, sums, texts, systems, settings)
-    print_masked(systems, Console(width=None if sys.stdout.isatty() else 140))
+    print_masked(
+        systems, texts.unknown_shares(sums["model"].num_tokens), Console(width=None if sys.stdout.isatty() else 140)
+    )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 
-from mtllm_ds.data.text.tokenization import TextTokenizer
+from mtllm_ds.data.text.tokenization import SegmentTokens
 from mtllm_ds.data.writing.sources import InputFile, SourceReader
 from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.masked.model import MaskedLM
@@ -15,7 +16,7 @@ from mtllm_ds.evaluation.masked.passes import MaskedBatch, batches_of, rows_of
 from mtllm_ds.evaluation.masked.scores import LineSums, Texts, score, uniform, unigram
 
 Progress = Callable[[int, int], None]
-"""(masked tokens that are told, all)"""
+"""(what is done, all)"""
 _LARGEST_LOGITS = 1 << 27
 """Elements of the logits of a batch."""
 _STRETCH = 1 << 14
@@ -28,19 +29,31 @@ def read_texts(inputs: Iterable[InputFile], limit: int | None = None) -> Texts:
     Raises:
         UserError: a file cannot be read, or holds no text.
     """
-    languages: list[str] = []
-    texts: list[str] = []
-    for source in inputs:
-        before = len(texts)
-        for document in SourceReader(source):
-            if limit is not None and len(texts) - before == limit:
-                break
-            if document.segments[0]:
-                languages.append(document.language)
-                texts.append(document.segments[0])
-        if len(texts) == before:
-            raise UserError(f"--input={source.path}: holds no text; give a file that does")
-    return Texts(languages, texts)
+    pairs = [pair for source in inputs for pair in _texts_of(SourceReader(source), limit)]
+    return Texts([language for language, _ in pairs], [text for _, text in pairs])
+
+
+def told_by(texts: Texts, model: MaskedLM) -> Texts:
+    """The texts with what the model's tokenizer does not know of them, which is left out of all scores.
+
+    Raises:
+        UserError: it knows nothing of a language's.
+    """
+    unknown_tokens, unknown_bytes = np.zeros((2, len(texts.texts)), np.int64)
+    known = set()
+    for line, (language, text, found) in enumerate(
+        zip(texts.languages, texts.texts, _tokens(model, texts.texts), strict=True)
+    ):
+        is_unknown = model.is_special[np.asarray(found.ids, np.int64)]
+        starts = found.starts if found.starts is not None else [0, *found.ends[:-1]]
+        spans = [(starts[i], found.ends[i]) for i in np.flatnonzero(is_unknown)]
+        unknown_tokens[line] = len(spans)
+        unknown_bytes[line] = sum(len(text[start:end].encode()) for start, end in spans)
+        if not is_unknown.all():
+            known.add(language)
+    if missing := [code for code in dict.fromkeys(texts.languages) if code not in known]:
+        raise UserError(f"--model: its tokenizer knows nothing of the text of {missing[0]}; leave that out")
+    return replace(texts, unknown_tokens=unknown_tokens, unknown_bytes=unknown_bytes)
 
 
 def evaluate_masked(
@@ -50,53 +63,84 @@ def evaluate_masked(
     num_passes: int,
     max_length: int,
     tokens_per_batch: int,
-    training: Iterable[InputFile] = (),
+    counts: Mapping[str, np.ndarray] | None = None,
     progress: Progress = lambda *_: None,
 ) -> dict[str, LineSums]:
-    """Sums of `model`, `unigram` (where training text is given) and `uniform`.
+    """Sums of `model`, `unigram` (where counts are given) and `uniform`, over all tokens but special ones, the unknown among them.
 
     Args:
-        training: text whose tokens the unigram baseline counts, of every language that is scored
+        counts: of the training text's tokens, of every language that is scored, as `count_tokens` gives them
     """
+    if missing := sorted(set(texts.languages) - set(counts)) if counts is not None else []:
+        raise UserError(f"--training-text: none of {missing[0]}, which is scored; give it as {missing[0]}=FILE")
     vocab_size = model.tokenizer.vocab_size
-    # Each masks about one token in `num_passes`, and each takes a row of logits.
-    tokens_per_batch = min(
-        tokens_per_batch, max(max_length, _LARGEST_LOGITS // vocab_size * min(num_passes, max_length))
-    )
+    # Each masks about one token in `num_passes`, and each takes a row of logits; a model that tells all takes one for every token.
+    told_share = 1 if model.tells_all else min(num_passes, max_length)
+    tokens_per_batch = min(tokens_per_batch, max(max_length, _LARGEST_LOGITS // vocab_size * told_share))
     device = next(model.model.parameters()).device
-    token_ids = _token_ids(model.tokenizer, texts.texts)
+    token_ids = _token_ids(model, texts.texts)
     total, done = sum(map(len, token_ids)), 0
 
     def batches() -> Iterator[MaskedBatch]:
         nonlocal done
         numbered = enumerate(zip(texts.languages, texts.texts, strict=True))
         while stretch := [(number, *pair) for number, pair in islice(numbered, _STRETCH)]:
-            rows = list(rows_of(model.tokenizer, stretch, num_passes, max_length))
+            rows = list(rows_of(model.tokenizer, stretch, num_passes, max_length, model.is_special))
             for batch in batches_of(rows, model.mask_id, model.tokenizer.pad_id, tokens_per_batch, device):
                 yield batch
                 done += len(batch.wanted)
                 progress(done, total)
 
     sums = {"model": score(batches(), model, len(texts.texts))}
-    if training := tuple(training):
-        counts = count_tokens(model.tokenizer, training)
-        missing = sorted(set(texts.languages) - set(counts))
-        if missing:
-            raise UserError(f"--training-text: none of {missing[0]}, which is scored; give it as {missing[0]}=FILE")
+    if counts is not None:
         sums["unigram"] = unigram(token_ids, texts.languages, counts)
     return sums | {"uniform": uniform(token_ids, vocab_size)}
 
 
-def count_tokens(tokenizer: TextTokenizer, inputs: Iterable[InputFile]) -> dict[str, np.ndarray]:
-    """(V,) int64 by language: how often each token stands in the text."""
+def count_tokens(
+    model: MaskedLM, inputs: Sequence[InputFile], progress: Progress = lambda *_: None
+) -> dict[str, np.ndarray]:
+    """(V,) int64 by language: how often each token that is scored stands in the text, of which little is held at a time.
+
+    Args:
+        progress: called with bytes read and to read
+
+    Raises:
+        UserError: as `read_texts`.
+    """
     counts: dict[str, np.ndarray] = {}
-    texts = read_texts(inputs)
-    for language, ids in zip(texts.languages, _token_ids(tokenizer, texts.texts), strict=True):
-        own = counts.setdefault(language, np.zeros(tokenizer.vocab_size, np.int64))
-        np.add.at(own, ids, 1)
+    readers = [SourceReader(source) for source in inputs]
+    pairs = (pair for reader in readers for pair in _texts_of(reader))
+    while stretch := list(islice(pairs, _STRETCH)):
+        ids_of: dict[str, list[np.ndarray]] = {}
+        for (language, _), ids in zip(stretch, _token_ids(model, [text for _, text in stretch]), strict=True):
+            ids_of.setdefault(language, []).append(ids)
+        for language, parts in ids_of.items():
+            own = np.bincount(np.concatenate(parts), minlength=model.tokenizer.vocab_size)
+            counts[language] = counts.get(language, 0) + own
+        progress(sum(reader.bytes_read for reader in readers), sum(reader.bytes_total for reader in readers))
     return counts
 
 
-def _token_ids(tokenizer: TextTokenizer, texts: Sequence[str]) -> list[np.ndarray]:
-    """Ids of each text, without special tokens."""
-    return [np.asarray(tokens.ids, np.int64) for tokens in tokenizer.tokenize(texts)]
+def _texts_of(reader: SourceReader, limit: int | None = None) -> Iterator[tuple[str, str]]:
+    """(language, text) of a file, not blank, the first `limit` at most; `UserError` where there is none."""
+    number = 0
+    for document in reader:
+        if number == limit:
+            return
+        if document.segments[0]:
+            number += 1
+            yield document.language, document.segments[0]
+    if not number:
+        raise UserError(f"--input={reader.source.path}: holds no text; give a file that does")
+
+
+def _token_ids(model: MaskedLM, texts: Sequence[str]) -> list[np.ndarray]:
+    """Ids of each text that are scored."""
+    found = [np.asarray(tokens.ids, np.int64) for tokens in _tokens(model, texts)]
+    return [ids[~model.is_special[ids]] for ids in found]
+
+
+def _tokens(model: MaskedLM, texts: Sequence[str]) -> Iterator[SegmentTokens]:
+    for start in range(0, len(texts), _STRETCH):
+        yield from model.tokenizer.tokenize(texts[start : start + _STRETCH])

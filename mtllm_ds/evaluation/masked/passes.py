@@ -13,6 +13,9 @@ from mtllm_ds.data.text.tokenization import TextTokenizer
 from mtllm_ds.draws import permutation
 from mtllm_ds.errors import UserError
 
+_NEVER = -1
+"""Pass of a token that is not masked in any"""
+
 
 @dataclass(frozen=True)
 class MaskedRow:
@@ -43,12 +46,19 @@ class MaskedBatch:
 
 
 def rows_of(
-    tokenizer: TextTokenizer, texts: Iterable[tuple[int, str, str]], num_passes: int, max_length: int
+    tokenizer: TextTokenizer,
+    texts: Iterable[tuple[int, str, str]],
+    num_passes: int,
+    max_length: int,
+    is_special: np.ndarray,
 ) -> Iterator[MaskedRow]:
-    """Rows that mask each token of (line, language, text) exactly once.
+    """Rows that mask each token of (line, language, text) exactly once, but for special ones, the unknown among them.
 
     A text's tokens are dealt to the passes in an order that the sha256 of the text decides: a pass masks one in `num_passes`. What
     is longer than `max_length` is cut into windows of that length.
+
+    Args:
+        is_special: (V,) bool
     """
     empty = np.asarray(tokenizer.join([[]], None), np.int64)
     room = max_length - len(empty)
@@ -57,11 +67,11 @@ def rows_of(
     before = len(tokenizer.template.prefix)
     for line, _, text in texts:
         content = np.asarray(tokenizer.tokenize([text])[0].ids, np.int64)
-        passes = _passes(text, len(content), num_passes)
+        passes = np.where(is_special[content], _NEVER, _passes(text, len(content), num_passes))
         for start in range(0, len(content), room):
             window = slice(start, start + room)
             ids = np.concatenate([empty[:before], content[window], empty[before:]])
-            for number in np.unique(passes[window]):
+            for number in np.unique(passes[window][passes[window] != _NEVER]):
                 yield MaskedRow(line, ids, before + np.flatnonzero(passes[window] == number))
 
 

@@ -48,14 +48,15 @@ def write_masked(folder: Path, sums: Mapping[str, LineSums], texts: Texts, syste
     counts = {f"tokens/{code}": 0 for code in texts.languages}
     for code, number in zip(texts.languages, first.num_tokens, strict=True):
         counts[f"tokens/{code}"] += int(number)
-    write_figures(folder / "summary.json", figures | counts)
+    unknown = {f"unknown_share/{code}": share for code, share in texts.unknown_shares(first.num_tokens).items()}
+    write_figures(folder / "summary.json", figures | counts | unknown)
     stream = pa.BufferOutputStream()
     parquet.write_table(_lines(sums, texts), stream)
     write_bytes(folder / "lines.parquet", stream.getvalue().to_pybytes())
 
 
-def print_masked(systems: Systems, console: Console) -> None:
-    """A row a language, the means last."""
+def print_masked(systems: Systems, unknown_shares: Mapping[str, float], console: Console) -> None:
+    """A row a language, the means last; below, what tokens are left out."""
     table = Table(title="Masked tokens: nats per token, nats per byte, mean reciprocal rank", title_justify="left")
     table.add_column("language", no_wrap=True)
     for system in systems:
@@ -69,6 +70,9 @@ def print_masked(systems: Systems, console: Console) -> None:
         cells = [f"{value:.3f}" for own in scores for value in (own.nll, own.nll_per_byte, own.mrr)]
         table.add_row(row.replace("_", ", ") + "-resource" if row.startswith("mean_") else row, *cells)
     console.print(table)
+    left_out = [f"{code} {share:.2%}" for code, share in unknown_shares.items() if share]
+    if left_out:
+        console.print(f"not scored, since the tokenizer does not know them: {', '.join(left_out)} of the tokens")
 
 
 def _lines(sums: Mapping[str, LineSums], texts: Texts) -> pa.Table:

@@ -29,15 +29,29 @@ class LineSums:
 
 @dataclass(frozen=True)
 class Texts:
-    """What is scored; L texts."""
+    """What is scored; L texts. What a tokenizer does not know of them is not."""
 
     languages: Sequence[str]
     texts: Sequence[str]
+    unknown_tokens: np.ndarray | None = None
+    """(L,) int64; None is none"""
+    unknown_bytes: np.ndarray | None = None
+    """(L,) int64 of UTF-8 that those stand for"""
 
     @property
     def num_bytes(self) -> np.ndarray:
-        """(L,) int64 of UTF-8"""
-        return np.array([len(text.encode()) for text in self.texts], np.int64)
+        """(L,) int64 of UTF-8 that are scored"""
+        total = np.array([len(text.encode()) for text in self.texts], np.int64)
+        return total if self.unknown_bytes is None else total - self.unknown_bytes
+
+    def unknown_shares(self, num_tokens: np.ndarray) -> dict[str, float]:
+        """By language the share of its tokens that are unknown, beside (L,) that are scored."""
+        unknown = np.zeros_like(num_tokens) if self.unknown_tokens is None else self.unknown_tokens
+        languages, shares = np.asarray(self.languages), {}
+        for code in dict.fromkeys(self.languages):
+            own = languages == code
+            shares[code] = float(unknown[own].sum() / max(1, (unknown + num_tokens)[own].sum()))
+        return shares
 
 
 @dataclass(frozen=True)
@@ -79,7 +93,7 @@ def unigram(token_ids: Sequence[np.ndarray], languages: Sequence[str], counts: M
     """What counting is worth: each token by its count in the training text of its language plus one.
 
     Args:
-        token_ids: of each text, without special tokens
+        token_ids: those that are scored, of each text
         counts: (V,) by language
     """
     told = {code: _log_chances(own) for code, own in counts.items()}
