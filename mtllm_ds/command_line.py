@@ -55,6 +55,11 @@ def positive_float(text: str) -> float:
     return number
 
 
+def temperature(text: str) -> float:
+    """An option's temperature: above 0, or 0 for greedy."""
+    return 0.0 if text in ("0", "0.0") else positive_float(text)
+
+
 def _whole_number(text: str, least: int) -> int:
     try:
         number = int(text)

@@ -295,9 +295,7 @@ def test_a_model_whose_own_weights_trained_holds_no_plain_llm(llm):
     reader = LLMReader(adapted.reader.llm.merge_and_unload())
     model = MTLLM(reader, adapted._tokenizers, adapted.device, llm=adapted._speakers._llm)
     assert model.generate(PROMPTS, max_new_tokens=NEW) == expected
-    with pytest.raises(
-        UserError, match=r"^generate_with_llm: this model.s LLM trained its own weights: .* load that alone$"
-    ):
+    with pytest.raises(UserError, match=r"^generate_with_llm: this model.s LLM has no LoRA .* load that alone$"):
         model.generate_with_llm(PROMPTS)
 
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "train": "train a recipe",
     "export": "a run's model as a folder to use and to share",
     "evaluate": "ask an exported model, score retrieval, make tables and a report",
+    "generate": "responses to a file of prompts",
     "translate": "the items of a task through an MT model",
 }
 """Every command with what it does, in the order of use."""

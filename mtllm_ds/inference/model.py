@@ -9,12 +9,13 @@ from typing import Any, Literal, overload
 import torch
 
 from mtllm_ds.checkpoint.trained import read_trained, tokenizer_specs
-from mtllm_ds.config.sections import LLMSettings
+from mtllm_ds.config.names import resolve_model_name
+from mtllm_ds.config.sections import EncoderSettings, LLMSettings
 from mtllm_ds.data.shards.manifest import ChatEntry, TaskEntry
 from mtllm_ds.data.text.padding import longest_first, padded
 from mtllm_ds.data.text.prompts import Prompt
 from mtllm_ds.data.text.task_encoding import EncodedItem, encode_item
-from mtllm_ds.data.text.tokenization import TextTokenizer, load_text_tokenizer
+from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
 from mtllm_ds.inference.given import (
     AnyItem,
@@ -29,7 +30,7 @@ from mtllm_ds.inference.given import (
 )
 from mtllm_ds.inference.speakers import Speakers, plain_llm
 from mtllm_ds.languages import check_language
-from mtllm_ds.models.build import load_reader, located
+from mtllm_ds.models.build import base_reader, load_reader, located
 from mtllm_ds.models.heads import TaskHead, head_from, task_scores
 from mtllm_ds.models.readers import Reader, mean_pool, span_means
 from mtllm_ds.models.speaker import Speaker
@@ -95,6 +96,26 @@ class MTLLM:
         # A head that trained is a part of what is exported as a model of transformers, and of nothing that is read here.
         llm_settings = model.llm if trained.lm_head is None else None
         return cls(reader, tokenizers, place, trained.task, head, llm_settings, trained.chat, trained.layout)
+
+    @classmethod
+    def from_base(
+        cls,
+        side: Literal["encoder", "llm"],
+        name: str,
+        *,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> MTLLM:
+        """A base model of transformers (folder or hub name) as it is: a causal `llm` that reads and writes, or an `encoder`.
+
+        Raises `UserError` if it cannot be loaded.
+        """
+        place, settings = usable_device(device), _base_settings(side, resolve_model_name(name), revision)
+        reader = base_reader(settings, place, dtype)
+        spec = TokenizerSpec(name=settings.name, revision=revision, side=side, max_length=settings.max_length)
+        llm = settings if isinstance(settings, LLMSettings) else None
+        return cls(reader, {side: load_text_tokenizer(spec)}, place, llm=llm)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -266,3 +287,9 @@ class MTLLM:
             with self._turn:
                 found = states(tokens, mask)
             yield rows, found, mask
+
+
+def _base_settings(side: str, name: str, revision: str | None) -> EncoderSettings | LLMSettings:
+    if side == "encoder":
+        return EncoderSettings(name=name, revision=revision)
+    return LLMSettings(name=name, revision=revision, bidirectional=False)

@@ -77,7 +77,10 @@ class Speakers:
 
 
 def plain_llm(reader: StackedModel | LLMReader, asked: str) -> FrozenSelf:
-    """The LLM without what was trained; `UserError` where the weights themselves were. `asked` names what wants it."""
+    """The LLM without its LoRA; `UserError` where it has none to leave out. `asked` names what wants it."""
     if not isinstance(reader.trained_model, PeftModel):
-        raise UserError(f"{asked}: this model's LLM trained its own weights: it holds no plain LLM; load that alone")
+        raise UserError(
+            f"{asked}: this model's LLM has no LoRA (its own weights trained, or nothing did): it holds no other, plain LLM; "
+            "load that alone"
+        )
     return FrozenSelf(reader)

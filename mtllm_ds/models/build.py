@@ -49,6 +49,20 @@ def load_reader(
     return reader.to(device).eval().requires_grad_(False)
 
 
+def base_reader(
+    settings: EncoderSettings | LLMSettings, device: torch.device, dtype: torch.dtype
+) -> EncoderReader | LLMReader:
+    """A base model as it is, with nothing trained, frozen, in evaluation mode and on `device`."""
+    attention = choose_attention("auto", device, dtype)
+    reader: EncoderReader | LLMReader
+    if isinstance(settings, EncoderSettings):
+        model: Any = load_encoder(settings, attention, dtype).model
+        reader = EncoderReader(model)
+    else:
+        reader = LLMReader(load_llm(settings, attention, dtype))
+    return reader.to(device).eval().requires_grad_(False)
+
+
 def located(
     model: ModelSettings, bases: Mapping[str, Mapping[str, Any]], where: str, places: Mapping[str, str]
 ) -> ModelSettings:

@@ -20,11 +20,11 @@ from mtllm_ds.data.text.tokenization import TextTokenizer, pretrained_tokenizer
 from mtllm_ds.draws import seed_of
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.generation import causal_model, end_ids, left_padded
-from mtllm_ds.models.generation_options import read_options
+from mtllm_ds.models.generation_options import GenerationOptions, read_options
 from mtllm_ds.models.lm_head import OutputHead
 from mtllm_ds.models.readers import LLMReader, read_padded, token_embeddings
 from mtllm_ds.models.stacked import StackedModel
-from mtllm_ds.models.writer import ReadPrompt, Writer
+from mtllm_ds.models.writer import ReadPrompt, Response, Writer
 
 _NEW_TOKENS = 256
 
@@ -95,43 +95,76 @@ class Speaker:
             chat_template: Jinja, in place of the one that it learnt by, or the tokenizer's own
             options: of transformers' `generate`
         """
-        chat = self._own_chat if chat_template is None else self._chat(chat_template)
-        ends = end_ids(self._model, self._ends_of_turns(chat)) or [self._tokenizers["llm"].pad_id]
         _require_whole("batch_size", batch_size, 1)
+        chat = self._chat_by(chat_template)
         rows = self._read(prompts, languages, chat)
-        read = read_options(self._model, ends, self._num_new_tokens(rows, max_new_tokens), options)
+        how = self._options(rows, chat, max_new_tokens, options)
         start = int(torch.randint(2**62, ())) if seed is None else _require_whole("seed", seed, 0)
         seeds = [seed_of(start, number) for number in range(len(rows))]
         if not stream:
-            return [response.text for response in self._writer.write(rows, seeds, read, batch_size)]
+            return [response.text for response in self.write(rows, seeds, how, batch_size)]
         if len(rows) != 1:
             raise UserError(f"stream=True: writes one response piece by piece, got {len(rows)} prompts; give one")
-        return self._writer.stream(rows[0], seeds[0], read)
+        return self._writer.stream(rows[0], seeds[0], how)
 
     def read(
-        self, prompts: Sequence[Any], languages: str | Sequence[str] | None, template: str | None = None
+        self,
+        prompts: Sequence[Any],
+        languages: str | Sequence[str | None] | None,
+        template: str | None = None,
+        places: Sequence[str] | None = None,
     ) -> list[ReadPrompt]:
-        """Ids of prompts; `template` is Jinja, in place of the one that it learnt by, or the tokenizer's own.
+        """Ids of prompts.
+
+        Args:
+            template: Jinja, in place of the one that it learnt by, or the tokenizer's own
+            places: what prompts are called in messages; None for `prompts[0]` and so on
 
         Raises:
             UserError: a prompt is empty, too long for an encoder, or its language has no tag.
         """
-        return self._read(prompts, languages, self._own_chat if template is None else self._chat(template))
+        return self._read(prompts, languages, self._chat_by(template), places)
 
-    def _read(self, prompts: Sequence[Any], languages: Any, chat: DialogueTokenizer | None) -> list[ReadPrompt]:
+    def options(
+        self, rows: Sequence[ReadPrompt], max_new_tokens: int | None = None, template: str | None = None, **given: Any
+    ) -> GenerationOptions:
+        """What all of these prompts are answered with, as `respond` reads its arguments.
+
+        Raises:
+            UserError: an option is unknown or refused, or a prompt leaves no room for so many tokens.
+        """
+        return self._options(rows, self._chat_by(template), max_new_tokens, given)
+
+    def write(
+        self, rows: Sequence[ReadPrompt], seeds: Sequence[int], options: GenerationOptions, batch_size: int = 8
+    ) -> list[Response]:
+        """A response to each prompt; what is drawn depends on its own seed alone."""
+        return self._writer.write(rows, seeds, options, batch_size)
+
+    def _options(
+        self, rows: Sequence[ReadPrompt], chat: DialogueTokenizer | None, wanted: int | None, given: Mapping[str, Any]
+    ) -> GenerationOptions:
+        ends = end_ids(self._model, self._ends_of_turns(chat)) or [self._tokenizers["llm"].pad_id]
+        return read_options(self._model, ends, self._num_new_tokens(rows, wanted), given)
+
+    def _read(
+        self,
+        prompts: Sequence[Any],
+        languages: Any,
+        chat: DialogueTokenizer | None,
+        places: Sequence[str] | None = None,
+    ) -> list[ReadPrompt]:
         codes = _one_each(languages, prompts)
+        names = [f"prompts[{number}]" for number in range(len(prompts))] if places is None else places
         by_side: dict[str, list[list[int]]] = {side: [[]] * len(prompts) for side in ("encoder", "llm")}
         for side in self.sides:
             reader = PromptReader(self._tokenizers[side], chat, learnt_dialogues=self._learns_chat)
-            by_side[side] = [
-                reader(prompt, code, f"prompts[{number}]")
-                for number, (prompt, code) in enumerate(zip(prompts, codes, strict=True))
-            ]
+            by_side[side] = [reader(*given) for given in zip(prompts, codes, names, strict=True)]
         if "encoder" in self.sides:
             assert isinstance(self._reader, StackedModel)
             for row, code in zip(by_side["encoder"], codes, strict=True):
                 self._reader.require_mean_of(row[0], code)
-        return [ReadPrompt(*row) for row in zip(by_side["encoder"], by_side["llm"], strict=True)]
+        return [ReadPrompt(*row) for row in zip(by_side["encoder"], by_side["llm"], names, strict=True)]
 
     def read_with(
         self,
@@ -242,6 +275,9 @@ class Speaker:
     def _learns_chat(self) -> bool:
         return self._learnt is not None and self._learnt.template is not None
 
+    def _chat_by(self, template: str | None) -> DialogueTokenizer | None:
+        return self._own_chat if template is None else self._chat(template)
+
     def _chat(self, template: str | None) -> DialogueTokenizer | None:
         """How the LLM reads messages: by the template that is given, that it learnt by, or that its tokenizer has."""
         tokenizer, learnt = self._tokenizers["llm"], self._learnt
@@ -263,15 +299,15 @@ class Speaker:
         room = _NEW_TOKENS if positions is None else positions - longest
         number = min(_NEW_TOKENS, room) if wanted is None else _require_whole("max_new_tokens", wanted, 1)
         if positions is not None and (number < 1 or number > room):
-            place = next(number for number, row in enumerate(rows) if len(row) == longest)
+            place = next(row.where for row in rows if len(row) == longest)
             raise UserError(
-                f"prompts[{place}]: {longest} tokens and max_new_tokens={wanted or 1} are more than the LLM's {positions} "
+                f"{place}: {longest} tokens and max_new_tokens={wanted or 1} are more than the LLM's {positions} "
                 "positions; shorten it, or lower max_new_tokens"
             )
         return number
 
 
-def _one_each(languages: str | Sequence[str] | None, prompts: Sequence[Any]) -> Sequence[str | None]:
+def _one_each(languages: str | Sequence[str | None] | None, prompts: Sequence[Any]) -> Sequence[str | None]:
     codes = [languages] * len(prompts) if languages is None or isinstance(languages, str) else list(languages)
     if len(codes) != len(prompts):
         raise UserError(f"lang: {len(codes)} languages for {len(prompts)} prompts; give one, or one for each prompt")

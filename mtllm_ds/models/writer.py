@@ -32,6 +32,8 @@ class ReadPrompt:
     """Empty where no encoder reads"""
     llm: list[int]
     """Empty where the encoder's states stand in place of the prompt"""
+    where: str = ""
+    """What it is called in messages"""
 
     def __len__(self) -> int:
         """What the LLM reads, in places."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtllm_ds.command_line import Subcommands, add_precision, positive_float, positive_int
+from mtllm_ds.command_line import Subcommands, add_precision, positive_float, positive_int, temperature
 from mtllm_ds.commands.prepare.sides import chat_template_of
 from mtllm_ds.config.shipped import shipped_place
 from mtllm_ds.errors import UserError
@@ -69,7 +69,7 @@ def _add_answers(group: Any) -> None:
         "--max-new-tokens", type=positive_int, default=256,
         help="most tokens of an answer; a longer one is cut off, and rejected (default %(default)s)",
     )  # fmt: skip
-    add("--temperature", type=_temperature, default=0.0, help="0 is greedy (default)")
+    add("--temperature", type=temperature, default=0.0, help="0 is greedy (default)")
     add("--top-p", type=_share, help="the fewest tokens that reach this probability (default %(default)s)")
     add("--keep-sentences", action="store_true", help="of an answer that was cut off, keep the whole sentences")
     add("--stop", metavar="TEXT", help="an answer ends here too, as where a model was not tuned to end its turn")
@@ -259,7 +259,3 @@ def _share(text: str) -> float:
     if number > 1:
         raise argparse.ArgumentTypeError(f"'{text}' is no share from 0 to 1")
     return number
-
-
-def _temperature(text: str) -> float:
-    return 0.0 if text in ("0", "0.0") else positive_float(text)

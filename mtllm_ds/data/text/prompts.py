@@ -34,6 +34,8 @@ class PromptReader:
         """
         tokenizer = self._tokenizer
         is_encoder = tokenizer.spec.side == "encoder"
+        if language is None and is_encoder and tokenizer.language_codes:
+            raise UserError(f"{where}: needs a language tag; give the prompt's language, such as 'eng_Latn'")
         if isinstance(prompt, str) and self._learnt_dialogues and not is_encoder:
             prompt = [{"role": "user", "content": prompt}]
         if isinstance(prompt, str):

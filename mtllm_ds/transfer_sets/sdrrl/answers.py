@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.languages import ENGLISH
-from mtllm_ds.transfer_sets.sdrrl.chat_model import ChatModel, Generation, Job, Progress, provenance, write_jobs
+from mtllm_ds.transfer_sets.sdrrl.chat_model import ChatModel, Generation, Job, provenance, write_jobs
 from mtllm_ds.transfer_sets.sdrrl.filters import LanguageCheck, why_rejected
-from mtllm_ds.transfer_sets.sdrrl.stages import Row, Stage
+from mtllm_ds.transfer_sets.sdrrl.stages import Progress, Row, Stage
 from mtllm_ds.transfer_sets.translation.sentences import Piece, split_sentences
 
 

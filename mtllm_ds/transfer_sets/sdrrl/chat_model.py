@@ -10,21 +10,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mtllm_ds.cluster.agree import together, wait_for_all
 from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.config.names import lasting_name, resolve_model_name
 from mtllm_ds.data.text.chat import ChatSettings, DialogueTokenizer
-from mtllm_ds.data.text.padding import longest_first
 from mtllm_ds.data.text.tokenization import TokenizerSpec, load_text_tokenizer, pretrained_tokenizer
 from mtllm_ds.draws import seed_of
 from mtllm_ds.models.generation import end_ids
 from mtllm_ds.models.generation_options import read_options
 from mtllm_ds.models.loading import load_config, load_weights, weights_fingerprint
 from mtllm_ds.models.writer import Response, Writer, token_rows
-from mtllm_ds.transfer_sets.sdrrl.stages import Row, Stage
-
-Progress = Callable[[int, int], None]
-"""(texts that are done, all that this rank has to do)"""
+from mtllm_ds.transfer_sets.sdrrl.stages import Progress, Row, Stage, write_batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,27 +128,18 @@ def write_jobs(
     record: Callable[[Job, str, bool], Row],
     progress: Progress,
 ) -> dict[str, Row]:
-    """Every job's record by id, from all ranks. Batches depend on the jobs alone; each is kept as soon as it is written.
+    """`write_batches` of what the chat model writes.
 
     Args:
         record: (job, text, whether it ended by itself) -> what is kept
     """
-    known = stage.begun()
-    batches = [[jobs[i] for i in rows] for rows in longest_first([len(job.prompt_ids) for job in jobs], batch_size)]
-    # Whose a batch is depends on its number: what is on disk depends on when a rank looks.
-    own = [batch for batch in batches[cluster.rank :: cluster.world_size] if any(job.id not in known for job in batch)]
 
-    def work() -> None:
-        done, total = 0, sum(map(len, own))
-        progress(done, total)
-        for batch in own:
-            written = chat_model.write(batch, seed, generation)
-            stage.add(record(job, one.text.strip(), not one.is_cut) for job, one in zip(batch, written, strict=True))
-            progress(done := done + len(batch), total)
+    def write(batch: Sequence[Job]) -> list[Row]:
+        written = chat_model.write(batch, seed, generation)
+        return [record(job, one.text.strip(), not one.is_cut) for job, one in zip(batch, written, strict=True)]
 
-    together(work, cluster.device)
-    wait_for_all()
-    return stage.begun()
+    lengths = [len(job.prompt_ids) for job in jobs]
+    return write_batches(jobs, lengths, write, stage, cluster, batch_size=batch_size, progress=progress)
 
 
 def provenance(chat_model: ChatModel, seed: int, generation: Generation) -> Row:

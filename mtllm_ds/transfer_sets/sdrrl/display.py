@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mtllm_ds.errors import UserError
-from mtllm_ds.transfer_sets.sdrrl.chat_model import Progress as Report
+from mtllm_ds.transfer_sets.sdrrl.stages import Progress as Report
 from mtllm_ds.transfer_sets.sdrrl.stages import Row, read_rows
 
 _LOG_SECONDS = 60

@@ -15,9 +15,9 @@ from mtllm_ds.data.writing.filters import normalized_hash
 from mtllm_ds.data.writing.sources import InputFile, SourceReader
 from mtllm_ds.errors import UserError
 from mtllm_ds.languages import ENGLISH
-from mtllm_ds.transfer_sets.sdrrl.chat_model import ChatModel, Generation, Job, Progress, provenance, write_jobs
+from mtllm_ds.transfer_sets.sdrrl.chat_model import ChatModel, Generation, Job, provenance, write_jobs
 from mtllm_ds.transfer_sets.sdrrl.filters import LanguageCheck, why_rejected
-from mtllm_ds.transfer_sets.sdrrl.stages import Row, Stage
+from mtllm_ds.transfer_sets.sdrrl.stages import Progress, Row, Stage
 
 _MOST_BATCHES = 8
 """Of a round; the same on any number of ranks."""

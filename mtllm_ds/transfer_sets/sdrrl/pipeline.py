@@ -26,7 +26,7 @@ from mtllm_ds.errors import UserError
 from mtllm_ds.file_lock import HeldError, lock_file
 from mtllm_ds.languages import ENGLISH
 from mtllm_ds.transfer_sets.sdrrl.answers import kept, write_answers
-from mtllm_ds.transfer_sets.sdrrl.chat_model import ChatModel, Progress
+from mtllm_ds.transfer_sets.sdrrl.chat_model import ChatModel
 from mtllm_ds.transfer_sets.sdrrl.code_switching import words_of
 from mtllm_ds.transfer_sets.sdrrl.filters import LanguageCheck
 from mtllm_ds.transfer_sets.sdrrl.instructions import (
@@ -39,7 +39,7 @@ from mtllm_ds.transfer_sets.sdrrl.lexicons import FREEDICT, aligned_lexicon, rea
 from mtllm_ds.transfer_sets.sdrrl.pairs import TEXT_TYPES, Material, make_pairs
 from mtllm_ds.transfer_sets.sdrrl.parallel import read_parallel
 from mtllm_ds.transfer_sets.sdrrl.settings import ALIGNED, TRANSLATOR, SdrrlSettings
-from mtllm_ds.transfer_sets.sdrrl.stages import Row, Stage
+from mtllm_ds.transfer_sets.sdrrl.stages import Progress, Row, Stage
 from mtllm_ds.transfer_sets.sdrrl.translations import translate_answers
 from mtllm_ds.transfer_sets.translation.engines import load_engine
 from mtllm_ds.transfer_sets.translation.translator import Translator

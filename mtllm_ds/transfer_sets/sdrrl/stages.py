@@ -12,16 +12,30 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from mtllm_ds import atomic
+from mtllm_ds.cluster.agree import together, wait_for_all
+from mtllm_ds.cluster.launch import Cluster
+from mtllm_ds.data.text.padding import longest_first
 from mtllm_ds.errors import UserError
 
 Row = dict[str, Any]
 """Has an `id`, its own within the stage."""
+Progress = Callable[[int, int], None]
+"""(texts that are done, all that this rank has to do)"""
+
+
+class _Job(Protocol):
+    @property
+    def id(self) -> str:
+        """Of the row that it becomes."""
+
+
+J = TypeVar("J", bound=_Job)
 
 
 class Stage:
@@ -100,6 +114,39 @@ class Stage:
                     f"({_short(made_with.get(key))}, not {_short(self._settings.get(key))}); choose another folder, or remove "
                     f"{self.path.name}, {self._summary.name} and .{self.name} from it"
                 )
+
+
+def write_batches(
+    jobs: Sequence[J],
+    lengths: Sequence[int],
+    write: Callable[[Sequence[J]], Iterable[Row]],
+    stage: Stage,
+    cluster: Cluster,
+    *,
+    batch_size: int,
+    progress: Progress,
+) -> dict[str, Row]:
+    """Every job's row by id, from all ranks. Batches depend on the jobs alone; each is kept as soon as it is written.
+
+    Args:
+        lengths: of the jobs; those of similar length share a batch
+        write: one batch to its rows
+    """
+    known = stage.begun()
+    batches = [[jobs[place] for place in places] for places in longest_first(lengths, batch_size)]
+    # Whose a batch is depends on its number: what is on disk depends on when a rank looks.
+    own = [batch for batch in batches[cluster.rank :: cluster.world_size] if any(job.id not in known for job in batch)]
+
+    def work() -> None:
+        done, total = 0, sum(map(len, own))
+        progress(done, total)
+        for batch in own:
+            stage.add(write(batch))
+            progress(done := done + len(batch), total)
+
+    together(work, cluster.device)
+    wait_for_all()
+    return stage.begun()
 
 
 def read_rows(path: Path) -> list[Row]:
