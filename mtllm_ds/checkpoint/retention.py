@@ -1,4 +1,4 @@
-"""Which checkpoints stay: the newest few, and the best by validation."""
+"""Which checkpoints stay: the newest few, those of every so many steps, and the best by validation."""
 
 from __future__ import annotations
 
@@ -59,10 +59,14 @@ def _record(root: Path) -> dict[str, Any]:
         ) from error
 
 
-def drop_old(root: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints and the best one; called by the main rank."""
+def drop_old(root: Path, keep: int, keep_every: int | None = None) -> None:
+    """Remove all but the newest `keep` checkpoints, the best, and those of every `keep_every` steps; called by the main rank."""
     folders = checkpoint_folders(root)
-    kept = {*list(folders)[-keep:], best_step(root)}
+    kept = {
+        *list(folders)[-keep:],
+        best_step(root),
+        *(step for step in folders if keep_every and step % keep_every == 0),
+    }
     for step, folder in folders.items():
         if step not in kept:
             shutil.rmtree(folder)

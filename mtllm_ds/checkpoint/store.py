@@ -10,10 +10,14 @@ A checkpoint is a folder `step_00000050/` that appears whole (written beside, th
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import os
 import re
-from dataclasses import dataclass
+import shutil
+import subprocess
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -57,6 +61,16 @@ class CheckpointState:
     """Name, type and labels of the task, where the run has a head."""
     chat: dict[str, Any] | None = None
     """How the dialogues that the run trains on are put into words, where it has some."""
+    history: dict[str, Any] = field(default_factory=dict)
+    """What has befallen the run, as far as it decides what comes next; empty in checkpoints of before there was any."""
+
+
+@dataclass(frozen=True)
+class CheckpointTensors:
+    """All fp32 tensors of a checkpoint, whole, on the CPU."""
+
+    masters: dict[str, torch.Tensor]
+    moments: dict[str, torch.Tensor]
 
 
 def checkpoint_root(settings: Settings) -> Path:
@@ -75,11 +89,8 @@ def folder_of_step(root: Path, step: int) -> Path:
     return root / f"step_{step:08d}"
 
 
-def save_checkpoint(
-    root: Path, state: CheckpointState, trainable: TrainableState, kept: dict[str, torch.Tensor], is_main: bool
-) -> Path:
-    """Write one checkpoint; called by all ranks, written by the main one. `kept` are the frozen tensors of no base model."""
-    folder = folder_of_step(root, state.step)
+def gather_tensors(trainable: TrainableState, is_main: bool) -> CheckpointTensors:
+    """What a checkpoint holds of the trainable parameters; called by all ranks, kept by the main one alone."""
     masters: dict[str, torch.Tensor] = {}
     moments: dict[str, torch.Tensor] = {}
     for name in trainable.parameters:
@@ -88,9 +99,7 @@ def save_checkpoint(
         if is_main:
             masters[name] = full[MASTER]
             moments.update({f"{key}/{name}": full[key] for key in MOMENTS})
-    device = next(iter(trainable.parameters.values())).device
-    together(lambda: _write(folder, state, masters, moments, kept) if is_main else None, device)
-    return folder
+    return CheckpointTensors(masters, moments)
 
 
 def read_state(folder: Path) -> CheckpointState:
@@ -145,25 +154,32 @@ def restore_checkpoint(folder: Path, state: CheckpointState, trainable: Trainabl
     wait_for_all()
 
 
-def _write(
-    folder: Path,
-    state: CheckpointState,
-    masters: dict[str, torch.Tensor],
-    moments: dict[str, torch.Tensor],
-    kept: dict[str, torch.Tensor],
+def write_checkpoint(
+    root: Path, state: CheckpointState, tensors: CheckpointTensors, kept: dict[str, torch.Tensor]
 ) -> None:
-    contents = {TRAINABLE: masters, OPTIMIZER: moments, **({KEPT: kept} if kept else {})}
+    """Write one checkpoint; called by the main rank. `kept` are the frozen tensors of no base model.
+
+    Raises:
+        OSError: a full disk, a read-only one, and the like; nothing of it is left.
+    """
+    folder = folder_of_step(root, state.step)
+    contents = {TRAINABLE: tensors.masters, OPTIMIZER: tensors.moments, **({KEPT: kept} if kept else {})}
     try:
         with atomic.new_folder(folder) as temporary:
-            for name, tensors in contents.items():
-                save_file(tensors, temporary / name)
+            for name, content_tensors in contents.items():
+                save_file(content_tensors, temporary / name)
             files = {name: atomic.sha256_file(temporary / name) for name in contents}
             content = {"format": FORMAT, **vars(state), "versions": _versions(), "files": files}
             atomic.write_json(temporary / STATE, {**content, "sha256": _digest(content)})
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"checkpoint {folder}: cannot be written ({error}); make room, then go on with --resume from the one before it"
-        ) from error
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+
+
+def set_aside(root: Path, step: int) -> None:
+    """Take a damaged checkpoint out of the row, for who wants to look at it; called by the main rank, which holds the folder."""
+    place = root / f"damaged_{step:08d}"
+    shutil.rmtree(place, ignore_errors=True)
+    os.replace(folder_of_step(root, step), place)
 
 
 def _load(folder: Path, name: str) -> dict[str, torch.Tensor]:
@@ -194,4 +210,24 @@ def _damaged(folder: Path, name: str, why: str) -> UserError:
 
 
 def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("mtllm-ds", "torch", "deepspeed", "transformers", "peft", "safetensors")}
+    names = ("mtllm-ds", "torch", "deepspeed", "transformers", "peft", "safetensors")
+    return {**{name: version(name) for name in names}, **({"commit": commit} if (commit := git_commit()) else {})}
+
+
+@functools.cache
+def git_commit() -> str:
+    """Commit of the code that runs, with a `+` where files of it are changed; empty where it is no checkout."""
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--exclude=*",
+        "--abbrev=40",
+        "--dirty=+",
+    ]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

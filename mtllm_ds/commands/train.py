@@ -11,6 +11,7 @@ from mtllm_ds.command_line import Parser, positive_int
 
 if TYPE_CHECKING:
     from mtllm_ds.config.schema import Settings
+    from mtllm_ds.preflight.resume import Resume
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -18,14 +19,24 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         prog="mtllm-ds train", description="Train a stacked model.", epilog="settings: --print-config lists them all"
     )
     parser.add_argument("--recipe", required=True, help="name of a recipe that ships, or a YAML file of settings")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of run.output_dir")
+    what = "go on from the newest checkpoint of run.output_dir; auto: from the newest whole one, or begin where there is none yet"
+    parser.add_argument("--resume", nargs="?", const=True, default=False, choices=["auto"], metavar="auto", help=what)
     parser.add_argument("--print-config", action="store_true", help="print the resolved settings and exit")
     parser.add_argument("--dry-run", action="store_true", help="check everything short of training and exit")
     parser.add_argument(
         "--world-size", type=positive_int, help="ranks that --dry-run plans for (default: those present)"
     )
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that replace the recipe's")
-    return parser.parse_intermixed_args(arguments)
+    return parser.parse_intermixed_args(_with_plain_resume(arguments))
+
+
+def _with_plain_resume(arguments: Sequence[str]) -> list[str]:
+    """`--resume` without `auto` takes nothing of what follows: the first setting behind it is a setting."""
+    words = list(arguments)
+    for place, (word, following) in enumerate(zip(words, [*words[1:], ""], strict=True)):
+        if word == "--resume" and following != "auto":
+            return [*words[:place], *words[place + 1 :], "--resume"]
+    return words
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -45,13 +56,13 @@ def main(arguments: Sequence[str]) -> int:
     return train(settings, resume=options.resume)
 
 
-def _check(settings: Settings, world_size: int, resume: bool) -> None:
+def _check(settings: Settings, world_size: int, resume: Resume) -> None:
     """All that a run of these settings would be refused for before it loads a weight; nothing is written."""
     from mtllm_ds.checkpoint.store import checkpoint_root
     from mtllm_ds.preflight.plan import describe_plan
     from mtllm_ds.preflight.resume import (
         check_whole_run,
-        newest_checkpoint,
+        find_checkpoint,
         open_checkpoint,
         require_fit_folder,
         runs_to_make,
@@ -60,8 +71,11 @@ def _check(settings: Settings, world_size: int, resume: bool) -> None:
     runs = runs_to_make(settings, resume)
     for run, goes_on in runs:
         root = checkpoint_root(run)
-        state = open_checkpoint(root, newest_checkpoint(root))[1] if goes_on else None
-        require_fit_folder(root, state)
+        newest, damaged, lines = find_checkpoint(root, goes_on)
+        state = open_checkpoint(root, newest)[1] if newest is not None else None
+        require_fit_folder(root, state, damaged)
+        for line in lines:
+            print(line)
         print(describe_plan(check_whole_run(run, world_size, state, read_all_shards=True)))
     if not runs:
         print("every seed is finished; nothing is left to train")

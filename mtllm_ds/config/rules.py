@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mtllm_ds.config.failures import mistakes_of_failures
 from mtllm_ds.config.objectives import ObjectiveSettings
 from mtllm_ds.config.section import unread
 from mtllm_ds.config.sections import CommonSections
@@ -12,6 +13,7 @@ from mtllm_ds.config.sections import CommonSections
 def mistakes(settings: CommonSections, objective: ObjectiveSettings, connector_trains: bool) -> Iterator[str]:
     """What does not fit together, first things first."""
     yield from _machine(settings)
+    yield from mistakes_of_failures(settings.failures)
     yield from _data(settings)
     yield from _connector(settings, connector_trains)
     yield from _reader(settings)
@@ -29,6 +31,8 @@ def _machine(settings: CommonSections) -> Iterator[str]:
         yield f"run.seeds={list(run.seeds)}: not a list of seeds; give at least one seed, each once"
     if run.seeds is not None and run.seed:
         yield f"run.seed={run.seed}: has no effect beside run.seeds; remove one of the two"
+    if run.keep_every is not None and run.keep_every % run.save_every:
+        yield f"run.keep_every={run.keep_every}: no multiple of run.save_every={run.save_every}; set it to one"
 
 
 def _data(settings: CommonSections) -> Iterator[str]:

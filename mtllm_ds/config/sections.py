@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from mtllm_ds.config.data import DataSettings
+from mtllm_ds.config.failures import FailureSettings
 from mtllm_ds.config.names import resolve_model_name
 from mtllm_ds.config.section import FIXED, Section
 
@@ -44,6 +45,10 @@ class RunSettings(Section):
     """Steps between checkpoints (the last step is always saved)."""
     keep_checkpoints: int = Field(default=2, gt=0)
     """Newest checkpoints kept; the best by validation is kept beside them."""
+    keep_every: int | None = Field(default=None, gt=0)
+    """Checkpoints of every so many steps are kept for good; a multiple of `save_every`."""
+    save_beside: bool = False
+    """Write checkpoints beside the training, which waits only until rank 0 has them in memory (12 bytes per trained parameter)."""
     tensorboard: bool = True
     """Also write TensorBoard events."""
 
@@ -217,3 +222,4 @@ class CommonSections(Section):
     data: DataSettings
     optim: OptimSettings = OptimSettings()
     training: TrainingSettings = TrainingSettings()
+    failures: FailureSettings = FailureSettings()

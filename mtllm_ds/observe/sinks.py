@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -89,6 +90,30 @@ class ScreenSink:
     def close(self) -> None:
         if self._progress is not None:
             self._progress.stop()
+
+
+class LastingSink:
+    """A sink that a full or read-only disk does not end the run for: it says so, once for each time that it begins to fail."""
+
+    def __init__(self, sink: Sink, console: Console) -> None:
+        self._sink, self._console, self._failing = sink, console, False
+
+    def write(self, row: Row) -> None:
+        self._try(lambda: self._sink.write(row))
+
+    def close(self) -> None:
+        self._try(self._sink.close)
+
+    def _try(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except OSError as error:
+            if not self._failing:
+                line = f"WARNING: the log cannot be written ({error}); training goes on, rows may be missing; make room"
+                self._console.print(line, style="bold red", highlight=False, markup=False, soft_wrap=True)
+            self._failing = True
+        else:
+            self._failing = False
 
 
 def describe(row: Row) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from pydantic_core import to_jsonable_python
 
@@ -31,12 +32,19 @@ from mtllm_ds.preflight.plan import RunPlan, check_run
 _WITH_EFFECT = {
     "optim": "steps from here on differ from those that it would have made",
     "objective.select_by": "the best checkpoint is picked anew from here on, whatever was the best so far",
+    "failures.on_loss_spike": "what becomes of a spike of the loss changes from here on",
+    "failures.spike_window": "what counts as a spike of the loss changes from here on",
+    "failures.spike_factor": "what counts as a spike of the loss changes from here on",
     "run.max_steps": "the learning rate falls on another line from here on",
     "data.validation": "figures of validation before and after cannot be compared, the best checkpoint's among them",
     "data.validation_samples": "figures of validation before and after cannot be compared, the best checkpoint's among them",
     "data.on_error": "what becomes of damaged blocks changes from here on",
 }
 """What may change on resume, but not without a word."""
+
+
+Resume: TypeAlias = bool | Literal["auto"]
+"""`--resume`; "auto" goes on from the newest whole checkpoint, and begins where there is none yet."""
 
 
 class Newest(NamedTuple):
@@ -47,6 +55,17 @@ class Newest(NamedTuple):
     """Of its `state.json`, which holds those of its other files"""
 
 
+class Found(NamedTuple):
+    """Where a run goes on."""
+
+    newest: Newest | None
+    """None: it begins"""
+    damaged: Sequence[int] = ()
+    """Steps of newer checkpoints that were passed over"""
+    lines: Sequence[str] = ()
+    """What there is to say about it"""
+
+
 def newest_checkpoint(root: Path) -> Newest:
     """The newest checkpoint below `root`; `UserError` when there is none."""
     folders = checkpoint_folders(root)
@@ -54,6 +73,37 @@ def newest_checkpoint(root: Path) -> Newest:
         raise UserError(f"--resume: no checkpoint in {root}; start without --resume")
     step = max(folders)
     return Newest(step, atomic.sha256_file(folders[step] / STATE))
+
+
+def find_checkpoint(root: Path, resume: Resume) -> Found:
+    """Which checkpoint a run goes on from."""
+    if resume == "auto":
+        return newest_whole_checkpoint(root)
+    return Found(newest_checkpoint(root) if resume else None)
+
+
+def newest_whole_checkpoint(root: Path) -> Found:
+    """For `--resume auto`: the newest checkpoint that is whole.
+
+    Raises:
+        UserError: there are checkpoints, and none is whole: such a run does not start from scratch by itself.
+    """
+    damaged: list[int] = []
+    lines: list[str] = []
+    for step, folder in reversed(checkpoint_folders(root).items()):
+        try:
+            read_state(folder)
+        except UserError as error:
+            damaged.append(step)
+            lines.append(f"--resume auto: {error}; it is passed over and put aside")
+        else:
+            return Found(Newest(step, atomic.sha256_file(folder / STATE)), damaged, lines)
+    if damaged:
+        raise UserError(
+            f"--resume auto: all {len(damaged)} checkpoints in {root} are damaged; bring one back, or start anew in another "
+            "run.output_dir"
+        )
+    return Found(None, lines=[f"--resume auto: no checkpoint in {root} yet: the run starts from its beginning"])
 
 
 def open_checkpoint(root: Path, newest: Newest) -> tuple[Path, CheckpointState]:
@@ -71,7 +121,7 @@ def open_checkpoint(root: Path, newest: Newest) -> tuple[Path, CheckpointState]:
     return folder, read_state(folder)
 
 
-def runs_to_make(settings: Settings, resume: bool) -> list[tuple[Settings, bool]]:
+def runs_to_make(settings: Settings, resume: Resume) -> list[tuple[Settings, Resume]]:
     """The runs of a command that are not finished, and whether each goes on from a checkpoint of its own."""
     runs = seed_runs(settings)
     if settings.run.seeds is None:
@@ -79,7 +129,7 @@ def runs_to_make(settings: Settings, resume: bool) -> list[tuple[Settings, bool]
     steps = [max(checkpoint_folders(checkpoint_root(run)), default=None) for run in runs]
     # The first seeds may be finished and the last not begun: a seed without a checkpoint starts afresh.
     return [
-        (run, resume and done is not None)
+        (run, resume if done is not None else False)
         for run, done in zip(runs, steps, strict=True)
         if not (resume and done == run.run.max_steps)
     ]
@@ -99,13 +149,13 @@ def check_whole_run(
     return replace(plan, warnings=[*plan.warnings, *changed])
 
 
-def require_fit_folder(root: Path, resumed: CheckpointState | None) -> None:
+def require_fit_folder(root: Path, resumed: CheckpointState | None, damaged: Collection[int] = ()) -> None:
     """A fresh run overwrites no older one, nobody has gone on with the one that is resumed, and the best is known.
 
-    It holds for good once the folder is held.
+    It holds for good once the folder is held. Those of the steps `damaged` do not count.
     """
     best_step(root)
-    newest = max(checkpoint_folders(root), default=None)
+    newest = max(set(checkpoint_folders(root)) - set(damaged), default=None)
     if resumed is None and newest is not None:
         raise UserError(
             f"run.output_dir={root.parent}: holds a run of {newest} steps; add --resume to go on with it, or choose another folder"

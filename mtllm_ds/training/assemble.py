@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
@@ -10,36 +12,43 @@ import torch
 from rich.console import Console
 
 from mtllm_ds import atomic
-from mtllm_ds.checkpoint.store import CheckpointState, checkpoint_root, load_kept, restore_checkpoint
+from mtllm_ds.checkpoint.store import checkpoint_root, load_kept, restore_checkpoint, set_aside
 from mtllm_ds.cluster.agree import from_main, sum_over_ranks, together, wait_for_all
 from mtllm_ds.cluster.launch import Cluster
+from mtllm_ds.cluster.watch import Phase, Watch
 from mtllm_ds.cluster.zero import TrainableState, full_numel, partitioned_loading
 from mtllm_ds.config.load import to_yaml
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.data.stream.stream import EvalStream, TrainStream
+from mtllm_ds.errors import PeerFailedError, UnsoundStepError, UserError
 from mtllm_ds.models.build import build_reader
 from mtllm_ds.models.readers import LLMReader, Reader
 from mtllm_ds.models.stacked import StackedModel
 from mtllm_ds.objectives.base import Objective, Parts, build_objective
 from mtllm_ds.objectives.validation import evaluate_objective
-from mtllm_ds.observe.sinks import JsonlSink, ScreenSink, Sink, TensorBoardSink
+from mtllm_ds.observe.sinks import JsonlSink, LastingSink, ScreenSink, Sink, TensorBoardSink
 from mtllm_ds.preflight.hub_models import held
+from mtllm_ds.preflight.output_folder import cannot_be_written
 from mtllm_ds.preflight.plan import RunPlan
-from mtllm_ds.preflight.resume import check_whole_run, newest_checkpoint, open_checkpoint, require_fit_folder
+from mtllm_ds.preflight.resume import Resume, check_whole_run, find_checkpoint, open_checkpoint, require_fit_folder
 from mtllm_ds.teachers.bank import load_bank
 from mtllm_ds.teachers.base import Teacher
 from mtllm_ds.teachers.cached import CachedTeacher
 from mtllm_ds.teachers.frozen_self import FrozenSelf
 from mtllm_ds.training.engine import Engine
+from mtllm_ds.training.history import History
 from mtllm_ds.training.loop import Trainer
 from mtllm_ds.training.preemption import EXIT_PREEMPTED, Preemption
 from mtllm_ds.training.run_lock import hold_folder
+from mtllm_ds.training.saving import Saver
 from mtllm_ds.training.students import kept_head, kept_tensors, start_reader
 
 EVAL_BATCH_SIZE = 16
+_WATCH = ".watch"
+"""Folder below the run's, where watchers of ranks meet when something is wrong."""
 
 
-def run_training(settings: Settings, cluster: Cluster, resume: bool) -> int:
+def run_training(settings: Settings, cluster: Cluster, resume: Resume) -> int:
     """Run a recipe to its end: 0, or `EXIT_PREEMPTED` when it was asked to stop and saved."""
     console = Console(quiet=not cluster.is_main)
     trainer = open_run(settings, cluster, resume, console)
@@ -55,21 +64,46 @@ def run_training(settings: Settings, cluster: Cluster, resume: bool) -> int:
         )
         # A launcher ends all ranks as soon as one has left with a status: leave only after the line above was printed.
         wait_for_all()
+    except Exception as error:
+        trainer.watch.note_failure(explained=isinstance(error, UserError | UnsoundStepError | PeerFailedError))
+        raise
     finally:
         trainer.close()
     return 0 if finished else EXIT_PREEMPTED
 
 
-def open_run(settings: Settings, cluster: Cluster, resume: bool, console: Console) -> Trainer:
+def open_run(settings: Settings, cluster: Cluster, resume: Resume, console: Console) -> Trainer:
     """Build every part of a run and, with `resume`, put it where its newest checkpoint left it."""
+    with ExitStack() as on_failure:
+        # First of all: one that is asked to stop while it loads its models takes a step, saves, and says so by its status.
+        preemption = Preemption()
+        on_failure.callback(preemption.close)
+        trainer = _open_run(settings, cluster, resume, console, preemption, on_failure)
+        on_failure.pop_all()
+    return trainer
+
+
+def _open_run(
+    settings: Settings,
+    cluster: Cluster,
+    resume: Resume,
+    console: Console,
+    preemption: Preemption,
+    on_failure: ExitStack,
+) -> Trainer:
     device = cluster.device
     folder = Path(settings.run.output_dir)
     root = checkpoint_root(settings)
-    found = _newest(root, device) if resume else None
+    newest, damaged, lines = from_main(lambda: find_checkpoint(root, resume), device)
+    for line in lines:
+        console.print(f"warning: {line}", highlight=False, markup=False, soft_wrap=True)
+    found = None if newest is None else together(lambda: open_checkpoint(root, newest), device)
     state = None if found is None else found[1]
     plan = together(lambda: check_whole_run(settings, cluster.world_size, state), device)
-    lock = together(lambda: _take_folder(folder) if cluster.is_main else None, device)
+    lock = together(lambda: _take_folder(folder, damaged) if cluster.is_main else None, device)
     from_main(lambda: require_fit_folder(root, state), device)
+    watch = Watch(folder / _WATCH, _limits(settings))
+    on_failure.callback(watch.close)
     plan = together(lambda: held(plan), device)
     settings = plan.settings
     stream = together(lambda: _train_stream(plan, cluster, found[1].cursor if found else None), device)
@@ -89,6 +123,10 @@ def open_run(settings: Settings, cluster: Cluster, resume: bool, console: Consol
         restore_checkpoint(found[0], found[1], TrainableState(engine.deepspeed))
         start_step = found[1].step
     _say(console, plan, reader, objective, start_step)
+
+    def warn(line: str) -> None:
+        console.print(f"WARNING: {line}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+
     return Trainer(
         settings=settings,
         cluster=cluster,
@@ -100,27 +138,39 @@ def open_run(settings: Settings, cluster: Cluster, resume: bool, console: Consol
         bases=plan.bases,
         task=plan.task,
         chat=plan.train.chat,
-        kept=kept,
-        sinks=_sinks(settings, cluster, start_step, console),
-        preemption=Preemption(),
+        saver=Saver(settings, cluster, kept, warn),
+        sinks=together(lambda: _sinks(settings, cluster, start_step, console), device),
+        preemption=preemption,
+        watch=watch,
+        warn=warn,
         start_step=start_step,
+        history=History(**found[1].history) if found is not None else History(),
         newest_figures=found[1].metrics if found is not None else {},
         lock=lock,
     )
 
 
-def _newest(root: Path, device: torch.device) -> tuple[Path, CheckpointState]:
-    """The checkpoint that all ranks go on from: the newest that rank 0 sees."""
-    newest = from_main(lambda: newest_checkpoint(root), device)
-    return together(lambda: open_checkpoint(root, newest), device)
-
-
-def _take_folder(folder: Path) -> IO[str]:
-    """Hold a run folder and clear it of what killed runs left half done."""
+def _take_folder(folder: Path, damaged: Iterable[int]) -> IO[str]:
+    """Hold a run folder and clear it of what killed runs left half done, and of the damaged checkpoints of these steps."""
     lock = hold_folder(folder)
     for place in (folder, folder / "checkpoints"):
         atomic.remove_leftovers(place)
+    shutil.rmtree(folder / _WATCH, ignore_errors=True)
+    for step in damaged:
+        set_aside(folder / "checkpoints", step)
     return lock
+
+
+def _limits(settings: Settings) -> dict[Phase, float | None]:
+    """How long a rank may stay in each phase, in seconds."""
+    failures = settings.failures
+    of_steps: dict[Phase, float | None] = dict.fromkeys(("data", "prepare", "step", "log"), failures.step_seconds)
+    return {
+        **of_steps,
+        "start": failures.start_seconds,
+        "validation": failures.validation_seconds,
+        "save": failures.save_seconds,
+    }
 
 
 def _train_stream(plan: RunPlan, cluster: Cluster, cursor: dict | None) -> TrainStream:
@@ -169,7 +219,7 @@ def _teacher(plan: RunPlan, reader: Reader) -> Teacher | None:
 
 def _validator(
     plan: RunPlan, cluster: Cluster, engine: Engine, objective: Objective
-) -> Callable[[], dict[str, float]] | None:
+) -> Callable[[Callable[[], bool]], dict[str, float] | None] | None:
     if plan.validation is None:
         return None
     manifest, data = plan.validation, plan.settings.data
@@ -186,10 +236,12 @@ def _validator(
             targets=plan.validation_targets,
         )
 
-    def validate() -> dict[str, float]:
+    def validate(asked_to_stop: Callable[[], bool]) -> dict[str, float] | None:
         batches = together(stream, cluster.device)
-        figures = evaluate_objective(objective, engine.forward, batches, cluster.device, manifest.languages)
-        if data.on_error == "skip":
+        figures = evaluate_objective(
+            objective, engine.forward, batches, cluster.device, manifest.languages, asked_to_stop
+        )
+        if data.on_error == "skip" and figures is not None:
             skipped = torch.tensor(float(batches.skipped_samples), device=cluster.device)
             figures["skipped_samples"] = lost = float(sum_over_ranks(skipped))
             together(lambda: batches.check_lost(int(lost)), cluster.device)
@@ -202,11 +254,14 @@ def _sinks(settings: Settings, cluster: Cluster, start_step: int, console: Conso
     if not cluster.is_main:
         return []
     folder = Path(settings.run.output_dir)
-    atomic.write_text(folder / "config.yaml", to_yaml(settings))
-    sinks: list[Sink] = [JsonlSink(folder / "metrics.jsonl", start_step)]
-    if settings.run.tensorboard:
-        sinks.append(TensorBoardSink(folder / "tensorboard", start_step))
-    return [*sinks, ScreenSink(settings.run.max_steps, start_step, console)]
+    try:
+        atomic.write_text(folder / "config.yaml", to_yaml(settings))
+        sinks: list[Sink] = [JsonlSink(folder / "metrics.jsonl", start_step)]
+        if settings.run.tensorboard:
+            sinks.append(TensorBoardSink(folder / "tensorboard", start_step))
+    except OSError as error:
+        raise cannot_be_written(folder, error) from error
+    return [*(LastingSink(sink, console) for sink in sinks), ScreenSink(settings.run.max_steps, start_step, console)]
 
 
 def _say(console: Console, plan: RunPlan, reader: Reader, objective: Objective, start_step: int) -> None:

@@ -6,12 +6,15 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from torch import nn
 
 from mtllm_ds.cluster.agree import lowest_rank_where, lowest_ranks_where, own_rank
+from mtllm_ds.config.failures import FailureSettings
 from mtllm_ds.errors import PeerFailedError, UnsoundStepError
+from mtllm_ds.training.history import History
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +32,20 @@ class StepFacts:
 
 
 def require_sound_step(
-    step: int, facts: StepFacts, device: torch.device, has_bad_gradient: Callable[[], bool] = lambda: False
-) -> None:
+    step: int,
+    facts: StepFacts,
+    device: torch.device,
+    has_bad_gradient: Callable[[], bool] = lambda: False,
+    *,
+    may_be_left_out: bool = False,
+) -> str | None:
     """Stop every rank if any rank's step was not finite or not applied; the lowest rank where it began says so.
 
     The gradient norm is the same on all ranks: where all losses were finite, `has_bad_gradient` says whether this rank's own
     gradient is to blame. It is called by all ranks or by none.
+
+    Returns:
+        None for a sound step; with `may_be_left_out`, on all ranks a line about a step whose update no rank made.
 
     Raises:
         UnsoundStepError: on the rank that speaks.
@@ -42,10 +53,15 @@ def require_sound_step(
     """
     has_norm, has_weights = math.isfinite(facts.grad_norm), math.isfinite(facts.largest_weight)
     unsound = not (has_norm and has_weights and facts.applied)
-    bad_loss, bad_step, bad_norm = lowest_ranks_where([not math.isfinite(facts.loss), unsound, not has_norm], device)
+    bad_loss, bad_step, bad_norm, updated = lowest_ranks_where(
+        [not math.isfinite(facts.loss), unsound, not has_norm, facts.applied or not has_weights], device
+    )
     culprit = bad_step if bad_loss is None else bad_loss
     if culprit is None:
-        return
+        return None
+    if may_be_left_out and updated is None:
+        where = "a gradient was" if bad_loss is None else f"rank {bad_loss}'s loss was"
+        return f"step {step}: {where} not finite, the update of all ranks was left out"
     if bad_loss is None and bad_norm is not None:
         own = lowest_rank_where(has_bad_gradient(), device)
         culprit = culprit if own is None else own
@@ -58,6 +74,22 @@ def require_sound_step(
         f"{facts.grad_norm:g}, update {update}), nothing was saved since the last checkpoint; "
         "lower optim.learning_rate or look at this step's data, then go on with --resume",
     )
+
+
+def require_no_spike(step: int, loss: float, history: History, failures: FailureSettings) -> None:
+    """Stop every rank at a spike of the loss that the settings let no run go beyond; all ranks bring the same."""
+    if failures.on_loss_spike == "stop":
+        _stop(
+            0,
+            f"step {step}: the loss of {loss:.4g} is a spike, nothing was saved since the last checkpoint; lower "
+            "optim.learning_rate or look at this step's data, then go on with --resume and failures.on_loss_spike=roll_back",
+        )
+    if failures.on_loss_spike == "roll_back" and history.num_roll_backs >= failures.max_roll_backs:
+        _stop(
+            0,
+            f"step {step}: the loss of {loss:.4g} is a spike after {history.num_roll_backs} rolls back; lower optim.learning_rate, "
+            "or raise failures.max_roll_backs, then go on with --resume",
+        )
 
 
 def require_sound_figures(step: int, figures: Mapping[str, float]) -> None:
@@ -87,7 +119,7 @@ def watched_gradients(parameters: Iterable[nn.Parameter], device: torch.device) 
             handle.remove()
 
 
-def _stop(culprit: int, message: str) -> None:
+def _stop(culprit: int, message: str) -> NoReturn:
     if own_rank() != culprit:
         raise PeerFailedError(UnsoundStepError.exit_status)
     raise UnsoundStepError(message)

@@ -11,10 +11,11 @@ from typing import IO, Any
 
 import torch
 
-from mtllm_ds.checkpoint.retention import drop_old, is_better, note_best
-from mtllm_ds.checkpoint.store import CheckpointState, checkpoint_root, save_checkpoint
+from mtllm_ds.checkpoint.retention import is_better, note_best
+from mtllm_ds.checkpoint.store import CheckpointState, restore_checkpoint
 from mtllm_ds.cluster.agree import any_says, from_main, sum_over_ranks, together, union_over_ranks
 from mtllm_ds.cluster.launch import Cluster
+from mtllm_ds.cluster.watch import Watch
 from mtllm_ds.cluster.zero import TrainableState
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.data.shards.manifest import ChatEntry, TaskEntry
@@ -25,9 +26,18 @@ from mtllm_ds.errors import UserError
 from mtllm_ds.objectives.base import Objective, ObjectiveOutput, StepWeights, add_sums, over_ranks, tokens_in
 from mtllm_ds.observe.sinks import Sink
 from mtllm_ds.observe.throughput import Throughput
+from mtllm_ds.preflight.resume import newest_checkpoint, open_checkpoint
 from mtllm_ds.training.engine import Engine
-from mtllm_ds.training.guards import StepFacts, require_sound_figures, require_sound_step, watched_gradients
+from mtllm_ds.training.guards import (
+    StepFacts,
+    require_no_spike,
+    require_sound_figures,
+    require_sound_step,
+    watched_gradients,
+)
+from mtllm_ds.training.history import History
 from mtllm_ds.training.preemption import Preemption
+from mtllm_ds.training.saving import Best, Saver
 
 _TOKENS = "tokens read since the last row"
 
@@ -41,15 +51,20 @@ class Trainer:
     engine: Engine
     objective: Objective
     stream: TrainStream
-    validate: Callable[[], dict[str, float]] | None
+    validate: Callable[[Callable[[], bool]], dict[str, float] | None] | None
+    """Figures, or None where the function that it is given said on some rank that the run is asked to stop."""
     languages: Sequence[str]
     bases: dict[str, dict[str, str | None]]
     task: TaskEntry | None
     chat: ChatEntry | None
-    kept: dict[str, torch.Tensor]
+    saver: Saver
     sinks: list[Sink]
     preemption: Preemption
+    watch: Watch
+    warn: Callable[[str], None]
+    """Tells a line on the main rank."""
     start_step: int = 0
+    history: History = field(default_factory=History)
     newest_figures: dict[str, float] = field(default_factory=dict)
     """Of the newest validation before `start_step`."""
     lock: IO[str] | None = None
@@ -64,28 +79,41 @@ class Trainer:
 
     def run(self) -> bool:
         """Train; True if the run reached its last step, False if it was asked to stop (and saved)."""
-        run, batches = self.settings.run, iter(self.stream)
-        for step in range(self.start_step, run.max_steps):
+        run, batches, step = self.settings.run, iter(self.stream), self.start_step
+        if self.history.validation_due:
+            self._validate_late(step)
+        while step < run.max_steps:
+            done, last = step + 1, step + 1 == run.max_steps
+            self.watch.enter("data", done)
             data = self._next(batches)
             learning_rate = self.engine.set_step(step)
-            self._take_step(step, data)
-            done, last = step + 1, step + 1 == run.max_steps
+            loss = self._take_step(step, data)
+            if loss is not None and self._spikes(done, loss):
+                # The weights of an earlier step, the data behind those that led here.
+                step = self._roll_back(done)
+                continue
+            self.watch.enter("log", done)
             stop = any_says(self.preemption.requested, self.cluster.device)
             if done % run.log_every == 0 or last:
                 self._log(done, learning_rate)
+            self.watch.started()
             is_best = self._validate(done) if done % run.validate_every == 0 or last else False
+            stop = stop or self.history.validation_due
             if done % run.save_every == 0 or is_best or last or stop:
-                self._save(done, data.cursor, is_best)
-            if stop and not last:
+                self._save(done, data.cursor, is_best, must=last or stop)
+            if stop and (not last or self.history.validation_due):
                 return False
+            step = done
         return True
 
     def close(self) -> None:
-        """Write out the log, give back signals and DeepSpeed's memory, and leave the run folder to others."""
+        """Finish what is being saved, write out the log, give back signals and memory, and leave the run folder to others."""
+        self.saver.finish()
         for sink in self.sinks:
             sink.close()
         self.preemption.close()
         self.engine.close()
+        self.watch.close()
         if self.lock is not None:
             self.lock.close()
 
@@ -98,20 +126,23 @@ class Trainer:
             self._dropped = dropped
         return data
 
-    def _take_step(self, step: int, data: StepBatches) -> None:
+    def _take_step(self, step: int, data: StepBatches) -> float | None:
+        """The step's loss over all ranks; None where nobody asks for it, or its update was left out."""
+        self.watch.enter("prepare", step + 1)
         device = self.cluster.device
         self.objective.step_seed = seed_of(self.settings.run.seed, step)
         self.objective.step_share = step / self.settings.run.max_steps
         weights = StepWeights(partial(self._preview, step), self.engine.outside_forward, device)
         batches = self.objective.prepare(data.micro_batches, weights)
+        self.watch.enter("step", step + 1)
         count = torch.tensor(float(sum(self.objective.count(b) for b in batches)), device=device)
         count = sum_over_ranks(count)
-        local_loss = torch.zeros((), device=device)
+        local_loss, sums = torch.zeros((), device=device), self._sums
         for index, batch in enumerate(batches):
             output = self._forward_backward(step, index, batch, count)
             self.engine.step()
             local_loss += output.loss_sum.detach()
-            self._sums = add_sums(self._sums, output.sums)
+            sums = add_sums(sums, output.sums)
             self._throughput.add(tokens_in(batch, self.objective.side))
         facts = StepFacts(
             loss=float(local_loss),
@@ -119,7 +150,49 @@ class Trainer:
             largest_weight=self.engine.largest_weight(),
             applied=self.engine.was_step_applied(),
         )
-        require_sound_step(step + 1, facts, device, lambda: self._has_bad_gradient(step, batches, count))
+        failures, history = self.settings.failures, self.history
+        left_out = require_sound_step(
+            step + 1, facts, device, lambda: self._has_bad_gradient(step, batches, count),
+            may_be_left_out=len(history.skipped_steps) < failures.skip_unsound_steps,
+        )  # fmt: skip
+        if left_out is not None:
+            history.skipped_steps = [*history.skipped_steps, step + 1]
+            self.warn(
+                f"{left_out} ({len(history.skipped_steps)} of failures.skip_unsound_steps={failures.skip_unsound_steps})"
+            )
+            return None
+        self._sums = sums
+        return None if failures.on_loss_spike == "ignore" else float(sum_over_ranks(local_loss.double()) / count)
+
+    def _spikes(self, done: int, loss: float) -> bool:
+        """Whether the run rolls back for a spike of the loss, on all ranks or on none; told in any case."""
+        failures, history = self.settings.failures, self.history
+        spikes = any_says(history.is_spike(loss, failures), self.cluster.device)
+        if spikes:
+            require_no_spike(done, loss, history, failures)
+            self._write({"step": done, "loss_spike": loss})
+            self.warn(f"step {done}: the loss of {loss:.4g} is a spike")
+            if failures.on_loss_spike == "roll_back":
+                return True
+        history.note_loss(loss, failures)
+        return False
+
+    def _roll_back(self, done: int) -> int:
+        """Take up the newest checkpoint again; the step that it was made after. The stream stays where it is."""
+        device, root = self.cluster.device, self.saver.root
+        self.watch.enter("save", done)
+        self.saver.finish()
+        newest = from_main(lambda: newest_checkpoint(root), device)
+        folder, state = together(lambda: open_checkpoint(root, newest), device)
+        restore_checkpoint(folder, state, TrainableState(self.engine.deepspeed))
+        self.history.num_roll_backs += 1
+        self._sums = self.objective.empty_sums()
+        self._write({"step": done, "rolled_back_to": state.step})
+        self.warn(
+            f"rolled back from step {done} to step {state.step} ({self.history.num_roll_backs} of "
+            f"failures.max_roll_backs={self.settings.failures.max_roll_backs}): the data of {done - state.step} steps are left out"
+        )
+        return state.step
 
     def _forward_backward(self, step: int, index: int, batch: Batch, count: torch.Tensor) -> ObjectiveOutput:
         output = self._forward(step, index, batch)
@@ -166,14 +239,25 @@ class Trainer:
         }
         row["seconds_left"] = row["seconds"] / (done - self.start_step) * (self.settings.run.max_steps - done)
         row |= self.stream.metrics()
+        if self.history.skipped_steps:
+            row["skipped_steps"] = len(self.history.skipped_steps)
+        if self.saver.num_failed:
+            row["failed_saves"] = self.saver.num_failed
         self._write(row)
 
     def _validate(self, done: int) -> bool:
-        """Validate, if there is anything to validate on; True if the model was never better."""
+        """Validate, if there is anything to validate on; True if the model was never better. A run that is asked to stop on the way
+        owes this validation."""
+        self.history.validation_due = False
         if self.validate is None:
             return False
+        self.watch.enter("validation", done)
         began = time.perf_counter()
-        self._eval = {f"eval_{name}": value for name, value in self.validate().items()}
+        figures = self.validate(lambda: self.preemption.requested)
+        if figures is None:
+            self.history.validation_due = True
+            return False
+        self._eval = {f"eval_{name}": value for name, value in figures.items()}
         self._throughput.pause(time.perf_counter() - began)
         self._write({"step": done, **self._eval})
         require_sound_figures(done, self._eval)
@@ -184,16 +268,20 @@ class Trainer:
             )
         better = self.settings.objective.figures[self.settings.objective.selected_by]
         # All ranks must take the same branch, and only the main one reads the record before it changes.
-        return from_main(
-            lambda: is_better(checkpoint_root(self.settings), self._best_figure, self._eval, better),
-            self.cluster.device,
-        )
+        self.saver.finish()
+        return from_main(lambda: is_better(self.saver.root, self._best_figure, self._eval, better), self.cluster.device)
+
+    def _validate_late(self, done: int) -> None:
+        """The validation in which the run was asked to stop; its checkpoint is there already."""
+        if self._validate(done) and self.cluster.is_main:
+            note_best(self.saver.root, done, self._best_figure, self._eval[self._best_figure])
 
     @property
     def _best_figure(self) -> str:
         return f"eval_{self.settings.objective.selected_by}"
 
-    def _save(self, done: int, cursor: dict[str, Any], is_best: bool) -> None:
+    def _save(self, done: int, cursor: dict[str, Any], is_best: bool, *, must: bool) -> None:
+        self.watch.enter("save", done)
         began = time.perf_counter()
         trainable = TrainableState(self.engine.deepspeed)
         state = CheckpointState(
@@ -205,13 +293,10 @@ class Trainer:
             metrics=self._eval,
             task=None if self.task is None else asdict(self.task),
             chat=None if self.chat is None else asdict(self.chat),
+            history=asdict(self.history),
         )
-        root = checkpoint_root(self.settings)
-        save_checkpoint(root, state, trainable, self.kept, self.cluster.is_main)
-        if self.cluster.is_main:
-            if is_best:
-                note_best(root, done, self._best_figure, self._eval[self._best_figure])
-            drop_old(root, self.settings.run.keep_checkpoints)
+        best = Best(self._best_figure, self._eval[self._best_figure]) if is_best else None
+        self.saver.save(state, trainable, best, must=must)
         self._throughput.pause(time.perf_counter() - began)
 
     def _write(self, row: dict[str, Any]) -> None:

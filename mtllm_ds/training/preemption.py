@@ -1,12 +1,12 @@
-"""A polite end: SIGTERM and SIGINT only set a flag; the loop agrees on it, saves, and leaves."""
+"""A polite end: SIGTERM, SIGUSR1 and SIGINT only set a flag; the loop agrees on it, saves, and leaves."""
 
 from __future__ import annotations
 
 import signal
 from types import FrameType
 
-# EX_TEMPFAIL of sysexits.h: "stopped in good order, start me again with --resume".
-EXIT_PREEMPTED = 75
+EXIT_PREEMPTED = 85
+"""Stopped in good order, start me again with --resume. No shell, launcher or scheduler gives it a meaning of its own."""
 
 
 class Preemption:
@@ -14,7 +14,8 @@ class Preemption:
 
     def __init__(self) -> None:
         self.requested = False
-        self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        caught = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+        self._previous = {number: signal.signal(number, self._handle) for number in caught}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:

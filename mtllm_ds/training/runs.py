@@ -14,13 +14,13 @@ from mtllm_ds.cluster.agree import from_main
 from mtllm_ds.cluster.launch import Cluster, join_cluster, leave_cluster
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.config.seeds import seed_runs
-from mtllm_ds.preflight.resume import runs_to_make
+from mtllm_ds.preflight.resume import Resume, runs_to_make
 from mtllm_ds.training.assemble import run_training
 
 SUMMARY = "seeds.json"
 
 
-def train(settings: Settings, resume: bool) -> int:
+def train(settings: Settings, resume: Resume) -> int:
     """Join the ranks, run a recipe once or once a seed, leave; returns the exit status of `run_training`."""
     cluster = join_cluster()
     status = run_seeds(settings, cluster, resume)
@@ -28,7 +28,7 @@ def train(settings: Settings, resume: bool) -> int:
     return status
 
 
-def run_seeds(settings: Settings, cluster: Cluster, resume: bool) -> int:
+def run_seeds(settings: Settings, cluster: Cluster, resume: Resume) -> int:
     """Every run that the settings ask for, one after the other; ends at the first that was asked to stop."""
     # Which are left is told by rank 0 alone: folders may look different from other machines for a moment.
     for run, goes_on in from_main(lambda: runs_to_make(settings, resume), cluster.device):

@@ -37,6 +37,13 @@ def test_the_newest_and_the_best_stay(tmp_path):
     assert folder_to_use(tmp_path) == tmp_path / "step_00000002"
 
 
+def test_those_of_every_so_many_steps_stay_for_good(tmp_path):
+    for step in range(1, 10):
+        checkpoint(tmp_path, step)
+    drop_old(tmp_path, keep=2, keep_every=4)
+    assert list(checkpoint_folders(tmp_path)) == [4, 8, 9]
+
+
 def test_of_accuracies_the_highest_is_the_best(tmp_path):
     checkpoint(tmp_path, 1)
     note_best(tmp_path, 1, "eval_accuracy", 0.5)

@@ -52,6 +52,9 @@ def recipe(tmp_path):
         (["data.max_skipped_share=0.5"], "data.max_skipped_share=0.5: has no effect with data.on_error=fail"),
         (["data.validation_samples=9"], "data.validation_samples=9: has no effect without data.validation"),
         (["run.seeds=[1,1]"], "each once"),
+        (["run.save_every=4", "run.keep_every=6"], "run.keep_every=6: no multiple of run.save_every=4; set it to one"),
+        (["failures.max_roll_backs=1"], "has no effect with failures.on_loss_spike=log; remove it"),
+        (["failures.on_loss_spike=ignore", "failures.spike_window=50"], "failures.spike_window=50: has no effect with"),
         ([*SIMCSE, "objective.attention_dropout=0", "model.lora.dropout=0"], "without any dropout"),
         ([*SIMCSE, "objective.attention_dropout=0", "model.trainable=all"], "without any dropout"),
         (

@@ -2,11 +2,10 @@
 
 import os
 import subprocess
-import sys
 
 import pytest
-import yaml
 
+from mtllm_ds.training.preemption import EXIT_PREEMPTED
 from tests.fixtures.runs import REPOSITORY
 
 SCRIPT = REPOSITORY / "launchers" / "slurm" / "train.sbatch"
@@ -14,10 +13,9 @@ SCRIPT = REPOSITORY / "launchers" / "slurm" / "train.sbatch"
 
 @pytest.fixture
 def place(tmp_path):
-    """A folder that looks to the script like the repository; `srun` ends with the status in the file `status`."""
+    """A folder in which `srun` ends with the status in the file `status`."""
     programs = {
-        ".venv/bin/python": f'exec {sys.executable} "$@"',
-        "bin/srun": 'printf "%s\\n" "$MASTER_PORT" "$@" > srun.txt\nexit "$(cat status)"',
+        "bin/srun": 'printf "%s\\n" "$MASTER_PORT" "$TRITON_CACHE_DIR" "$@" > srun.txt\nexit "$(cat status)"',
         "bin/scontrol": 'printf "%s\\n" "$@" > scontrol.txt',
     }
     for name, body in programs.items():
@@ -25,49 +23,50 @@ def place(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"#!/bin/bash\n{body}\n")
         path.chmod(0o755)
-    (tmp_path / "launchers").symlink_to(REPOSITORY / "launchers")
-    recipe = {
-        "run": {"output_dir": "runs/my run", "max_steps": 2},
-        "model": {"encoder": {"name": "mt"}, "llm": {"name": "llm"}},
-        "data": {"train": "data"},
-    }
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     return tmp_path
 
 
-def submit(place, *overrides, status=0):
+def submit(place, *overrides, status=0, **variables):
     """Exit status of the script, and what `srun` was given."""
     (place / "status").write_text(str(status))
-    environment = {**os.environ, "PATH": f"{place / 'bin'}:{os.environ['PATH']}", "SLURM_JOB_ID": "45678"}
+    given = {
+        "PATH": f"{place / 'bin'}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "45678",
+        "USER": "u",
+        "TMPDIR": "/scratch",
+    }
     done = subprocess.run(
-        ["bash", SCRIPT, "recipe.yaml", *overrides], cwd=place, env=environment, capture_output=True, text=True, timeout=120,
+        ["bash", SCRIPT, "recipe.yaml", *overrides], cwd=place, env={**os.environ, **given, **variables},
+        capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    port, *command = (place / "srun.txt").read_text().splitlines()
+    port, cache, *command = (place / "srun.txt").read_text().splitlines()
     assert port == str(20000 + 45678 % 20000)
-    assert command[:4] == [".venv/bin/python", "launchers/train.py", "--recipe", "recipe.yaml"]
-    return done.returncode, command[4:]
+    assert cache == "/scratch/triton-u"
+    assert command[:5] == ["--kill-on-bad-exit=1", ".venv/bin/python", "launchers/train.py", "--recipe", "recipe.yaml"]
+    return done.returncode, command[5:]
 
 
-def test_a_first_start_does_not_resume(place):
-    (place / "runs" / "my run" / "checkpoints").mkdir(parents=True)
-    assert submit(place, "run.seed=3") == (0, ["run.seed=3"])
-    assert not (place / "scontrol.txt").exists()
+def requeued(place):
+    return (place / "scontrol.txt").exists() and (place / "scontrol.txt").read_text().split() == ["requeue", "45678"]
 
 
-@pytest.mark.parametrize("folder", ["my run/checkpoints", "my run/seed-3/checkpoints", "elsewhere/seed-0/checkpoints"])
-def test_a_run_with_a_checkpoint_resumes(place, folder):
-    (place / "runs" / folder / "step_00000002").mkdir(parents=True)
-    overrides = ["run.seeds=[0,3]"] if "seed" in folder else []
-    overrides += ["run.output_dir=runs/elsewhere"] if "elsewhere" in folder else []
-    assert submit(place, *overrides) == (0, ["--resume", *overrides])
+def test_every_start_resumes_what_there_is(place):
+    assert submit(place, "run.seed=3") == (0, ["--resume", "auto", "run.seed=3"])
+    assert not requeued(place)
 
 
 def test_one_that_was_asked_to_stop_goes_back_into_the_queue(place):
-    assert submit(place, status=75)[0] == 0
-    assert (place / "scontrol.txt").read_text().split() == ["requeue", "45678"]
+    assert submit(place, status=EXIT_PREEMPTED, SLURM_RESTART_COUNT="99")[0] == 0
+    assert requeued(place)
 
 
 @pytest.mark.parametrize("status", [2, 3])
 def test_a_mistake_is_not_tried_again(place, status):
     assert submit(place, status=status)[0] == status
-    assert not (place / "scontrol.txt").exists()
+    assert not requeued(place)
+
+
+@pytest.mark.parametrize(("restarts", "tried_again"), [("0", True), ("1", True), ("2", False)])
+def test_a_crash_is_tried_again_but_not_for_ever(place, restarts, tried_again):
+    assert submit(place, status=137, SLURM_RESTART_COUNT=restarts)[0] == (0 if tried_again else 137)
+    assert requeued(place) == tried_again

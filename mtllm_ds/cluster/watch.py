@@ -1,0 +1,153 @@
+"""A rank says what it does, once a second that it lives, and a process beside it (`watcher.py`) ends it when it hangs.
+
+Nothing travels between ranks while all goes well. Where a bound is passed or a rank dies, each watcher leaves a report below the
+run folder, and all come to the same verdict: the rank that died first, of which there is no word, that gives no sign of life, or
+that has begun the fewest collectives. Collective time-outs follow the phases too, a little later, for what a watcher cannot end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import math
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+import torch.distributed as dist
+
+from mtllm_ds.cluster import watcher
+from mtllm_ds.cluster.agree import own_rank, world_size
+from mtllm_ds.cluster.launch import COLLECTIVE_TIMEOUT
+
+Phase = Literal["start", "data", "prepare", "step", "log", "validation", "save"]
+WORDS: dict[Phase, str] = {
+    "start": "starting",
+    "data": "waiting for the data of step {step}",
+    "prepare": "preparing step {step} (its rollouts or previews)",
+    "step": "taking step {step}",
+    "log": "logging step {step}",
+    "validation": "validating after step {step}",
+    "save": "saving step {step}",
+}
+_BEAT_SECONDS = 1.0
+_MARGIN = timedelta(seconds=30)
+"""Between the watcher's bound and the time-out of a collective."""
+
+
+class Watch:
+    """Of one rank in one run. `limits` are in seconds by phase, None for no bound; `folder` is one that all ranks see.
+
+    Until `started`, every phase is bounded as "start" is: first steps compile, and fill caches.
+    """
+
+    def __init__(self, folder: Path, limits: Mapping[Phase, float | None]) -> None:
+        self._limits, self._started = dict(limits), False
+        handle = os.memfd_create("mtllm-watch")
+        os.ftruncate(handle, watcher.LAYOUT.size)
+        self._memory = mmap.mmap(handle, watcher.LAYOUT.size)
+        self._lock, self._stop = threading.Lock(), threading.Event()
+        self._state, self._beats, self._number, self._limit, self._words = watcher.RUNNING, 0, 0, math.inf, ""
+        self.enter("start", 0)
+        self._dumps = _dump_on_request()
+        command = [
+            sys.executable,
+            "-S",
+            "-E",
+            watcher.__file__,
+            str(handle),
+            str(own_rank()),
+            str(world_size()),
+            str(folder),
+        ]
+        # A session of its own: what is sent to the rank's whole group must not end it first.
+        self._process = subprocess.Popen(command, pass_fds=[handle], stdin=subprocess.DEVNULL, start_new_session=True)
+        os.close(handle)
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread.start()
+
+    def enter(self, phase: Phase, step: int) -> None:
+        """Say what comes now; `step` is counted from 1."""
+        limit = self._limits["start" if not self._started and phase in ("data", "prepare", "step", "log") else phase]
+        with self._lock:
+            self._limit = math.inf if limit is None else limit
+            self._words, self._number = WORDS[phase].format(step=step), self._number + 1
+            self._write()
+        set_collective_timeout(COLLECTIVE_TIMEOUT if limit is None else timedelta(seconds=limit) + _MARGIN)
+
+    @contextlib.contextmanager
+    def within(self, phase: Phase, step: int) -> Iterator[None]:
+        """`enter`, and the phase before again at the end."""
+        before = self._limit, self._words
+        self.enter(phase, step)
+        yield
+        with self._lock:
+            (self._limit, self._words), self._number = before, self._number + 1
+            self._write()
+
+    def started(self) -> None:
+        """The first step is done: the short bounds hold from here on."""
+        self._started = True
+
+    def note_failure(self, explained: bool) -> None:
+        """The rank ends by an exception: one that a line of its own explains, or one that its watcher is to place."""
+        self._set_state(watcher.ORDERLY if explained else watcher.FAILED)
+
+    def close(self) -> None:
+        """The run is over for this rank."""
+        self._stop.set()
+        self._thread.join()
+        if self._dumps:
+            faulthandler.unregister(signal.SIGUSR2)
+        if self._state != watcher.FAILED:
+            self._process.kill()
+            self._process.wait()
+        set_collective_timeout(COLLECTIVE_TIMEOUT)
+
+    def _set_state(self, state: int) -> None:
+        with self._lock:
+            self._state = state
+            self._write()
+
+    def _beat(self) -> None:
+        while not self._stop.wait(_BEAT_SECONDS):
+            with self._lock:
+                self._beats += 1
+                self._write()
+
+    def _write(self) -> None:
+        words = self._words.encode()[:199]
+        watcher.LAYOUT.pack_into(
+            self._memory, 0, self._state, self._beats, self._number, num_collectives(), self._limit, words
+        )
+
+
+def num_collectives() -> int:
+    """Collectives that this process has begun, over all of its groups."""
+    total = 0
+    for group in list(dist.distributed_c10d._world.pg_map):
+        with contextlib.suppress(RuntimeError):  # a backend that does not count
+            total += group._get_sequence_number_for_group()  # type: ignore[attr-defined]
+    return total
+
+
+def set_collective_timeout(timeout: timedelta) -> None:
+    """How long collectives that begin from now on may take, in all groups of this process."""
+    for group in list(dist.distributed_c10d._world.pg_map):
+        dist.distributed_c10d._set_pg_timeout(timeout, group)
+
+
+def _dump_on_request() -> bool:
+    """Let a signal write where the main thread stands, whoever holds the interpreter."""
+    try:
+        faulthandler.register(signal.SIGUSR2, file=2, all_threads=False)
+    except (ValueError, OSError, RuntimeError):  # no stderr
+        return False
+    return True
