@@ -52,20 +52,21 @@ def fill_cells(
     """
     count = len(llm_lengths)
     samples = list(zip((-llm_lengths).tolist(), (-encoder_lengths).tolist(), range(count), strict=True))
-    waiting: list[_Waiting] = []  # sorted: the longest first, of equals the oldest
+    # Of an epoch, sorted: the longest first, of equals the oldest. Later epochs wait outside: where an epoch is shorter than the
+    # queue, each cell would pass over all of them.
+    waiting: list[_Waiting] = []
     is_taken = bytearray(count)
     order: list[int] = []
     ends: list[int] = []
     oldest = entered = 0
     epoch_end = first_epoch
     while oldest < count:
-        while entered < count and len(waiting) < budgets.queue_size:
-            insort(waiting, samples[entered])
-            entered += 1
+        reached = min(count, len(order) + budgets.queue_size)  # as many wait as the queue holds, whatever their epochs
+        entered = _enter(waiting, samples, entered, min(reached, epoch_end))
         left = budgets.llm_tokens, budgets.encoder_tokens
         place = bisect_left(waiting, samples[oldest])
         while True:
-            taken, left = _take(waiting, place, epoch_end, left)
+            taken, left = _take(waiting, place, left)
             order += taken
             for position in taken:
                 is_taken[position] = True
@@ -74,31 +75,42 @@ def fill_cells(
             if oldest < epoch_end:
                 break
             epoch_end += epoch  # that epoch is through: this cell may go on with the next
-            if oldest >= entered:
+            entered = _enter(waiting, samples, entered, min(reached, epoch_end))
+            if not waiting:
                 break
-            place = 0
+            place = _first_that_fits(waiting, left)
         ends.append(len(order))
     return np.array(order), np.array(ends)
 
 
-def _take(
-    waiting: list[_Waiting], first: int, epoch_end: int, left: tuple[int, int]
-) -> tuple[list[int], tuple[int, int]]:
+def _enter(waiting: list[_Waiting], samples: list[_Waiting], entered: int, end: int) -> int:
+    """Samples up to `end` come to those that wait; returns how many have."""
+    for position in range(entered, end):
+        insort(waiting, samples[position])
+    return max(entered, end)
+
+
+def _take(waiting: list[_Waiting], first: int, left: tuple[int, int]) -> tuple[list[int], tuple[int, int]]:
     """Take the sample at `first` of those that wait, if it fits, then the longest that do; also what is left of the budgets."""
     llm_left, encoder_left = left
     taken = []
     place = first
     while place < len(waiting):
         minus_llm, minus_encoder, position = waiting[place]
-        if position < epoch_end and llm_left + minus_llm >= 0 and encoder_left + minus_encoder >= 0:
+        if llm_left + minus_llm >= 0 and encoder_left + minus_encoder >= 0:
             llm_left += minus_llm
             encoder_left += minus_encoder
             taken.append(position)
             del waiting[place]
-            place = bisect_left(waiting, (-llm_left, -encoder_left, 0), 0 if len(taken) == 1 else place)
+            place = _first_that_fits(waiting, (llm_left, encoder_left), 0 if len(taken) == 1 else place)
         else:
             place += 1
     return taken, (llm_left, encoder_left)
+
+
+def _first_that_fits(waiting: list[_Waiting], left: tuple[int, int], start: int = 0) -> int:
+    """Where those begin that the LLM's budget has room for."""
+    return bisect_left(waiting, (-left[0], -left[1], 0), start)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,14 @@
 """Cells are what the plain rule says, full, and known at any position."""
 
+import sys
+from functools import partial
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mtllm_ds.data.stream import filling
 from mtllm_ds.data.stream.epochs import EpochStream, LanguageSamples
 from mtllm_ds.data.stream.filling import Budgets, CellStream, fill_cells
 
@@ -39,6 +44,35 @@ def test_cells_follow_the_plain_rule(lengths, queue, first_epoch, epoch):
     order, ends = fill_cells(encoder, llm, Budgets(60, SIDE, queue), first_epoch, epoch)
     cells = [cell.tolist() for cell in np.split(order, ends[:-1])]
     assert cells == plain_rule(lengths, queue, first_epoch, epoch)
+
+
+def lines_run(work):
+    """How many lines of the module `work` runs: a measure that no machine changes."""
+    found = 0
+
+    def inside(frame, event, _):
+        nonlocal found
+        found += event == "line"
+        return inside
+
+    sys.settrace(lambda frame, *_: inside if frame.f_code.co_filename == filling.__file__ else None)
+    try:
+        work()
+    finally:
+        sys.settrace(None)
+    return found
+
+
+@pytest.mark.parametrize("epoch", [3, 20, 10**9])
+def test_a_queue_of_many_epochs_costs_no_more_for_each_sample(epoch):
+    """Of a tiny language 2^14 waiting samples are hundreds of epochs, none of which but one can be taken from."""
+    lengths = np.random.default_rng(0).integers(5, 41, 3000)
+    costs = [
+        lines_run(partial(fill_cells, lengths * 0, lengths, Budgets(0, 200, queue), epoch, epoch)) / len(lengths)
+        for queue in (64, 2**14)
+    ]
+    assert max(costs) < 40
+    assert costs[1] < 1.1 * costs[0]
 
 
 def stream_of(sizes, seed=0, stretch=30):
