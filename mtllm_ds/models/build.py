@@ -16,7 +16,7 @@ from mtllm_ds.models.base_dropout import switch_off_dropout
 from mtllm_ds.models.connector import build_connector
 from mtllm_ds.models.encoders import load_encoder
 from mtllm_ds.models.liger import use_liger_kernels
-from mtllm_ds.models.loading import base_fingerprint, choose_attention, load_llm, stored_weights
+from mtllm_ds.models.loading import base_fingerprint, choose_attention, is_same_model, load_llm
 from mtllm_ds.models.lora import leave_unread, let_train
 from mtllm_ds.models.own_weights import put_weights
 from mtllm_ds.models.readers import EncoderReader, LLMReader, Reader
@@ -83,20 +83,15 @@ def located(
 
 
 def _require_same_weights(settings: EncoderSettings | LLMSettings, base: Mapping[str, Any], where: str) -> None:
-    """A commit of the hub and a folder, or a mirror's commit, are the same model if their weight files are."""
     found, trained_on = base_fingerprint(settings), str(base["fingerprint"])
-    if found == trained_on:
-        return
-    (kind, _, identity), kind_before = found.partition(":"), trained_on.partition(":")[0]
-    before = base.get("weights") if kind_before == "hub" else trained_on
-    now = stored_weights(settings.name, identity) if kind == "hub" and before is not None else found
-    if kind != kind_before and None in (before, now):
+    is_same = is_same_model(settings.name, found, base)
+    if is_same is None:
         known = f"{base['name']}, {trained_on}"
         warnings.warn(
             f"{where}: cannot be compared with the model it was trained on ({known}); make sure it is that",
             stacklevel=3,
         )
-    elif before != now:
+    elif not is_same:
         raise UserError(f"{where}: not the model it was trained on ({found} instead of {trained_on}); pass that one")
 
 

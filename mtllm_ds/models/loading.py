@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +172,25 @@ def stored_weights(name: str, revision: str | None) -> str | None:
             stream.seek(max(0, size - 2**20))
             digest.update(stream.read())
     return f"sha256:{digest.hexdigest()}" if files else None
+
+
+def is_same_model(name: str, fingerprint: str, base: Mapping[str, Any]) -> bool | None:
+    """Whether what is found under a name is the model that a run or export remembers: a commit of the hub and a folder, or a
+    mirror's commit, are if their weight files are. None where that cannot be told.
+
+    Args:
+        fingerprint: of what is found
+        base: what is remembered, with its fingerprint and, of the hub's, a hash of the weights
+    """
+    trained_on = str(base["fingerprint"])
+    if fingerprint == trained_on:
+        return True
+    (kind, _, commit), kind_before = fingerprint.partition(":"), trained_on.partition(":")[0]
+    before = base.get("weights") if kind_before == "hub" else trained_on
+    now = stored_weights(name, commit) if kind == "hub" and before is not None else fingerprint
+    if kind != kind_before and None in (before, now):
+        return None
+    return before == now
 
 
 def _commit(name: str, revision: str | None) -> str:

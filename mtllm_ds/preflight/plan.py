@@ -23,7 +23,7 @@ from mtllm_ds.data.shards.dialogue_view import dialogue_lines
 from mtllm_ds.data.shards.joined import first_blocks, parts_of
 from mtllm_ds.data.shards.manifest import Manifest, TaskEntry
 from mtllm_ds.data.shards.targets import BlockTargets
-from mtllm_ds.data.stream.block_cache import readable_blocks
+from mtllm_ds.data.stream.block_cache import lost_shards, readable_blocks
 from mtllm_ds.data.stream.order import Order
 from mtllm_ds.data.stream.schedule import cells_in_forward
 from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
@@ -127,8 +127,7 @@ def check_run(
     tokenizers = load_tokenizers(settings, {side: entry.family for side, entry in manifests[0].tokenizers.items()})
     if "encoder" in tokenizers:
         check_centring(settings, tokenizers["encoder"])
-    for manifest in manifests:
-        _check_data(manifest, tokenizers, read_all_shards)
+    lost = [line for manifest in manifests for line in _check_data(manifest, tokenizers, data, read_all_shards)]
     may_not_fit = _check_room(settings, config, manifests) if llm_probe is not None and not llm_probe.failure else []
     bank = check_bank(settings, manifests)
     bases = {**_bases(settings, tokenizers), **bank.bases}
@@ -164,6 +163,7 @@ def check_run(
         resumed=resumed,
         shares=share_lines(order, manifests[0], settings),
         warnings=[
+            *lost,
             *unprobed_warning(settings.model, llm_probe),
             *warnings_of(settings, config),
             *may_not_fit,
@@ -249,12 +249,17 @@ def load_tokenizers(settings: Settings, families: Mapping[str, str]) -> dict[str
     }
 
 
-def _check_data(manifest: Manifest, tokenizers: dict[str, TextTokenizer], read_all: bool) -> None:
-    folder = manifest.storage.root
-    if is_main_rank():  # once per run: of a remote data set that asks for the size of every shard
-        manifest.check_shards()
-    else:
+def _check_data(
+    manifest: Manifest, tokenizers: dict[str, TextTokenizer], data: DataSettings, read_all: bool
+) -> list[str]:
+    """Refuse what does not fit; a line for each shard that is not whole, where that may be."""
+    folder, lost = manifest.storage.root, []
+    if not is_main_rank():  # once per run: of a remote data set that asks for the size of every shard
         manifest.trust_shards()
+    elif data.on_error == "skip":
+        lost = lost_shards(manifest, data.max_skipped_share)
+    else:
+        manifest.check_shards()
     for side, tokenizer in tokenizers.items():
         manifest.check_tokenizer(tokenizer)
         for language in manifest.languages:
@@ -271,6 +276,7 @@ def _check_data(manifest: Manifest, tokenizers: dict[str, TextTokenizer], read_a
         from mtllm_ds.data.shards.tar_shards import verify_shards
 
         verify_shards(manifest)
+    return lost
 
 
 def _check_room(settings: Settings, config: PretrainedConfig | None, manifests: Sequence[Manifest]) -> list[str]:

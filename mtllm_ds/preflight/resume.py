@@ -25,6 +25,7 @@ from mtllm_ds.config.section import difference, fixed_fields
 from mtllm_ds.config.seeds import seed_runs
 from mtllm_ds.data.stream.schedule import check_cursor
 from mtllm_ds.errors import UserError
+from mtllm_ds.models.loading import is_same_model
 from mtllm_ds.preflight.dropout import regrouped
 from mtllm_ds.preflight.hub_models import as_started
 from mtllm_ds.preflight.plan import RunPlan, check_run
@@ -187,11 +188,11 @@ def require_same_run(settings: Settings, bases: dict[str, dict[str, str | None]]
         if base_name not in {*settings.model.sides, *taught_by}:
             continue
         key = f"objective.{base_name}" if base_name in taught_by else f"model.{base_name}.name"
-        trained_on = state.bases[base_name]["fingerprint"]
-        if base["fingerprint"] != trained_on:
+        before = state.bases[base_name]
+        if not is_same_model(str(base["name"]), str(base["fingerprint"]), before):
             raise UserError(
                 f"--resume: {key}={base['name']} holds other weights than the run was started with "
-                f"({base['fingerprint']} instead of {trained_on}); put those back or start a new run"
+                f"({base['fingerprint']} instead of {before['fingerprint']}); put those back or start a new run"
             )
     return saved
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from transformers import PretrainedConfig
 
@@ -11,6 +13,7 @@ from mtllm_ds.config.schema import Settings
 from mtllm_ds.data.shards.manifest import Manifest, TaskEntry
 from mtllm_ds.data.text.tokenization import TextTokenizer
 from mtllm_ds.errors import UserError
+from mtllm_ds.models.loading import is_same_model
 from mtllm_ds.models.text_models import looks_both_ways
 
 Bases = dict[str, dict[str, str | None]]
@@ -27,7 +30,7 @@ def read_start(settings: Settings, bases: Bases) -> Trained | None:
         raise UserError(f"{where}: it is a model with reader={start.model.reader}; set model.reader to that")
     for side in model.sides:
         theirs = start.bases[side]
-        if theirs["fingerprint"] != bases[side]["fingerprint"]:
+        if not _is_same(bases[side], theirs):
             place, keys = theirs["name"], "name"
             if theirs["revision"] is not None:
                 place, keys = f"{place} at {theirs['revision']}", "name and .revision"
@@ -72,7 +75,7 @@ def read_teacher(settings: Settings, bases: Bases) -> Trained | None:
 def _require_same_adapter(teacher: Trained, settings: Settings, bases: Bases) -> None:
     """The student can start with the teacher's LoRA: it adapts the same LLM in the same shape."""
     where = f"objective.start_at_teacher=true: the teacher {settings.objective.teacher_run}"
-    if teacher.trained_side != "llm" or teacher.bases["llm"]["fingerprint"] != bases["llm"]["fingerprint"]:
+    if teacher.trained_side != "llm" or not _is_same(bases["llm"], teacher.bases["llm"]):
         name = teacher.bases[teacher.trained_side]["name"]
         raise UserError(f"{where} adapts another model ({name}); set start_at_teacher=false")
     if teacher.model.trainable != "lora":
@@ -81,6 +84,11 @@ def _require_same_adapter(teacher: Trained, settings: Settings, bases: Bases) ->
         theirs = getattr(teacher.model.lora, name)
         if theirs != getattr(settings.model.lora, name):
             raise UserError(f"{where} has a LoRA with {name}={theirs}; set model.lora.{name} to that")
+
+
+def _is_same(found: Mapping[str, str | None], theirs: Mapping[str, Any]) -> bool:
+    """Whether a base model of this run is that of another one."""
+    return bool(is_same_model(str(found["name"]), str(found["fingerprint"]), theirs))
 
 
 def is_missing(place: str | None) -> bool:

@@ -14,6 +14,7 @@ from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.errors import UserError
 from mtllm_ds.preflight.hub_models import held
 from mtllm_ds.preflight.plan import check_run, describe_plan
+from mtllm_ds.preflight.resume import check_whole_run
 from mtllm_ds.training.runs import run_seeds
 from tests.distributed.ranks import ranks
 from tests.fixtures.hub import hub_at, push
@@ -90,6 +91,26 @@ def test_a_fresh_run_takes_the_newest_commit(recipe, moved_on):
             check_run(settings_of(recipe, **where), 1)
         pinned = {f"model__{side}__revision": FIRST for side in NAMES}
         assert check_run(settings_of(recipe, **where, **pinned), 1).start is not None
+
+
+def test_a_copy_of_a_hub_model_goes_on_for_it(recipe, moved_on, local):
+    """A commit of the hub and a folder are the same model if their weight files are: to go on with, and to start from."""
+    folders, hub, other = recipe.parent / "local.yaml", recipe.parent / "hub", recipe.parent / "other_llm"
+    where = {"run__output_dir": moved_on.run.output_dir}
+    plan = check_whole_run(settings_of(folders, **where), 1, newest_state(moved_on))
+    assert {base["fingerprint"][:7] for base in plan.bases.values()} == {"sha256:"}
+    with pytest.raises(UserError, match=r"--resume: model\.llm\.name=.*other_llm holds other weights"):
+        check_whole_run(settings_of(folders, **where, model__llm__name=other), 1, newest_state(moved_on))
+    start = {"model__start": moved_on.run.output_dir, "run__output_dir": recipe.parent / "fresh"}
+    assert check_run(settings_of(folders, **start), 1).start is not None
+    with pytest.raises(UserError, match=r"trained on another llm \(someone/llm at a+\)"):
+        check_run(settings_of(folders, **start, model__llm__name=other), 1)
+    where = {"run__output_dir": local.run.output_dir}
+    with hub_at(hub):  # and the other way round
+        pinned = {f"model__{side}__revision": FIRST for side in NAMES}
+        check_whole_run(settings_of(recipe, **where, **pinned), 1, newest_state(local))
+        with pytest.raises(UserError, match=r"--resume: model\.encoder\.name=someone/mt holds other weights"):
+            check_whole_run(settings_of(recipe, **where), 1, newest_state(local))
 
 
 def test_an_export_fetches_the_commit_it_was_trained_on(recipe, moved_on, local, tmp_path):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -52,6 +52,14 @@ class ShardEntry:
     sha256: str
     blocks: int
     samples: int
+
+
+class ShardFault(NamedTuple):
+    """What is wrong with a shard, seen from outside."""
+
+    reason: str
+    num_bytes: int
+    """That are there"""
 
 
 @dataclass(frozen=True)
@@ -288,14 +296,20 @@ class Manifest:
         Raises:
             UserError: naming the first such shard.
         """
-        _ = self._shards_are_there
+        for fault in self.shard_faults.values():
+            raise UserError(f"data set {self.storage.root}: {fault.reason}; copy or prepare it anew")
 
     def trust_shards(self) -> None:
         """Let `check_shards` take it that another process has looked."""
-        self.__dict__["_shards_are_there"] = True
+        self.__dict__["shard_faults"] = {}
 
     @cached_property
-    def _shards_are_there(self) -> bool:
+    def shard_faults(self) -> dict[int, "ShardFault"]:
+        """Shards that are missing or of a wrong size, by position; looks once.
+
+        Raises:
+            UserError: a shard is listed twice, or nobody can say what is there.
+        """
         for listed in ("name", "sha256"):
             if len({getattr(shard, listed) for shard in self.shards}) != len(self.shards):
                 raise UserError(f"data set {self.storage.root}: a shard stands twice in the manifest; prepare it anew")
@@ -303,17 +317,24 @@ class Manifest:
             sizes = self.storage.sizes([shard.name for shard in self.shards])
         except StorageError as error:
             raise UserError(f"data set {self.storage.root}: {error}; copy or prepare it anew") from error
-        for shard, size in zip(self.shards, sizes, strict=True):
+        found = {}
+        for position, (shard, size) in enumerate(zip(self.shards, sizes, strict=True)):
             if size is None:
-                raise UserError(
-                    f"data set {self.storage.root}: the shard '{shard.name}' is missing; copy or prepare it anew"
+                found[position] = ShardFault(f"the shard '{shard.name}' is missing", 0)
+            elif size not in (shard.bytes, UNKNOWN_SIZE):
+                found[position] = ShardFault(
+                    f"the shard '{shard.name}' has {size} bytes instead of {shard.bytes}", size
                 )
-            if size not in (shard.bytes, UNKNOWN_SIZE):
-                raise UserError(
-                    f"data set {self.storage.root}: the shard '{shard.name}' has {size} bytes instead of {shard.bytes}; "
-                    "copy or prepare it anew"
-                )
-        return True
+        return found
+
+    def lost_blocks(self) -> set[int]:
+        """Blocks that cannot be there, as their shard ends before them or is missing."""
+        index = self.index
+        lost: set[int] = set()
+        for position, fault in self.shard_faults.items():
+            is_lost = (index.shard == position) & (index.offset + index.size_bytes > fault.num_bytes)
+            lost |= set(np.flatnonzero(is_lost).tolist())
+        return lost
 
 
 def _read_index(storage: Storage, entry: dict[str, Any]) -> bytes:

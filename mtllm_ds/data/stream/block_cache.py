@@ -106,6 +106,18 @@ def readable_blocks(
         )
 
 
+def lost_shards(manifest: Manifest, max_skipped_share: float) -> list[str]:
+    """What is wrong with shards that are missing or cut short, a line each, where what they held may be skipped.
+
+    Raises:
+        UserError: they held more than may be.
+    """
+    faults = [fault.reason for fault in manifest.shard_faults.values()]
+    if faults:
+        check_skipped(manifest, manifest.lost_blocks(), max_skipped_share, f"; {faults[0]}")
+    return [f"data set {manifest.storage.root}: {reason}, and what it held is skipped" for reason in faults]
+
+
 def check_skipped(manifest: Manifest, blocks: set[int], max_share: float, last: str = "") -> None:
     """Raise `UserError` if these damaged blocks hold more than that share of all samples."""
     lost = sum(len(manifest.index.llm_lengths[block]) for block in blocks)
