@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ from benchmarks.balanced.students import STUDENTS, Student
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.evaluation.answers.predictions import read_predictions
 from mtllm_ds.evaluation.items.masking import SETTINGS
+from mtllm_ds.observe.sinks import read_rows
+from mtllm_ds.observe.teachers import Knowledge, Known, knowledge_of
 from mtllm_ds.transfer_sets.hugging_face_folder import MARK
 
 
@@ -72,6 +74,17 @@ def transfer_accuracy(plan: Plan) -> dict[str, dict[str, dict[str, float]]]:
                 accuracies = {code: float(given.correct.mean()) for code, given in own.items()}
                 found.setdefault(setting, {})[student.name] = accuracies
     return found
+
+
+def student_knowledge(plan: Plan, student: str) -> Knowledge | None:
+    """What a student's validations say of its teachers, mean over seeds; None of one without teachers."""
+    runs = [plan.place.run(plan.place.student(student, seed)) for seed in plan.budget.seeds]
+    found = [knowledge_of(read_rows(run / "metrics.jsonl")) for run in runs]
+    seeds = [own for own in found if own is not None]
+    if not seeds:
+        return None
+    means = {name: Known(*np.mean([astuple(own.of[name]) for own in seeds], axis=0).tolist()) for name in seeds[0].of}
+    return replace(seeds[0], of=means)
 
 
 @dataclass(frozen=True)

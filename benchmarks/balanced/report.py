@@ -18,6 +18,7 @@ from benchmarks.balanced.collect import (
     Scores,
     TestLines,
     reading_of,
+    student_knowledge,
     student_scores,
     teacher_nll,
     transfer_accuracy,
@@ -69,7 +70,7 @@ def write_balanced_report(plan: Plan, folder: Path) -> Verdict:
     )
     sections = [
         _students(scores, groups, readings), _languages(plan, scores), _passes(plan, readings), _comparisons(intervals),
-        _teachers(plan, scores),        *_transfer(plan),
+        _teachers(plan, scores), *_before_and_after(plan), *_transfer(plan),
     ]  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     picture = draw_students(scores, groups)
@@ -195,6 +196,23 @@ def _teachers(plan: Plan, scores: Scores) -> Section:
         "unigram",
     )
     return Section("What each teacher knows (NLL on its own language)", columns, rows)
+
+
+def _before_and_after(plan: Plan) -> list[Section]:
+    """The claimed student's validations: its teachers' figure on held-out lines, its own at the first one and at the last."""
+    knowledge = student_knowledge(plan, CLAIMED)
+    if knowledge is None:
+        return []
+    rows = [
+        (name, *(f"{value:.3f}" for value in (known.teacher, known.before, known.after)))
+        for name, known in knowledge.of.items()
+    ]
+    columns = (
+        "language",
+        "teacher",
+        *(f"student, step {step}" for step in (knowledge.first_step, knowledge.last_step)),
+    )
+    return [Section("Teachers and the claimed student before and after (NLL on validation lines)", columns, rows)]
 
 
 def _transfer(plan: Plan) -> list[Section]:

@@ -91,7 +91,7 @@ def student_training(
         )
         own += [
             f"objective.teacher_of={named.strip()}", f"objective.alpha={budget.alpha}",
-            f"objective.temperature={budget.temperature}",
+            f"objective.temperature={budget.temperature}", "run.validate_at_start=true",
         ]  # fmt: skip
     # One recipe for all, so that students differ in nothing but what is named here.
     return ["--recipe", "monolingual_teacher", *own, *_common(budget, place, step, seed, steps)]

@@ -54,6 +54,7 @@ def _data(settings: CommonSections) -> Iterator[str]:
         yield from unread(data, "data", ("max_skipped_share",), "with data.on_error=fail")
     if data.validation is None:
         yield from unread(data, "data", ("validation_samples",), "without data.validation")
+        yield from unread(settings.run, "run", ("validate_at_start",), "without data.validation")
 
 
 def _connector(settings: CommonSections, connector_trains: bool) -> Iterator[str]:

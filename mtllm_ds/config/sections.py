@@ -41,6 +41,8 @@ class RunSettings(Section):
     """Steps between rows of `metrics.jsonl`."""
     validate_every: int = Field(default=100, gt=0)
     """Steps between validations (the last step is always validated)."""
+    validate_at_start: bool = False
+    """Validate before the first step too: a row of step 0, which picks no checkpoint."""
     save_every: int = Field(default=100, gt=0)
     """Steps between checkpoints (the last step is always saved)."""
     keep_checkpoints: int = Field(default=2, gt=0)

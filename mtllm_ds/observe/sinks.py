@@ -29,8 +29,8 @@ class JsonlSink:
     def __init__(self, path: Path, start_step: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            kept = [row for row in map(_whole_row, lines) if row is not None and row["step"] <= start_step]
+            # A run that begins anew, killed before its first checkpoint, writes the row of step 0 again too.
+            kept = [row for row in read_rows(path) if row["step"] <= start_step] if start_step else []
             atomic.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._stream = path.open("a", encoding="utf-8")
 
@@ -48,7 +48,7 @@ class TensorBoardSink:
     def __init__(self, folder: Path, start_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else None)
+        self._writer = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else 0)
 
     def write(self, row: Row) -> None:
         for key, value in row.items():
@@ -114,6 +114,12 @@ class LastingSink:
             self._failing = True
         else:
             self._failing = False
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a `metrics.jsonl`, without half a last line that a killed process may have left."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [row for row in map(_whole_row, lines) if row is not None]
 
 
 def describe(row: Row) -> str:

@@ -26,7 +26,8 @@ from mtllm_ds.models.readers import LLMReader, Reader
 from mtllm_ds.models.stacked import StackedModel
 from mtllm_ds.objectives.base import Objective, Parts, build_objective
 from mtllm_ds.objectives.validation import evaluate_objective
-from mtllm_ds.observe.sinks import JsonlSink, LastingSink, ScreenSink, Sink, TensorBoardSink
+from mtllm_ds.observe.sinks import JsonlSink, LastingSink, ScreenSink, Sink, TensorBoardSink, read_rows
+from mtllm_ds.observe.teachers import knowledge_of, knowledge_table
 from mtllm_ds.preflight.hub_models import held
 from mtllm_ds.preflight.output_folder import cannot_be_written
 from mtllm_ds.preflight.plan import RunPlan
@@ -62,6 +63,8 @@ def run_training(settings: Settings, cluster: Cluster, resume: Resume) -> int:
             highlight=False,
             soft_wrap=True,
         )
+        if cluster.is_main and finished and (known := knowledge_of(read_rows(_metrics(settings)))) is not None:
+            console.print(knowledge_table(known))
         # A launcher ends all ranks as soon as one has left with a status: leave only after the line above was printed.
         wait_for_all()
     except Exception as error:
@@ -256,12 +259,16 @@ def _sinks(settings: Settings, cluster: Cluster, start_step: int, console: Conso
     folder = Path(settings.run.output_dir)
     try:
         atomic.write_text(folder / "config.yaml", to_yaml(settings))
-        sinks: list[Sink] = [JsonlSink(folder / "metrics.jsonl", start_step)]
+        sinks: list[Sink] = [JsonlSink(_metrics(settings), start_step)]
         if settings.run.tensorboard:
             sinks.append(TensorBoardSink(folder / "tensorboard", start_step))
     except OSError as error:
         raise cannot_be_written(folder, error) from error
     return [*(LastingSink(sink, console) for sink in sinks), ScreenSink(settings.run.max_steps, start_step, console)]
+
+
+def _metrics(settings: Settings) -> Path:
+    return Path(settings.run.output_dir) / "metrics.jsonl"
 
 
 def _say(console: Console, plan: RunPlan, reader: Reader, objective: Objective, start_step: int) -> None:

@@ -82,6 +82,8 @@ class Trainer:
         run, batches, step = self.settings.run, iter(self.stream), self.start_step
         if self.history.validation_due:
             self._validate_late(step)
+        if run.validate_at_start and not step:  # not again on resume: the row is kept
+            self._measure(0)
         while step < run.max_steps:
             done, last = step + 1, step + 1 == run.max_steps
             self.watch.enter("data", done)
@@ -162,7 +164,11 @@ class Trainer:
             )
             return None
         self._sums = sums
-        return None if failures.on_loss_spike == "ignore" else float(sum_over_ranks(local_loss.double()) / count)
+        return (
+            None
+            if failures.on_loss_spike == "ignore"
+            else float(sum_over_ranks(local_loss.double()) / count.clamp(min=1))
+        )
 
     def _spikes(self, done: int, loss: float) -> bool:
         """Whether the run rolls back for a spike of the loss, on all ranks or on none; told in any case."""
@@ -251,16 +257,11 @@ class Trainer:
         self.history.validation_due = False
         if self.validate is None:
             return False
-        self.watch.enter("validation", done)
-        began = time.perf_counter()
-        figures = self.validate(lambda: self.preemption.requested)
+        figures = self._measure(done)
         if figures is None:
             self.history.validation_due = True
             return False
-        self._eval = {f"eval_{name}": value for name, value in figures.items()}
-        self._throughput.pause(time.perf_counter() - began)
-        self._write({"step": done, **self._eval})
-        require_sound_figures(done, self._eval)
+        self._eval = figures
         if self._best_figure not in self._eval:
             raise UserError(
                 f"data.validation={self.settings.data.validation}: gave no {self.settings.objective.selected_by}, which picks the "
@@ -275,6 +276,20 @@ class Trainer:
         """The validation in which the run was asked to stop; its checkpoint is there already."""
         if self._validate(done) and self.cluster.is_main:
             note_best(self.saver.root, done, self._best_figure, self._eval[self._best_figure])
+
+    def _measure(self, done: int) -> dict[str, float] | None:
+        """Figures of validation, written as a row; None where the run was asked to stop on the way."""
+        assert self.validate is not None
+        self.watch.enter("validation", done)
+        began = time.perf_counter()
+        found = self.validate(lambda: self.preemption.requested)
+        if found is None:
+            return None
+        figures = {f"eval_{name}": value for name, value in found.items()}
+        self._throughput.pause(time.perf_counter() - began)
+        self._write({"step": done, **figures})
+        require_sound_figures(done, figures)
+        return figures
 
     @property
     def _best_figure(self) -> str:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -32,6 +33,7 @@ def train(recipe, overrides, resume=False):
 
 def run_on(world_size, recipe, name, resume=False, **overrides):
     overrides |= {"run__output_dir": str(recipe.parent / name)}
+    overrides.setdefault("run__validate_at_start", "true")
     assert ranks(world_size).run(train, recipe, overrides, resume) == [0] * world_size
     return settings_of(recipe, **overrides)
 
@@ -124,8 +126,32 @@ def test_validation_reports_what_each_teacher_knows(alone):
         assert last[f"eval_teacher_nll/{code}"] > 0
         assert last[f"eval_nll/{code}"] > 0
     assert {"eval_kl", "eval_accuracy", "eval_loss"} <= last.keys()
-    teachers = [row["eval_teacher_nll"] for row in rows_of(alone) if "eval_nll" in row]
-    assert teachers[0] == teachers[1], "a teacher never learns, and validation masks alike"
+    validations = [row for row in rows_of(alone) if "eval_nll" in row]
+    assert [row["step"] for row in validations] == [0, 2, 4]
+    assert len({row["eval_teacher_nll"] for row in validations}) == 1, (
+        "a teacher never learns, and validation masks alike"
+    )
+    assert validations[0]["eval_nll"] > validations[-1]["eval_nll"]
+
+
+def test_validation_before_the_first_step_changes_no_step_and_is_not_made_again(recipe, alone, tmp_path):
+    without = run_on(1, recipe, "later", run__validate_at_start="false")
+    assert losses_of(without) == losses_of(alone)
+    assert [row for row in rows_of(alone) if row["step"]] == [
+        {**row, **{name: ANY for name in row if "second" in name}} for row in rows_of(without)
+    ]
+    copy = shutil.copytree(alone.run.output_dir, tmp_path / "copy")
+    shutil.rmtree(copy / "checkpoints" / "step_00000004")
+    goes_on = run_on(1, recipe, copy, resume=True)
+    assert [row["step"] for row in rows_of(goes_on) if "eval_nll" in row] == [0, 2, 4]
+    # Killed before its first checkpoint it begins anew, and so does its log.
+    shutil.rmtree(copy / "checkpoints")
+    again = run_on(1, recipe, copy)
+    assert [row["step"] for row in rows_of(again) if "eval_nll" in row] == [0, 2, 4]
+    with pytest.raises(
+        UserError, match=r"run\.validate_at_start=true: has no effect without data\.validation; remove it"
+    ):
+        settings_of(recipe, run__validate_at_start="true", data__validation="null")
 
 
 def test_one_language_alone_without_teachers(recipe):

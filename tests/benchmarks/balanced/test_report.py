@@ -58,7 +58,14 @@ def plan(tmp_path_factory):
         (folder / "model").mkdir()
         (folder / "model" / "mtllm_ds.json").write_text('{"step": 20}')
         samples = {"step": 10} | {f"samples/{code}": 10.0 for code in BUDGET.languages}
-        (folder / "run" / "metrics.jsonl").write_text(json.dumps(samples) + "\n" + '{"eval_nll": 1.0}\n')
+        validations = []
+        if step.name.startswith("students/balanced_taught"):
+            for number, nll in ((0, 6.0), (20, 3.0 + 0.1 * int(step.name[-1]))):
+                own = {"eval_teacher_nll": 2.5, "eval_nll": nll}
+                of_languages = {f"{name}/{code}": value for name, value in own.items() for code in BUDGET.languages}
+                validations.append({"step": number, **own, **of_languages})
+        rows = [*validations[:1], samples, *validations[1:]]
+        (folder / "run" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         kind, *names = step.name.split("/")
         seed = int(step.name[-1]) if names else 0
         if kind == "students":
@@ -102,6 +109,8 @@ def test_a_person_finds_everything(report):
         assert student.title in table
     assert verdict.line in table
     assert "| khm_Khmr | 2.49" in table  # what its teacher knows
+    assert "| language | teacher | student, step 0 | student, step 20 |" in table
+    assert "| khm_Khmr | 2.500 | 6.000 | 3.100 |" in table
     assert table.split("How often each line was read")[1].count("| 6.67 |") >= len(
         STUDENTS
     )  # 20 of 3 lines up to the step
