@@ -31,7 +31,7 @@ ROOMS = {
     "mtllm_ds/evaluation": {
         "items": (),
         "answers": ("items",),
-        "report": ("items", "answers"),
+        "report": ("items", "answers", "generation"),
         "masked": (),
         "generation": ("items",),
     },

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from benchmarks.generative.evaluate import READINGS
 from benchmarks.generative.verdict import Scores, nll_of
+from mtllm_ds.evaluation.generation.evaluation import READINGS
 from mtllm_ds.evaluation.report.pictures import figure_of, png_of
 
 _MARKS = {
-    "stack": ("#d9541e", "o"),
+    "model": ("#d9541e", "o"),
     "shuffled": ("#f0a07c", "x"),
     "llm": ("#2b6cb0", "^"),
     "none": ("#9aa5b1", "s"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks.generative.budgets import Budget
 from benchmarks.steps import Command, Step, python
+from mtllm_ds.languages import ENGLISH
 
 RECIPE = "generative_stacking"
 _PROCESS_SECONDS = 15.0
@@ -58,8 +59,8 @@ class Plan:
         seconds = budget.steps * budget.samples_per_step * budget.seconds_per_sample
         self.steps.append(Step("stack", self._training, ("shards",), 3 * _PROCESS_SECONDS + seconds))
         asked = self._ranks(
-            "benchmarks.generative.evaluate", "--model", self.model, "--text", text, "--responses", responses, *given, *computes,
-            "--output", self.scores,
+            "mtllm_ds", "evaluate", "generation", "--model", self.model, "--input", responses / "heldout.jsonl", "--answers-in",
+            ENGLISH, "--max-new-tokens", budget.heldout_tokens, "--batch-size", 32, *computes, "--output", self.folder("scores"),
         )  # fmt: skip
         prompts = budget.num_heldout * (len(budget.languages) + 1)
         cost = prompts * _READINGS * budget.heldout_tokens / budget.tokens_per_second
@@ -85,7 +86,8 @@ class Plan:
         return self.folder("stack") / "model"
 
     @property
-    def scores(self) -> Path:
+    def found(self) -> Path:
+        """What was found on held-out prompts."""
         return self.folder("scores") / "found"
 
     @property

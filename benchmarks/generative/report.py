@@ -13,13 +13,14 @@ from pathlib import Path
 
 from benchmarks.generative.budgets import UNKNOWN_TO_E5
 from benchmarks.generative.data import Row
-from benchmarks.generative.evaluate import READINGS, load_scores, read_found
 from benchmarks.generative.picture import draw
 from benchmarks.generative.plan import RECIPE, Plan
-from benchmarks.generative.verdict import RIVALS, Scores, decide, gaps, kl_of, kl_share, nll_of
-from benchmarks.quality.text.folder_text import read_jsonl
+from benchmarks.generative.responses import INSTRUCTION
+from benchmarks.generative.verdict import RIVALS, Scores, decide, gaps, kl_share
 from benchmarks.steps import DONE
 from mtllm_ds.atomic import write_figures, write_json, write_text
+from mtllm_ds.evaluation.generation.found import flat_figures, load_found
+from mtllm_ds.evaluation.report.generation_sections import answers, drawn_in_turn, examples, likelihoods, text_of
 from mtllm_ds.evaluation.report.html import render
 from mtllm_ds.evaluation.report.parts import Picture, Report, Section, Verdict
 from mtllm_ds.evaluation.report.pictures import write_image
@@ -37,15 +38,15 @@ MODELS = (
 
 def write_generative_report(plan: Plan, folder: Path) -> Verdict:
     """Write the report's files; `summary.json` is flat, `dialogues.md` holds the examples."""
-    languages = (ENGLISH, *plan.budget.languages)
-    scores = load_scores(plan.scores, languages)
-    groups = read_found(plan.scores, ENGLISH)["groups"]
+    found = load_found(plan.found, (ENGLISH, *plan.budget.languages))
+    scores = {code: own.readings for code, own in found.items()}
+    groups = [row["group"] for row in found[ENGLISH].rows]
     known = known_languages(plan)
     verdict = decide(scores, groups, known, is_smoke=plan.budget.name == "smoke")
     curve = read_curve(plan.run)
-    dialogues = chosen_dialogues(plan)
-    answers = {code: read_found(plan.scores, code)["answers"] for code in languages}
-    sections = (_table(scores, known), _differences(scores, groups, known), _answers(answers), _dialogues(dialogues))
+    dialogues = drawn_in_turn(found, min(plan.budget.num_examples, plan.budget.num_heldout))
+    starred = [code for code in plan.budget.languages if code not in known]
+    sections = (likelihoods(found, starred), _differences(scores, groups, known), answers(found), examples(dialogues))
     facts = _facts(plan)
     folder.mkdir(parents=True, exist_ok=True)
     picture = draw(scores, curve)
@@ -57,13 +58,7 @@ def write_generative_report(plan: Plan, folder: Path) -> Verdict:
     write_text(folder / "report.html", render(report, [Picture(picture, "At a glance", CAPTION)], {}, {}))
     write_text(folder / "table.md", "\n\n".join([verdict.line, *map(_markdown, sections[:-1])]) + "\n")
     write_text(folder / "dialogues.md", dialogues_page(dialogues))
-    like = {
-        f"{code}/{side}/{key}": value
-        for code, sides in answers.items()
-        for side, own in sides.items()
-        for key, value in own.items()
-    }
-    write_figures(folder / "summary.json", figures_of(scores, groups, known, curve) | like)
+    write_figures(folder / "summary.json", flat_figures(found) | figures_of(scores, groups, known, curve))
     write_json(folder / "verdict.json", asdict(verdict))
     write_json(folder / "provenance.json", facts)
     return verdict
@@ -83,43 +78,17 @@ def read_curve(run: Path) -> dict[str, list[tuple[float, float]]]:
     }
 
 
-def chosen_dialogues(plan: Plan) -> list[Row]:
-    """`num_examples` answers, languages in turn, each another prompt."""
-    languages = plan.budget.languages
-    answers = {code: read_jsonl(plan.scores / f"{code}.answers.jsonl") for code in languages}
-    numbers = range(min(plan.budget.num_examples, *map(len, answers.values()), plan.budget.num_heldout))
-    return [answers[languages[number % len(languages)]][number] for number in numbers]
-
-
 def figures_of(
     scores: Scores, groups: Sequence[str], known: Sequence[str], curve: Mapping[str, Sequence[tuple[float, float]]]
 ) -> dict[str, float]:
-    """Every figure by name, those of a language as in `deu_Latn/stack/nll`."""
+    """What the verdict rests on beside the readings themselves, by name."""
     found: dict[str, float] = {"kl_share": kl_share(scores, known)}
     for code, own in scores.items():
-        for name, one in own.items():
-            found |= {f"{code}/{name}/nll": nll_of(one), f"{code}/{name}/kl": kl_of(one)}
         for rival, gap in gaps(own, groups).items():
-            found |= {f"{code}/stack-{rival}/{key}": value for key, value in asdict(gap).items()}
+            found |= {f"{code}/model-{rival}/{key}": value for key, value in asdict(gap).items()}
     if curve["validation"]:
         found["last_validation_kl"] = curve["validation"][-1][1]
     return found
-
-
-def _table(scores: Scores, known: Sequence[str]) -> Section:
-    columns = (
-        "language",
-        *(f"NLL: {title}" for title in READINGS.values()),
-        "KL: stack",
-        "KL: no prompt",
-        "KL: LLM itself",
-    )
-    rows = []
-    for code, own in scores.items():
-        nlls = (f"{nll_of(own[name]):.3f}" for name in READINGS)
-        starred = "" if code in known or code == ENGLISH else "*"
-        rows.append((f"{code}{starred}", *nlls, *(f"{kl_of(own[name]):.3f}" for name in ("stack", "none", "llm"))))
-    return Section("Nats per token of the LLM's English answer", columns, rows)
 
 
 def _differences(scores: Scores, groups: Sequence[str], known: Sequence[str]) -> Section:
@@ -127,35 +96,15 @@ def _differences(scores: Scores, groups: Sequence[str], known: Sequence[str]) ->
     return Section("Stack minus each rival, nats per token (95%)", ("language", *RIVALS.values()), rows)
 
 
-def _answers(answers: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Section:
-    titles = {
-        "fidelity": "in English", "loops": "loops", "distinct_2": "distinct 2-grams", "words": "words", "chrf": "chrF",
-        "cosine": "cosine", "cosine_of_others": "of others",
-    }  # fmt: skip
-    columns = ("language", *(f"{title}: {side}" for title in titles.values() for side in ("stack", "LLM itself")))
-    rows = [
-        (code, *(f"{sides[side][key]:.3g}" for key in titles for side in ("stack", "llm")))
-        for code, sides in answers.items()
-    ]
-    return Section("Greedy answers, beside those of the LLM reading English", columns, rows)
-
-
-def _dialogues(dialogues: Sequence[Row]) -> Section:
-    columns = ("language", "prompt", "stack", "LLM itself", "LLM reading English", "English original")
-    rows = [
-        (row["language"], row["prompt"], row["stack"], row["llm"], row["teacher"], row["english"]) for row in dialogues
-    ]
-    return Section("Dialogues, greedy", columns, rows, text_column="prompt")
-
-
 def dialogues_page(dialogues: Sequence[Row]) -> str:
     """The same as markdown, a block each."""
     blocks = ["# What the stack and the LLM write after held-out prompts (greedy)"]
     for row in dialogues:
-        sides = {
-            "prompt": "prompt", "English": "english", "stack": "stack", "LLM itself": "llm", "LLM reading English": "teacher",
+        texts = {
+            "prompt": text_of(row["prompt"]), "English": text_of(row["teacher_prompt"]), "stack": row["answers"]["model"],
+            "LLM itself": row["answers"]["llm"], "LLM reading English": row["response"],
         }  # fmt: skip
-        lines = [f"- **{title}**: {' '.join(row[key].split())}" for title, key in sides.items()]
+        lines = [f"- **{title}**: {' '.join(text.removeprefix(INSTRUCTION).split())}" for title, text in texts.items()]
         blocks.append("\n".join([f"## {row['language']}", "", *lines]))
     return "\n\n".join(blocks) + "\n"
 

@@ -3,7 +3,7 @@
 Writes below --output:
 
     train.jsonl, valid.jsonl   records for `mtllm-ds prepare dialogues`; answers are sampled for training, greedy for validation
-    heldout.jsonl              {id, response, ids}: greedy answers to the English originals, the same in all languages
+    heldout.jsonl              records for `mtllm-ds evaluate generation`, in all languages: greedy answers to the English originals
     responses.json             counts, and what decides the answers
 
 Both sides are asked in English for an explanation of the paragraph (`asked`), the LLM by its chat template. Batches are kept
@@ -61,7 +61,8 @@ def main() -> int:
         found[name] = answered(name, asks[name], llm, generation, options.output, cluster)
     if cluster.is_main:
         kept = {name: [row for row in rows if len(row["ids"]) >= LEAST_TOKENS] for name, rows in found.items()}
-        write_rows(options.output / "heldout.jsonl", kept["heldout"])
+        prompts = read_jsonl(options.text / "heldout.jsonl")
+        write_rows(options.output / "heldout.jsonl", heldout_dialogues(prompts, kept["heldout"]))
         for name in ("valid", "train"):
             write_rows(options.output / f"{name}.jsonl", dialogues(asks[name], kept[name]))
         counts = {name: {"asked": len(rows), "kept": len(kept[name])} for name, rows in found.items()}
@@ -107,6 +108,19 @@ def dialogues(prompts: Sequence[Row], answers: Sequence[Row]) -> list[Row]:
             record["teacher_messages"] = asked(row["english"])
         records.append(record | {"response": answer["response"]})
     return records
+
+
+def heldout_dialogues(prompts: Sequence[Row], answers: Sequence[Row]) -> list[Row]:
+    """Records for `evaluate generation`: the teacher reads the English original, and the bare prompt is the instruction alone."""
+    known = {row["id"]: row["response"] for row in answers}
+    return [
+        {
+            "id": row["id"], "group": row["group"], "language": row["language"], "messages": asked(row["prompt"]),
+            "teacher_messages": asked(row["english"]), "bare_messages": asked(""), "response": known[row["id"]],
+        }
+        for row in prompts
+        if row["id"] in known
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ Scores = Mapping[str, Mapping[str, Readings]]
 
 def gaps(own: Mapping[str, Readings], groups: Sequence[str]) -> dict[str, Estimate]:
     """rival -> nats per token by which the stack is better (below 0) or worse, with the bootstrap's 95%."""
-    stack = own["stack"]
+    stack = own["model"]
     return {rival: estimate(stack.nll - own[rival].nll, stack.num_tokens, groups) for rival in RIVALS}
 
 
@@ -39,7 +39,7 @@ def kl_of(own: Readings) -> float:
 
 def kl_share(scores: Scores, languages: Sequence[str]) -> float:
     """The stack's divergence over that without a prompt, each the mean over languages."""
-    stack, none = (np.mean([kl_of(scores[code][name]) for code in languages]) for name in ("stack", "none"))
+    stack, none = (np.mean([kl_of(scores[code][name]) for code in languages]) for name in ("model", "none"))
     return float(stack / none)
 
 

@@ -71,7 +71,7 @@ def _add_options(group: Any) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Write the file."""
     options = parse(arguments)
-    from mtllm_ds.data.text.prompt_records import read_prompts
+    from mtllm_ds.data.text.prompt_records import read_prompts, require_unique
     from mtllm_ds.data.writing.output import check_output
 
     if options.output.suffix != ".jsonl":
@@ -79,6 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     template = chat_template_of(options.chat_template)
     given = _given(options)
     records = read_prompts(options.input, options.language)
+    require_unique((record.id, record.place) for record in records)
     check_output(options.output.parent)
     from mtllm_ds.cluster.agree import from_main, together
     from mtllm_ds.cluster.launch import join_cluster_if_launched, leave_cluster

@@ -235,6 +235,11 @@ class MTLLM:
         """What the plain LLM writes after each prompt that it reads itself (the teacher's view); as `generate`."""
         return self.speaker(plain=True).respond(listed_prompts(prompts), None, stream=stream, **options)
 
+    @property
+    def holds_plain_llm(self) -> bool:
+        """Whether its LLM can be asked without what was trained."""
+        return self._speakers.holds_plain
+
     def speaker(self, *, plain: bool) -> Speaker:
         """Who writes, the trained model or the plain LLM in it; made once. For what given responses are worth to each."""
         return self._speakers.get(plain=plain)

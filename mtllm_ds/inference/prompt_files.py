@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from mtllm_ds.cluster.agree import wait_for_all
 from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.data.text.prompt_records import PromptRecord
-from mtllm_ds.data.text.prompts import Prompt
+from mtllm_ds.data.text.prompts import said
 from mtllm_ds.draws import seed_of
 from mtllm_ds.models.speaker import Speaker
 from mtllm_ds.models.writer import ReadPrompt
@@ -51,7 +51,7 @@ class PromptFile:
         Raises:
             UserError: a prompt, a language or an option does not fit.
         """
-        prompts = [_as_chat(record.prompt) if is_chat else record.prompt for record in records]
+        prompts = [said(record.prompt) if is_chat else record.prompt for record in records]
         languages, places = [record.language for record in records], [record.place for record in records]
         rows = speaker.read(prompts, languages, template, places)
         self.how = speaker.options(rows, max_new_tokens, template, **options)
@@ -82,7 +82,3 @@ class PromptFile:
             }
             for job, one in zip(jobs, written, strict=True)
         ]  # fmt: skip
-
-
-def _as_chat(prompt: Prompt) -> Prompt:
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt

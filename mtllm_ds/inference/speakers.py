@@ -48,6 +48,11 @@ class Speakers:
         # Who writes is bound to this model's turns and weights: a copy makes its own.
         return self.__dict__ | {"_made": {}, "_head": None}
 
+    @property
+    def holds_plain(self) -> bool:
+        """Whether there is a plain LLM beside the trained model."""
+        return isinstance(self._reader, StackedModel | LLMReader) and isinstance(self._reader.trained_model, PeftModel)
+
     def get(self, *, plain: bool) -> Speaker:
         """The trained model, or the plain LLM in it.
 

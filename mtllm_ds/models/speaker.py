@@ -141,6 +141,10 @@ class Speaker:
         """A response to each prompt; what is drawn depends on its own seed alone."""
         return self._writer.write(rows, seeds, options, batch_size)
 
+    def response_ids(self, response: str) -> list[int]:
+        """Ids of a given response, without the token that ends a turn."""
+        return self._tokenizers["llm"].continuation(response)
+
     def _options(
         self, rows: Sequence[ReadPrompt], chat: DialogueTokenizer | None, wanted: int | None, given: Mapping[str, Any]
     ) -> GenerationOptions:

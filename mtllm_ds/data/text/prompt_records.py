@@ -9,7 +9,7 @@ Other fields of a record are kept for whoever asks for them. What a prompt has t
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,18 +46,22 @@ def read_prompts(source: str, language: str | None = None) -> list[PromptRecord]
         language: FLORES-200 code of prompts that name none
 
     Raises:
-        UserError: the file is missing, damaged, empty or no such file, a line is no prompt, or two records have one id.
+        UserError: the file is missing, damaged, empty or no such file, or a line is no prompt.
     """
     code = None if language is None else check_language(language)
     found = list(_records(source, code))
     if not found:
         raise UserError(f"--input={source}: holds no prompt; give one per line")
-    places: dict[str, str] = {}
-    for record in found:
-        if record.id in places:
-            raise UserError(f"{record.place}: the id '{record.id}' stands at {places[record.id]} too; name each once")
-        places[record.id] = record.place
     return found
+
+
+def require_unique(entries: Iterable[tuple[str, str]]) -> None:
+    """Refuse an id that stands twice; entries are (id, place)."""
+    places: dict[str, str] = {}
+    for name, place in entries:
+        if name in places:
+            raise UserError(f"{place}: the id '{name}' stands at {places[name]} too; name each once")
+        places[name] = place
 
 
 def prompt_of(place: str, row: Mapping[str, Any], text: str, several: str) -> Prompt:

@@ -13,6 +13,11 @@ Prompt = str | Messages
 _ROLES = ("system", "user", "assistant")
 
 
+def said(prompt: Prompt) -> Prompt:
+    """A text as what a user says."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
 class PromptReader:
     """Ids of prompts for the side that reads them.
 
@@ -37,7 +42,7 @@ class PromptReader:
         if language is None and is_encoder and tokenizer.language_codes:
             raise UserError(f"{where}: needs a language tag; give the prompt's language, such as 'eng_Latn'")
         if isinstance(prompt, str) and self._learnt_dialogues and not is_encoder:
-            prompt = [{"role": "user", "content": prompt}]
+            prompt = said(prompt)
         if isinstance(prompt, str):
             ids = tokenizer([_text(prompt, where)], language)
         elif is_encoder:

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from mtllm_ds.errors import UserError
+
 Prompts = Sequence[Any]
 """As their reader reads them"""
 Ids = Sequence[Sequence[int]]
@@ -40,20 +42,28 @@ class Readings:
 
 
 def readings(
-    reader: ReadsOn, prompts: Prompts, responses: Ids, known: Sequence[torch.Tensor], batch_size: int
+    reader: ReadsOn, prompts: Prompts, responses: Ids, teacher: ReadsOn, known: Sequence[torch.Tensor], batch_size: int
 ) -> Readings:
     """What responses are worth to a reader of prompts.
 
     Args:
-        known: (n, D) of each response, the states of a teacher with the same head (`states_before` of the plain LLM)
+        known: (n, D) of each response, the states of the teacher, which may have another head but has the same vocabulary
+
+    Raises:
+        UserError: the vocabularies differ.
     """
     nll, kl = [], []
     told = reader.states_before(prompts, responses, batch_size)
     for own, other, response in zip(told, known, responses, strict=True):
-        log_probs, teacher = reader.log_probs(own), reader.log_probs(other)
-        tokens = torch.tensor(response, device=log_probs.device)
+        log_probs, truth = reader.log_probs(own), teacher.log_probs(other)
+        if log_probs.shape != truth.shape:
+            raise UserError(
+                f"model: has a vocabulary of {log_probs.shape[-1]}, the untouched LLM of {truth.shape[-1]}; name the LLM that it "
+                "was trained from"
+            )
+        tokens = torch.tensor(response, dtype=torch.long, device=log_probs.device)
         nll.append(-log_probs.gather(1, tokens[:, None]).double().sum().item())
-        kl.append((teacher.exp() * (teacher - log_probs)).double().sum().item())
+        kl.append((truth.exp() * (truth - log_probs)).double().sum().item())
     return Readings(np.array([len(response) for response in responses]), np.array(nll), np.array(kl))
 
 

@@ -19,27 +19,39 @@ _ORDERS = (1, 2, 3)
 
 def answer_figures(
     answers: Sequence[str],
-    teacher: Sequence[str],
+    teacher: Sequence[str | None],
     language: str,
-    check: LanguageCheck,
-    vectors: Mapping[str, np.ndarray],
+    check: LanguageCheck | None,
+    vectors: Mapping[str, np.ndarray] | None,
 ) -> dict[str, float]:
-    """All figures of answers that are asked for in one language.
+    """All figures of answers that are asked for in one language; those that lack what they need are left out.
 
     Args:
-        teacher: answers of a teacher to the same prompts, in the same language
+        teacher: answers of a teacher to the same prompts, in the same language; None where there is none
+        check: None, or one that does not know the language: no `fidelity`
         vectors: `answers` and `teacher`, (N, d) of some encoder of sentences
     """
-    return {
-        "fidelity": language_fidelity(answers, language, check),
+    found = {
         **{f"distinct_{order}": distinct_ngrams(answers, order) for order in _ORDERS},
         "loops": float(np.mean([is_repeated(text) for text in answers])),
         "empty": float(np.mean([not _WORD.search(text) for text in answers])),
-        "words": float(np.mean([len(_WORD.findall(text)) for text in answers])),
-        "words_of_teacher": float(np.mean([len(_WORD.findall(text)) for text in teacher])),
-        "chrf": chrf(answers, teacher),
-        **similarity(vectors["answers"], vectors["teacher"]),
+        "words": _mean_words(answers),
     }
+    if check is not None and check.knows(language):
+        found["fidelity"] = language_fidelity(answers, language, check)
+    compared = [place for place, text in enumerate(teacher) if text is not None]
+    if not compared:
+        return found
+    references = [text for text in teacher if text is not None]
+    found["words_of_teacher"] = _mean_words(references)
+    found["chrf"] = chrf([answers[place] for place in compared], references)
+    if vectors is not None:
+        found |= similarity(vectors["answers"][compared], vectors["teacher"][compared])
+    return found
+
+
+def _mean_words(texts: Sequence[str]) -> float:
+    return float(np.mean([len(_WORD.findall(text)) for text in texts]))
 
 
 def language_fidelity(answers: Sequence[str], language: str, check: LanguageCheck) -> float:

@@ -154,6 +154,12 @@ def read_rows(path: Path) -> list[Row]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
+def read_summary(folder: Path, name: str) -> tuple[list[Row], dict[str, Any]]:
+    """Rows and counts of a stage that is done, whatever it was made with."""
+    summary = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    return read_rows(folder / f"{name}.jsonl"), summary["counts"]
+
+
 def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False)
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks.generative.budgets import BUDGETS, CPU, SMOKE, UNKNOWN_TO_E5
-from benchmarks.generative.evaluate import others
 from benchmarks.generative.plan import RECIPE, Plan
 from benchmarks.steps import _check
 from mtllm_ds.config import load_settings
@@ -48,7 +47,10 @@ def test_at_least_eight_languages_count():
     assert len(set(CPU.languages) - set(UNKNOWN_TO_E5)) >= 8
 
 
-def test_another_prompt_is_of_another_group():
-    groups = ["a", "a", "b", "a", "c", "a"]
-    assert all(groups[place] != groups[other] for place, other in enumerate(others(groups)))
-    assert others(["a"]) == [0]
+def test_held_out_prompts_are_asked_by_the_product_in_english():
+    plan = plan_of(SMOKE)
+    (command,) = next(step for step in plan.steps if step.name == "scores").commands
+    evaluated = command[command.index("mtllm_ds") :]
+    assert evaluated[1:3] == ["evaluate", "generation"]
+    assert evaluated[evaluated.index("--answers-in") + 1] == "eng_Latn"
+    assert plan.found.parent == Path(evaluated[-1])

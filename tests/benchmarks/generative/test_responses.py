@@ -1,6 +1,6 @@
 """Records of the generative benchmark: both sides read the same English; of a translation the teacher reads the original."""
 
-from benchmarks.generative.responses import asked, dialogues
+from benchmarks.generative.responses import asked, dialogues, heldout_dialogues
 
 
 def test_the_teacher_reads_the_english_original():
@@ -14,3 +14,16 @@ def test_the_teacher_reads_the_english_original():
     assert german["messages"][0]["content"].endswith("Sichern.")
     assert german["teacher_messages"] == asked("Save it.")
     assert german["language"] == "deu_Latn"
+
+
+def test_held_out_prompts_share_the_answer_to_their_original():
+    rows = [
+        {"id": "a", "group": "g", "language": code, "prompt": text, "english": "Save it."}
+        for code, text in (("eng_Latn", "Save it."), ("deu_Latn", "Sichern."))
+    ]
+    others = [{"id": "b", "group": "h", "language": "deu_Latn", "prompt": "Kurz.", "english": "Short."}]
+    english, german = heldout_dialogues(rows + others, [{"id": "a", "response": "x"}])
+    assert english["response"] == german["response"] == "x"
+    assert (german["messages"], german["teacher_messages"]) == (asked("Sichern."), asked("Save it."))
+    assert german["bare_messages"] == asked("")
+    assert german["group"] == "g"

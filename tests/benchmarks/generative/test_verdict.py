@@ -7,7 +7,7 @@ from benchmarks.generative.verdict import decide, gaps, kl_share
 from mtllm_ds.evaluation.generation.readings import Readings
 
 GROUPS = [str(number // 2) for number in range(40)]
-LEVELS = {"stack": (1.0, 0.3), "shuffled": (1.6, 0.9), "llm": (1.5, 0.7), "none": (1.7, 0.8), "english": (0.8, 0.0)}
+LEVELS = {"model": (1.0, 0.3), "shuffled": (1.6, 0.9), "llm": (1.5, 0.7), "none": (1.7, 0.8), "english": (0.8, 0.0)}
 
 
 def language(**changes):
@@ -22,7 +22,7 @@ def language(**changes):
 
 
 def test_better_everywhere_is_confirmed():
-    scores = {"deu_Latn": language(), "fra_Latn": language(stack=(1.2, 0.4))}
+    scores = {"deu_Latn": language(), "fra_Latn": language(model=(1.2, 0.4))}
     assert kl_share(scores, list(scores)) == pytest.approx(0.35 / 0.8)
     assert decide(scores, GROUPS, list(scores)).status == "confirmed"
     assert gaps(scores["deu_Latn"], GROUPS)["llm"].mean == pytest.approx(-0.5)
@@ -32,12 +32,12 @@ def test_better_everywhere_is_confirmed():
     ("changes", "said"),
     [
         (
-            {"stack": (1.499, 0.3), "llm": (1.495, 0.7)},
+            {"model": (1.499, 0.3), "llm": (1.495, 0.7)},
             "fra_Latn is not below the LLM reading the prompt itself beyond chance",
         ),
         ({"none": (0.9, 0.8)}, "fra_Latn is not below no prompt"),
         ({"shuffled": (1.0, 0.8)}, "fra_Latn is not below another prompt"),
-        ({"stack": (1.0, 0.7)}, "the divergence is above 0.5"),
+        ({"model": (1.0, 0.7)}, "the divergence is above 0.5"),
     ],
 )
 def test_one_failure_is_told(changes, said):
@@ -48,7 +48,7 @@ def test_one_failure_is_told(changes, said):
 
 
 def test_languages_that_the_encoder_does_not_know_do_not_count():
-    scores = {"deu_Latn": language(), "gaz_Latn": language(stack=(3.0, 2.0))}
+    scores = {"deu_Latn": language(), "gaz_Latn": language(model=(3.0, 2.0))}
     assert decide(scores, GROUPS, ["deu_Latn"]).status == "confirmed"
 
 

@@ -50,3 +50,13 @@ def test_all_figures(check):
     assert found["chrf"] == pytest.approx(sacrebleu.corpus_chrf([ENGLISH, LOOP, ""], [[ENGLISH] * 3]).score)
     assert found["distinct_3"] < 1
     assert found["cosine"] == 1.0
+
+
+def test_what_cannot_be_said_is_left_out(check):
+    found = answer_figures([ENGLISH, GERMAN], [None, None], "khk_Cyrl", None, None)
+    assert "fidelity" not in found
+    assert "chrf" not in found
+    assert "cosine" not in found
+    assert "fidelity" not in answer_figures([ENGLISH], [None], "dyu_Latn", check, None)
+    partly = answer_figures([ENGLISH, "x"], [ENGLISH, None], "eng_Latn", check, None)
+    assert partly["chrf"] == pytest.approx(100)
