@@ -100,6 +100,11 @@ class ObjectiveSettings(Section):
         return None
 
     @property
+    def next_tokens_at(self) -> float | None:
+        """Temperature of the next tokens that its cached teacher tells; None where that gives vectors."""
+        return None
+
+    @property
     def starts_at_teacher(self) -> bool:
         """Whether the student's LoRA starts as that run's."""
         return False

@@ -160,9 +160,9 @@ def _objective(settings: CommonSections, objective: ObjectiveSettings) -> Iterat
             f"objective.select_by={objective.select_by}: no figure of objective.name={name}; "
             f"it has {', '.join(objective.figures)}"
         )
+    yield from objective.mistakes(settings)
     if settings.model.trainable != "lora" and targets is None and objective.teachers == ("frozen_self", "cached"):
         yield (
             f"model.trainable={settings.model.trainable}: the teacher of objective.name={name} is the language model as it was; "
             "cache what it says (prepare.py teacher-targets) and name it in data.targets, or set model.trainable=lora"
         )
-    yield from objective.mistakes(settings)

@@ -35,7 +35,8 @@ class TokenDistillation(ObjectiveSettings):
 
     name: Literal["token_distillation"] = "token_distillation"
     kl_weight: float = Field(default=1.0, ge=0)
-    """Weight of the divergence from the frozen LLM, which reads the teacher's prompt; with 0 there is no teacher."""
+    """Weight of the divergence from the frozen LLM, which reads the teacher's prompt; with 0 there is no teacher. With
+    `data.targets` it has told its likeliest tokens before (`mtllm-ds prepare teacher-targets --top-k`)."""
     nll_weight: float = Field(default=0.0, ge=0)
     """Weight of the cross-entropy of the response."""
     divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
@@ -63,7 +64,11 @@ class TokenDistillation(ObjectiveSettings):
 
     @property
     def teachers(self) -> tuple[TeacherKind, ...]:  # type: ignore[override]
-        return ("frozen_self",) if self.kl_weight else ("none",)
+        return ("frozen_self", "cached") if self.kl_weight else ("none",)
+
+    @property
+    def next_tokens_at(self) -> float:
+        return self.temperature
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -105,6 +110,8 @@ class TokenDistillation(ObjectiveSettings):
             yield from unread(self, "objective", kinds, "with objective.kl_weight=0")
             if self.selected_by == "kl":
                 yield "objective.select_by=kl: objective.kl_weight=0 asks no teacher; select by nll"
+        if run.data.targets is not None and self.kl_weight:
+            yield from self._not_cached(run.data.targets)
         if self.divergence != "jsd":
             yield from unread(self, "objective", ("beta",), f"with objective.divergence={self.divergence}")
         if self.clip is not None:
@@ -113,6 +120,29 @@ class TokenDistillation(ObjectiveSettings):
             )
         if run.model.reader == "llm":
             yield from unread(self, "objective", ("layout",), "with model.reader=llm")
+
+    def _not_cached(self, targets: str) -> Iterator[str]:
+        """What a teacher that told its likeliest tokens beforehand cannot serve."""
+        if self.rollouts is not None:
+            yield (
+                f"data.targets={targets}: holds next tokens of the data's responses, and objective.rollouts lets the student write "
+                "others; remove one of the two"
+            )
+        if self.divergence != "forward_kl":
+            yield (
+                f"data.targets={targets}: holds the teacher's likeliest tokens alone, which tell no objective.divergence="
+                f"{self.divergence}; set it to forward_kl, or remove data.targets"
+            )
+        if self.clip is not None:
+            yield (
+                f"data.targets={targets}: holds the teacher's likeliest tokens, not all that objective.clip={self.clip} bounds; "
+                "remove one of the two"
+            )
+        if self.temperature != 1.0 and self.selected_by == "kl":
+            yield (
+                f"objective.select_by=kl: data.targets={targets} tells nothing of temperature 1 beside objective.temperature="
+                f"{self.temperature}; select by loss"
+            )
 
 
 def _too_long(rollouts: Rollouts, max_length: int) -> Iterator[str]:

@@ -39,6 +39,8 @@ class Continuations:
     """(N,) int64 place of the same among the flattened `llm_ids`, where the response's token is the next"""
     owners: torch.Tensor
     """(N,) int64 sample of each token of the response"""
+    within: torch.Tensor
+    """(N,) int64 its number in that response"""
 
     def to(self, device: torch.device) -> Continuations:
         """On a device, on its way without waiting for what that has to do."""
@@ -50,6 +52,13 @@ def num_response_tokens(batch: Batch) -> np.ndarray:
     starts = batch.host.columns.get(RESPONSE_START, (0,) * len(batch))
     lengths = np.array(batch.host.num_tokens["llm"])
     return np.where(lengths > 0, lengths - np.array(starts), 0)
+
+
+def places_before(batch: Batch) -> torch.Tensor:
+    """(N,) int64 place among the flattened `llm_ids` of the token before each of the responses'; on the CPU."""
+    starts, count = np.array(batch.host.columns.get(RESPONSE_START, (0,) * len(batch))), num_response_tokens(batch)
+    first = np.arange(len(batch)) * batch.llm_ids.shape[1] + starts - 1
+    return torch.from_numpy(np.repeat(first, count) + _within(count))
 
 
 def continuations(batch: Batch, *, encoder: bool, prompt: bool) -> Continuations:
@@ -78,7 +87,7 @@ def continuations(batch: Batch, *, encoder: bool, prompt: bool) -> Continuations
     rows = pack_rows(total, np.cumsum(total) - total, cells.tolist())
     source = place[rows.source]
     found = is_state[rows.source] & (rows.segment_ids >= 0)
-    within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    within = _within(count)
     own_first = first_places(total, cells, rows.source.shape[1]) + before - 1
     return Continuations(
         rows=rows,
@@ -86,8 +95,9 @@ def continuations(batch: Batch, *, encoder: bool, prompt: bool) -> Continuations
         states=source.masked_fill(~found, 0),
         is_state=found,
         before=torch.from_numpy(np.repeat(own_first, count) + within),
-        teacher_before=torch.from_numpy(np.repeat(each * batch.llm_ids.shape[1] + starts - 1, count) + within),
+        teacher_before=places_before(batch),
         owners=torch.from_numpy(np.repeat(each, count)),
+        within=torch.from_numpy(within),
     )
 
 
@@ -112,6 +122,11 @@ def first_places(lengths: np.ndarray, cells: Sequence[int] | np.ndarray, width: 
     row = np.unique(np.asarray(cells), return_inverse=True)[1]
     before = np.cumsum(lengths) - lengths
     return row * width + before - before[np.searchsorted(row, row)]
+
+
+def _within(count: np.ndarray) -> np.ndarray:
+    """0, 1, ... of each sample's tokens, one sample behind the other."""
+    return np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
 
 
 def _ends_to_end(pieces: Sequence[tuple[bool, np.ndarray, np.ndarray]]) -> tuple[torch.Tensor, torch.Tensor]:

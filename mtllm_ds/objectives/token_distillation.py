@@ -2,8 +2,9 @@
 
     loss = mean over response tokens of kl_weight * T^2 * D(p_T || p_S) + nll_weight * -log p_S[token]
 
-p_T is the frozen LLM (adapters off) behind its own prompt, p_S the student behind what it reads: the stack's encoder states in
-place of a prompt (`replace`) or before it (`prepend`), or a prompt of its own for the LLM with LoRA. Both carry the same response,
+p_T is the frozen LLM (adapters off) behind its own prompt, asked now or beforehand (its likeliest tokens, kept beside the shards),
+p_S the student behind what it reads: the stack's encoder states in place of a prompt (`replace`) or before it (`prepend`), or a
+prompt of its own for the LLM with LoRA. Both carry the same response,
 and both distributions come through the same frozen head, which is read once. A sample's weight multiplies the losses of its tokens;
 the divisor counts tokens.
 
@@ -32,7 +33,8 @@ from mtllm_ds.models.stacked import StackedModel
 from mtllm_ds.objectives.base import Objective, ObjectiveOutput, Parts, StepWeights, Sums, per_language, plain, zeros
 from mtllm_ds.objectives.on_policy import OnPolicy
 from mtllm_ds.objectives.token_kl_head import RowLosses, TokenKLHead, TokenLoss
-from mtllm_ds.teachers.base import Teacher
+from mtllm_ds.teachers.base import Teacher, TopTokens
+from mtllm_ds.teachers.cached import CachedNextTokens
 
 _FIGURES = ("kl", "nll")
 
@@ -100,8 +102,10 @@ class TokenDistillation(Objective):
         """Summed losses of the response tokens of a micro-batch."""
         encoder = isinstance(self.student, StackedModel)
         plan = continuations(batch, encoder=encoder, prompt=self.reads_prompt).to(batch.llm_ids.device)
-        known = None
-        if self.teacher is not None:
+        known: torch.Tensor | TopTokens | None = None
+        if isinstance(self.teacher, CachedNextTokens):
+            known = self.teacher.next_tokens(batch, plan.owners, plan.within)
+        elif self.teacher is not None:
             known = self.teacher.states(batch).flatten(0, 1)[plan.teacher_before]
         told = read_on(self.student, batch, plan).flatten(0, 1)[plan.before]
         tokens = batch.llm_ids.flatten()[plan.teacher_before + 1]

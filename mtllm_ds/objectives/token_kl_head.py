@@ -20,6 +20,8 @@ from torch.nn import functional
 from mtllm_ds.models.lm_head import OutputHead, capped
 from mtllm_ds.objectives.clipped_divergence import clipped_rows
 from mtllm_ds.objectives.cross_entropy import tell_rows
+from mtllm_ds.objectives.top_tokens import top_token_rows
+from mtllm_ds.teachers.base import TopTokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +64,12 @@ class TokenKLHead(nn.Module):
         self.head = head
         self.reader = _HeadReader(head, loss)
 
-    def forward(self, student: Tensor, teacher: Tensor | None, tokens: Tensor) -> RowLosses:
-        """(N, D) final states before each token, the teacher's or None, (N,) int64 tokens that came."""
+    def forward(self, student: Tensor, teacher: Tensor | TopTokens | None, tokens: Tensor) -> RowLosses:
+        """(N, D) final states before each token, the teacher's, its likeliest tokens or None, (N,) int64 tokens that came."""
         # Not even the parameter's flags are looked at here: DeepSpeed would take it for this module's own, and gather it.
         read = self.head.prepared(student)
         with torch.no_grad():
-            known = None if teacher is None else self.head.prepared(teacher)
+            known = self.head.prepared(teacher) if isinstance(teacher, Tensor) else teacher
         loss, kl, nll, gradient = self.reader(read, known, tokens)
         return RowLosses(loss if gradient is None else KnownGradient.apply(read, loss, gradient), kl, nll)
 
@@ -83,7 +85,7 @@ class _HeadReader(nn.Module):
         self.chunk_elements = chunk_elements
 
     def forward(
-        self, student: Tensor, teacher: Tensor | None, tokens: Tensor
+        self, student: Tensor, teacher: Tensor | TopTokens | None, tokens: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """Loss, KL and cross-entropy of each row and the gradient of the summed loss, all without a graph."""
         needs_gradient = torch.is_grad_enabled() and student.requires_grad
@@ -93,6 +95,8 @@ class _HeadReader(nn.Module):
             scale = self.loss.nll_weight
             slope = None if told.gradient is None else told.gradient * scale
             return told.losses * scale, None, told.losses, slope
+        if isinstance(teacher, TopTokens):
+            return self._top_tokens(student, teacher, tokens, needs_gradient)
         form = self._fused if self.loss.clip is None else self._clipped
         loss, gradient = form(student, teacher, tokens, needs_gradient)
         return loss, *self._figures(student, teacher, tokens, loss), gradient
@@ -108,6 +112,25 @@ class _HeadReader(nn.Module):
         if kl is None:
             kl = self._kernel(student, teacher, divergence="forward_kl")
         return kl, tell_rows(student, tokens, self.weight, self.bias, self.softcap, gradient=False).losses
+
+    def _top_tokens(
+        self, student: Tensor, teacher: TopTokens, tokens: Tensor, needs_gradient: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """As `forward`, from the teacher's likeliest tokens; the KL is that of these and of all others as one."""
+        own = self.loss
+        kl, gradient = top_token_rows(
+            student, teacher, self.weight, self.bias, self.softcap,
+            temperature=own.temperature, backend=own.backend, gradient=needs_gradient,
+        )  # fmt: skip
+        scale = own.kl_weight * own.temperature**2
+        loss, nll = scale * kl, None
+        gradient = None if gradient is None else scale * gradient
+        if own.nll_weight or not self.training:
+            told = tell_rows(student, tokens, self.weight, self.bias, self.softcap, gradient=needs_gradient)
+            nll, loss = told.losses, loss + own.nll_weight * told.losses
+            if gradient is not None and told.gradient is not None:
+                gradient = gradient + own.nll_weight * told.gradient
+        return loss, kl if own.temperature == 1.0 else None, nll, gradient
 
     def _fused(
         self, student: Tensor, teacher: Tensor, tokens: Tensor, needs_gradient: bool

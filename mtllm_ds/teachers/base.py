@@ -6,10 +6,20 @@ Shapes: B samples, S_l LLM tokens, C choices, D the width of the teacher's state
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 
 from mtllm_ds.data.stream.collate import Batch
+
+
+class TopTokens(NamedTuple):
+    """The k likeliest next tokens of N places; what they leave of 1 is the probability of all others together."""
+
+    ids: torch.Tensor
+    """(N, k) int64"""
+    log_probs: torch.Tensor
+    """(N, k) float32"""
 
 
 class Teacher(ABC):
@@ -22,3 +32,11 @@ class Teacher(ABC):
     def states(self, batch: Batch) -> torch.Tensor:
         """Final states at the places of `llm_ids`: (B, S_l, D); `NotImplementedError` from a teacher that has none."""
         raise NotImplementedError(f"{type(self).__name__} has no states of tokens")
+
+    def next_tokens(self, batch: Batch, owners: torch.Tensor, within: torch.Tensor) -> TopTokens:
+        """The likeliest tokens in place of each token of the responses; `NotImplementedError` from a teacher that tells none.
+
+        Args:
+            owners, within: (N,) int64 sample of each token, and its number in the response
+        """
+        raise NotImplementedError(f"{type(self).__name__} tells no next tokens")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from mtllm_ds.checkpoint.export import is_export
 from mtllm_ds.checkpoint.trained import Trained, read_trained
 from mtllm_ds.config.sections import EncoderSettings, LLMSettings
 from mtllm_ds.data.columns import CHOICE_SPANS
+from mtllm_ds.data.shards.blocks import Block
 from mtllm_ds.data.shards.manifest import Manifest
-from mtllm_ds.data.shards.targets import TeacherIdentity
+from mtllm_ds.data.shards.targets import TeacherIdentity, choice_columns, pooled_columns
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.data.text.tokenization import TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
@@ -45,6 +46,21 @@ class TrainedTeacher(Teacher):
         """(B, D) float32, or (B, C, D) of choices."""
         return self._vectors(batch)
 
+    def answers(self, batch: Batch) -> list[torch.Tensor]:
+        """A vector (D,) of each sample, or those of its choices (C, D), on the CPU."""
+        vectors = list(self.vectors(batch).float().cpu())
+        if not self.of_choices:
+            return vectors
+        spans = batch.extras[CHOICE_SPANS[self.side]]
+        num_choices = (spans[..., 1] > spans[..., 0]).sum(-1).tolist()
+        return [own[:count] for own, count in zip(vectors, num_choices, strict=True)]
+
+    def columns(self, answers: Sequence[torch.Tensor], stored_dtype: str) -> Block:
+        """Columns of a block's samples."""
+        if self.of_choices:
+            return choice_columns(answers, stored_dtype)
+        return pooled_columns(torch.stack(list(answers)), stored_dtype)
+
 
 def load_teacher(
     place: str,
@@ -65,21 +81,24 @@ def load_teacher(
     Raises:
         UserError: there is no such model, its tokenizer is not that of the shards, or it answers another task.
     """
-    if _is_trained(place):
+    if manifest.chat is not None:
+        raise UserError(
+            f"--data={manifest.storage.root}: holds dialogues, whose teacher tells next tokens; say how many by --top-k"
+        )
+    if is_trained(place):
         trained = read_trained(place, "--teacher")
         _check_task(trained, manifest, place)
         model = located(trained.model, trained.bases, place, {})
         side = model.sides[0]
-        fingerprint = _checked_tokenizer(manifest, side, getattr(model, side))
+        fingerprint = checked_tokenizer(manifest, side, getattr(model, side))
         reader = load_reader(model, trained.weights, device, dtype)
         of_choices = trained.task is not None and trained.task.type == "multiple_choice"
         asked = _choice_vectors(reader) if of_choices else reader.vectors
         return TrainedTeacher(trained.as_teacher(fingerprint), reader.side, asked, of_choices)
-    llm = LLMSettings(name=place, bidirectional=bidirectional, revision=revision, trust_remote_code=trust_remote_code)
-    entry = manifest.tokenizers.get("llm")
-    if revision is None and entry is not None and entry.name == llm.name:
-        llm = llm.model_copy(update={"revision": entry.revision})
-    fingerprint = _checked_tokenizer(manifest, "llm", llm)
+    llm = plain_llm(
+        place, manifest, bidirectional=bidirectional, revision=revision, trust_remote_code=trust_remote_code
+    )
+    fingerprint = checked_tokenizer(manifest, "llm", llm)
     plain: Any = load_llm(llm, choose_attention("auto", device, dtype), dtype)
     plain.to(device).eval()
 
@@ -88,6 +107,17 @@ def load_teacher(
         return mean_pool(states, batch.llm_mask)
 
     return TrainedTeacher(plain_teacher(llm, fingerprint), "llm", pooled)
+
+
+def plain_llm(
+    place: str, manifest: Manifest, *, bidirectional: bool, revision: str | None, trust_remote_code: bool
+) -> LLMSettings:
+    """A plain LLM, at the revision of the shards' tokenizer where they name the same one."""
+    llm = LLMSettings(name=place, bidirectional=bidirectional, revision=revision, trust_remote_code=trust_remote_code)
+    entry = manifest.tokenizers.get("llm")
+    if revision is None and entry is not None and entry.name == llm.name:
+        return llm.model_copy(update={"revision": entry.revision})
+    return llm
 
 
 def plain_teacher(llm: LLMSettings, tokenizer_fingerprint: str) -> TeacherIdentity:
@@ -103,7 +133,7 @@ def _choice_vectors(reader: Reader) -> Callable[[Batch], torch.Tensor]:
     return lambda batch: reader.choice_vectors(batch, batch.extras[CHOICE_SPANS[reader.side]])
 
 
-def _is_trained(place: str) -> bool:
+def is_trained(place: str) -> bool:
     """A run, or an export."""
     return (Path(place) / "checkpoints").is_dir() or is_export(Path(place))
 
@@ -121,7 +151,7 @@ def _check_task(trained: Trained, manifest: Manifest, place: str) -> None:
         )
 
 
-def _checked_tokenizer(manifest: Manifest, side: Side, base: EncoderSettings | LLMSettings) -> str:
+def checked_tokenizer(manifest: Manifest, side: Side, base: EncoderSettings | LLMSettings) -> str:
     """Fingerprint of the teacher's tokenizer, found to be that of the shards."""
     spec = TokenizerSpec(
         name=base.name,

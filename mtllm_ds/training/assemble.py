@@ -34,7 +34,7 @@ from mtllm_ds.preflight.plan import RunPlan
 from mtllm_ds.preflight.resume import Resume, check_whole_run, find_checkpoint, open_checkpoint, require_fit_folder
 from mtllm_ds.teachers.bank import load_bank
 from mtllm_ds.teachers.base import Teacher
-from mtllm_ds.teachers.cached import CachedTeacher
+from mtllm_ds.teachers.cached import CachedNextTokens, CachedTeacher
 from mtllm_ds.teachers.frozen_self import FrozenSelf
 from mtllm_ds.training.engine import Engine
 from mtllm_ds.training.history import History
@@ -211,6 +211,8 @@ def _objective(
 def _teacher(plan: RunPlan, reader: Reader) -> Teacher | None:
     """Who gives the objective its targets."""
     kind = plan.settings.teacher_kind
+    if kind == "cached" and plan.settings.objective.next_tokens_at is not None:
+        return CachedNextTokens()
     if kind == "cached":
         of_choices = plan.task is not None and plan.task.type == "multiple_choice"
         return CachedTeacher(reader.hidden_size, of_choices=of_choices)

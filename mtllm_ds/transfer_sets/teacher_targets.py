@@ -1,33 +1,48 @@
 """What a teacher makes of every sample of a data set, computed once on any number of ranks and kept beside the shards.
 
-The teacher is a trained model (a run or an export, such as the task-tuned LLM of stage 2) or a plain LLM, as stage 1 uses it. It is
-whole on every rank; ranks share the groups of blocks. A run that was stopped goes on with the groups that are missing.
+The teacher is a trained model (a run or an export, such as the task-tuned LLM of stage 2) or a plain LLM, as stage 1 uses it for
+vectors and token distillation for next tokens. It is whole on every rank; ranks share the groups of blocks. A run that was stopped
+goes on with the groups that are missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from mtllm_ds.cluster.agree import together, wait_for_all
 from mtllm_ds.cluster.launch import Cluster
-from mtllm_ds.data.columns import CHOICE_SPANS
+from mtllm_ds.data.shards.blocks import Block
 from mtllm_ds.data.shards.manifest import Manifest
-from mtllm_ds.data.shards.targets import GroupSink, TargetWriter, choice_columns, pooled_columns
+from mtllm_ds.data.shards.targets import GroupSink, TargetWriter, TeacherIdentity
 from mtllm_ds.data.stream.block_cache import BlockCache
-from mtllm_ds.data.stream.collate import Collator
-from mtllm_ds.teachers.trained import TrainedTeacher
+from mtllm_ds.data.stream.collate import Batch, Collator
+from mtllm_ds.models.readers import Side
 
 _GROUP_SAMPLES = 1024
 """Samples a group, about: what a stopped run loses at most a rank, and what is sorted by length together."""
 
 
+class Answering(Protocol):
+    """A teacher whose answers can be kept."""
+
+    identity: TeacherIdentity
+    side: Side
+
+    def answers(self, batch: Batch) -> list[Any]:
+        """What it says of each sample, on the CPU."""
+
+    def columns(self, answers: Sequence[Any], stored_dtype: str) -> Block:
+        """Target columns of the samples of a block."""
+
+
 def write_targets(
     manifest: Manifest,
     name: str,
-    teacher: TrainedTeacher,
+    teacher: Answering,
     cluster: Cluster,
     *,
     batch_size: int,
@@ -42,7 +57,7 @@ def write_targets(
         advance: called with samples done and to do by this rank
 
     Raises:
-        UserError: the set was begun by another teacher, or the teacher's vectors are not finite in `stored_dtype`.
+        UserError: the set was begun by another teacher, or what the teacher says is not finite in `stored_dtype`.
     """
     samples_of_block = np.diff(manifest.first_row)
     # Decided by the data set alone, so that any number of ranks can go on with it.
@@ -57,11 +72,11 @@ def write_targets(
         advance(done, total)
         for group in groups:
             with writer.open(group) as sink:
-                answers: dict[int, torch.Tensor] = {}
-                for rows, vectors in _ask(manifest, sink.blocks, teacher, cluster.device, batch_size):
-                    answers |= dict(zip(rows, vectors, strict=True))
+                answers: dict[int, Any] = {}
+                for rows, said in _ask(manifest, sink.blocks, teacher, cluster.device, batch_size):
+                    answers |= dict(zip(rows, said, strict=True))
                     advance(done := done + len(rows), total)
-                _add(sink, manifest, answers, teacher.of_choices, stored_dtype)
+                _add(sink, manifest, answers, teacher, stored_dtype)
 
     together(work, cluster.device)
     together(lambda: writer.finish() if cluster.is_main else None, cluster.device)
@@ -69,9 +84,9 @@ def write_targets(
 
 @torch.no_grad()
 def _ask(
-    manifest: Manifest, blocks: range, teacher: TrainedTeacher, device: torch.device, batch_size: int
-) -> Iterator[tuple[list[int], list[torch.Tensor]]]:
-    """(row numbers, a vector (D,) or the choices' vectors (C, D) each), batches of similar length, the longest first."""
+    manifest: Manifest, blocks: range, teacher: Answering, device: torch.device, batch_size: int
+) -> Iterator[tuple[list[int], list[Any]]]:
+    """(row numbers, an answer each), batches of similar length, the longest first."""
     cache = BlockCache(manifest, cached_blocks=len(blocks))
     collate = Collator(pad_ids={side: entry.pad_id for side, entry in manifest.tokenizers.items()})
     lengths = manifest.llm_lengths if teacher.side == "llm" else manifest.encoder_lengths
@@ -79,20 +94,10 @@ def _ask(
     rows = rows[np.argsort(-lengths[rows].astype(np.int64), kind="stable")]
     for start in range(0, len(rows), batch_size):
         batch = collate([cache.samples(rows[start : start + batch_size])])
-        vectors = list(teacher.vectors(batch.to(device)).float().cpu())
-        if teacher.of_choices:
-            spans = batch.extras[CHOICE_SPANS[teacher.side]]
-            num_choices = (spans[..., 1] > spans[..., 0]).sum(-1).tolist()
-            vectors = [own[:count] for own, count in zip(vectors, num_choices, strict=True)]
-        yield batch.sample_ids.tolist(), vectors
+        yield batch.sample_ids.tolist(), teacher.answers(batch.to(device))
 
 
-def _add(
-    sink: GroupSink, manifest: Manifest, answers: dict[int, torch.Tensor], of_choices: bool, stored_dtype: str
-) -> None:
+def _add(sink: GroupSink, manifest: Manifest, answers: dict[int, Any], teacher: Answering, stored_dtype: str) -> None:
     for block in sink.blocks:
         rows = range(int(manifest.first_row[block]), int(manifest.first_row[block + 1]))
-        vectors = [answers[row] for row in rows]
-        sink.add(
-            choice_columns(vectors, stored_dtype) if of_choices else pooled_columns(torch.stack(vectors), stored_dtype)
-        )
+        sink.add(teacher.columns([answers[row] for row in rows], stored_dtype))

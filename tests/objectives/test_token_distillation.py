@@ -7,10 +7,12 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM
 
+from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.config.sections import ConnectorSettings, EncoderSettings, LLMSettings, LoraSettings
 from mtllm_ds.data.shards.blocks import concatenate_blocks
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.shards.tar_shards import read_block
+from mtllm_ds.data.shards.targets import TargetSet
 from mtllm_ds.data.stream.collate import Collator, Sample
 from mtllm_ds.data.text.tokenization import TokenizerSpec
 from mtllm_ds.models.connector import build_connector
@@ -23,11 +25,15 @@ from mtllm_ds.models.readers import LLMReader
 from mtllm_ds.models.stacked import StackedModel
 from mtllm_ds.objectives.token_distillation import TokenDistillation
 from mtllm_ds.objectives.token_kl_head import TokenLoss
+from mtllm_ds.teachers.cached import CachedNextTokens
 from mtllm_ds.teachers.frozen_self import FrozenSelf
+from mtllm_ds.teachers.next_tokens import load_next_token_teacher
+from mtllm_ds.transfer_sets.teacher_targets import write_targets
 from tests.fixtures.dialogues import build, records
 from tests.fixtures.models import save_llama, save_mt_model
 
 SAMPLES = 7
+ALONE = Cluster(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
 READERS = {"replace": (True, False), "prepend": (True, True), "llm": (False, True)}
 """(an encoder reads, the LLM reads a prompt)"""
 
@@ -240,3 +246,76 @@ def test_every_token_is_told_from_the_one_before_it(folder):
             assert plan.owners[at : at + len(response)].tolist() == [row] * len(response)
             at += len(response)
         assert at == len(plan.before)
+
+
+def told_beforehand(folder, name, num_kept, packed, temperature=1.0, stored="float32"):
+    """`batch` with what the plain LLM told of the shards before, read back from its target set."""
+    manifest, target = Manifest.load(folder / name), f"top{num_kept}_{temperature}_{stored}"
+    teacher = load_next_token_teacher(
+        str(folder / "llm"), manifest, torch.device("cpu"), torch.float32, num_kept=num_kept, temperature=temperature
+    )
+    write_targets(manifest, target, teacher, ALONE, batch_size=3, stored_dtype=stored)
+    told = TargetSet(manifest, target, teacher.identity)
+    blocks = [read_block(manifest, number) | told.read(number) for number in range(manifest.num_blocks)]
+    collate = Collator(pad_ids={"encoder": 1, "llm": 1}, packing_buckets=2 if packed else 0)
+    whole = concatenate_blocks(blocks)
+    return collate([[Sample(whole, row, row % 2, row) for row in cell] for cell in ((0, 1, 2), (3, 4), (5, 6))])
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("kind", READERS)
+def test_a_teacher_that_told_all_tokens_before_gives_the_losses_of_the_live_one(folder, kind, packed):
+    for own in (TokenLoss(), TokenLoss(kl_weight=0.7, nll_weight=0.3, temperature=2.0)):
+        live, cached = (objective(folder, kind, own) for _ in range(2))
+        cached.teacher = CachedNextTokens()
+        data = told_beforehand(folder, "weighted", 512, packed, own.temperature)
+        for told in (live.eval(), cached.eval()):
+            told.figures = told.summarize(told(data).sums, ("deu_Latn", "eng_Latn"))
+        wanted = {name: value for name, value in live.figures.items() if name in cached.figures}
+        assert cached.figures == pytest.approx(wanted, rel=2e-5)
+        assert ("kl" in cached.figures) == (own.temperature == 1.0)
+        one, other = live.train()(data), cached.train()(data)
+        torch.testing.assert_close(other.loss_sum, one.loss_sum, rtol=2e-5, atol=0)
+        for output in (one, other):
+            output.loss_sum.backward()
+        for left, right in zip(live.parameters(), cached.parameters(), strict=True):
+            if left.requires_grad:
+                torch.testing.assert_close(right.grad, left.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_all_other_tokens_are_one(folder):
+    """By hand in float64, each sample alone; float16 costs a little, and never the sum of 1."""
+    kept = 4
+    told = objective(folder, "replace", TokenLoss()).eval()
+    data = told_beforehand(folder, "shards", kept, False)
+    halves = told_beforehand(folder, "shards", kept, False, stored="float16")
+    live = told(data).loss_sum.item()
+    told.teacher = CachedNextTokens()
+    found, rough = (told(batch).loss_sum.item() for batch in (data, halves))
+    told.reads = (True, False)
+    eager, expected = Eager(folder, told), 0.0
+    with torch.no_grad():
+        for row in range(len(data)):
+            ours, theirs, _ = eager.rows(data, row)
+            ids = theirs.topk(kept).indices
+            p, q = (
+                torch.cat([x.gather(-1, ids), x.scatter(-1, ids, -torch.inf).logsumexp(-1, keepdim=True)], -1)
+                for x in (theirs, ours)
+            )
+            expected += float((p.exp() * (p - q)).sum())
+    assert found == pytest.approx(expected, rel=2e-5)
+    assert rough == pytest.approx(expected, rel=2e-3)
+    assert 0 < found < live
+
+
+@pytest.mark.parametrize("buckets", [0, 2], ids=["padded", "packed"])
+@pytest.mark.parametrize("loss", [TokenLoss(), TokenLoss(nll_weight=1.0, temperature=2.0)])
+def test_a_forward_without_samples_asks_no_cache(folder, buckets, loss):
+    told = objective(folder, "replace", loss)
+    told.teacher = CachedNextTokens()
+    for mode in (told.eval(), told.train()):
+        output = mode(Collator(pad_ids={"encoder": 1, "llm": 1}, packing_buckets=buckets)([]))
+        assert output.loss_sum.item() == 0.0
+        assert output.sums.keys() == told.empty_sums().keys()
+    output.loss_sum.backward()
+    assert all(p.grad is not None and not p.grad.any() for p in told.parameters() if p.requires_grad)

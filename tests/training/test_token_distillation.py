@@ -1,10 +1,13 @@
 """Token distillation through the loop: fused and eager give one curve, on one rank and two; the head is gathered once a forward."""
 
+import shutil
+
 import pytest
 import yaml
 from rich.console import Console
 
 from mtllm_ds.cluster.launch import join_cluster
+from mtllm_ds.commands import prepare
 from mtllm_ds.config import load_settings
 from mtllm_ds.errors import UserError
 from mtllm_ds.preflight import plan
@@ -126,6 +129,52 @@ def test_readers_and_layouts_train_alike_on_two_ranks(recipe):
                 assert b[figure] == pytest.approx(a[figure], rel=1e-5)
 
 
+def test_a_teacher_that_told_all_tokens_before_gives_the_curve_of_the_live_one(recipe):
+    """Written by two ranks; read by one and by two under ZeRO-3 with every weight partitioned, padded and packed."""
+    llm, data = (
+        str(recipe.parent / "llm"),
+        [str(recipe.parent / f"{name}_dialogues") for name in ("train", "validation")],
+    )
+    asked = ["teacher-targets", "--teacher", llm, "--data", *data, "--name", "all", "--top-k", "512"]
+    assert ranks(2).run(prepare.main, asked) == [0, 0]
+    steps = {"run__max_steps": "4", "run__validate_every": "2", "objective__nll_weight": "0.5"}
+    for rows, more in (("padded", {}), ("packed", {**PACKED, "model__reader": "llm"})):
+        live = run_on(1, recipe, f"live_{rows}", **steps, **more)
+        for world_size in (1, 2):
+            cached = run_on(world_size, recipe, f"cached_{rows}{world_size}", **steps, **more, data__targets="all")
+            assert losses_of(cached) == pytest.approx(losses_of(live), rel=1e-5)
+            seen = [[row for row in rows_of(run) if "eval_loss" in row] for run in (live, cached)]
+            assert len(seen[0]) == 2
+            for one, other in zip(*seen, strict=True):
+                figures = {name: value for name, value in one.items() if name.startswith("eval_")}
+                assert {name: other[name] for name in figures} == pytest.approx(figures, rel=1e-4)
+
+
+def test_target_sets_of_another_temperature_or_kind_are_one_line(recipe, tmp_path):
+    llm, folders = str(recipe.parent / "llm"), []
+    for name in ("dialogues", "plain"):
+        source = recipe.parent / ("train_dialogues" if name == "dialogues" else "train")
+        folders.append(str(shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("targets"))))
+    asked = ["teacher-targets", "--teacher", llm, "--name", "t", "--data"]
+    assert prepare.main([*asked, folders[0], "--top-k", "4", "--temperature", "2"]) == 0
+    data = {"data__train": folders[0], "data__validation": "null", "data__targets": "t"}
+    assert check_run(settings_of(recipe, **data, objective__temperature="2"), 1)
+    with pytest.raises(
+        UserError, match=r"'llm, next tokens at temperature 2', not 'llm, next tokens at temperature 1'"
+    ):
+        check_run(settings_of(recipe, **data), 1)
+    for arguments, line in (
+        ([folders[0]], r"^--data=.*: holds dialogues, whose teacher tells next tokens; say how many by --top-k$"),
+        ([folders[1], "--top-k", "4"], r"^--top-k=4: the shards in .* hold no responses; leave it out, or give"),
+        ([folders[0], "--top-k", "4"], "begun by another teacher"),
+        ([folders[0], "--top-k", "513"], r"^--top-k=513: .* tells 512 tokens; lower it$"),
+        ([folders[0], "--top-k", "4", "--causal"], "^--causal: has no effect with --top-k"),
+        ([folders[1], "--temperature", "2"], r"^--temperature=2\.0: has no effect without --top-k; leave it out$"),
+    ):
+        with pytest.raises(UserError, match=line):
+            prepare.main([*asked, *arguments])
+
+
 def test_a_dry_run_shows_what_student_and_teacher_read(recipe):
     text = describe_plan(check_run(load_settings(recipe), 2)).splitlines()
     at = text.index("dialogue")
@@ -189,7 +238,26 @@ def test_shards_that_lack_what_the_student_reads_are_one_line(recipe, tmp_path):
             "objective.layout=prepend: has no effect with model.reader=llm",
         ),
         ({"model__reader": "encoder"}, "does not train it; set model.reader=stacked or llm"),
-        ({"data__targets": "t"}, "data.targets=t: has no effect with objective.name=token_distillation"),
+        (
+            {"data__targets": "t", "objective__kl_weight": "0", "objective__nll_weight": "1"},
+            "data.targets=t: has no effect with objective.name=token_distillation",
+        ),
+        (
+            {"data__targets": "t", "objective__divergence": "jsd"},
+            "which tell no objective.divergence=jsd; set it to forward_kl, or remove data.targets",
+        ),
+        (
+            {"data__targets": "t", "objective__clip": "0.1"},
+            "not all that objective.clip=0.1 bounds; remove one of the two",
+        ),
+        (
+            {"data__targets": "t", "objective__rollouts__max_new_tokens": "8"},
+            "objective.rollouts lets the student write others; remove one of the two",
+        ),
+        (
+            {"data__targets": "t", "objective__temperature": "2", "objective__select_by": "kl"},
+            "tells nothing of temperature 1 beside objective.temperature=2.0; select by loss",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_one_line(recipe, change, words):

@@ -25,8 +25,13 @@ def loss_rows(problem: TopkProblem) -> Tensor:
     """Unweighted loss of every row, (N,), differentiable in the student's tensors."""
     p = problem
     z = F.linear(p.student_hidden.masked_fill((p.row_weight == 0)[:, None], 0.0), p.student_weight)
-    log_p_s = (z.to(p.accumulator) / p.temperature).log_softmax(-1)
-    ids, log_p_t = p.topk_ids.long(), p.topk_log_probs.to(p.accumulator)
+    return loss_of_logits(z.to(p.accumulator) / p.temperature, p.topk_ids.long(), p.topk_log_probs.to(p.accumulator))
+
+
+def loss_of_logits(z: Tensor, ids: Tensor, log_p_t: Tensor) -> Tensor:
+    """Loss of every row, (N,), from the student's logits after the temperature, (N, V), and the teacher's (N, k) int64 ids and
+    log-probabilities in the same type; differentiable in the logits."""
+    log_p_s = z.log_softmax(-1)
     log_r_t = tail_log_mass(log_p_t)
     empty = log_p_t == -torch.inf
     kept_columns = torch.zeros_like(log_p_s).scatter_add(1, ids, (~empty).to(log_p_s.dtype)) > 0

@@ -96,21 +96,18 @@ def _stored(vectors: torch.Tensor, dtype: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         stored = vectors.float().cpu().numpy().astype(dtype)
     if not np.isfinite(stored).all():
-        raise UserError(f"--dtype={dtype}: a teacher's vector is not finite in it; store float32 or mend the teacher")
+        raise UserError(f"--store={dtype}: what a teacher says is not finite in it; store float32 or mend the teacher")
     return stored
 
 
-def top_k_columns(samples: list[TopK], vocab_size: int) -> Block:
+def top_k_columns(samples: Sequence[TopK], vocab_size: int, dtype: str = "float32") -> Block:
     """Columns of top-k targets, one row a sample of T_i positions: `teacher_top_ids` (T_i, k), `teacher_top_log_probs` (T_i, k)
-    and `teacher_log_tail_mass` (T_i,), the last two in float16."""
-
-    def column(name: str, dtype: Any) -> Column:
-        return Ragged.from_rows([getattr(sample, name).cpu().numpy() for sample in samples], dtype)
-
+    and `teacher_log_tail_mass` (T_i,), the last two in `dtype`. Errors as above."""
+    ids = [sample.ids.cpu().numpy() for sample in samples]
     return {
-        TEACHER_TOP_IDS: column("ids", ids_dtype(vocab_size)),
-        TEACHER_TOP_LOG_PROBS: column("log_probs", np.float16),
-        TEACHER_LOG_TAIL_MASS: column("log_tail_mass", np.float16),
+        TEACHER_TOP_IDS: Ragged.from_rows(ids, ids_dtype(vocab_size)),
+        TEACHER_TOP_LOG_PROBS: Ragged.from_rows([_stored(sample.log_probs, dtype) for sample in samples], dtype),
+        TEACHER_LOG_TAIL_MASS: Ragged.from_rows([_stored(sample.log_tail_mass, dtype) for sample in samples], dtype),
     }
 
 
