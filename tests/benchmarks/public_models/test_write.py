@@ -1,25 +1,31 @@
 """Folders of public models: whole or not at all, known by their weights. The real ones, where `make public-models` has been run."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.public_models.write import MODELS, Model, is_written, weights_sha256, write
+from benchmarks.public_models.write import MODELS, Model, is_written, parts_of, weights_sha256, write
 from mtllm_ds.errors import UserError
 from tests.fixtures.runs import REPOSITORY
 
 WEIGHTS = {"b": torch.arange(6.0).view(2, 3), "a": torch.ones(4, dtype=torch.bfloat16)}
 
 
+TOKENIZER = {"version": "1.0", "padding": None, "model": {"vocab": {"a": 0, "b": 1}}}
+
+
 def write_weights(folder, wheels):
     save_file(WEIGHTS, folder / "model.safetensors")
+    (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER))
 
 
 @pytest.fixture
 def model(tmp_path):
     write_weights(tmp_path, None)
-    return Model(write_weights, "the card\n", weights_sha256(tmp_path))
+    return Model(write_weights, "the card\n", parts_of(tmp_path))
 
 
 def test_a_folder_is_written_once(tmp_path, model):
@@ -30,16 +36,28 @@ def test_a_folder_is_written_once(tmp_path, model):
     assert (out / "tiny/README.md").read_text() == "the card\n"
 
 
-def test_other_weights_are_one_line_and_nothing_stays(tmp_path, model):
-    with pytest.raises(UserError, match=r"tiny: its weights came to sha256 .*; take the versions of constraints\.txt"):
-        write("tiny", model._replace(sha256="f" * 64), tmp_path / "out")
+@pytest.mark.parametrize("part", ["weights", "tokenizer"])
+def test_other_parts_are_one_line_and_nothing_stays(tmp_path, model, part):
+    other = model._replace(sha256={**model.sha256, part: "f" * 64})
+    with pytest.raises(UserError, match=rf"tiny: its {part} came to sha256 .*; take the versions of constraints\.txt"):
+        write("tiny", other, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_changed_folder_is_told(tmp_path, model):
     write("tiny", model, tmp_path)
     save_file({**WEIGHTS, "b": torch.zeros(2, 3)}, tmp_path / "tiny/model.safetensors")
-    with pytest.raises(UserError, match="tiny: its weights are not those of tiny; remove the folder"):
+    with pytest.raises(UserError, match="tiny: the weights in it changed since it was written; remove the folder"):
+        is_written(tmp_path / "tiny", model)
+    write_weights(tmp_path / "tiny", None)
+    tokenizer = tmp_path / "tiny/tokenizer.json"
+    tokenizer.write_text(json.dumps({**TOKENIZER, "padding": {"length": 8}}, indent=1))
+    assert is_written(tmp_path / "tiny", model), "neither layout nor padding changes an id"
+    tokenizer.write_text(json.dumps({**TOKENIZER, "model": {"vocab": {"a": 1, "b": 0}}}))
+    with pytest.raises(UserError, match="tiny: the tokenizer in it changed since it was written; remove the folder"):
+        is_written(tmp_path / "tiny", model)
+    tokenizer.unlink()
+    with pytest.raises(UserError, match="tiny: the tokenizer in it changed"):
         is_written(tmp_path / "tiny", model)
 
 
