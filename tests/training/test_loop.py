@@ -1,0 +1,37 @@
+"""What the loop promises an objective that looks at its step before the first forward."""
+
+from types import SimpleNamespace
+
+import torch
+
+from mtllm_ds.data.stream.collate import Collator
+from mtllm_ds.objectives.base import ObjectiveOutput
+from mtllm_ds.training.loop import Trainer
+
+
+class Noting:
+    """An objective that works out on the host what its forward must know."""
+
+    def count(self, batch):
+        assert batch.llm_ids.device.type == "cpu"
+        batch.host.noted["what"] = "worked out"
+        return 1
+
+    def __call__(self, batch):
+        return ObjectiveOutput(torch.rand(()), {}, torch.tensor([float(batch.host.noted["what"] == "worked out")]))
+
+
+def test_a_preview_finds_what_counting_noted_and_draws_as_the_forward_will():
+    """`count` comes before every forward, the preview's too: a step's own counts are taken only after `prepare`."""
+    objective = Noting()
+    trainer = object.__new__(Trainer)
+    trainer.objective = objective
+    trainer.settings = SimpleNamespace(run=SimpleNamespace(seed=3))
+    trainer.stream = SimpleNamespace(first_lanes=[0, 4])
+    trainer.cluster = SimpleNamespace(device=torch.device("cpu"))
+    trainer.engine = SimpleNamespace(micro_batches=2, forward=objective)
+    batch = Collator(pad_ids={"llm": 0})([])
+    preview = trainer._preview(5, 1, batch)
+    assert preview.vectors.item() == 1
+    assert trainer._forward(5, 1, batch).loss_sum == preview.loss_sum
+    assert trainer._forward(5, 0, batch).loss_sum != preview.loss_sum
