@@ -90,8 +90,8 @@ class BalancedTeachers(ObjectiveSettings):
     """Divides the logits of both sides in the divergence, which is multiplied by its square."""
     teachers_on_device: int | None = Field(default=None, gt=0, json_schema_extra=FREE)
     """Most teachers in the device's memory; the others wait in the host's. Null keeps all there, with `shard_teachers` one. Losses
-    are the same; with two or more, while a forward runs, the teachers of the next one of the same step are fetched. Beside them lie
-    the heads of a forward's teachers until it has its loss."""
+    are the same; with two or more, while a forward runs, the teachers of the next one are fetched. Beside them lie the heads
+    of a forward's teachers until it has its loss."""
     shard_teachers: bool = Field(default=False, json_schema_extra=FREE)
     """Every rank holds its share of each teacher's weights, gathered for the forwards that need it; teachers that are not on the
     device then cost their share of memory there, and nothing is fetched ahead."""

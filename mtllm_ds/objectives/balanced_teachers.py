@@ -87,9 +87,10 @@ class BalancedTeachers(Objective):
         return sum(self._numbers(batch))
 
     def prepare(self, batches: Sequence[Batch], step: StepWeights) -> Sequence[Batch]:
-        """Notes of each forward whose teachers the next one needs."""
+        """Notes of each forward whose teachers the next one needs; of the last, that of the next step."""
         for batch, coming in pairwise(batches):
             batch.host.noted[_COMING] = tuple(dict.fromkeys(_code(coming, language) for language in _languages(coming)))
+        batches[-1].host.noted[_COMING] = step.coming
         return batches
 
     def forward(self, batch: Batch) -> ObjectiveOutput:

@@ -47,6 +47,8 @@ class StepWeights:
     outside_forward: Callable[[Iterable[nn.Parameter]], AbstractContextManager[None]]
     """Inside, modules of the objective may run by themselves, without gradient; the given weights stay whole under ZeRO-3"""
     device: torch.device
+    coming: tuple[str, ...] = ()
+    """Language codes of this rank's first forward of the next step"""
 
 
 @dataclass(frozen=True, kw_only=True)

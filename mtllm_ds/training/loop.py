@@ -134,7 +134,7 @@ class Trainer:
         device = self.cluster.device
         self.objective.step_seed = seed_of(self.settings.run.seed, step)
         self.objective.step_share = step / self.settings.run.max_steps
-        weights = StepWeights(partial(self._preview, step), self.engine.outside_forward, device)
+        weights = StepWeights(partial(self._preview, step), self.engine.outside_forward, device, data.coming)
         batches = self.objective.prepare(data.micro_batches, weights)
         self.watch.enter("step", step + 1)
         count = torch.tensor(float(sum(self.objective.count(b) for b in batches)), device=device)

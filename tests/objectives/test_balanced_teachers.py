@@ -21,6 +21,7 @@ from mtllm_ds.models.readers import LLMReader
 from mtllm_ds.models.trained_head import load_trained_head
 from mtllm_ds.objectives.asked_tokens import MaskedTokens, Masking
 from mtllm_ds.objectives.balanced_teachers import BalancedTeachers
+from mtllm_ds.objectives.base import StepWeights
 from mtllm_ds.teachers.bank import BankTeacher, TeacherBank
 from mtllm_ds.teachers.storage import Storage
 from tests.fixtures.models import save_masked_lm
@@ -156,10 +157,23 @@ def test_where_teachers_lie_changes_nothing(folder, on_device):
     data = batch()
     bank = bank_of(folder, on_device=on_device)
     objective = objective_of(folder, bank)
-    objective.prepare([data, data], None)
+    objective.prepare([data, data], coming(*LANGUAGES))
     assert objective(data).loss_sum.item() == objective_of(folder, bank_of(folder))(data).loss_sum.item()
     assert len(bank.resident) == on_device
     assert objective(data).loss_sum.item() == objective_of(folder, bank_of(folder))(data).loss_sum.item()
+
+
+def coming(*languages):
+    """A step before one whose first forward holds these."""
+    return StepWeights(None, None, CPU, languages)
+
+
+def test_the_last_forward_of_a_step_fetches_for_the_next_one(folder):
+    bank = bank_of(folder, on_device=2)
+    objective = objective_of(folder, bank)
+    for data in objective.prepare([batch((1,) * 6), batch((0,) * 6)], coming("khm_Khmr", "fra_Latn")):
+        objective(data)
+    assert bank.resident == ("deu_Latn", "khm_Khmr"), "as many as there is room for beside the one asked last"
 
 
 class Poisoned(Storage):
@@ -213,7 +227,7 @@ def two_steps(folder, bank, dtype=torch.float64, device=CPU):
     losses = []
     for step in range(2):
         objective.step_seed = step
-        for data in objective.prepare([batch(seed=2 * step), batch((2, 0, 1), seed=2 * step + 1)], None):
+        for data in objective.prepare([batch(seed=2 * step), batch((2, 0, 1), seed=2 * step + 1)], coming("khm_Khmr")):
             objective.count(data)
             output = objective(data.to(device))
             output.loss_sum.backward()

@@ -7,6 +7,7 @@ from unittest.mock import ANY
 
 import pytest
 import torch
+from rich.console import Console
 from transformers import AutoModelForMaskedLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from mtllm_ds.checkpoint.store import read_state
@@ -15,6 +16,7 @@ from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.stream.stream import EvalStream
 from mtllm_ds.errors import UserError
 from mtllm_ds.preflight.plan import check_run, describe_plan
+from mtllm_ds.training.assemble import open_run
 from mtllm_ds.training.runs import run_seeds
 from tests.distributed.ranks import PARTITIONED, RankError, ranks
 from tests.fixtures.damage import damage_block
@@ -60,6 +62,36 @@ def test_one_and_two_ranks_agree_with_one_teacher_on_the_device_and_under_zero_3
     same_rows(alone, run_on(2, recipe, "two", objective__teachers_on_device=1))
     shared = {"objective__shard_teachers": "true", "objective__teachers_on_device": 1}
     same_rows(alone, run_on(2, recipe, "partitioned", training__deepspeed=PARTITIONED, **shared))
+
+
+def first_teachers_of_steps(recipe, overrides):
+    """On a rank: whether the teacher that each step asks first was on its way before the step began."""
+    trainer = open_run(settings_of(recipe, **overrides), join_cluster(), False, Console(quiet=True))
+    bank, found, is_first = trainer.objective._bank, [], [False]
+    take, teacher = trainer._take_step, bank.teacher
+
+    def taking(step, data):
+        is_first[0] = True
+        return take(step, data)
+
+    def asked(language):
+        if is_first[0]:
+            found.append(language in bank.resident)
+        is_first[0] = False
+        return teacher(language)
+
+    trainer._take_step, bank.teacher = taking, asked
+    try:
+        assert trainer.run()
+    finally:
+        trainer.close()
+    return found
+
+
+def test_a_teacher_is_fetched_across_the_border_of_a_step(recipe, tmp_path):
+    chosen = {"objective__teachers_on_device": 2, "run__output_dir": str(tmp_path), "data__validation": "null"}
+    for found in ranks(2).run(first_teachers_of_steps, recipe, chosen | {"run__max_steps": 6}):
+        assert found == [False, True, True, True, True, True]
 
 
 PRETRAINED = {"model__llm__from_scratch": "false", "model__llm__config": "null", "run__max_steps": 2}

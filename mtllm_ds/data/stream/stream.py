@@ -36,6 +36,8 @@ class StepBatches:
     micro_batches: list[Batch]
     """One a forward; equally many on every rank."""
     _cursor: Callable[[], dict[str, Any]]
+    coming: tuple[str, ...] = ()
+    """Language codes of the next step's first forward"""
 
     @cached_property
     def cursor(self) -> dict[str, Any]:
@@ -112,7 +114,8 @@ class TrainStream:
             micro_batches = [batches[forward] for forward in range(self.micro_batches_per_step)]
             self._count_padding(micro_batches)
             self._place = place = parts[0].place
-            yield StepBatches(place.step - 1, micro_batches, partial(cursor_of, place, self._order, self.manifest))
+            cursor = partial(cursor_of, place, self._order, self.manifest)
+            yield StepBatches(place.step - 1, micro_batches, cursor, parts[0].coming)
 
     @property
     def skipped_blocks(self) -> frozenset[int]:
@@ -200,6 +203,8 @@ class _Part:
     place: Place
     """Where all lanes stand after the step."""
     skipped_blocks: set[int]
+    coming: tuple[str, ...] = ()
+    """Of the worker that serves the first forward: the languages of the next step's."""
     error: str = ""
     """What the user must know, if reading failed: an exception would cross the process as a whole traceback."""
 
@@ -240,16 +245,26 @@ class _Parts(IterableDataset):
         schedule = Schedule(self._order, lanes, self._place)
         settings, cache = self._order.settings, self._cache
         collate = _collator(self._manifest, settings.encoder_buckets if settings.has_budgets else 0)
+        cells = schedule.next_cells()
         while True:
-            cells = schedule.next_cells()
+            place = schedule.place
+            ahead = schedule.next_cells()  # told by the index alone: nothing is read before its time
+            coming = self._languages([ahead[lane] for lane in forwards[0]]) if 0 in forwards else ()
             try:
                 batches = {
                     forward: collate([cache.samples(cells[lane]) for lane in own]) for forward, own in forwards.items()
                 }
             except UserError as error:
-                yield _Part({}, schedule.place, set(), str(error))
+                yield _Part({}, place, set(), coming, str(error))
                 return
-            yield _Part(batches, schedule.place, set(cache.skipped_blocks))
+            yield _Part(batches, place, set(cache.skipped_blocks), coming)
+            cells = ahead
+
+    def _languages(self, cells: list[np.ndarray]) -> tuple[str, ...]:
+        """Of the samples of some cells, each once, in their order."""
+        blocks = self._manifest.blocks_of_rows(np.concatenate([np.empty(0, np.int64), *cells]))
+        found = dict.fromkeys(self._manifest.index.language[blocks].tolist())
+        return tuple(self._manifest.languages[language] for language in found)
 
 
 def _start_reader(worker: int, parent: int) -> None:

@@ -3,7 +3,7 @@
 import json
 import os
 from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
@@ -241,3 +241,19 @@ def test_an_empty_batch_is_one_row_without_weight():
     assert batch.to("cpu").llm_mask.tolist() == [[1]]
     assert [ids.tolist() for ids in batch.packed.encoder_buckets] == [[[1]], [[1]]]
     assert batch.packed.llm_ids.tolist() == [[5]]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("budgets", [False, True])
+def test_a_step_tells_the_languages_of_the_next_ones_first_forward(dataset, num_workers, budgets):
+    chosen = {"encoder_tokens_per_cell": 160, "llm_tokens_per_cell": 256} if budgets else {"samples_per_cell": 2}
+    schedule, told = OrderSettings(lanes=5, cells_per_forward=2, **chosen), set()
+    for rank in range(2):
+        stream = TrainStream(dataset, schedule, rank=rank, world_size=2, num_workers=num_workers)
+        steps = list(islice(stream, 9))
+        for step, following in pairwise(steps):
+            first = following.micro_batches[0]
+            codes = [first.language_codes[language] for language in first.languages[first.valid].tolist()]
+            assert step.coming == tuple(dict.fromkeys(codes))
+            told.add(step.coming)
+    assert len(told) > 1
