@@ -29,6 +29,14 @@ def build_reader(settings: Settings, device: torch.device) -> Reader:
     return new_reader(settings.model, device, dtype_of(settings), settings.run.seed)
 
 
+def arrange_reader(reader: Reader, settings: Settings) -> None:
+    """The last before an objective takes a reader: does its connector train, and what does its backward recompute?"""
+    if isinstance(reader, StackedModel) and not settings.connector_trains:
+        reader.connector.requires_grad_(False)
+    if settings.training.activation_checkpointing:
+        reader.trained_model.gradient_checkpointing_enable({"use_reentrant": False})
+
+
 def dtype_of(settings: Settings) -> torch.dtype:
     """Precision of the frozen models and of the forward."""
     return torch.bfloat16 if settings.training.precision == "bf16" else torch.float32

@@ -25,6 +25,7 @@ from mtllm_ds.models.direction import set_direction
 from mtllm_ds.models.from_scratch import architecture_fingerprint, draw_weights, scratch_config
 from mtllm_ds.models.quiet import quiet_transformers
 from mtllm_ds.models.text_models import probe_llm, text_model, text_model_class, without_pooler
+from mtllm_ds.models.weightless import empty_model, is_weightless
 
 
 def load_config(name: str, revision: str | None, trust_remote_code: bool, setting: str) -> PretrainedConfig:
@@ -56,6 +57,11 @@ def load_weights(
     `mend`: what the message adds for those whose weights are missing.
     """
     transformers_logging.disable_progress_bar()
+    if is_weightless():
+        config = options.get("config") or load_config(
+            name, options.get("revision"), bool(options.get("trust_remote_code")), setting
+        )
+        return empty_model(model_class, config, **options)
     try:
         # It lists the weights that are left out on purpose (a decoder, a head); those that are missing we refuse below.
         with quiet_transformers():

@@ -21,9 +21,8 @@ from mtllm_ds.config.load import to_yaml
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.data.stream.stream import EvalStream, TrainStream
 from mtllm_ds.errors import PeerFailedError, UnsoundStepError, UserError
-from mtllm_ds.models.build import build_reader
-from mtllm_ds.models.readers import LLMReader, Reader
-from mtllm_ds.models.stacked import StackedModel
+from mtllm_ds.models.build import arrange_reader, build_reader
+from mtllm_ds.models.readers import Reader
 from mtllm_ds.objectives.base import Objective, Parts, build_objective
 from mtllm_ds.objectives.validation import evaluate_objective
 from mtllm_ds.observe.sinks import JsonlSink, LastingSink, ScreenSink, Sink, TensorBoardSink, read_rows
@@ -33,9 +32,7 @@ from mtllm_ds.preflight.output_folder import cannot_be_written
 from mtllm_ds.preflight.plan import RunPlan
 from mtllm_ds.preflight.resume import Resume, check_whole_run, find_checkpoint, open_checkpoint, require_fit_folder
 from mtllm_ds.teachers.bank import load_bank
-from mtllm_ds.teachers.base import Teacher
-from mtllm_ds.teachers.cached import CachedNextTokens, CachedTeacher
-from mtllm_ds.teachers.frozen_self import FrozenSelf
+from mtllm_ds.teachers.beside import teacher_beside
 from mtllm_ds.training.engine import Engine
 from mtllm_ds.training.history import History
 from mtllm_ds.training.loop import Trainer
@@ -116,8 +113,7 @@ def _open_run(
         reader = together(lambda: build_reader(settings, device), device)
     kept = together(lambda: load_kept(found[0]), device) if found is not None else None
     start_reader(reader, plan, cluster, kept)
-    if settings.training.activation_checkpointing:
-        reader.trained_model.gradient_checkpointing_enable({"use_reentrant": False})
+    arrange_reader(reader, settings)
     objective = together(lambda: _objective(plan, reader, kept, device), device)
     kept = kept_tensors(objective, plan, kept)
     engine = Engine(objective.train(), settings, plan.ds_config)
@@ -198,7 +194,7 @@ def _objective(
     parts = Parts(
         settings=plan.settings,
         student=reader,
-        teacher=_teacher(plan, reader),
+        teacher=teacher_beside(plan.settings, reader, plan.task),
         bank=load_bank(plan.settings, device),
         num_languages=max(len(m.languages) for m in (plan.train, plan.validation) if m is not None),
         task=plan.task,
@@ -206,20 +202,6 @@ def _objective(
         head=kept_head(kept or {}) or plan.teacher_head,
     )
     return build_objective(parts)
-
-
-def _teacher(plan: RunPlan, reader: Reader) -> Teacher | None:
-    """Who gives the objective its targets."""
-    kind = plan.settings.teacher_kind
-    if kind == "cached" and plan.settings.objective.next_tokens_at is not None:
-        return CachedNextTokens()
-    if kind == "cached":
-        of_choices = plan.task is not None and plan.task.type == "multiple_choice"
-        return CachedTeacher(reader.hidden_size, of_choices=of_choices)
-    if kind == "frozen_self":
-        assert isinstance(reader, StackedModel | LLMReader)
-        return FrozenSelf(reader)
-    return None
 
 
 def _validator(

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from mtllm_ds.cluster.outside_forward import outside_forward
-from mtllm_ds.cluster.zero import buffers_to, forget_module, full_shape, largest_master
+from mtllm_ds.cluster.parameter_groups import parameter_groups
+from mtllm_ds.cluster.zero import buffers_to, forget_module, largest_master
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.config.sections import OptimSettings
 
@@ -89,19 +90,3 @@ def _adamw(module: nn.Module, optim: OptimSettings, ds_config: dict[str, Any]) -
     # On the CPU the fused form passes over memory once; DeepSpeed's own needs a C++ compiler at every first start, minutes of it,
     # and one that is killed there leaves a lock that hangs the next.
     return torch.optim.AdamW(parameter_groups(module, optim), fused=True if offload != "none" else None, **options)
-
-
-def parameter_groups(module: nn.Module, optim: OptimSettings) -> list[dict[str, Any]]:
-    """Trainable parameters by learning rate (connector or not) and weight decay (matrices only)."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in module.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        is_connector = ".connector." in f".{name}"
-        rate = optim.connector_learning_rate if is_connector else None
-        decay = optim.weight_decay if len(full_shape(parameter)) > 1 else 0.0
-        groups.setdefault((rate or optim.learning_rate, decay), []).append(parameter)
-    return [
-        {"params": members, "lr": rate, "base_lr": rate, "weight_decay": decay}
-        for (rate, decay), members in groups.items()
-    ]

@@ -27,7 +27,6 @@ _READING_BATCH = 32
 
 def start_reader(reader: Reader, plan: RunPlan, cluster: Cluster, kept: Mapping[str, torch.Tensor] | None) -> None:
     """Bring a new reader to the run's start; `kept` is what a checkpoint kept, None for a fresh run."""
-    settings = plan.settings
     if kept is not None:
         put_weights(reader, {own_name(name): t for name, t in kept.items() if not is_head(name)})
     else:
@@ -35,8 +34,6 @@ def start_reader(reader: Reader, plan: RunPlan, cluster: Cluster, kept: Mapping[
         if isinstance(reader, StackedModel):
             _start_connector(reader, plan, cluster)
             _centre(reader, plan, cluster)
-    if isinstance(reader, StackedModel) and not settings.connector_trains:
-        reader.connector.requires_grad_(False)
 
 
 def kept_head(kept: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM
 
 from mtllm_ds.cluster.launch import join_cluster
+from mtllm_ds.cluster.parameter_groups import parameter_groups
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.stream.stream import TrainStream
 from mtllm_ds.draws import seed_of
@@ -22,7 +23,7 @@ from mtllm_ds.models.readers import token_embeddings
 from mtllm_ds.objectives.token_distillation import TokenDistillation
 from mtllm_ds.objectives.token_kl_head import TokenLoss
 from mtllm_ds.preflight.plan import check_run
-from mtllm_ds.training.engine import parameter_groups, schedule_scale
+from mtllm_ds.training.engine import schedule_scale
 from mtllm_ds.training.runs import run_seeds
 from tests.distributed.ranks import PARTITIONED, ranks
 from tests.fixtures.dialogue_runs import PACKED, make_dialogue_run

@@ -1,0 +1,26 @@
+"""Which trainable parameters AdamW, and so ZeRO, takes together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from mtllm_ds.cluster.zero import full_shape
+from mtllm_ds.config.sections import OptimSettings
+
+
+def parameter_groups(module: nn.Module, optim: OptimSettings) -> list[dict[str, Any]]:
+    """Trainable parameters by learning rate (connector or not) and weight decay (matrices only)."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        is_connector = ".connector." in f".{name}"
+        rate = optim.connector_learning_rate if is_connector else None
+        decay = optim.weight_decay if len(full_shape(parameter)) > 1 else 0.0
+        groups.setdefault((rate or optim.learning_rate, decay), []).append(parameter)
+    return [
+        {"params": members, "lr": rate, "base_lr": rate, "weight_decay": decay}
+        for (rate, decay), members in groups.items()
+    ]

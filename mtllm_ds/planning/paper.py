@@ -1,0 +1,140 @@
+"""A run's objective and a batch for it, from settings and `config.json` alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mtllm_ds.config.schema import Settings
+from mtllm_ds.data.columns import (
+    CHOICE_SPANS,
+    ENCODER_IDS,
+    LLM_IDS,
+    RESPONSE_START,
+    STUDENT_PROMPT_IDS,
+    TEACHER_POOLED,
+    TOKEN_PAIRS,
+    Column,
+    column_named,
+)
+from mtllm_ds.data.shards.blocks import Ragged
+from mtllm_ds.data.shards.manifest import ChatEntry, Manifest, TaskEntry
+from mtllm_ds.data.stream.collate import Batch, Collator, Sample
+from mtllm_ds.models.build import arrange_reader, build_reader
+from mtllm_ds.models.weightless import weightless
+from mtllm_ds.objectives.base import Objective, Parts, build_objective
+from mtllm_ds.teachers.beside import teacher_beside
+
+_ASSUMED_TASK = TaskEntry("assumed", "classification", ("a", "b", "c"))
+_NUM_CHOICES = 2
+
+
+@dataclass(frozen=True)
+class Text:
+    """The samples that a run is planned for, all alike."""
+
+    encoder_tokens: int
+    llm_tokens: int
+    task: TaskEntry
+    num_languages: int
+
+
+def text_of(settings: Settings, encoder_tokens: int | None, llm_tokens: int | None) -> Text:
+    """Samples of the given lengths, of `max_length` where none is given; task and languages are the training set's, if it is here."""
+    longest = {side: given.max_length for side, given in settings.model.given.items()}
+    folder = Path(settings.data.train_sets[0].path)
+    manifest = Manifest.load(str(folder)) if (folder / "manifest.json").is_file() else None
+    return Text(
+        encoder_tokens=min(encoder_tokens or longest.get("encoder", 0), longest.get("encoder", 0)),
+        llm_tokens=min(llm_tokens or longest.get("llm", 0), longest.get("llm", 0)),
+        task=manifest.task if manifest is not None and manifest.task is not None else _ASSUMED_TASK,
+        num_languages=len(manifest.languages) if manifest is not None else 1,
+    )
+
+
+def objective_on_paper(settings: Settings, text: Text) -> Objective:
+    """The objective as a run builds it, in training, every tensor on `meta`."""
+    task = text.task if settings.objective.answers_a_task else None
+    with weightless():
+        reader = build_reader(settings, torch.device("cpu"))
+        arrange_reader(reader, settings)
+        labels = 1 if task is not None and task.type == "multiple_choice" else len(text.task.labels)
+        objective = build_objective(
+            Parts(
+                settings=settings,
+                student=reader,
+                teacher=teacher_beside(settings, reader, task),
+                num_languages=text.num_languages,
+                task=task,
+                chat=ChatEntry(template=None, system_prompt=None, end_id=0),
+                head={"weight": torch.zeros(labels, reader.hidden_size), "bias": torch.zeros(labels)},
+            )
+        )
+    return objective.to("meta").train()
+
+
+def batch_on_paper(settings: Settings, text: Text, num_cells: int, hidden_size: int) -> Batch:
+    """One forward's batch of `num_cells` full cells."""
+    per_cell = samples_per_cell(settings, text)
+    total = num_cells * per_cell
+    block: dict[str, Any] = {
+        ENCODER_IDS: _tokens(total, text.encoder_tokens),
+        LLM_IDS: _tokens(total, text.llm_tokens),
+        **{column.name: _values(column, text, total, hidden_size) for column in _columns(settings, text)},
+    }
+    samples = [Sample(block, row, 0, row) for row in range(total)]
+    collate = Collator(
+        pad_ids=dict.fromkeys(settings.model.given, 0),
+        packing_buckets=settings.data.encoder_buckets if settings.data.has_budgets else 0,
+        language_codes=("eng_Latn",),
+    )
+    return collate([samples[start : start + per_cell] for start in range(0, total, per_cell)])
+
+
+def samples_per_cell(settings: Settings, text: Text) -> int:
+    """Samples of a cell: a fixed count, or as many of these as fit the token budgets."""
+    data = settings.data
+    if not data.has_budgets:
+        return data.num_samples_per_cell
+    budgets = (
+        (data.encoder_tokens_per_cell, text.encoder_tokens),
+        (data.llm_tokens_per_cell, text.llm_tokens),
+    )
+    return max(1, min(budget // length for budget, length in budgets if budget is not None and length))
+
+
+def _columns(settings: Settings, text: Text) -> list[Column]:
+    objective = settings.objective
+    names = dict.fromkeys(objective.columns_of(settings.model.reader))
+    if settings.teacher_kind == "cached":
+        names[TEACHER_POOLED] = None
+    if objective.answers_a_task and text.task.type == "multiple_choice":
+        names |= dict.fromkeys(CHOICE_SPANS.values())
+    return [column_named(name) for name in names]
+
+
+def _values(column: Column, text: Text, total: int, hidden_size: int) -> Any:
+    """What a column holds of `total` samples: of the right shape, and nothing more."""
+    if column.name == RESPONSE_START:  # half of the text is the prompt
+        return np.full(total, max(1, text.llm_tokens // 2))
+    if column.name == STUDENT_PROMPT_IDS:
+        return _tokens(total, max(1, text.llm_tokens // 2))
+    if column.name == TOKEN_PAIRS:
+        return Ragged.from_rows([np.array([[1, 1]])] * total, np.int32)
+    if column.per == "choice":
+        return Ragged.from_rows([np.array([[at, at + 1] for at in range(_NUM_CHOICES)])] * total, np.int32)
+    if column.per == "row or choice" and text.task.type == "multiple_choice":
+        return Ragged.from_rows([np.zeros((_NUM_CHOICES, hidden_size), np.float32)] * total, np.float32)
+    if column.per == "row or choice":
+        return np.zeros((total, hidden_size), np.float32)
+    if column.per == "row":
+        return np.zeros(total, column.dtype)
+    return Ragged.from_rows([np.zeros(text.llm_tokens, column.dtype)] * total, np.dtype(column.dtype))
+
+
+def _tokens(total: int, length: int) -> Ragged:
+    return Ragged.from_rows([np.ones(length, np.int64)] * total, np.uint32)

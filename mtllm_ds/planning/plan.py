@@ -1,0 +1,185 @@
+"""The plan of a run on machines that are not there: memory, traffic and time, and what other settings would change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from math import ceil
+from typing import Any
+
+from mtllm_ds.config.deepspeed import resolve_deepspeed, zero_stage
+from mtllm_ds.config.schema import Settings
+from mtllm_ds.data.stream.schedule import cells_in_forward
+from mtllm_ds.errors import UserError
+from mtllm_ds.objectives.base import Objective
+from mtllm_ds.planning.hardware import Machine
+from mtllm_ds.planning.paper import Text, batch_on_paper, objective_on_paper, samples_per_cell
+from mtllm_ds.planning.rehearsal import rehearse
+from mtllm_ds.planning.roofline import StepTime, time_of_step
+from mtllm_ds.planning.trace import Trace
+from mtllm_ds.planning.zero import Kept, Traffic, ZeroSettings, gathers_of, kept_by_rank, traffic_of_step
+from mtllm_ds.planning.zero3 import GatherRules, Gathers
+
+SCALING = tuple(8 * 2**power for power in range(10))
+"""GPUs of the picture: 8 to 4,096"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One layout of a run."""
+
+    machine: Machine
+    zero: ZeroSettings
+    trace: Trace
+    cells_in_forward: int
+    micro_batches: int
+    samples_per_step: int
+    """Over all ranks"""
+    kept: Kept
+    traffic: list[Traffic]
+    time: StepTime
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes of one GPU, by part."""
+        kept, trace, zero = self.kept, self.trace, self.zero
+        return {
+            "weights": 0 if zero.parameters_on_cpu else kept.weights,
+            "gradients": kept.gradients - (kept.masters if zero.optimizer_on_cpu else 0),
+            "optimizer": 0 if zero.optimizer_on_cpu else kept.optimizer,
+            "activations": trace.peak_bytes,
+            "head scratch": trace.head_bytes,
+            "gathered weights": kept.gathers,
+        }
+
+    @property
+    def memory_bytes(self) -> int:
+        """All of it."""
+        return sum(self.memory.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether a GPU holds that, and the headroom."""
+        return self.memory_bytes <= self.machine.gpu.memory_bytes * (1 - self.machine.memory_headroom)
+
+    @property
+    def samples_per_second(self) -> float:
+        return self.samples_per_step / self.time.step
+
+
+@dataclass
+class Planner:
+    """Plans of one recipe; a forward of each size is rehearsed once."""
+
+    settings: Settings
+    text: Text
+    _traces: dict[tuple[int, bool], Trace] = field(default_factory=dict)
+    _gathers: dict[tuple[int, GatherRules, int], Gathers] = field(default_factory=dict)
+    """The number of ranks does not enter"""
+    warnings: list[str] = field(default_factory=list)
+
+    def plan(self, machine: Machine) -> Plan:
+        """The run as its recipe has it.
+
+        Raises:
+            UserError: more ranks than `data.lanes`, or a DeepSpeed file that does not fit.
+        """
+        data = self.settings.data
+        if machine.num_ranks > data.lanes:
+            raise UserError(
+                f"data.lanes={data.lanes}: fewer than the {machine.num_ranks} GPUs; raise it or plan for fewer nodes"
+            )
+        cells = cells_in_forward(data.lanes, data.cells_per_forward, machine.num_ranks)
+        micro_batches = ceil(ceil(data.lanes / machine.num_ranks) / data.cells_per_forward)
+        samples = data.lanes * samples_per_cell(self.settings, self.text)
+        return self._layout(machine, self._ds_config(machine, {}), cells, micro_batches, samples)
+
+    def variants(self, own: Plan) -> Iterator[tuple[str, Plan]]:
+        """What else the same recipe could do, each with what it changes."""
+        machine, lanes = own.machine, self.settings.data.lanes
+        for name, change in self._zero_variants(own).items():
+            ds_config = self._ds_config(machine, change)
+            yield name, self._layout(machine, ds_config, own.cells_in_forward, own.micro_batches, own.samples_per_step)
+        for factor, name in ((2, "micro-batch x 2"), (0.5, "micro-batch / 2")):
+            cells = int(own.cells_in_forward * factor)
+            forwards = ceil(ceil(lanes / machine.num_ranks) / cells) if cells else 0
+            if 0 < cells <= ceil(lanes / machine.num_ranks) and forwards != own.micro_batches:
+                ds_config = self._ds_config(machine, {})
+                yield name, self._layout(machine, ds_config, cells, forwards, own.samples_per_step)
+        more = replace(machine, num_nodes=2 * machine.num_nodes)
+        if more.num_ranks <= lanes:
+            yield f"{more.num_nodes} nodes, same batch", self.plan(more)
+        scale = own.samples_per_step * more.num_ranks // machine.num_ranks
+        ds_config = self._ds_config(more, {})
+        yield (
+            f"{more.num_nodes} nodes, batch x 2",
+            self._layout(more, ds_config, own.cells_in_forward, own.micro_batches, scale),
+        )
+
+    def scaling(self, own: Plan) -> list[Plan]:
+        """From 8 to 4,096 GPUs, each GPU with the work that it has in this plan: the batch grows with them."""
+        plans = []
+        for num_gpus in SCALING:
+            per_node = min(own.machine.gpus_per_node, num_gpus)
+            machine = replace(own.machine, num_nodes=num_gpus // per_node, gpus_per_node=per_node)
+            samples = own.samples_per_step * num_gpus // own.machine.num_ranks
+            ds_config = self._ds_config(machine, {})
+            plans.append(self._layout(machine, ds_config, own.cells_in_forward, own.micro_batches, samples))
+        return plans
+
+    def _zero_variants(self, own: Plan) -> dict[str, Mapping[str, Any]]:
+        zero, per_node = own.zero, own.machine.gpus_per_node
+        cpu = {"offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}
+        found: dict[str, Mapping[str, Any]] = {}
+        if zero.stage == 3:
+            found["ZeRO-2"] = {"stage": 2, "zero_hpz_partition_size": 1, "offload_param": {"device": "none"}}
+        else:
+            found["ZeRO-3"] = {"stage": 3}
+        if zero.num_copying_ranks == 1 and 1 < per_node < own.machine.num_ranks:
+            found[f"ZeRO-3, hpZ of {per_node}"] = {"stage": 3, "zero_hpz_partition_size": per_node}
+        if not (zero.parameters_on_cpu and zero.optimizer_on_cpu):
+            found["ZeRO-3, offload to the CPU"] = {"stage": 3, "zero_hpz_partition_size": 1, **cpu}
+        return found
+
+    def _ds_config(self, machine: Machine, change: Mapping[str, Any]) -> dict[str, Any]:
+        data = self.settings.data
+        # Batch sizes are DeepSpeed's affair and nothing here depends on them.
+        ds_config = resolve_deepspeed(
+            self.settings, world_size=machine.num_ranks, micro_batch_size=data.cells_per_forward, micro_batches_per_step=1
+        )  # fmt: skip
+        ds_config["zero_optimization"] |= change
+        return ds_config
+
+    def _layout(
+        self, machine: Machine, ds_config: dict[str, Any], cells: int, micro_batches: int, samples: int
+    ) -> Plan:
+        zero, trace = ZeroSettings.of(ds_config), self._trace(cells)
+        assert zero_stage(ds_config) == zero.stage
+        key = cells, zero.rules, micro_batches if zero.stage == 3 else 0
+        if key not in self._gathers:
+            self._gathers[key] = gathers_of(trace, zero, micro_batches)
+        gathers = self._gathers[key]
+        kept = kept_by_rank(trace, zero, gathers, machine.num_ranks)
+        traffic = traffic_of_step(trace, zero, gathers, micro_batches, machine.num_ranks)
+        time = time_of_step(trace, zero, traffic, kept, micro_batches, machine)
+        return Plan(machine, zero, trace, cells, micro_batches, samples, kept, traffic, time)
+
+    def _trace(self, cells: int) -> Trace:
+        key = cells, self.settings.training.activation_checkpointing
+        if key not in self._traces:
+            objective = objective_on_paper(self.settings, self.text)
+            if not self._traces:
+                self.warnings = list(_left_out(self.settings, objective))
+            batch = batch_on_paper(self.settings, self.text, cells, objective.student.hidden_size)
+            self._traces[key] = rehearse(objective, batch, self.settings.optim)
+        return self._traces[key]
+
+
+def _left_out(settings: Settings, objective: Objective) -> Iterator[str]:
+    """What of a run is not in its plan."""
+    if type(objective).prepare is not Objective.prepare:
+        yield "what the objective does before a step's first forward (rollouts, negatives over a step) is not counted"
+    if settings.objective.bank is not None:
+        yield "the teachers of the languages are not counted: neither their memory nor their forwards"
+    if settings.model.liger:
+        yield "model.liger=true: counted as transformers' own kernels, which keep more activations"

@@ -1,0 +1,112 @@
+"""A plan's bytes are those of a run: of each collective, of masters and of moments, on two ranks of both stages."""
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from math import ceil
+
+import pytest
+
+from mtllm_ds.config.deepspeed import resolve_deepspeed
+from mtllm_ds.planning.paper import batch_on_paper, objective_on_paper, text_of
+from mtllm_ds.planning.rehearsal import rehearse
+from mtllm_ds.planning.zero import ZeroSettings, gathers_of, kept_by_rank, traffic_of_step
+from mtllm_ds.training.runs import train
+from tests.distributed.ranks import PARTITIONED
+from tests.fixtures.dialogue_runs import PACKED, make_dialogue_run
+from tests.fixtures.runs import make_run, settings_of
+from tests.fixtures.task_runs import make_distillation, make_task_run, write_targets
+from tests.planning.measured import measure
+
+ZERO = json.loads(open(PARTITIONED, encoding="utf-8").read())
+RANKS = 2
+
+
+@pytest.fixture(scope="module")
+def recipes(tmp_path_factory):
+    """By method: a recipe that runs."""
+    folder = tmp_path_factory.mktemp("planned")
+    for name in ("text", "topics", "dialogues"):
+        (folder / name).mkdir()
+    tuning = make_task_run(folder / "topics", reader="llm")
+    train(settings_of(tuning, run__max_steps=1), resume=False)
+    teacher = folder / "topics" / "tuned"
+    for split in ("train", "validation"):
+        write_targets(folder / "topics" / split, teacher)
+    found = {
+        "stage1": make_run(folder / "text"),
+        "stage2": make_distillation(tuning, teacher),
+        "tokens": make_dialogue_run(folder / "dialogues"),
+    }
+    for name, zero in FILES.items():
+        (folder / f"{name}.json").write_text(json.dumps(ZERO | {"zero_optimization": ZERO["zero_optimization"] | zero}))
+    return found | {"folder": folder}
+
+
+FILES = {
+    # Small enough that weights of tests are kept, released, fetched ahead and left away in turn.
+    "between": {
+        "stage3_param_persistence_threshold": 100, "stage3_prefetch_bucket_size": 2000, "stage3_max_reuse_distance": 3000,
+        "stage3_max_live_parameters": 6000, "reduce_bucket_size": 500,
+    },
+    "ahead": {"stage3_prefetch_bucket_size": 5000, "stage3_max_live_parameters": 10**9, "stage3_max_reuse_distance": 10**9},
+    "copies": {"zero_hpz_partition_size": 2, "stage3_max_reuse_distance": 500},
+}  # fmt: skip
+STACK = {"model__reader": "stacked", "model__connector__trainable": "true"}
+CASES = {
+    "stage 1": ("stage1", PARTITIONED, {}),
+    "stage 1, shipped thresholds": ("stage1", "cpu", {}),
+    "stage 1, thresholds between": ("stage1", "between", {}),
+    "stage 1, fetched ahead": ("stage1", "ahead", {}),
+    "stage 1, copies": ("stage1", "copies", {}),
+    "stage 1, recomputed": ("stage1", "between", {"training__activation_checkpointing": "true"}),
+    "stage 1, bf16": ("stage1", PARTITIONED, {"training__precision": "bf16"}),
+    "stage 1, connector frozen": ("stage1", PARTITIONED, {"model__connector__trainable": "false"}),
+    "stage 1, ZeRO-2": ("stage1", "zero2", {}),
+    "stage 1, ZeRO-2, bf16": ("stage1", "zero2", {"training__precision": "bf16"}),
+    "stage 2": ("stage2", PARTITIONED, STACK),
+    "stage 2, shipped thresholds": ("stage2", "cpu", STACK),
+    "stage 2, ZeRO-2": ("stage2", "zero2", STACK),
+    "tokens": ("tokens", PARTITIONED, {}),
+    "tokens, packed, thresholds between": ("tokens", "between", PACKED),
+    "tokens, shipped thresholds": ("tokens", "cpu", {}),
+    "tokens, ZeRO-2": ("tokens", "zero2", {}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_sends_and_keeps_what_its_plan_says(recipes, case):
+    method, file, overrides = CASES[case]
+    name = str(recipes["folder"] / f"{file}.json") if file in FILES else file
+    overrides = {**overrides, "training__deepspeed": name}
+    overrides, seen = measure(recipes[method], case.replace(" ", "_").replace(",", ""), **overrides)
+    planned = plan(recipes[method], overrides)
+    for one in seen:
+        assert asdict(one) == planned
+
+
+def plan(recipe, overrides):
+    """As `Measured`, on paper."""
+    settings = settings_of(recipe, **overrides)
+    text, data = text_of(settings, None, None), settings.data
+    objective = objective_on_paper(settings, text)
+    batch = batch_on_paper(settings, text, data.cells_per_forward, objective.student.hidden_size)
+    trace = rehearse(objective, batch, settings.optim)
+    micro_batches = ceil(data.lanes / RANKS / data.cells_per_forward)
+    zero = ZeroSettings.of(
+        resolve_deepspeed(settings, world_size=RANKS, micro_batch_size=1, micro_batches_per_step=micro_batches)
+    )
+    gathers = gathers_of(trace, zero, micro_batches)
+    kept = kept_by_rank(trace, zero, gathers, RANKS)
+    payload, calls = Counter(), Counter()
+    for one in traffic_of_step(trace, zero, gathers, micro_batches, RANKS):
+        payload[one.kind] += one.payload_bytes
+        calls[one.kind] += one.num_calls
+    aliased = zero.stage == 3 and zero.weight_bytes == 4  # the weights in use are the masters
+    return {
+        "payload_bytes": dict(payload),
+        "calls": dict(calls),
+        "master_bytes": kept.masters if not aliased else kept.optimizer // 2,
+        "moment_bytes": kept.optimizer - kept.masters,
+        "num_trained": trace.num_trained,
+    }
