@@ -19,6 +19,7 @@ from mtllm_ds.errors import UserError
 COMMANDS = {
     "list": "recipes, tasks and DeepSpeed files that ship, to be called by name",
     "prepare": "a tokenizer; raw text or a task into shards; a teacher's targets; a look at shards",
+    "plan": "memory, traffic and time of a recipe on a cluster, without weights or a GPU",
     "train": "train a recipe",
     "export": "a run's model as a folder to use and to share",
     "evaluate": "ask an exported model, score retrieval, make tables and a report",

@@ -17,6 +17,7 @@ from mtllm_ds.config.sections import LLMSettings
 from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.quiet import quiet_transformers
+from mtllm_ds.models.weightless import empty_model, is_weightless
 
 _DEPTH = "num_hidden_layers"
 _TOKEN_ID = "_token_id"
@@ -65,6 +66,8 @@ def draw_weights(
     **options: Any,
 ) -> PreTrainedModel:  # fmt: skip
     """A frozen model with weights drawn from `seed` alone: whole, and the same, on every rank."""
+    if is_weightless():
+        return empty_model(model_class, config, dtype=dtype, attn_implementation=attn_implementation, **options)
     config = copy.deepcopy(config)
     config._attn_implementation = attn_implementation
     with torch.random.fork_rng(devices=[]), quiet_transformers():

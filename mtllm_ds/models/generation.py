@@ -22,6 +22,7 @@ from mtllm_ds.models.head_parts import head_class
 from mtllm_ds.models.lm_head import OutputHead
 from mtllm_ds.models.quiet import quiet_transformers
 from mtllm_ds.models.readers import Reader, base_of
+from mtllm_ds.models.weightless import is_weightless
 
 
 def causal_model(
@@ -44,7 +45,8 @@ def causal_model(
     matrix.weight = head.weight
     if head.bias is not None:
         matrix.bias = head.bias
-    left = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    left = [name for name, tensor in tensors if tensor.is_meta and not is_weightless()]
     if left or not isinstance(head.transform, nn.Identity):
         raise UserError(
             f"model.llm.name={settings.name}: a {body.config.model_type} model has parts beside its matrix that are not known here"

@@ -31,8 +31,7 @@ from mtllm_ds.models.weightless import empty_model, is_weightless
 def load_config(name: str, revision: str | None, trust_remote_code: bool, setting: str) -> PretrainedConfig:
     """Config of a hub name or local folder; `setting` names the key of the recipe in the error."""
     require_reachable(name, setting)
-    if is_missing_folder(name):
-        raise UserError(f"{setting}={name}: the folder does not exist; give a folder or a hub name")
+    _require_folder(name, setting)
     try:
         return AutoConfig.from_pretrained(
             name, revision=revision, trust_remote_code=trust_remote_code, **gguf_options(name)
@@ -43,6 +42,7 @@ def load_config(name: str, revision: str | None, trust_remote_code: bool, settin
 
 def llm_config(settings: LLMSettings) -> PretrainedConfig:
     """Configuration of the LLM: what its name holds or, from scratch, what the settings make of it."""
+    _require_folder(settings.name, "model.llm.name")
     if settings.from_scratch and _place("config.json", settings.name, settings.revision) is None:
         return scratch_config(settings, None)
     own = load_config(settings.name, settings.revision, settings.trust_remote_code, "model.llm.name")
@@ -226,6 +226,11 @@ def _weight_files(name: str, revision: str | None) -> Iterator[Path]:
     elif index is not None:
         for file in set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()):
             yield Path(str(cached_file(name, file, revision=revision)))
+
+
+def _require_folder(name: str, setting: str) -> None:
+    if is_missing_folder(name):
+        raise UserError(f"{setting}={name}: the folder does not exist; give a folder or a hub name")
 
 
 def _place(file: str, name: str, revision: str | None) -> str | None:

@@ -38,20 +38,20 @@ GPUS = {
         Gpu(
             name="h100", memory_bytes=80 * _GIGA, bf16_flops=989.4 * _TERA, fp32_flops=67 * _TERA,
             memory_bandwidth=3350 * _GIGA, link_bandwidth=450 * _GIGA, network_bandwidth=50 * _GIGA, host_bandwidth=64 * _GIGA,
-            source="NVIDIA H100 SXM datasheet (bf16 1,979 TFLOPS with sparsity, NVLink 900 GB/s both ways); DGX H100: 400 Gb/s NDR a "
-            "GPU, PCIe 5 x16",
+            source="NVIDIA H100 SXM datasheet (bf16 1,979 TFLOPS with sparsity, NVLink 900 GB/s both ways); DGX H100: 400 Gb/s NDR "
+            "a GPU, PCIe 5 x16",
         ),
         Gpu(
             name="h200", memory_bytes=141 * _GIGA, bf16_flops=989.4 * _TERA, fp32_flops=67 * _TERA,
             memory_bandwidth=4800 * _GIGA, link_bandwidth=450 * _GIGA, network_bandwidth=50 * _GIGA, host_bandwidth=64 * _GIGA,
-            source="NVIDIA H200 SXM datasheet (bf16 1,979 TFLOPS with sparsity, NVLink 900 GB/s both ways); DGX H200: 400 Gb/s NDR a "
-            "GPU, PCIe 5 x16",
+            source="NVIDIA H200 SXM datasheet (bf16 1,979 TFLOPS with sparsity, NVLink 900 GB/s both ways); DGX H200: 400 Gb/s NDR "
+            "a GPU, PCIe 5 x16",
         ),
         Gpu(
             name="b200", memory_bytes=180 * _GIGA, bf16_flops=2250 * _TERA, fp32_flops=75 * _TERA,
             memory_bandwidth=8000 * _GIGA, link_bandwidth=900 * _GIGA, network_bandwidth=50 * _GIGA, host_bandwidth=64 * _GIGA,
-            source="NVIDIA DGX B200 and HGX B200 datasheets, an eighth of each (bf16 4.5 PFLOPS with sparsity, NVLink 1.8 TB/s both "
-            "ways); 400 Gb/s a GPU, PCIe 5 x16",
+            source="NVIDIA DGX B200 and HGX B200 datasheets, an eighth of each (bf16 4.5 PFLOPS with sparsity, NVLink 1.8 TB/s "
+            "both ways); 400 Gb/s a GPU, PCIe 5 x16",
         ),
     )
 }  # fmt: skip

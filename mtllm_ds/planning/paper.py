@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from mtllm_ds.data.columns import (
 from mtllm_ds.data.shards.blocks import Ragged
 from mtllm_ds.data.shards.manifest import ChatEntry, Manifest, TaskEntry
 from mtllm_ds.data.stream.collate import Batch, Collator, Sample
+from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import arrange_reader, build_reader
 from mtllm_ds.models.weightless import weightless
 from mtllm_ds.objectives.base import Objective, Parts, build_objective
@@ -44,16 +45,33 @@ class Text:
 
 
 def text_of(settings: Settings, encoder_tokens: int | None, llm_tokens: int | None) -> Text:
-    """Samples of the given lengths, of `max_length` where none is given; task and languages are the training set's, if it is here."""
-    longest = {side: given.max_length for side, given in settings.model.given.items()}
+    """Samples of the given lengths, of `max_length` where none is given; task and languages of the training set, if it is here.
+
+    Raises:
+        UserError: a length beyond `max_length`, or of a side that the recipe does not have.
+    """
     folder = Path(settings.data.train_sets[0].path)
     manifest = Manifest.load(str(folder)) if (folder / "manifest.json").is_file() else None
     return Text(
-        encoder_tokens=min(encoder_tokens or longest.get("encoder", 0), longest.get("encoder", 0)),
-        llm_tokens=min(llm_tokens or longest.get("llm", 0), longest.get("llm", 0)),
+        encoder_tokens=_length(settings, "encoder", encoder_tokens),
+        llm_tokens=_length(settings, "llm", llm_tokens),
         task=manifest.task if manifest is not None and manifest.task is not None else _ASSUMED_TASK,
         num_languages=len(manifest.languages) if manifest is not None else 1,
     )
+
+
+def _length(settings: Settings, side: Literal["encoder", "llm"], asked: int | None) -> int:
+    given = settings.model.given.get(side)
+    longest = 0 if given is None else given.max_length
+    if asked is None:
+        return longest
+    if given is None:
+        raise UserError(f"--{side}-tokens={asked}: has no effect without model.{side}; remove it")
+    if asked > longest:
+        raise UserError(
+            f"--{side}-tokens={asked}: more than model.{side}.max_length={longest}; lower it, or raise the setting"
+        )
+    return asked
 
 
 def objective_on_paper(settings: Settings, text: Text) -> Objective:

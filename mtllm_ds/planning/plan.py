@@ -7,11 +7,14 @@ from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
 
-from mtllm_ds.config.deepspeed import resolve_deepspeed, zero_stage
+import torch
+
+from mtllm_ds.config.deepspeed import resolve_deepspeed
 from mtllm_ds.config.schema import Settings
+from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.data.stream.schedule import cells_in_forward
 from mtllm_ds.errors import UserError
-from mtllm_ds.objectives.base import Objective
+from mtllm_ds.objectives.base import Objective, StepWeights
 from mtllm_ds.planning.hardware import Machine
 from mtllm_ds.planning.paper import Text, batch_on_paper, objective_on_paper, samples_per_cell
 from mtllm_ds.planning.rehearsal import rehearse
@@ -74,7 +77,7 @@ class Planner:
     settings: Settings
     text: Text
     _traces: dict[tuple[int, bool], Trace] = field(default_factory=dict)
-    _gathers: dict[tuple[int, GatherRules, int], Gathers] = field(default_factory=dict)
+    _gathers: dict[tuple[int, bool, GatherRules, int], Gathers] = field(default_factory=dict)
     """The number of ranks does not enter"""
     warnings: list[str] = field(default_factory=list)
 
@@ -106,6 +109,14 @@ class Planner:
             if 0 < cells <= ceil(lanes / machine.num_ranks) and forwards != own.micro_batches:
                 ds_config = self._ds_config(machine, {})
                 yield name, self._layout(machine, ds_config, cells, forwards, own.samples_per_step)
+        recomputes = self.settings.training.activation_checkpointing
+        ds_config = self._ds_config(machine, {})
+        yield (
+            "activations kept" if recomputes else "activations recomputed",
+            self._layout(
+                machine, ds_config, own.cells_in_forward, own.micro_batches, own.samples_per_step, not recomputes
+            ),
+        )
         more = replace(machine, num_nodes=2 * machine.num_nodes)
         if more.num_ranks <= lanes:
             yield f"{more.num_nodes} nodes, same batch", self.plan(more)
@@ -151,11 +162,13 @@ class Planner:
         return ds_config
 
     def _layout(
-        self, machine: Machine, ds_config: dict[str, Any], cells: int, micro_batches: int, samples: int
-    ) -> Plan:
-        zero, trace = ZeroSettings.of(ds_config), self._trace(cells)
-        assert zero_stage(ds_config) == zero.stage
-        key = cells, zero.rules, micro_batches if zero.stage == 3 else 0
+        self, machine: Machine, ds_config: dict[str, Any], cells: int, micro_batches: int, samples: int,
+        recomputes: bool | None = None,
+    ) -> Plan:  # fmt: skip
+        if recomputes is None:
+            recomputes = self.settings.training.activation_checkpointing
+        zero, trace = ZeroSettings.of(ds_config), self._trace(cells, recomputes)
+        key = cells, recomputes, zero.rules, micro_batches if zero.stage == 3 else 0
         if key not in self._gathers:
             self._gathers[key] = gathers_of(trace, zero, micro_batches)
         gathers = self._gathers[key]
@@ -164,21 +177,32 @@ class Planner:
         time = time_of_step(trace, zero, traffic, kept, micro_batches, machine)
         return Plan(machine, zero, trace, cells, micro_batches, samples, kept, traffic, time)
 
-    def _trace(self, cells: int) -> Trace:
-        key = cells, self.settings.training.activation_checkpointing
-        if key not in self._traces:
-            objective = objective_on_paper(self.settings, self.text)
-            if not self._traces:
-                self.warnings = list(_left_out(self.settings, objective))
-            batch = batch_on_paper(self.settings, self.text, cells, objective.student.hidden_size)
-            self._traces[key] = rehearse(objective, batch, self.settings.optim)
-        return self._traces[key]
+    def _trace(self, cells: int, recomputes: bool) -> Trace:
+        if (cells, recomputes) not in self._traces:
+            training = self.settings.training.model_copy(update={"activation_checkpointing": recomputes})
+            settings = self.settings.model_copy(update={"training": training})
+            objective = objective_on_paper(settings, self.text)
+            batch = batch_on_paper(settings, self.text, cells, objective.student.hidden_size)
+            self.warnings = list(_left_out(settings, objective, batch))
+            self._traces[cells, recomputes] = rehearse(objective, batch, settings.optim)
+        return self._traces[cells, recomputes]
 
 
-def _left_out(settings: Settings, objective: Objective) -> Iterator[str]:
+class _RunsFirstError(Exception):
+    """The objective runs its model before a step's first forward."""
+
+
+def _left_out(settings: Settings, objective: Objective, batch: Batch) -> Iterator[str]:
     """What of a run is not in its plan."""
-    if type(objective).prepare is not Objective.prepare:
-        yield "what the objective does before a step's first forward (rollouts, negatives over a step) is not counted"
+
+    def refuse(*_: Any) -> Any:
+        raise _RunsFirstError
+
+    objective.count(batch)
+    try:
+        objective.prepare([batch], StepWeights(refuse, refuse, torch.device("cpu")))
+    except _RunsFirstError:
+        yield "what the objective runs before a step's first forward (rollouts, negatives over a step) is not counted"
     if settings.objective.bank is not None:
         yield "the teachers of the languages are not counted: neither their memory nor their forwards"
     if settings.model.liger:

@@ -62,7 +62,11 @@ def time_of_step(
         "host memory": host,
     }
     if zero.overlaps:  # computation and collectives run beside each other: the longer of the two decides
-        groups = (("compute", "memory"), ("links within nodes", "network between nodes", "latency of collectives"), ("host memory",))
+        groups = (
+            ("compute", "memory"),
+            ("links within nodes", "network between nodes", "latency of collectives"),
+            ("host memory",),
+        )
         slowest = max(groups, key=lambda names: sum(shares[name] for name in names))
         shares = {name: shares[name] for name in slowest}
     return StepTime(
@@ -71,15 +75,20 @@ def time_of_step(
     )  # fmt: skip
 
 
-def _network_seconds(traffic: Traffic, machine: Machine) -> tuple[float, float, float]:
-    """(links, network, hops) of all calls of a kind. On rings over all ranks each GPU's card carries an equal part."""
+def crossing_bytes(traffic: Traffic, machine: Machine) -> float:
+    """Of what is sent, the part of one GPU's network card: every node takes in what the others hold, by all its cards alike."""
     per_node = min(machine.gpus_per_node, traffic.num_ranks)
     nodes = ceil(traffic.num_ranks / per_node)
-    passes = 2 if traffic.kind == "all_reduce" else 1
-    utilisation = machine.bandwidth_utilisation
+    return traffic.passes * traffic.payload_bytes * (nodes - 1) / nodes / per_node
+
+
+def _network_seconds(traffic: Traffic, machine: Machine) -> tuple[float, float, float]:
+    """(links, network, hops) of all calls of a kind."""
+    per_node = min(machine.gpus_per_node, traffic.num_ranks)
+    nodes = ceil(traffic.num_ranks / per_node)
+    passes, utilisation = traffic.passes, machine.bandwidth_utilisation
     within = traffic.sent_bytes / (machine.gpu.link_bandwidth * utilisation) if per_node > 1 else 0.0
-    crossing = passes * traffic.payload_bytes * (nodes - 1) / nodes / per_node
-    between = crossing / (machine.gpu.network_bandwidth * utilisation)
+    between = crossing_bytes(traffic, machine) / (machine.gpu.network_bandwidth * utilisation)
     if traffic.kind == "all_reduce":  # in trees
         hops = passes * (ceil(log2(nodes)) * machine.hop_seconds_between + (per_node - 1) * machine.hop_seconds_within)
     else:

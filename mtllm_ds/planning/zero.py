@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from mtllm_ds.config.deepspeed import zero_stage
 from mtllm_ds.planning.trace import Trace, Weight
-from mtllm_ds.planning.zero3 import GatherRules, Gathers, gathers_of_step, persistent_weights
+from mtllm_ds.planning.zero3 import Gather, GatherRules, Gathers, gathers_of_step, persistent_weights
 
 Kind = Literal["all_gather", "reduce_scatter", "all_reduce"]
+_WEIGHTS, _COPIES, _SMALL = "weights", "weights, of a node's copies", "small weights after the update"
 _FP32 = 4
 _ALIGNMENT = 2
 """ZeRO-2 fills its groups up to a multiple of this times the number of ranks"""
@@ -70,10 +71,14 @@ class Traffic:
     """Nothing else can be computed meanwhile"""
 
     @property
+    def passes(self) -> int:
+        """How often the payload goes around: sums come back."""
+        return 2 if self.kind == "all_reduce" else 1
+
+    @property
     def sent_bytes(self) -> int:
         """What a rank sends on a ring."""
-        passes = 2 if self.kind == "all_reduce" else 1
-        return passes * self.payload_bytes * (self.num_ranks - 1) // self.num_ranks
+        return self.passes * self.payload_bytes * (self.num_ranks - 1) // self.num_ranks
 
 
 @dataclass(frozen=True)
@@ -147,17 +152,21 @@ def kept_by_rank(trace: Trace, zero: ZeroSettings, gathers: Gathers, num_ranks: 
 
 
 def _gathered(trace: Trace, zero: ZeroSettings, gathers: Gathers, num_ranks: int) -> list[Traffic]:
-    found = []
     persistent = persistent_weights(trace, zero.rules)
-    for what, waits, from_copies, wanted in (
-        ("weights", False, False, [g for g in gathers.of_step if not g.from_copies and not persistent.issuperset(g.weights)]),
-        ("weights within copies", False, True, [g for g in gathers.of_step if g.from_copies]),
-        ("small weights after the update", True, False, [g for g in gathers.of_step if not g.from_copies and persistent.issuperset(g.weights)]),
-    ):  # fmt: skip
+
+    def kind_of(gather: Gather) -> str:
+        if gather.from_copies:
+            return _COPIES
+        return _SMALL if persistent.issuperset(gather.weights) else _WEIGHTS
+
+    found = []
+    for kind in (_WEIGHTS, _COPIES, _SMALL):
+        wanted = [gather for gather in gathers.of_step if kind_of(gather) == kind]
         elements = sum(_aligned(trace.weights[index].numel, num_ranks) for gather in wanted for index in gather.weights)
-        ranks = min(zero.num_copying_ranks, num_ranks) if from_copies else num_ranks
+        ranks = min(zero.num_copying_ranks, num_ranks) if kind == _COPIES else num_ranks
         if wanted:
-            found.append(Traffic("all_gather", what, elements * zero.weight_bytes, len(wanted), ranks, waits))
+            num_bytes = elements * zero.weight_bytes
+            found.append(Traffic("all_gather", kind, num_bytes, len(wanted), ranks, waits=kind == _SMALL))
     return found
 
 

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from dataclasses import asdict
 from math import ceil
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,7 @@ from tests.fixtures.runs import make_run, settings_of
 from tests.fixtures.task_runs import make_distillation, make_task_run, write_targets
 from tests.planning.measured import measure
 
-ZERO = json.loads(open(PARTITIONED, encoding="utf-8").read())
+ZERO = json.loads(Path(PARTITIONED).read_text(encoding="utf-8"))
 RANKS = 2
 
 

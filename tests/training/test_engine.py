@@ -1,6 +1,7 @@
 """Learning rates by step."""
 
 import pytest
+
 from mtllm_ds.config.sections import OptimSettings
 from mtllm_ds.training.engine import schedule_scale
 

@@ -1,0 +1,173 @@
+"""A plan in words, as JSON, and how it scales as a picture."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from mtllm_ds.planning.plan import Plan
+from mtllm_ds.planning.roofline import crossing_bytes
+
+NOT_MEASURED = (
+    "bytes of collectives, masters and moments are exact (tests on two CPU ranks of ZeRO-2 and ZeRO-3); activations are those of "
+    "eager PyTorch on paper; no GPU was measured: neither peak memory nor seconds"
+)
+_GIB, _MIB = 2**30, 2**20
+
+
+def as_json(
+    own: Plan, variants: Mapping[str, Plan], scaling: Sequence[Plan], said: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All figures, in bytes and seconds; `said` is what the plan was asked for."""
+    trace = own.trace
+    return {
+        "asked": dict(said),
+        "gpu": asdict(own.machine.gpu),
+        "assumed": {
+            name: value for name, value in asdict(own.machine).items() if name not in ("gpu", "num_nodes", "gpus_per_node")
+        },
+        "parameters": {"trained": trace.num_trained, "frozen": trace.num_frozen},
+        "traffic": [asdict(one) | {"sent_bytes": one.sent_bytes} for one in own.traffic],
+        "kept_bytes": asdict(own.kept),
+        "plan": _figures(own),
+        "variants": {name: _figures(plan) for name, plan in variants.items()},
+        "scaling": [_figures(plan) for plan in scaling],
+        "not_measured": NOT_MEASURED,
+    }  # fmt: skip
+
+
+def as_text(own: Plan, variants: Mapping[str, Plan], said: Mapping[str, Any], warnings: Sequence[str]) -> str:
+    """The plan as tables of plain text."""
+    machine, trace, time = own.machine, own.trace, own.time
+    gpu, zero = machine.gpu, own.zero
+    asked = ", ".join(f"{name} {value}" for name, value in said.items())
+    lines = [
+        f"plan        {asked}",
+        f"machine     {machine.num_nodes} nodes of {machine.gpus_per_node} {gpu.name}; {gpu.source}",
+        f"assumed     {machine.compute_utilisation:.0%} of its products and {machine.bandwidth_utilisation:.0%} of its bandwidths "
+        f"are reached, {machine.memory_headroom:.0%} of its memory is left free; a hop of a ring takes "
+        f"{machine.hop_seconds_within * 1e6:g} us within a node, {machine.hop_seconds_between * 1e6:g} us between nodes",
+        f"model       {trace.num_trained:,} parameters train, {trace.num_frozen:,} are frozen; ZeRO stage {zero.stage}",
+        f"batch       {own.samples_per_step:,} samples per step; a rank makes {own.micro_batches} forwards of "
+        f"{own.cells_in_forward} cells",
+        "",
+        "memory of one GPU",
+        *(f"  {name:18}{_size(num_bytes):>12}" for name, num_bytes in own.memory.items()),
+        f"  {'together':18}{_size(own.memory_bytes):>12}   of {_size(gpu.memory_bytes)}{'' if own.fits else ': DOES NOT FIT'}",
+        *([f"  {'on the host':18}{_size(own.kept.on_cpu):>12}"] if own.kept.on_cpu else []),
+        "",
+        "sent in a step by one rank",
+        *(
+            f"  {one.kind.replace('_', '-'):15}{one.what:32}{_size(one.sent_bytes):>12} in {one.num_calls:,} calls of "
+            f"{one.num_ranks} ranks"
+            for one in own.traffic
+        ),
+        *([] if own.traffic else ["  nothing: one rank"]),
+        "",
+        "a step",
+        *(f"  {name:38}{seconds:9.3f} s" for name, seconds in _seconds(own).items()),
+        f"  {'together':38}{time.step:9.3f} s   {own.samples_per_second:,.0f} samples/s; bottleneck: {time.bottleneck}",
+        "",
+        "what would change",
+        _HEADER,
+        _row("as it is", own, own),
+        *(_row(name, plan, own) for name, plan in variants.items()),
+        "",
+        *(f"warning     {line}" for line in warnings),
+        f"note        {NOT_MEASURED}",
+    ]
+    return "\n".join(lines)
+
+
+def draw_scaling(plans: Sequence[Plan], title: str) -> bytes:
+    """Seconds of a step and samples a second from 8 to 4,096 GPUs, as PNG."""
+    os.environ.setdefault("MPLBACKEND", "agg")
+    from matplotlib.figure import Figure
+
+    gpus = [plan.machine.num_ranks for plan in plans]
+    figure = Figure(figsize=(9.0, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, (colour, pick) in _CURVES.items():
+        left.plot(gpus, [max(pick(plan), 1e-6) for plan in plans], color=colour, marker="o", markersize=3, label=name)
+    left.set_ylabel("seconds of a step")
+    ideal = [plans[0].samples_per_second * count / gpus[0] for count in gpus]
+    right.plot(gpus, ideal, color="#9aa5b1", linestyle="--", label="ideal")
+    right.plot(
+        gpus, [plan.samples_per_second for plan in plans], color="#d9541e", marker="o", markersize=3, label="plan"
+    )
+    right.set_ylabel("samples a second")
+    lowest = min(plan.time.device for plan in plans) / 100
+    left.set_ylim(bottom=lowest)
+    for axes in (left, right):
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks(gpus, [f"{count:,}" for count in gpus], fontsize=7)
+        axes.set_xlabel("GPUs, the same work on each")
+        axes.grid(color="#e3e7eb", linewidth=0.6)
+        axes.legend(fontsize=7, frameon=False)
+    figure.suptitle(f"{title} (on paper, no GPU was measured)", fontsize=10)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
+    return stream.getvalue()
+
+
+_CURVES: dict[str, tuple[str, Any]] = {
+    "step": ("#1f2933", lambda plan: plan.time.step),
+    "GPU": ("#3f9c95", lambda plan: plan.time.device),
+    "links within nodes": ("#b59f3b", lambda plan: plan.time.within),
+    "network between nodes": ("#2b6cb0", lambda plan: plan.time.between),
+    "latency of collectives": ("#c05a8c", lambda plan: plan.time.latency),
+}
+
+
+def _seconds(plan: Plan) -> dict[str, float]:
+    time = plan.time
+    return {
+        "matrix products": time.compute,
+        "memory traffic of all operators": time.memory,
+        "GPU, operator by operator, and update": time.device,
+        "collectives: links within nodes": time.within,
+        "collectives: network between nodes": time.between,
+        "collectives: latency": time.latency,
+        **({"to and from the host": time.host} if time.host else {}),
+    }
+
+
+def _row(name: str, plan: Plan, own: Plan) -> str:
+    sent = sum(one.sent_bytes for one in plan.traffic)
+    crossing = sum(crossing_bytes(one, plan.machine) for one in plan.traffic)
+    return (
+        f"  {name:28}{_size(plan.memory_bytes):>12}{_size(sent):>13}{_size(crossing):>15}{plan.time.step:>9.3f} s"
+        f"{plan.samples_per_second:>13,.0f}  {plan.samples_per_second / own.samples_per_second:>5.2f} x  "
+        f"{plan.time.bottleneck}{'' if plan.fits else '; DOES NOT FIT'}"
+    )
+
+
+_HEADER = f"  {'':28}{'a GPU holds':>12}{'sends':>13}{'between nodes':>15}{'a step':>11}{'samples/s':>13}"
+
+
+def _figures(plan: Plan) -> dict[str, Any]:
+    return {
+        "num_gpus": plan.machine.num_ranks,
+        "num_nodes": plan.machine.num_nodes,
+        "zero_stage": plan.zero.stage,
+        "forwards_per_step": plan.micro_batches,
+        "cells_per_forward": plan.cells_in_forward,
+        "samples_per_step": plan.samples_per_step,
+        "memory_bytes": plan.memory | {"together": plan.memory_bytes},
+        "fits": plan.fits,
+        "sent_bytes": {
+            kind: sum(one.sent_bytes for one in plan.traffic if one.kind == kind)
+            for kind in ("all_gather", "reduce_scatter", "all_reduce")
+        },
+        "crossing_bytes": sum(crossing_bytes(one, plan.machine) for one in plan.traffic),
+        "seconds": asdict(plan.time),
+        "samples_per_second": plan.samples_per_second,
+    }
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / _GIB:,.2f} GiB" if num_bytes >= _GIB / 10 else f"{num_bytes / _MIB:,.2f} MiB"

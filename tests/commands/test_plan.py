@@ -1,0 +1,71 @@
+"""`mtllm-ds plan` from the command line: tables, JSON and a picture from `config.json` alone."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from mtllm_ds.commands import run_command
+from mtllm_ds.errors import UserError
+from tests.fixtures.runs import REPOSITORY, make_run
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """A recipe whose models have no weights and no tokenizer, and whose data is not there."""
+    folder = tmp_path_factory.mktemp("bare")
+    path = make_run(folder)
+    for side in ("mt", "llm"):
+        config = (folder / side / "config.json").read_text(encoding="utf-8")
+        shutil.rmtree(folder / side)
+        (folder / side).mkdir()
+        (folder / side / "config.json").write_text(config, encoding="utf-8")
+    for split in ("train", "validation"):
+        shutil.rmtree(folder / split)
+    return path
+
+
+def test_a_plan_in_words_figures_and_a_picture(recipe, tmp_path):
+    out = tmp_path / "plan"
+    done = subprocess.run(
+        [
+            sys.executable, "launchers/plan.py", "--recipe", str(recipe), "--nodes", "3", "--gpus-per-node", "2", "--gpu", "a100",
+            "--llm-tokens", "20", "--compute-utilisation", "0.4", "--output", str(out),
+        ],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    for part in (
+        "llm tokens of a sample 20",
+        "3 nodes of 2 a100",
+        "40% of its products",
+        "bottleneck:",
+        "ZeRO-2",
+        "no GPU was measured",
+    ):
+        assert part in done.stdout
+    figures = json.loads((out / "plan.json").read_text(encoding="utf-8"))
+    assert figures["assumed"]["compute_utilisation"] == 0.4
+    assert figures["plan"]["num_gpus"] == 6
+    assert figures["plan"]["samples_per_step"] == 12
+    assert figures["plan"]["memory_bytes"]["together"] == sum(
+        num_bytes for name, num_bytes in figures["plan"]["memory_bytes"].items() if name != "together"
+    )
+    assert [one["num_gpus"] for one in figures["scaling"]][::9] == [8, 4096]
+    assert (out / "scaling.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_mistakes_are_told_in_one_line(recipe, tmp_path):
+    plan = ["plan", "--recipe", str(recipe)]
+    with pytest.raises(UserError, match=r"data.lanes=6: fewer than the 8 GPUs; raise it or plan for fewer nodes"):
+        run_command(plan)
+    with pytest.raises(UserError, match=r"--compute-utilisation: '2' is no number above 0 and at most 1"):
+        run_command([*plan, "--compute-utilisation", "2"])
+    with pytest.raises(UserError, match=r"--encoder-tokens=65: more than model.encoder.max_length=64"):
+        run_command([*plan, "--encoder-tokens", "65"])
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(UserError, match=r"--output=.*taken: cannot be made \(File exists\); choose another folder"):
+        run_command([*plan, "--gpus-per-node", "2", "--output", str(tmp_path / "taken")])

@@ -1,0 +1,207 @@
+"""Plans of whole recipes: against formulas, against memory that was really allocated, and what other layouts change."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from mtllm_ds.errors import UserError
+from mtllm_ds.models.build import arrange_reader, build_reader
+from mtllm_ds.objectives.base import Parts, build_objective
+from mtllm_ds.planning.hardware import GPUS, Machine
+from mtllm_ds.planning.hooks import ZeroHooks
+from mtllm_ds.planning.paper import batch_on_paper, objective_on_paper, text_of
+from mtllm_ds.planning.plan import SCALING, Planner
+from mtllm_ds.planning.rehearsal import rehearse
+from mtllm_ds.planning.roofline import crossing_bytes, time_of_step
+from mtllm_ds.planning.zero import Traffic
+from mtllm_ds.teachers.beside import teacher_beside
+from tests.distributed.ranks import PARTITIONED
+from tests.fixtures.dialogue_runs import PACKED, make_dialogue_run
+from tests.fixtures.runs import make_run, settings_of
+
+PERFECT = Machine(gpu=GPUS["h200"], num_nodes=1, gpus_per_node=2, bandwidth_utilisation=1.0, compute_utilisation=1.0)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("plans"))
+
+
+@pytest.fixture(scope="module")
+def dialogues(tmp_path_factory):
+    return make_dialogue_run(tmp_path_factory.mktemp("dialogues"))
+
+
+def planner(recipe, **overrides):
+    settings = settings_of(recipe, **overrides)
+    return Planner(settings, text_of(settings, None, None))
+
+
+@pytest.fixture(scope="module")
+def own(recipe):
+    return planner(recipe).plan(PERFECT)
+
+
+def test_products_are_those_of_the_layers(recipe, own):
+    """Student and teacher of stage 1, counted by hand: two passes forward, and backward what leads to LoRA and connector."""
+    batch, encoder_tokens, llm_tokens = 4, 64, 64
+
+    def llm_layers(tokens, backward):
+        hidden, middle, keys, rank = 24, 40, 12, 2
+        frozen = {(hidden, hidden): 2, (hidden, keys): 2, (hidden, middle): 2, (middle, hidden): 1}
+        products = sum(count * a * b for (a, b), count in frozen.items())
+        attention = 2 * tokens * hidden  # scores and weighted values of a token
+        if not backward:
+            return 2 * 2 * batch * tokens * (products + attention)
+        lora = sum(count * rank * (a + b) for (a, b), count in frozen.items())
+        # Of frozen matrices the gradient of the input alone; of LoRA both; of attention 5 products for 2.
+        return 2 * 2 * batch * tokens * (2 * products + 3 * lora + 3.5 * attention)
+
+    encoder = 2 * 2 * batch * encoder_tokens * (4 * 16 * 16 + 2 * 16 * 32 + 2 * encoder_tokens * 16)
+    connector = (
+        2 * batch * encoder_tokens * 16 * 24 * 2
+    )  # forward, and the gradient of its weight: its input needs none
+    wanted = encoder + connector + llm_layers(llm_tokens, False) + llm_layers(encoder_tokens, True)
+    rope = own.trace.flops - wanted
+    assert 0 <= rope < 0.01 * wanted  # the angles of positions are a product too
+
+
+def allocated(settings, text, cells):
+    """Most bytes that a real forward and backward had allocated at once, as torch's own profiler tells."""
+    reader = build_reader(settings, torch.device("cpu"))
+    arrange_reader(reader, settings)
+    parts = Parts(
+        settings=settings, student=reader, teacher=teacher_beside(settings, reader, None), num_languages=text.num_languages
+    )  # fmt: skip
+    objective = build_objective(parts).train()
+    hooks = ZeroHooks(objective)  # they hold some tensors a little longer, as DeepSpeed's do
+    batch = batch_on_paper(settings, text, cells, reader.hidden_size)
+    objective.count(batch)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        with hooks.forward():
+            loss = objective(batch).loss_sum
+        with hooks.backward():
+            loss.backward()
+    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    alive = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        alive += event.nbytes()
+        peak = max(peak, alive)
+    return peak
+
+
+@pytest.mark.parametrize("recomputes", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+def test_activations_are_what_a_real_step_allocates(recipe, packed, recomputes):
+    overrides = {
+        "model__attention": "eager",
+        "training__activation_checkpointing": recomputes,
+        **(PACKED if packed else {}),
+    }
+    settings = settings_of(recipe, **overrides)
+    text = text_of(settings, 30, 30)
+    objective = objective_on_paper(settings, text)
+    trace = rehearse(objective, batch_on_paper(settings, text, 2, objective.student.hidden_size), settings.optim)
+    assert trace.peak_bytes == pytest.approx(allocated(settings, text, 2), rel=0.03)
+
+
+def test_every_rank_more_holds_and_sends_less(recipe):
+    plans = [planner(recipe, data__lanes=64).plan(replace(PERFECT, num_nodes=nodes)) for nodes in (1, 4, 16)]
+    assert [plan.machine.num_ranks for plan in plans] == [2, 8, 32]
+    assert [plan.micro_batches for plan in plans] == [16, 4, 1]
+    assert len({plan.samples_per_step for plan in plans}) == 1
+    held = [plan.kept.optimizer for plan in plans]
+    assert held == sorted(held, reverse=True)
+    assert held[0] < 17 * held[2]
+    with pytest.raises(UserError, match=r"data.lanes=64: fewer than the 66 GPUs"):
+        planner(recipe, data__lanes=64).plan(replace(PERFECT, num_nodes=33))
+
+
+def test_variants_change_what_they_are_meant_to(recipe):
+    plans = planner(recipe, data__lanes=64, training__deepspeed=PARTITIONED)
+    own = plans.plan(replace(PERFECT, num_nodes=4, gpus_per_node=2))
+    found = dict(plans.variants(own))
+    assert list(found) == [
+        "ZeRO-2", "ZeRO-3, hpZ of 2", "ZeRO-3, offload to the CPU", "micro-batch x 2", "micro-batch / 2", "activations recomputed",
+        "8 nodes, same batch", "8 nodes, batch x 2",
+    ]  # fmt: skip
+    assert found["ZeRO-2"].kept.weights > own.kept.weights
+    assert found["ZeRO-3, offload to the CPU"].memory_bytes < own.memory_bytes
+    assert found["ZeRO-3, offload to the CPU"].kept.on_cpu > found["ZeRO-3, offload to the CPU"].kept.optimizer
+    assert (
+        found["micro-batch x 2"].micro_batches * 2 == own.micro_batches == found["micro-batch / 2"].micro_batches // 2
+    )
+    assert found["activations recomputed"].trace.peak_bytes < own.trace.peak_bytes
+    assert found["activations recomputed"].trace.flops > own.trace.flops
+    assert found["8 nodes, same batch"].samples_per_step == own.samples_per_step
+    assert found["8 nodes, batch x 2"].samples_per_step == 2 * own.samples_per_step
+
+
+def test_copies_within_a_node_take_weights_off_the_network(recipe):
+    """At thresholds of 0, with all weights of a toy too small for the shipped ones."""
+    plans = planner(recipe, data__lanes=64, training__deepspeed=PARTITIONED)
+    own = plans.plan(replace(PERFECT, num_nodes=4, gpus_per_node=2))
+    copied = dict(plans.variants(own))["ZeRO-3, hpZ of 2"]
+
+    def crossing(plan):
+        return sum(crossing_bytes(one, plan.machine) for one in plan.traffic if one.kind == "all_gather")
+
+    assert crossing(copied) < 0.2 * crossing(own)
+
+
+def test_scaling_is_even_until_the_network_is_not(recipe):
+    plans = planner(recipe, training__deepspeed="zero3")
+    scaled = plans.scaling(plans.plan(PERFECT))
+    assert [plan.machine.num_ranks for plan in scaled] == list(SCALING) == [8 * 2**k for k in range(10)]
+    assert len({(plan.micro_batches, plan.cells_in_forward) for plan in scaled}) == 1
+    steps = [plan.time.step for plan in scaled]
+    assert steps == sorted(steps)
+    assert scaled[-1].time.bottleneck == "latency of collectives"
+
+
+def test_a_collective_takes_what_its_narrowest_way_allows(own):
+    """By hand: 1 GB gathered on 4 nodes of 8 H200, everything at its datasheet's pace and without latency."""
+    machine = replace(PERFECT, num_nodes=4, gpus_per_node=8, hop_seconds_within=0.0, hop_seconds_between=0.0)
+    gathered = Traffic("all_gather", "weights", 10**9, 1, 32)
+    time = time_of_step(own.trace, replace(own.zero, overlaps=False), [gathered], own.kept, 1, machine)
+    assert math.isclose(time.within, 1e9 * 31 / 32 / 450e9)
+    assert math.isclose(time.between, 1e9 * 3 / 4 / 8 / 50e9)
+    assert math.isclose(time.step - time.device, max(time.within, time.between))
+    summed = Traffic("all_reduce", "gradients", 10**9, 1, 32)
+    twice = time_of_step(own.trace, own.zero, [summed], own.kept, 1, machine)
+    assert math.isclose(twice.within, 2 * time.within)
+    assert math.isclose(twice.between, 2 * time.between)
+
+
+def test_what_is_left_out_is_said(dialogues):
+    plain = planner(dialogues)
+    plain.plan(PERFECT)
+    assert plain.warnings == []
+    writing = planner(dialogues, objective__rollouts__max_new_tokens=8)
+    writing.plan(PERFECT)
+    assert len(writing.warnings) == 1
+    assert "rollouts" in writing.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"objective__name": "masked_next_token", "objective__mask_token": "e", "model__reader": "llm"},
+        {"objective__name": "simcse", "objective__negatives": "step", "model__reader": "llm"},
+        {"objective__name": "balanced_teachers", "model__reader": "llm", "model__llm__bidirectional": False},
+        {"objective__token_weight": 0.5},
+    ],
+    ids=lambda overrides: overrides.get("objective__name", "token_weight"),
+)  # fmt: skip
+def test_every_objective_can_be_planned(recipe, overrides):
+    if overrides.get("objective__name") == "balanced_teachers":
+        overrides = {**overrides, "model__trainable": "all", "model__lora__rank": 16, "model__lora__dropout": 0.05}
+    plan = planner(recipe, **overrides).plan(PERFECT)
+    assert plan.trace.num_trained > 0
+    assert plan.trace.flops > 0
+    assert {event.weight for event in plan.trace.events if event.kind == "gradient"} == {
+        index for index, weight in enumerate(plan.trace.weights) if weight.trains
+    }
