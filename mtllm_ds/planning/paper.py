@@ -16,7 +16,10 @@ from mtllm_ds.data.columns import (
     LLM_IDS,
     RESPONSE_START,
     STUDENT_PROMPT_IDS,
+    TEACHER_LOG_TAIL_MASS,
     TEACHER_POOLED,
+    TEACHER_TOP_IDS,
+    TEACHER_TOP_LOG_PROBS,
     TOKEN_PAIRS,
     Column,
     column_named,
@@ -32,6 +35,9 @@ from mtllm_ds.teachers.beside import teacher_beside
 
 _ASSUMED_TASK = TaskEntry("assumed", "classification", ("a", "b", "c"))
 _NUM_CHOICES = 2
+_NUM_LIKELIEST = 64
+"""Of the tokens that a teacher told before"""
+_NEXT_TOKENS = (TEACHER_TOP_IDS, TEACHER_TOP_LOG_PROBS, TEACHER_LOG_TAIL_MASS)
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,7 @@ def _columns(settings: Settings, text: Text) -> list[Column]:
     objective = settings.objective
     names = dict.fromkeys(objective.columns_of(settings.model.reader))
     if settings.teacher_kind == "cached":
-        names[TEACHER_POOLED] = None
+        names |= dict.fromkeys([TEACHER_POOLED] if objective.next_tokens_at is None else _NEXT_TOKENS)
     if objective.answers_a_task and text.task.type == "multiple_choice":
         names |= dict.fromkeys(CHOICE_SPANS.values())
     return [column_named(name) for name in names]
@@ -141,6 +147,9 @@ def _values(column: Column, text: Text, total: int, hidden_size: int) -> Any:
         return np.full(total, max(1, text.llm_tokens // 2))
     if column.name == STUDENT_PROMPT_IDS:
         return _tokens(total, max(1, text.llm_tokens // 2))
+    if column.name in _NEXT_TOKENS:
+        shape = (text.llm_tokens, *((_NUM_LIKELIEST,) if column.name != TEACHER_LOG_TAIL_MASS else ()))
+        return Ragged.from_rows([np.zeros(shape, column.dtype)] * total, np.dtype(column.dtype))
     if column.name == TOKEN_PAIRS:
         return Ragged.from_rows([np.array([[1, 1]])] * total, np.int32)
     if column.per == "choice":

@@ -60,7 +60,7 @@ def measured(recipe: Path, overrides: dict[str, Any]) -> Measured:
             for name in COLLECTIVES:
                 setattr(comm.cdb, name, counting(name))
         try:
-            take_step(number, data)
+            return take_step(number, data)
         finally:
             for name, original in originals.items():
                 setattr(comm.cdb, name, original)

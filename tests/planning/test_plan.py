@@ -205,3 +205,8 @@ def test_every_objective_can_be_planned(recipe, overrides):
     assert {event.weight for event in plan.trace.events if event.kind == "gradient"} == {
         index for index, weight in enumerate(plan.trace.weights) if weight.trains
     }
+
+
+def test_a_teacher_that_told_its_tokens_before_reads_nothing(dialogues):
+    beside, before = (planner(dialogues, **given).plan(PERFECT) for given in ({}, {"data__targets": "told"}))
+    assert before.trace.flops < beside.trace.flops
