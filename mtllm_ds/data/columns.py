@@ -27,6 +27,8 @@ class Column:
     """The command that writes it."""
     on_host: bool = False
     """The host keeps it too, where a forward depends on it (`HostFacts.columns`): values per row, else the rows' lengths."""
+    for_people: bool = False
+    """Only `mtllm-ds prepare show` reads it: no batch brings it, and every objective takes shards with it and without."""
 
 
 ENCODER_IDS, LLM_IDS, LABEL, TOKEN_PAIRS = "encoder_ids", "llm_ids", "label", "token_pairs"
@@ -38,6 +40,9 @@ TEACHER_LOG_TAIL_MASS = "teacher_log_tail_mass"
 RESPONSE_START, STUDENT_PROMPT_IDS, SAMPLE_WEIGHT = "response_start", "student_prompt_ids", "sample_weight"
 """Of dialogues: where the response begins in `llm_ids`, before which stands what the teacher reads; what the student reads there;
 and how much the sample counts"""
+
+RECORD = "record"
+"""Where a sample comes from: UTF-8 bytes of a JSON object"""
 
 ALWAYS_READ = (ENCODER_IDS, LLM_IDS)
 """What every data set holds, and what every batch is made of."""
@@ -67,6 +72,7 @@ _COLUMNS = {
         Column(
             name=SAMPLE_WEIGHT, per="row", dtype="float32", fill=1.0, writer=f"{_DIALOGUES} of records with weights"
         ),
+        Column(name=RECORD, per="token", dtype="int64", fill=0, writer=f"{_DIALOGUES} --keep-records", for_people=True),
         Column(name=TEACHER_LOG_TAIL_MASS, per="token", dtype="float32", fill=0.0, writer=_TARGETS),
     )
 }
@@ -115,8 +121,7 @@ def check_columns(
     Raises:
         UserError: a column is missing, unknown, or written and never read.
     """
-    for name in written:
-        column_named(name, where)
+    written = [name for name in written if not column_named(name, where).for_people]
     for name in sorted(set(read) - set(written)):
         raise UserError(f"{where}: has no column '{name}', which {reader} reads; add it by {column_named(name).writer}")
     if unread := sorted(set(written) - {*read, *may_read, *left_aside, *ALWAYS_READ}):

@@ -18,7 +18,7 @@ from mtllm_ds.config.data import DataSettings
 from mtllm_ds.config.deepspeed import resolve_deepspeed, zero_stage
 from mtllm_ds.config.names import lasting_name
 from mtllm_ds.config.schema import Settings
-from mtllm_ds.data.columns import check_columns
+from mtllm_ds.data.columns import check_columns, column_named
 from mtllm_ds.data.shards.dialogue_view import dialogue_lines
 from mtllm_ds.data.shards.joined import first_blocks, parts_of
 from mtllm_ds.data.shards.manifest import Manifest, TaskEntry
@@ -317,7 +317,7 @@ def _check_columns(manifest: Manifest, settings: Settings) -> None:
         )
     (first, columns), *others = written.items()
     for root, own in others:
-        if differing := sorted({*own} ^ {*columns}):
+        if differing := sorted(name for name in {*own} ^ {*columns} if not column_named(name).for_people):
             raise UserError(
                 f"data.train: of {root} and {first} only one has the column '{differing[0]}'; prepare both with it, or both without"
             )

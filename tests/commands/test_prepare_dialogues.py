@@ -1,9 +1,13 @@
 """`prepare dialogues` on the command line, and what `prepare show` prints of a dialogue."""
 
 import pytest
+import torch
 
 from mtllm_ds.commands import prepare
+from mtllm_ds.data.columns import check_columns
 from mtllm_ds.data.shards.manifest import Manifest
+from mtllm_ds.data.shards.tar_shards import read_block
+from mtllm_ds.data.stream.stream import EvalStream
 from mtllm_ds.errors import UserError
 from tests.fixtures.dialogues import TEMPLATE, records, write
 from tests.fixtures.tokenizers import save_llama_tokenizer, save_nllb_tokenizer
@@ -41,6 +45,39 @@ def test_dialogues_are_prepared_and_shown_with_their_borders(folder, capsys):
     borders = [line for line in shown if "border" in line]
     assert [line.split()[1] for line in borders] == ["student:", "teacher:"]
     assert borders[0].split("->")[1] == borders[1].split("->")[1]
+
+
+def test_shards_tell_where_a_sample_comes_from_and_training_reads_past_it(folder, tmp_path, capsys):
+    own = [
+        record | {"history": {"made_of": {"answers": {"by": f"ö{n}"}}, "ratio": n}}
+        for n, record in enumerate(records(12))
+    ]
+    del own[3]["history"], own[3]["id"]
+    own[4]["history"] = "by hand"
+    write(tmp_path / "dialogues.jsonl", own)
+    sides = ["--llm", str(folder / "llm"), "--chat-template", str(folder / "chat.jinja"), "--num-workers", "1"]
+    common = ["dialogues", "--input", str(tmp_path / "dialogues.jsonl"), *sides, "--block-samples", "4"]
+    for name, more in (("kept", ["--keep-records"]), ("bare", [])):
+        prepare.main([*common, "--output", str(tmp_path / name), *more])
+    kept, bare = Manifest.load(tmp_path / "kept"), Manifest.load(tmp_path / "bare")
+    (tmp_path / "dialogues.jsonl").unlink()
+    capsys.readouterr()
+    shown = ""
+    for block in range(kept.num_blocks):
+        prepare.main(["show", str(tmp_path / "kept"), "--block", str(block), "--samples", "4"])
+        shown += capsys.readouterr().out
+    for number, record in enumerate(own):
+        assert f"dialogues.jsonl, line {number + 1}" in shown
+        if number not in (3, 4):
+            assert f"  id: {record['id']}\n" in shown
+            assert f'  answers: {{"by": "ö{number}"}}\n  pair: {{"ratio": {number}}}\n' in shown
+    assert '  pair: "by hand"\n' in shown
+    for with_records, without in zip(EvalStream(kept, batch_size=5), EvalStream(bare, batch_size=5), strict=True):
+        assert with_records.extras.keys() == without.extras.keys()
+        assert torch.equal(with_records.llm_ids, without.llm_ids)
+    columns = sorted(read_block(kept, 0))
+    assert columns == sorted([*read_block(bare, 0), "record"])
+    check_columns(columns, ["response_start", "student_prompt_ids"], where="x", reader="y")
 
 
 def test_options_without_effect_or_sense_are_refused(folder):

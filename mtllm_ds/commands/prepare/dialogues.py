@@ -38,6 +38,11 @@ def add_dialogues(commands: Subcommands) -> None:
         help="with --encoder: also store the student's prompt as the LLM reads it",
     )
     add("--weights", action="store_true", help="store the records' weights")
+    add(
+        "--keep-records",
+        action="store_true",
+        help="store where each sample comes from (file and line, id, history) for prepare show; training reads past it",
+    )
     add("--block-samples", type=positive_int, default=256, help="samples per block (default %(default)s)")
     add(
         "--shard-megabytes", type=positive_int, default=64, help="size at which a shard is closed (default %(default)s)"
@@ -74,6 +79,7 @@ def run(options: argparse.Namespace) -> None:
         student_prompt=options.student_prompt,
         split_share=options.split_share,
         weights=options.weights,
+        keep_records=options.keep_records,
         block_samples=options.block_samples,
         shard_bytes=options.shard_megabytes << 20,
         deduplicate=options.deduplicate,

@@ -1,5 +1,7 @@
-"""A dialogue as its readers get it, for a person: prompts side by side, tokens parted, ids at the border of the response."""
+"""A dialogue as its readers get it, for a person: prompts side by side, tokens parted, ids at the border of the response, and where
+it comes from."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,6 +30,18 @@ def dialogue_lines(columns: Mapping[str, Any], row: int, pieces: Mapping[str, Pi
         before, after = prompt[-_BORDER_TOKENS:], ids[start : start + _BORDER_TOKENS]
         lines.append(f"border    {reader}: {before} -> {after} ... {ids[-1]}")
     return lines
+
+
+def record_lines(record: Mapping[str, Any]) -> list[str]:
+    """Where a dialogue comes from: its record, and what each stage of a pipeline made on the way to it (`history`)."""
+    history = record.get("history", {})
+    stages, link = {}, history
+    if isinstance(history, dict):
+        stages, link = history.get("made_of", {}), {name: own for name, own in history.items() if name != "made_of"}
+    told = (
+        {name: record[name] for name in ("id", "place") if name in record} | stages | ({"pair": link} if link else {})
+    )
+    return [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in told.items()]
 
 
 def _parted(pieces: Pieces, ids: list[int]) -> str:

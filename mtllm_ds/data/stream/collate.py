@@ -144,7 +144,8 @@ class Collator:
 
 
 def _extra_columns(samples: Sequence[Sample]) -> list[str]:
-    return [name for name in samples[0].block if name not in ALWAYS_READ] if samples else []
+    names = samples[0].block if samples else ()
+    return [name for name in names if name not in ALWAYS_READ and not column_named(name).for_people]
 
 
 def _on_host(samples: Sequence[Sample]) -> dict[str, tuple[int, ...]]:

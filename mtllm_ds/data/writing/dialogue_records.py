@@ -37,6 +37,8 @@ class Dialogue(Document):
     """None: the one message is a text that is to be split"""
     weight: float = 1.0
     pair_type: str | None = field(default=None)
+    record: Mapping[str, Any] = field(default_factory=dict)
+    """Where it comes from (`place`, and what it says by `id` and `history`), where that is kept"""
 
 
 def dialogue_input(path: str, language: str | None = None) -> InputFile:
@@ -49,11 +51,18 @@ class DialogueReader(SourceReader):
     """Dialogues of one file, in order; `plain` texts keep the blanks around them, and only with `weights` may records have one."""
 
     def __init__(
-        self, source: InputFile, on_error: OnError = "fail", *, plain: bool = False, weights: bool = False
+        self,
+        source: InputFile,
+        on_error: OnError = "fail",
+        *,
+        plain: bool = False,
+        weights: bool = False,
+        keep_records: bool = False,
     ) -> None:
         super().__init__(source, on_error)
         self._plain = plain
         self._weights = weights
+        self._keeps = ("id", "history") if keep_records else None
         if self.format == "tsv":
             raise UserError(f"--input={source.path}: dialogues are JSON lines or Parquet; write them as one of these")
 
@@ -81,8 +90,13 @@ class DialogueReader(SourceReader):
         texts = tuple(message["content"] for message in (*messages, *teacher))
         return Dialogue(
             (*texts, response), language, place=place, messages=messages, teacher_messages=teacher, response=response,
-            weight=weight, pair_type=row.get("pair_type"),
+            weight=weight, pair_type=row.get("pair_type"), record=self._record(place, row),
         )  # fmt: skip
+
+    def _record(self, place: str, row: Mapping[str, Any]) -> dict[str, Any]:
+        if self._keeps is None:
+            return {}
+        return {"place": place} | {name: row[name] for name in self._keeps if name in row}
 
     def _require(self, *_: Any, **__: Any) -> None:
         """Which fields a record needs depends on those that it has."""
@@ -109,7 +123,7 @@ class DialogueReader(SourceReader):
         messages = ({"role": "user", "content": text_of(place, "text", row["text"])},)
         return Dialogue(
             (messages[0]["content"],), language, place=place, messages=messages, teacher_messages=messages, weight=weight,
-            pair_type=row.get("pair_type"),
+            pair_type=row.get("pair_type"), record=self._record(place, row),
         )  # fmt: skip
 
     def _messages(self, place: str, row: Mapping[str, Any], text: str, several: str) -> Messages:

@@ -24,6 +24,7 @@ import numpy as np
 from mtllm_ds.data.columns import (
     ENCODER_IDS,
     LLM_IDS,
+    RECORD,
     RESPONSE_START,
     SAMPLE_WEIGHT,
     STUDENT_PROMPT_IDS,
@@ -59,6 +60,8 @@ class DialogueSettings:
     """Share of a plain text that is its prompt."""
     weights: bool = False
     """The records have weights."""
+    keep_records: bool = False
+    """Shards hold where each sample comes from."""
     block_samples: int = 256
     shard_bytes: int = 64 << 20
     deduplicate: bool = False
@@ -103,7 +106,13 @@ def build_dialogue_shards(
         UserError: bad input, no chat template, or `output` holds a data set made with other settings.
     """
     readers = [
-        DialogueReader(source, settings.on_error, plain=settings.chat.plain, weights=settings.weights)
+        DialogueReader(
+            source,
+            settings.on_error,
+            plain=settings.chat.plain,
+            weights=settings.weights,
+            keep_records=settings.keep_records,
+        )
         for source in settings.inputs
     ]
     encoder = None if settings.encoder is None else load_text_tokenizer(settings.encoder)
@@ -116,6 +125,8 @@ def build_dialogue_shards(
         "fingerprints": [side.fingerprint for side in (encoder, llm) if side is not None],
         "exclusions": hashlib.sha256(b"".join(sorted(exclusions))).hexdigest(),
     }
+    if not settings.keep_records:
+        del decisive["keep_records"]  # data sets made before there was such a choice are the same
     build = Build(
         output=output,
         settings_hash=hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest(),
@@ -220,6 +231,9 @@ def _tokenize(
         )
     if settings.weights:
         columns[SAMPLE_WEIGHT] = np.array([dialogue.weight for dialogue, _ in kept], np.float32)
+    if settings.keep_records:
+        records = [json.dumps(dict(dialogue.record), ensure_ascii=False, default=str).encode() for dialogue, _ in kept]
+        columns[RECORD] = Ragged.from_rows([np.frombuffer(record, np.uint8) for record in records], np.uint8)
     statistics.update(
         samples=len(kept),
         cut=sum(one.is_cut for _, one in kept),

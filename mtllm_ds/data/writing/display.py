@@ -1,5 +1,6 @@
 """What a person sees of data preparation: progress bars and tables."""
 
+import json
 import sys
 import time
 from collections import Counter
@@ -11,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mtllm_ds.config.names import resolve_model_name
-from mtllm_ds.data.columns import RESPONSE_START
-from mtllm_ds.data.shards.dialogue_view import dialogue_lines
+from mtllm_ds.data.columns import RECORD, RESPONSE_START
+from mtllm_ds.data.shards.dialogue_view import dialogue_lines, record_lines
 from mtllm_ds.data.shards.manifest import Manifest, TokenizerEntry
 from mtllm_ds.data.shards.tar_shards import read_block, verify_shards
 from mtllm_ds.data.writing import output
@@ -178,7 +179,10 @@ def print_samples(manifest: Manifest, block: int, count: int) -> None:
     for row in range(min(count, len(columns["llm_ids"]))):
         console.print(f"\nsample {int(manifest.first_row[block]) + row}")
         if RESPONSE_START in columns:
-            for line in dialogue_lines(columns, row, {side: _pieces(found) for side, found in tokenizers.items()}):
+            lines = dialogue_lines(columns, row, {side: _pieces(found) for side, found in tokenizers.items()})
+            if RECORD in columns:
+                lines += record_lines(json.loads(bytes(columns[RECORD][row])))
+            for line in lines:
                 console.print(f"  {line}")
             continue
         for name, column in columns.items():

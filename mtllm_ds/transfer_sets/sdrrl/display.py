@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Mapping
@@ -12,9 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mtllm_ds.data.shards.dialogue_view import record_lines
 from mtllm_ds.errors import UserError
 from mtllm_ds.transfer_sets.sdrrl.stages import Progress as Report
-from mtllm_ds.transfer_sets.sdrrl.stages import Row, read_rows
+from mtllm_ds.transfer_sets.sdrrl.stages import read_rows
 
 _LOG_SECONDS = 60
 """Between lines where there is no terminal for bars."""
@@ -75,16 +75,8 @@ def print_dialogues(folder: Path, first: int, count: int) -> None:
         for name in ("language", "prompt", "teacher_prompt", "response"):
             if name in record:
                 console.print(f"  {name}: {record[name]!r}")
-        for stage, row in (history_of(folder, record) | {"pair": record["history"]}).items():
-            console.print(f"  {stage}: {json.dumps(row, ensure_ascii=False)}")
-
-
-def history_of(folder: Path, record: Row) -> dict[str, Row]:
-    """What a dialogue was made of: its row in each stage, by stage."""
-    link = record["history"]
-    names = ("instructions", "answers", f"translations.{link['target']}") if "instruction" in link else ()
-    rows = {name: read_rows(path) for name in names if (path := folder / f"{name}.jsonl").exists()}
-    return {name: row for name, own in rows.items() for row in own if row["id"] == link["instruction"]}
+        for line in record_lines({"history": record["history"]}):
+            console.print(f"  {line}")
 
 
 def is_folder_of_dialogues(folder: str) -> bool:

@@ -105,6 +105,20 @@ def make_pairs(
     return [made[int(place)] for place in permutation(len(made), settings.seed, len(PAIR_TYPES))], counts
 
 
+def with_history(rows: Sequence[Row], stages: Mapping[str, Sequence[Row]]) -> list[Row]:
+    """Dialogues whose `history` holds what they were made of: by name of `stages`, the row that their instruction has there."""
+    known = {name: {row["id"]: row for row in own} for name, own in stages.items()}
+    found = []
+    for row in rows:
+        link = row["history"]
+        names = ("instructions", "answers", f"translations.{link['target']}") if "instruction" in link else ()
+        made_of = {
+            name: known[name][link["instruction"]] for name in names if link.get("instruction") in known.get(name, {})
+        }
+        found.append(row | {"history": link | ({"made_of": made_of} if made_of else {})})
+    return found
+
+
 def allotted(available: Mapping[Cell, int], settings: PairSettings) -> dict[Cell, int]:
     """Pairs of each cell in proportion to the weights, by largest remainder; a type's weight is shared evenly by its languages."""
     languages_of = {name: sum(cell[0] == name for cell in available) for name in settings.types}

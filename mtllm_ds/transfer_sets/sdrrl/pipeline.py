@@ -36,7 +36,7 @@ from mtllm_ds.transfer_sets.sdrrl.instructions import (
 )
 from mtllm_ds.transfer_sets.sdrrl.language_names import english_name
 from mtllm_ds.transfer_sets.sdrrl.lexicons import FREEDICT, aligned_lexicon, read_freedict, read_lexicon, usable
-from mtllm_ds.transfer_sets.sdrrl.pairs import TEXT_TYPES, Material, make_pairs
+from mtllm_ds.transfer_sets.sdrrl.pairs import TEXT_TYPES, Material, make_pairs, with_history
 from mtllm_ds.transfer_sets.sdrrl.parallel import read_parallel
 from mtllm_ds.transfer_sets.sdrrl.settings import ALIGNED, TRANSLATOR, SdrrlSettings
 from mtllm_ds.transfer_sets.sdrrl.stages import Progress, Row, Stage
@@ -80,7 +80,7 @@ class Pipeline:
                 code: self._translations(answers, usable_answers, code) for code in self._settings.translators
             }
             lexicons = {code: self._lexicon(code, usable_answers) for code in self._settings.lexicons}
-            dialogues = self._dialogues(answers, usable_answers, translations, lexicons)
+            dialogues = self._dialogues(instructions, answers, usable_answers, translations, lexicons)
             stages = [instructions, answers, *translations.values(), *lexicons.values(), dialogues]
             report = {stage.name: stage.counts for stage in stages}
             self._together(lambda: self._write_report(report))
@@ -177,6 +177,7 @@ class Pipeline:
 
     def _dialogues(
         self,
+        instructions: Stage,
         answers: Stage,
         usable_answers: list[Row],
         translations: Mapping[str, Stage],
@@ -201,7 +202,10 @@ class Pipeline:
                 for code, stage in translations.items()
             }
             rows, counts = make_pairs(usable_answers, material, own.pairs)
-            return rows, {f"{name} {language}": count for (name, language), count in counts.items()}
+            made_of = {stage.name: stage.rows for stage in (instructions, answers, *translations.values())}
+            return with_history(rows, made_of), {
+                f"{name} {language}": count for (name, language), count in counts.items()
+            }
 
         return self._stage("dialogues", decisive, lambda stage: self._together(work))
 

@@ -80,12 +80,25 @@ def test_what_is_done_is_left_as_it_is(done, capsys):
     assert changed == ["report.json"]
 
 
-def test_dialogues_become_shards(done, tmp_path):
-    template = str(done / "chat.jinja")
+def test_dialogues_become_shards_that_tell_their_whole_history(done, tmp_path, capsys):
+    template, rows = str(done / "chat.jinja"), read_rows(done / "out/dialogues.jsonl")
     main(["dialogues", "--input", str(done / "out/dialogues.jsonl"), "--llm", "assets/llm", "--chat-template", template,
-          "--output", str(tmp_path / "shards")])  # fmt: skip
+          "--keep-records", "--output", str(tmp_path / "shards")])  # fmt: skip
     manifest = Manifest.load(str(tmp_path / "shards"))
-    assert manifest.num_samples == len(read_rows(done / "out/dialogues.jsonl"))
+    assert manifest.num_samples == len(rows)
+    capsys.readouterr()
+    for block in range(manifest.num_blocks):
+        main(["show", str(tmp_path / "shards"), "--block", str(block), "--samples", "100"])
+    shown = capsys.readouterr().out
+    stages = {path.stem: {row["id"]: row for row in read_rows(path)} for path in (done / "out").glob("*.jsonl")}
+    for row in rows:
+        link = row["history"]["instruction"]
+        names = ["instructions", "answers"]
+        if row["history"]["target"] != "eng_Latn":
+            names.append(f"translations.{row['history']['target']}")
+        told = [f"  {name}: {json.dumps(stages[name][link], ensure_ascii=False)}\n" for name in names]
+        assert f'  id: "{row["id"]}"\n' in shown
+        assert "".join(told) in shown
 
 
 def run_on_rank(arguments):
