@@ -28,7 +28,7 @@ READINGS = {
     "none": "LLM, no prompt",
     "english": "LLM, the teacher's prompt",
 }
-"""Who reads what before the response; the last is the teacher"""
+"""Who reads what before the response; the last is the teacher. Where all prompts are of one group, none is another's."""
 SIDES = {"model": "model", "llm": "LLM itself"}
 """Who answers"""
 
@@ -139,14 +139,15 @@ class GenerationEvaluation:
         responses: Sequence[Sequence[int]],
     ) -> dict[str, Readings]:
         known = self._known_states(english, responses)
-        elsewhere = others([item.group for item in items])
         read: dict[str, tuple[Speaker, Sequence[ReadPrompt]]] = {
             "model": (self._model, heard),
-            "shuffled": (self._model, [heard[place] for place in elsewhere]),
             "llm": (self._untouched, itself),
             "none": (self._untouched, [self._bare(item) for item in items]),
             "english": (self._untouched, english),
         }
+        groups = [item.group for item in items]
+        if len(set(groups)) > 1:
+            read["shuffled"] = self._model, [heard[place] for place in others(groups)]
         for speaker, prompts in read.values():
             _require_room(speaker, prompts, responses)
         return {

@@ -40,7 +40,9 @@ class Found:
         }
 
     def mean(self, reading: str, kind: str) -> float:
-        """`nll` or `kl` of a reading, in nats per token."""
+        """`nll` or `kl` of a reading, in nats per token; NaN where nobody read so."""
+        if reading not in self.readings:
+            return float("nan")
         own = self.readings[reading]
         return float(getattr(own, kind).sum() / max(1, own.num_tokens.sum()))
 

@@ -89,13 +89,12 @@ def as_chat(item: Heldout) -> Heldout:
 
 
 def others(groups: Sequence[str]) -> list[int]:
-    """For each prompt another one, of another group: the nearest at least half of the list away."""
+    """For each prompt another one, of another group: the nearest at least half of the list away. There are several groups."""
     count = len(groups)
-    found = []
-    for place, group in enumerate(groups):
-        tries = [(place + count // 2 + step) % count for step in range(count)]
-        found.append(next((other for other in tries if groups[other] != group), tries[0]))
-    return found
+    return [
+        next(other for step in range(count) if groups[other := (place + count // 2 + step) % count] != group)
+        for place, group in enumerate(groups)
+    ]
 
 
 def _heldout(record: PromptRecord) -> Heldout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 
 from mtllm_ds.data.text.prompts import Prompt
@@ -37,13 +38,16 @@ def likelihoods(found: Mapping[str, Found], starred: Collection[str] = ()) -> Se
     for code, own in found.items():
         cells = [own.mean(name, "nll") for name in READINGS]
         cells += [own.mean(name, "kl") for name in READINGS if name != "english"]
-        rows.append([f"{code}{'*' if code in starred else ''}", str(len(own.rows)), *(f"{cell:.3f}" for cell in cells)])
+        rows.append([f"{code}{'*' if code in starred else ''}", str(len(own.rows)), *map(_nats, cells)])
     return Section("Nats per token of the response", columns, rows)
 
 
 def differences(found: Mapping[str, Found]) -> Section:
     """The model's NLL minus each rival's."""
-    rows = [[code, *(str(own.difference("model", rival)) for rival in RIVALS)] for code, own in found.items()]
+    rows = [
+        [code, *(str(own.difference("model", rival)) if rival in own.readings else "" for rival in RIVALS)]
+        for code, own in found.items()
+    ]
     columns = ["language", *(READINGS[rival] for rival in RIVALS)]
     return Section("NLL of the model minus others', nats per token (95%, groups of prompts drawn)", columns, rows)
 
@@ -95,6 +99,10 @@ def drawn_in_turn(found: Mapping[str, Found], count: int) -> list[Row]:
 def text_of(prompt: Prompt) -> str:
     """A prompt's text, of messages the last one's."""
     return prompt if isinstance(prompt, str) else prompt[-1]["content"]
+
+
+def _nats(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.3f}"
 
 
 def _shown(value: float | None) -> str:

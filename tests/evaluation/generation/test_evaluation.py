@@ -11,6 +11,7 @@ from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.generation.evaluation import GenerationEvaluation, HowAnswered
 from mtllm_ds.evaluation.generation.found import Found, flat_figures, retention
 from mtllm_ds.evaluation.generation.heldout import Heldout
+from mtllm_ds.evaluation.report.generation_sections import sections_of
 from mtllm_ds.transfer_sets.sdrrl.filters import LanguageCheck
 from tests.evaluation.generation.test_texts import ENGLISH, GERMAN
 from tests.fixtures.exports import make_export
@@ -153,3 +154,14 @@ def test_no_room_for_a_response_is_one_line(model):
     said = r"^f, line 3: \d+ tokens with its response are more than the LLM's 128 positions"
     with pytest.raises(UserError, match=said):
         evaluation(model).rows([Heldout(**fixed, response="word " * 200)])
+
+
+def test_one_group_has_no_other_prompt(model):
+    rows = evaluation(model).rows([Heldout(**{**vars(item), "group": "same"}) for item in items(response="Choose")])
+    assert "shuffled" not in rows[0]["nll"]
+    found = {"deu_Latn": Found(rows, {"model": {"words": 1.0}, "llm": {"words": 2.0}})}
+    assert "deu_Latn/shuffled/nll" not in flat_figures(found)
+    page = {section.heading: section for section in sections_of(found, num_examples=2)}
+    (row,) = page["Nats per token of the response"].rows
+    assert row[3] == ""
+    assert row[2] == f"{found['deu_Latn'].mean('model', 'nll'):.3f}"

@@ -58,7 +58,7 @@ def test_a_text_may_be_what_a_user_says(tmp_path):
 def test_another_prompt_is_of_another_group():
     groups = ["a", "a", "b", "a", "c", "a"]
     assert all(groups[place] != groups[other] for place, other in enumerate(others(groups)))
-    assert others(["a"]) == [0]
+    assert others(["a", "b", "c", "d"]) == [2, 3, 0, 1]
 
 
 @pytest.mark.parametrize(
