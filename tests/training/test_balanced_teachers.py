@@ -23,7 +23,7 @@ from tests.fixtures.damage import damage_block
 from tests.fixtures.hub import hub_at, push
 from tests.fixtures.masked_runs import SOURCES, build_language_shards, make_masked_run
 from tests.fixtures.models import save_masked_lm
-from tests.fixtures.own_code import give_own_model
+from tests.fixtures.own_code import give_own_masked_model, give_own_model
 from tests.fixtures.runs import losses_of, rows_of, settings_of
 from tests.fixtures.tokenizers import save_bert_tokenizer
 
@@ -321,6 +321,15 @@ def test_a_teacher_that_brings_its_own_code_teaches_as_the_known_one_does(recipe
     found = run_on(1, recipe, "own", **chosen)
     same_rows(expected, found)
     assert all(row["eval_teacher_nll/deu_Latn"] > 0 for row in rows_of(found) if "eval_nll" in row)
+
+
+def test_a_masked_teacher_that_brings_its_own_code_teaches_alike(recipe, alone, tmp_path):
+    own = give_own_masked_model(shutil.copytree(recipe.parent / "teacher_deu_Latn", tmp_path / "own"))
+    chosen = {
+        "objective__teacher_of__deu_Latn__name": own,
+        "objective__teacher_of__deu_Latn__trust_remote_code": "true",
+    }
+    same_rows(alone, run_on(1, recipe, "own_masked", **chosen))
 
 
 def save_tiny_llama(folder):

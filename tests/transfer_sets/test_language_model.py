@@ -62,7 +62,9 @@ PRETRAINED = {"model__llm__from_scratch": "false", "model__llm__config": "null"}
 CASES = {
     "scratch": {},
     "scratch_untied": {"model__llm__config__tie_word_embeddings": "false"},
-    "modernbert": {"model__llm__config__model_type": "modernbert", "model__llm__config__pad_token_id": 0},
+    "modernbert": {"model__llm__config__model_type": "modernbert"},
+    "eurobert": {"model__llm__config__model_type": "eurobert", "model__llm__config__num_key_value_heads": 2},
+    "xlm_roberta": {"model__llm__config__model_type": "xlm-roberta"},
     "causal": {
         "model__llm__config__model_type": "llama",
         "model__llm__bidirectional": "false",
