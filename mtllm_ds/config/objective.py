@@ -110,6 +110,11 @@ class ObjectiveSettings(Section):
         return False
 
     @property
+    def teacher_keeps_start(self) -> bool:
+        """Whether the frozen LLM that teaches has the LoRA of `model.start`."""
+        return False
+
+    @property
     def draws_dropout(self) -> bool:
         """Whether it adds dropout of its own."""
         return False

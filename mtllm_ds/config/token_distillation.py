@@ -39,6 +39,8 @@ class TokenDistillation(ObjectiveSettings):
     `data.targets` it has told its likeliest tokens before (`mtllm-ds prepare teacher-targets --top-k`)."""
     nll_weight: float = Field(default=0.0, ge=0)
     """Weight of the cross-entropy of the response."""
+    frozen_self: Literal["base", "start"] = "base"
+    """Who the frozen LLM is: `base`, without any LoRA; `start`, with that of `model.start` (needs `model.merge_start_lora`)."""
     divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
     """KL(teacher || student), KL(student || teacher), or between both and their mixture."""
     beta: float = Field(default=0.5, gt=0, lt=1)
@@ -82,6 +84,10 @@ class TokenDistillation(ObjectiveSettings):
         return sum(side.max_length for side in model.given.values()) if model.reader == "stacked" else own
 
     @property
+    def teacher_keeps_start(self) -> bool:
+        return self.frozen_self == "start"
+
+    @property
     def only_under_stage_3(self) -> str | None:
         return "objective.rollouts.gather=layers" if self.rollouts and self.rollouts.gather == "layers" else None
 
@@ -103,10 +109,15 @@ class TokenDistillation(ObjectiveSettings):
                 f"model.trainable={run.model.trainable}: objective.name={self.name} keeps the LLM and its head as they are beside "
                 "LoRA; set it to lora"
             )
+        if self.kl_weight and self.teacher_keeps_start and not run.model.merge_start_lora:
+            yield (
+                "objective.frozen_self=start: without model.merge_start_lora the LoRA of model.start is what trains; set "
+                "model.start and model.merge_start_lora=true, or frozen_self=base"
+            )
         if not self.kl_weight + self.nll_weight:
             yield "objective.kl_weight=0: objective.nll_weight is 0 too, so that nothing trains; set one of them"
         if not self.kl_weight:
-            kinds = ("divergence", "beta", "temperature", "clip", "backend")
+            kinds = ("frozen_self", "divergence", "beta", "temperature", "clip", "backend")
             yield from unread(self, "objective", kinds, "with objective.kl_weight=0")
             if self.selected_by == "kl":
                 yield "objective.select_by=kl: objective.kl_weight=0 asks no teacher; select by nll"
@@ -123,6 +134,7 @@ class TokenDistillation(ObjectiveSettings):
 
     def _not_cached(self, targets: str) -> Iterator[str]:
         """What a teacher that told its likeliest tokens beforehand cannot serve."""
+        yield from unread(self, "objective", ("frozen_self",), f"with data.targets={targets}, which say who told them")
         if self.rollouts is not None:
             yield (
                 f"data.targets={targets}: holds next tokens of the data's responses, and objective.rollouts lets the student write "

@@ -98,3 +98,16 @@ def adapters_off(layers: list[BaseTunerLayer]) -> Iterator[None]:
     finally:
         for layer in layers:
             layer._disable_adapters = False
+
+
+@contextmanager
+def one_adapter(layers: list[BaseTunerLayer], name: str) -> Iterator[None]:
+    """Of the adapters that act beside each other, this one alone inside."""
+    before = [layer._active_adapter for layer in layers]
+    for layer in layers:
+        layer._active_adapter = [name]
+    try:
+        yield
+    finally:
+        for layer, active in zip(layers, before, strict=True):
+            layer._active_adapter = active

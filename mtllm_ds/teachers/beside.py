@@ -19,5 +19,5 @@ def teacher_beside(settings: Settings, reader: Reader, task: TaskEntry | None) -
         return CachedTeacher(reader.hidden_size, of_choices=task is not None and task.type == "multiple_choice")
     if settings.teacher_kind == "frozen_self":
         assert isinstance(reader, StackedModel | LLMReader)
-        return FrozenSelf(reader)
+        return FrozenSelf(reader, keeps_start=settings.objective.teacher_keeps_start)
     return None

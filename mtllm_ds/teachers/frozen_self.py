@@ -1,4 +1,4 @@
-"""The student's own frozen LLM as the teacher: adapters and dropout off, reading the text that the LLM side holds.
+"""The student's own frozen LLM as the teacher: what trains and dropout off, reading the text that the LLM side holds.
 
 It lies in the same module as the student, so under ZeRO-3 it has to be asked inside the objective's forward.
 """
@@ -13,19 +13,26 @@ from peft import PeftModel
 
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.models.evaluating import Evaluating
-from mtllm_ds.models.lora import adapters_off, lora_layers
+from mtllm_ds.models.lora import adapters_off, lora_layers, one_adapter
 from mtllm_ds.models.packed import run_packed
 from mtllm_ds.models.readers import LLMReader, base_of, mean_pool, read_padded, unpack
 from mtllm_ds.models.stacked import StackedModel
 from mtllm_ds.teachers.base import Teacher
+from mtllm_ds.weight_names import START
 
 
 class FrozenSelf(Teacher):
-    """The LLM of a student, as it is without what was trained."""
+    """The LLM of a student, as it is without what was trained.
 
-    def __init__(self, student: StackedModel | LLMReader) -> None:
+    Args:
+        keeps_start: the first adapter, which the run took from its start and froze, stays on
+    """
+
+    def __init__(self, student: StackedModel | LLMReader, *, keeps_start: bool = False) -> None:
         assert isinstance(student.llm, PeftModel), "what trained is in the weights themselves"
+        assert not keeps_start or START in student.llm.peft_config
         self._llm = student.llm
+        self._keeps_start = keeps_start
         self._lora_layers = lora_layers(student.llm)
         self._evaluating = Evaluating(student.llm)
 
@@ -56,6 +63,7 @@ class FrozenSelf(Teacher):
 
     @contextmanager
     def untrained(self) -> Iterator[None]:
-        """Adapters and dropout off inside."""
-        with self._evaluating(), adapters_off(self._lora_layers):
+        """Adapters (but for a start that is kept) and dropout off inside."""
+        layers = self._lora_layers
+        with self._evaluating(), one_adapter(layers, START) if self._keeps_start else adapters_off(layers):
             yield

@@ -12,6 +12,7 @@ from mtllm_ds.errors import UserError
 BASE = "run: {output_dir: out, max_steps: 2}\nmodel: {encoder: {name: mt}, llm: {name: llm}}\ndata: {train: data}\n"
 STAGE2 = ["objective.name=task_distillation", "objective.teacher=t", "data.targets=x"]
 TUNING = ["objective.name=task_tuning"]
+ANSWERS = ["objective.name=token_distillation", "model.llm.bidirectional=false"]
 SIMCSE = ["objective.name=simcse", "model.reader=llm", "data.samples_per_cell=2"]
 
 
@@ -66,6 +67,18 @@ def recipe(tmp_path):
         (["model.trainable=[]", "data.targets=x"], "name modules, or set lora or all"),
         (["model.trainable=layers"], "a list of modules such as"),
         (["data.llm_tokens_per_cell=9"], "data.encoder_tokens_per_cell=null: the other side has a budget"),
+        (
+            [*ANSWERS, "objective.frozen_self=start"],
+            "set model.start and model.merge_start_lora=true",
+        ),
+        (
+            [*ANSWERS, "objective.frozen_self=start", "model.start=a", "model.merge_start_lora=true", "data.targets=x"],
+            "objective.frozen_self=start: has no effect with data.targets=x",
+        ),
+        (
+            [*ANSWERS, "objective.kl_weight=0", "objective.nll_weight=1", "objective.frozen_self=start"],
+            "objective.frozen_self=start: has no effect with objective.kl_weight=0",
+        ),
         (["objective.name=nope"], "objective.name=nope: no such objective; there are pooled_alignment"),
         (["objective.name=no_module:Thing"], "put its folder on PYTHONPATH"),
         (["run.seeds=[]"], "at least one seed"),

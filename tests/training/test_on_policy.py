@@ -15,6 +15,7 @@ from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.cluster.parameter_groups import parameter_groups
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.stream.stream import TrainStream
+from mtllm_ds.data.text.tokenization import TokenizerSpec
 from mtllm_ds.draws import seed_of
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import build_reader
@@ -27,6 +28,7 @@ from mtllm_ds.training.engine import schedule_scale
 from mtllm_ds.training.runs import run_seeds
 from tests.distributed.ranks import PARTITIONED, ranks
 from tests.fixtures.dialogue_runs import PACKED, make_dialogue_run
+from tests.fixtures.dialogues import build, records
 from tests.fixtures.runs import losses_of, rows_of, settings_of
 from tests.objectives.test_on_policy import NEW, by_hand
 from tests.training.test_interruptions import finish, ranks_of, start, wait_for_step
@@ -179,3 +181,31 @@ def test_settings_that_do_not_fit_are_one_line(recipe, change, words):
     with pytest.raises(UserError, match=words) as told:
         check_run(settings_of(recipe, **change), 1)
     assert "\n" not in str(told.value)
+
+
+def test_the_second_stage_begins_at_its_teacher_and_is_the_same_on_two_ranks(recipe):
+    """`frozen_self=start`: the first LoRA, frozen, is a part of student and teacher, so that both tell the same to one prompt."""
+    english = {
+        **SHORT,
+        "model__reader": "llm",
+        "data__train": str(recipe.parent / "english"),
+        "data__validation": "null",
+    }
+    specs = {
+        side: TokenizerSpec(name=str(recipe.parent / name), side=side, max_length=64)
+        for side, name in (("encoder", "mt"), ("llm", "llm"))
+    }
+    found = [one for one in records(60) if one["language"] == "eng_Latn"]
+    build(recipe.parent / "english", found, specs, student_prompt=True)
+    alone = {"objective__kl_weight": "0", "objective__nll_weight": "1", "objective__rollouts": "null"}
+    first = run_on(1, recipe, "first", **english, **alone, optim__learning_rate="1e-2")
+    second = english | {"model__start": first.run.output_dir, "model__merge_start_lora": "true"}
+    curves = {
+        (kind, world_size): losses_of(
+            run_on(world_size, recipe, f"{kind}{world_size}", **second, objective__frozen_self=kind)
+        )
+        for kind, world_size in (("start", 1), ("start", 2), ("base", 1))
+    }
+    assert curves["start", 1][1] == 0.0
+    assert curves["base", 1][1] > 1e-4
+    assert curves["start", 2] == pytest.approx(curves["start", 1], rel=1e-5, abs=1e-7)
