@@ -21,8 +21,9 @@ _OF_LANGUAGE = re.compile(r"([a-z]{3}_[A-Z][a-z]{3})=(.+)", re.DOTALL)
 
 _DEFAULTS = {
     "instruction_field": "prompt", "instruction_temperature": 0.9, "instruction_top_p": 0.95, "instruction_tokens": 96,
-    "top_p": 1.0, "code_switch_ratio": 0.2,
+    "max_new_tokens": 256, "temperature": 0.0, "keep_sentences": False, "stop": None, "top_p": 1.0, "code_switch_ratio": 0.2,
 }  # fmt: skip
+_OF_OWN_ANSWERS = ("max_new_tokens", "temperature", "keep_sentences", "stop", "top_p")
 
 
 def add_sdrrl(commands: Subcommands) -> None:
@@ -52,6 +53,10 @@ def _add_instructions(group: Any) -> None:
     add("--instructions", nargs="+", default=(), metavar="FILE", help="JSONL, TSV or Parquet")
     add("--instruction-field", help="field that holds them (default %(default)s)")
     add("--num-instructions", type=positive_int, metavar="N", help="the first N (default: all)")
+    add(
+        "--gold-field", metavar="FIELD",
+        help="field of answers that stand in place of the model's own (translate-then-tune, to compare with)",
+    )  # fmt: skip
     add("--self-instructions", type=positive_int, metavar="N", help="the chat model writes N itself, as a user")
     for_own = "of --self-instructions (default %(default)s)"
     add("--instruction-temperature", type=positive_float, help=for_own)
@@ -66,10 +71,10 @@ def _add_instructions(group: Any) -> None:
 def _add_answers(group: Any) -> None:
     add = group.add_argument
     add(
-        "--max-new-tokens", type=positive_int, default=256,
+        "--max-new-tokens", type=positive_int,
         help="most tokens of an answer; a longer one is cut off, and rejected (default %(default)s)",
     )  # fmt: skip
-    add("--temperature", type=temperature, default=0.0, help="0 is greedy (default)")
+    add("--temperature", type=temperature, help="0 is greedy (default)")
     add("--top-p", type=_share, help="the fewest tokens that reach this probability (default %(default)s)")
     add("--keep-sentences", action="store_true", help="of an answer that was cut off, keep the whole sentences")
     add("--stop", metavar="TEXT", help="an answer ends here too, as where a model was not tuned to end its turn")
@@ -78,7 +83,7 @@ def _add_answers(group: Any) -> None:
         "--check-language", action=argparse.BooleanOptionalAction, default=True,
         help="reject what is not English, by py3langid (default)",
     )  # fmt: skip
-    group.set_defaults(top_p=_DEFAULTS["top_p"])
+    group.set_defaults(**{name: _DEFAULTS[name] for name in _OF_OWN_ANSWERS})
 
 
 def _add_translation(group: Any) -> None:
@@ -112,6 +117,10 @@ def _add_pairs(group: Any) -> None:
     add(
         "--parallel", nargs="+", default=(), metavar="CODE=FILE",
         help="of completion and translation: TSV (English, tab, text) or JSONL (text_en, text)",
+    )  # fmt: skip
+    add(
+        "--teacher-sees", choices=("question", "language", "answer"), default="question",
+        help="in English: the question (default); with the language to answer in; with the pair's response beside it",
     )  # fmt: skip
     group.set_defaults(code_switch_ratio=_DEFAULTS["code_switch_ratio"])
 
@@ -162,6 +171,7 @@ def _settings(options: argparse.Namespace, dtype: Any) -> SdrrlSettings:
         instruction_field=options.instruction_field,
         num_instructions=options.num_instructions,
         self_instructions=own,
+        gold_field=options.gold_field,
         exclusion_list=options.exclude,
         check_language=options.check_language,
         generation=Generation(
@@ -184,6 +194,7 @@ def _settings(options: argparse.Namespace, dtype: Any) -> SdrrlSettings:
             weights=_weights(options.pairs) if options.pairs else DEFAULT_WEIGHTS,
             total=options.num_pairs,
             code_switch_ratio=options.code_switch_ratio,
+            teacher_sees=options.teacher_sees,
             seed=options.seed,
         ),
         seed=options.seed,
@@ -199,6 +210,9 @@ def _refuse_without_effect(options: argparse.Namespace) -> None:
     is_read["code_switch_ratio"] = any(text.startswith("code_switched=") for text in options.pairs or ())
     needs = dict.fromkeys(of_own, "--self-instructions")
     needs |= {"top_p": "--temperature", "code_switch_ratio": "--pairs code_switched="}
+    if options.gold_field is not None:
+        is_read |= dict.fromkeys(_OF_OWN_ANSWERS, False)
+        needs |= dict.fromkeys(_OF_OWN_ANSWERS, "answers of the model's own, which --gold-field replaces")
     for name, read in is_read.items():
         if not read and getattr(options, name) != _DEFAULTS.get(name):
             option = f"--{name.replace('_', '-')}"

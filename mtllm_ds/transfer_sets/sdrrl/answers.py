@@ -1,4 +1,4 @@
-"""Stage 2: the chat model's own answers to the instructions, and why some of them are not used."""
+"""Stage 2: the chat model's own answers to the instructions, or those of people, and why some of them are not used."""
 
 from __future__ import annotations
 
@@ -61,6 +61,22 @@ def write_answers(
         counts[reason or "kept"] += 1
         more = {"rejected": reason} if reason else {"trimmed": True} if whole else {}
         rows.append({"id": row["id"], "prompt": row["prompt"], "response": text, **more, "by": by})
+    return rows, counts
+
+
+def gold_answers(
+    instructions: Sequence[Row], chat_model: ChatModel, check: LanguageCheck | None
+) -> tuple[list[Row], Counter[str]]:
+    """The answers that came with the instructions, in the same form; of the chat model only the tokenizer is asked."""
+    rows: list[Row] = []
+    counts: Counter[str] = Counter()
+    for row in instructions:
+        prompt, text = row["prompt"], row["gold"]
+        special = "special_token" if chat_model.chat.spells_special([prompt, text]) else None
+        reason = special or why_rejected(text, True, ENGLISH, check)
+        counts[reason or "kept"] += 1
+        more = {"rejected": reason} if reason else {}
+        rows.append({"id": row["id"], "prompt": prompt, "response": text, **more, "by": row["by"]})
     return rows, counts
 
 

@@ -53,20 +53,26 @@ class Sieve:
 
 
 def read_instructions(
-    files: Sequence[str], field: str, limit: int | None, sieve: Sieve
+    files: Sequence[str], field: str, limit: int | None, sieve: Sieve, gold_field: str | None = None
 ) -> tuple[list[Row], Counter[str]]:
-    """Rows from files (JSON lines, TSV, Parquet), in their order, and counts: `kept`, or why one was left out."""
+    """Rows from files (JSON lines, TSV, Parquet), in their order, and counts: `kept`, or why one was left out.
+
+    Args:
+        gold_field: where the answers of people stand; the rows then have them as `gold`
+    """
     counts: Counter[str] = Counter()
     rows: list[Row] = []
     for path in files:
-        for document in SourceReader(InputFile(path=path, language=ENGLISH, text_field=field)):
+        source = InputFile(path=path, language=ENGLISH, text_field=field, second_text_field=gold_field)
+        for document in SourceReader(source):
             if limit is not None and len(rows) == limit:
                 break
-            (text,) = document.segments
+            text, *gold = document.segments
             reason = sieve.reason(text) if text else "empty"
             counts[reason or "kept"] += 1
             if reason is None:
-                rows.append({"id": instruction_id(text), "prompt": text, "by": {"file": document.place}})
+                by = {"by": {"file": document.place}}
+                rows.append({"id": instruction_id(text), "prompt": text, **({"gold": gold[0]} if gold else {}), **by})
     if not rows:
         raise UserError(f"--instructions={' '.join(files)}: no instruction can be used ({dict(counts)}); give others")
     return rows, counts

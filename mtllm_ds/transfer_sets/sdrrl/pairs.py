@@ -11,8 +11,8 @@
 | `completion` | "Continue this text in LANGUAGE:" and the first half of a text | the other half |
 | `translation` | "Translate into LANGUAGE:" and a sentence of parallel text, either way in turn | its translation |
 
-What comes from a question carries the English question for the teacher. How SDRRL's authors mix these is not published: the
-weights are a setting.
+What comes from a question carries the English question for the teacher, and where `teacher_sees` says so the request to answer in
+the response's language and the response itself. How SDRRL's authors mix these is not published: the weights are a setting.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
+from typing import Literal
 
 from mtllm_ds.draws import permutation
 from mtllm_ds.errors import UserError
@@ -32,6 +33,12 @@ QUESTION_TYPES = ("q_en_a_en", "q_t_a_t", "q_t_a_en", "q_en_a_t", "code_switched
 TEXT_TYPES = ("completion", "translation")
 PAIR_TYPES = (*QUESTION_TYPES, *TEXT_TYPES)
 DEFAULT_WEIGHTS = {"q_t_a_t": 4.0, "q_en_a_en": 2.0, "q_t_a_en": 1.0, "q_en_a_t": 1.0, "partially_translated": 1.0}
+TeacherSees = Literal["question", "language", "answer"]
+_TEACHER_READS: dict[TeacherSees, str] = {
+    "question": "{question}",
+    "language": "{question}\n\nAnswer in {language}.",
+    "answer": "{question}\n\nHere is an answer:\n{answer}\n\nAnswer the question in {language}, in your own words.",
+}
 _FEWEST_WORDS, _FEWEST_CHARACTERS = 8, 24
 """Of a text that is completed; characters in scripts without blanks between words."""
 
@@ -59,6 +66,8 @@ class PairSettings:
     """All pairs together; None: as many as the rarest type allows"""
     code_switch_ratio: float = 0.2
     """Share of the words known to the lexicon that are replaced."""
+    teacher_sees: TeacherSees = "question"
+    """What a teacher reads in English: the question; with the language to answer in; and with the response, whosever it is."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -165,7 +174,7 @@ def _candidates(
     name, language = cell
     if name == "q_en_a_en":
         yield from (
-            partial(_pair, cell, row["id"], row["prompt"], row["prompt"], row["response"], {}) for row in answers
+            partial(_pair, cell, row, row["prompt"], row["response"], {}, "English", settings) for row in answers
         )
         return
     own = material[language]
@@ -207,17 +216,21 @@ def _question_pair(cell: Cell, row: Row, found: Row, own: Material, settings: Pa
             gap + (text if place in chosen else english) for place, (gap, english, text) in enumerate(parts)
         )
         how = {"translated_parts": sorted(chosen)}
-    return _pair(cell, row["id"], question, prompt, response, how)
+    return _pair(cell, row, prompt, response, how, "English" if name == "q_t_a_en" else own.name, settings)
 
 
-def _pair(cell: Cell, instruction: str, question: str, prompt: str, response: str, how: Row) -> Row:
+def _pair(
+    cell: Cell, answer: Row, prompt: str, response: str, how: Row, answered_in: str, settings: PairSettings
+) -> Row:
     name, language = cell
+    instruction, reading = answer["id"], _TEACHER_READS[settings.teacher_sees]
+    seen = reading.format(question=answer["prompt"], language=answered_in, answer=response)
     reads_english = name in ("q_en_a_en", "q_en_a_t")
     return {
         "id": f"{name}-{language}-{instruction}",
         "language": ENGLISH if reads_english else language,
         "prompt": prompt,
-        **({} if prompt == question else {"teacher_prompt": question}),
+        **({} if prompt == seen else {"teacher_prompt": seen}),
         "response": response,
         "pair_type": name,
         "history": {"instruction": instruction, "target": language, **how},
@@ -228,14 +241,25 @@ def _is_long_enough(text: str, language: str) -> bool:
     return len(text.split()) >= _FEWEST_WORDS if has_word_spaces(language) else len(text) >= _FEWEST_CHARACTERS
 
 
-def _completion(cell: Cell, number: int, english: str, text: str, language_name: str) -> Row:
+def halves(text: str, language: str) -> tuple[str, str]:
+    """A text parted near its middle, between two words where the script has blanks."""
     blanks = [at for at in (text.find(" ", len(text) // 2), text.rfind(" ")) if at > 0]
-    place = blanks[0] if blanks and has_word_spaces(cell[1]) else len(text) // 2
+    place = blanks[0] if blanks and has_word_spaces(language) else len(text) // 2
+    return text[:place], text[place:].strip()
+
+
+def request_to_continue(beginning: str, language_name: str) -> str:
+    """The prompt of a completion."""
+    return f"Continue this text in {language_name}:\n{beginning}"
+
+
+def _completion(cell: Cell, number: int, english: str, text: str, language_name: str) -> Row:
+    beginning, rest = halves(text, cell[1])
     return {
         "id": f"completion-{cell[1]}-{number:07d}",
         "language": cell[1],
-        "prompt": f"Continue this text in {language_name}:\n{text[:place]}",
-        "response": text[place:].strip(),
+        "prompt": request_to_continue(beginning, language_name),
+        "response": rest,
         "pair_type": "completion",
         "history": {"parallel": number, "target": cell[1], "english": english, "text": text},
     }

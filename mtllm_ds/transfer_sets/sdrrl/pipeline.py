@@ -1,7 +1,7 @@
 """The pipeline: instructions, answers, translations, dialogues, stage by stage in one folder, on any number of ranks.
 
     instructions.jsonl          what is asked, and where it comes from
-    answers.jsonl               the chat model's own answers, and why some are not used
+    answers.jsonl               the chat model's own answers (or gold ones), and why some are not used
     translations.CODE.jsonl     both in another language
     lexicon.CODE.jsonl          words for code-switching
     dialogues.jsonl             for `prepare dialogues`
@@ -25,7 +25,7 @@ from mtllm_ds.data.writing.filters import normalized_hash, read_exclusions
 from mtllm_ds.errors import UserError
 from mtllm_ds.file_lock import HeldError, lock_file
 from mtllm_ds.languages import ENGLISH
-from mtllm_ds.transfer_sets.sdrrl.answers import kept, write_answers
+from mtllm_ds.transfer_sets.sdrrl.answers import gold_answers, kept, write_answers
 from mtllm_ds.transfer_sets.sdrrl.chat_model import ChatModel
 from mtllm_ds.transfer_sets.sdrrl.code_switching import words_of
 from mtllm_ds.transfer_sets.sdrrl.filters import LanguageCheck
@@ -73,9 +73,11 @@ class Pipeline:
             self._chat_model.release()  # memory for the MT model
             usable_answers = kept(answers.rows)
             if not usable_answers:
-                raise UserError(
-                    f"--llm={self._settings.llm}: none of its answers can be used ({answers.counts}); see {answers.path}"
+                gold = self._settings.gold_field
+                whose = (
+                    f"--llm={self._settings.llm}: none of its" if gold is None else f"--gold-field={gold}: none of the"
                 )
+                raise UserError(f"{whose} answers can be used ({answers.counts}); see {answers.path}")
             translations = {
                 code: self._translations(answers, usable_answers, code) for code in self._settings.translators
             }
@@ -95,13 +97,13 @@ class Pipeline:
         decisive: dict[str, Any] = {"exclusions": self._hashes(excluded)}
         if asked is None:
             decisive |= {"files": self._hashes(own.instructions), "field": own.instruction_field}
-            decisive |= {"num_instructions": own.num_instructions}
+            decisive |= {"num_instructions": own.num_instructions, "gold_field": own.gold_field}
             return self._stage(
                 "instructions",
                 decisive,
                 lambda stage: self._together(
                     lambda: read_instructions(
-                        own.instructions, own.instruction_field, own.num_instructions, self._sieve()
+                        own.instructions, own.instruction_field, own.num_instructions, self._sieve(), own.gold_field
                     )
                 ),
             )
@@ -117,6 +119,15 @@ class Pipeline:
 
     def _answers(self, instructions: Stage) -> Stage:
         own = self._settings
+        if own.gold_field is not None:
+            made_with = {"instructions": instructions.sha256, "check_language": own.check_language}
+            return self._stage(
+                "answers",
+                {**made_with, "gold_field": own.gold_field, **self._chat_model.made_by},
+                lambda stage: self._together(
+                    lambda: gold_answers(instructions.rows, self._chat_model, self._language_check)
+                ),
+            )
         decisive = {
             "instructions": instructions.sha256, "seed": own.seed, "generation": asdict(own.generation),
             "batch_size": own.batch_size, "keep_sentences": own.keep_sentences,
@@ -185,6 +196,7 @@ class Pipeline:
     ) -> Stage:
         own = self._settings
         reads_text = any(name in own.pairs.types for name in TEXT_TYPES)
+        names_it = reads_text or own.pairs.teacher_sees != "question"
         decisive = {
             "pairs": asdict(own.pairs),
             "stages": {stage.name: stage.sha256 for stage in (answers, *translations.values(), *lexicons.values())},
@@ -197,7 +209,7 @@ class Pipeline:
                     {row["id"]: row for row in kept(stage.rows)},
                     {row["id"]: row["translation"] for row in lexicons[code].rows} if code in lexicons else {},
                     self._parallel(code) if reads_text else (),
-                    english_name(code) if reads_text else "",
+                    english_name(code) if names_it else "",
                 )
                 for code, stage in translations.items()
             }

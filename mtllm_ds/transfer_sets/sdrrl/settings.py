@@ -33,6 +33,8 @@ class SdrrlSettings:
     instruction_field: str = "prompt"
     num_instructions: int | None = None
     """The first so many of the files."""
+    gold_field: str | None = None
+    """Field of the answers that stand in place of the model's own: translate-then-tune, SDRRL's rival."""
     self_instructions: SelfInstructions | None = None
     exclusion_list: str | None = None
     check_language: bool = True
@@ -56,6 +58,10 @@ class SdrrlSettings:
         if self.num_instructions is not None and self.self_instructions is not None:
             raise UserError(
                 "--num-instructions: has no effect on --self-instructions, which names a number itself; remove it"
+            )
+        if self.gold_field is not None and self.self_instructions is not None:
+            raise UserError(
+                f"--gold-field={self.gold_field}: has no effect on --self-instructions, which nobody has answered; remove it"
             )
         if not self.translators:
             raise UserError("--translator: no language to translate into; give --translator CODE=command:'PROGRAM ...'")

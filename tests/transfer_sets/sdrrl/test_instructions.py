@@ -103,3 +103,12 @@ def test_what_was_sampled_is_not_sampled_again(tmp_path):
 def test_batches_change_nothing_but_how_many_are_tried(tmp_path):
     found = [written(tmp_path / str(size), 5, StandIn(), batch_size=size)[0] for size in (1, 3, 8)]
     assert found[0] == found[1] == found[2]
+
+
+def test_answers_of_people_come_with_their_instructions(tmp_path):
+    path = tmp_path / "asked.jsonl"
+    rows = [{"q": "Open it.", "a": "Done."}, {"q": "open it", "a": "Twice."}, {"q": "Close it.", "a": ""}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found, counts = read_instructions([str(path)], "q", None, Sieve(frozenset()), "a")
+    assert [(row["prompt"], row["gold"]) for row in found] == [("Open it.", "Done."), ("Close it.", "")]
+    assert counts == {"kept": 2, "duplicate": 1}

@@ -150,3 +150,17 @@ def test_mistakes_are_one_line(given, line):
 def test_a_type_without_material_is_told():
     with pytest.raises(UserError, match="--pairs code_switched: nothing in spa_Latn it could be made of"):
         make_pairs(ANSWERS, {"spa_Latn": material("spa_Latn", lexicon=False)}, PairSettings(weights=ALL))
+
+
+def test_a_teacher_sees_what_is_asked_for_in_the_language_of_the_response():
+    weights = {"q_t_a_t": 1, "q_t_a_en": 1, "q_en_a_en": 1}
+    answers, by_id = ANSWERS[:6], {row["id"]: row for row in ANSWERS}
+    for sees in ("language", "answer"):
+        rows, _ = make_pairs(answers, MATERIAL, PairSettings(weights=weights, teacher_sees=sees))
+        assert {row["pair_type"] for row in rows} == set(weights)
+        for row in rows:
+            question, told = by_id[row["history"]["instruction"]]["prompt"], row["teacher_prompt"]
+            language = row["history"]["target"].title() if row["pair_type"] == "q_t_a_t" else "English"
+            assert told.startswith(f"{question}\n\n")
+            assert f"in {language}" in told
+            assert (row["response"] in told) == (sees == "answer")

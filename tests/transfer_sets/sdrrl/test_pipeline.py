@@ -171,9 +171,29 @@ def test_a_model_that_ends_no_turn_writes_no_instructions(tmp_path):
         main(["sdrrl", *given, "--self-instructions", "2", "--instruction-tokens", "3"])
 
 
+def test_gold_answers_stand_in_place_of_the_models_own(tmp_path):
+    """Translated and paired in the same way; the model writes nothing."""
+    rows = [{"prompt": text, "gold": f"People say: {text}"} for text in QUESTIONS[:6]]
+    rows[1]["gold"], rows[2]["gold"] = "", "No <eos> here"
+    given = [name for name in options(tmp_path, "--gold-field", "gold") if name not in ("--stop", ".")]
+    at = given.index("--max-new-tokens")
+    del given[at : at + 2]
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    main(["sdrrl", *given])
+    found = read_rows(tmp_path / "out/answers.jsonl")
+    assert [row["response"] for row in found] == [row["gold"] for row in rows]
+    assert [row.get("rejected") for row in found] == [None, "empty", "special_token", None, None, None]
+    assert "asked.jsonl, line 1" in found[0]["by"]["file"]
+    upper = {row["id"]: row["response"] for row in read_rows(tmp_path / "out/translations.spa_Latn.jsonl")}
+    assert upper == {row["id"]: row["response"].upper() for row in found if "rejected" not in row}
+    assert {row["history"]["instruction"] for row in read_rows(tmp_path / "out/dialogues.jsonl")} == set(upper)
+
+
 MISTAKES = [
     (["--temperature", "0.7"], r"made with another generation"),
     (["--top-p", "0.5"], r"--top-p=0.5: has no effect without --temperature"),
+    (["--gold-field", "gold"], r"--max-new-tokens=32: has no effect without answers of the model's own"),
+    (["--teacher-sees", "answer"], r"made with another pairs"),
     (["--code-switch-ratio", "0.5"], r"--code-switch-ratio=0.5: has no effect without --pairs code_switched="),
     (["--instruction-tokens", "5"], r"--instruction-tokens=5: has no effect without --self-instructions"),
     (["--self-instructions", "5"], r"--instructions: give files, or --self-instructions N"),
