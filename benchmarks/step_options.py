@@ -1,4 +1,4 @@
-"""What the command lines of benchmarks in steps (`steps.py`) share: their options, and what they say at the end."""
+"""What the command lines of benchmarks in steps (`steps.py`) share: their options, and what they write and say at the end."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mtllm_ds.command_line import positive_float
+from mtllm_ds.evaluation.report.parts import Section
 
 
 def add_step_options(parser: argparse.ArgumentParser, benchmark: str, *, precision: str) -> None:
@@ -26,6 +27,12 @@ def add_step_options(parser: argparse.ArgumentParser, benchmark: str, *, precisi
         help="end after so many, and go on another time (default: the budget's, if any)",
     )
     add("--dry-run", action="store_true", help="print the plan and exit")
+
+
+def markdown(section: Section) -> str:
+    """A section's table."""
+    rows = [section.columns, ["---"] * len(section.columns), *section.rows]
+    return "\n".join([f"### {section.heading}", "", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def print_report(console: Console, folder: Path, verdict: str) -> None:

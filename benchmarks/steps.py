@@ -201,6 +201,11 @@ def python(*arguments: object) -> Command:
     return [sys.executable, *map(str, arguments)]
 
 
+def mtllm(*arguments: object) -> Command:
+    """`mtllm-ds ...` in this interpreter."""
+    return python("-m", "mtllm_ds", *arguments)
+
+
 def require_same(path: Path, settings: dict[str, Any]) -> None:
     """Refuse to go on with other settings than those of the steps that are done; limits that are not set count as absent."""
     wanted = json.loads(json.dumps(settings))

@@ -16,9 +16,9 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.balanced.budgets import BUDGETS
-from benchmarks.balanced.data import require_text
 from benchmarks.balanced.plan import Plan
 from benchmarks.balanced.students import Place
+from benchmarks.parallel_folder import require_languages
 from benchmarks.step_options import add_step_options, print_report
 from benchmarks.steps import Steps, chosen_steps, describe, require_same
 from mtllm_ds.command_line import Parser, positive_int, quiet_libraries, run_and_exit
@@ -49,7 +49,7 @@ def main() -> int:
     if options.dry_run:
         console.print(describe(chosen, steps.is_done, num_jobs), highlight=False, markup=False)
         return 0
-    require_text(options.text, budget)
+    require_languages(options.text, budget.languages, budget.name)
     # How long a part of a run lasts does not bind the next one.
     settings = {"text": str(options.text), "precision": options.precision, "device": options.device}
     require_same(root / "settings.json", {"budget": asdict(replace(budget, minutes=None)), **settings})

@@ -14,18 +14,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.balanced.budgets import BUDGETS, Budget
+from benchmarks.parallel_folder import file_of, require_languages, split_of
 from mtllm_ds.atomic import sha256_file, write_json, write_text
 from mtllm_ds.command_line import Parser, run_and_exit
 from mtllm_ds.data.writing.filters import normalized_hash
-from mtllm_ds.data.writing.sources import InputFile, SourceReader
+from mtllm_ds.data.writing.sources import SourceReader
 from mtllm_ds.errors import UserError
 from mtllm_ds.languages import ENGLISH
 
 SPLITS = ("train", "balanced", "valid", "test")
 LEAST_BYTES = 24
 """Shorter lines are labels of buttons and menus."""
-_VALID, _TEST, _ALL = 4, 8, 100
-"""Shares of the lines, by the hash of their English side: 4% and 8% of 100."""
 
 Lines = dict[str, str]
 """normalised hash of a line -> the line, in the file's order"""
@@ -38,7 +37,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     budget = BUDGETS[options.budget]
-    require_text(options.text, budget)
+    require_languages(options.text, budget.languages, budget.name)
     splits = split_languages(options.text, budget)
     require_ratio(splits["train"], budget)
     for name, languages in splits.items():
@@ -48,35 +47,6 @@ def main() -> int:
             write_text(options.output / name / f"{code}.jsonl", "".join(rows))
     write_json(options.output / "data.json", described(options.text, options.output, splits))
     return 0
-
-
-def file_of(folder: Path, code: str) -> InputFile:
-    """The parallel text of a language: its side is `text`, the English one the second segment."""
-    jsonl = folder / f"parallel_{code}.jsonl.xz"
-    for tsv in (folder / f"{code}.tsv.xz", folder / f"parallel_{code}.tsv.xz"):
-        if tsv.is_file():
-            return InputFile(path=str(tsv), language=code, text_field="2", second_text_field="1")
-    if jsonl.is_file():
-        return InputFile(path=str(jsonl), language=code, text_field="text", second_text_field="text_en")
-    raise UserError(
-        f"TEXT={folder}: has no {code}.tsv.xz, parallel_{code}.tsv.xz or {jsonl.name}; give a folder with parallel text of {code}"
-    )
-
-
-def require_text(folder: Path, budget: Budget) -> None:
-    """One line that names every language without a file."""
-    missing = []
-    for code in budget.languages:
-        try:
-            file_of(folder, code) if code != ENGLISH else None
-        except UserError:
-            missing.append(code)
-    if missing:
-        raise UserError(
-            f"TEXT={folder}: BUDGET={budget.name} lacks parallel text of {', '.join(missing)}; "
-            f'`make help-text HELP_LANGUAGES="{" ".join(code for code in budget.languages if code != ENGLISH)}"` fetches it '
-            "(then TEXT=runs/bases/help_text), or name a folder that has CODE.tsv.xz of each"
-        )
 
 
 def pairs_of(folder: Path, code: str, budget: Budget) -> Iterator[tuple[str, str]]:
@@ -98,12 +68,6 @@ def english_hashes(folder: Path, code: str, budget: Budget, lines: Sequence[str]
         if line in wanted:
             found.setdefault(line, normalized_hash(english))
     return found
-
-
-def split_of(english: str) -> str:
-    """Where a line goes: by its English side, so that no language trains on what another one is tested on."""
-    number = int(normalized_hash(english), 16) % _ALL
-    return "test" if number < _TEST else "valid" if number < _TEST + _VALID else "train"
 
 
 def split_languages(folder: Path, budget: Budget) -> dict[str, dict[str, list[str]]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.balanced.budgets import Budget
 from benchmarks.balanced.students import STUDENTS, Place, Student, head_training, student_training, teacher_training
-from benchmarks.steps import Command, Step, python
+from benchmarks.steps import Command, Step, mtllm, python
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.evaluation.items.tasks import load_task
 
@@ -184,8 +183,3 @@ class Plan:
 
     def _add(self, name: str, commands: Sequence[Command], needs: Sequence[str] = (), seconds: float = 15) -> None:
         self.steps.append(Step(name, commands, tuple(needs), seconds))
-
-
-def mtllm(*arguments: object) -> Command:
-    """`mtllm-ds ...` in this interpreter."""
-    return [sys.executable, "-m", "mtllm_ds", *map(str, arguments)]

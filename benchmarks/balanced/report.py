@@ -27,7 +27,6 @@ from benchmarks.balanced.picture import draw_students
 from benchmarks.balanced.plan import TASK, Plan
 from benchmarks.balanced.students import CLAIMED, RIVAL, STUDENTS
 from benchmarks.balanced.verdict import (
-    Interval,
     Rules,
     decide,
     difference,
@@ -36,6 +35,8 @@ from benchmarks.balanced.verdict import (
     unequal_reading,
     unigram_of,
 )
+from benchmarks.intervals import Interval
+from benchmarks.step_options import markdown
 from benchmarks.steps import DONE
 from mtllm_ds.atomic import write_figures, write_json, write_text
 from mtllm_ds.evaluation.report.html import render
@@ -81,7 +82,7 @@ def write_balanced_report(plan: Plan, folder: Path) -> Verdict:
         sections=tuple(sections), facts=facts, notes=tuple(failures),
     )  # fmt: skip
     write_text(folder / "report.html", render(report, [Picture(picture, "At a glance", CAPTION)], {}, {}))
-    write_text(folder / "table.md", "\n\n".join([verdict.line, *map(_markdown, sections)]) + "\n")
+    write_text(folder / "table.md", "\n\n".join([verdict.line, *map(markdown, sections)]) + "\n")
     write_figures(folder / "summary.json", figures_of(scores, groups, intervals))
     write_json(folder / "verdict.json", asdict(verdict))
     write_json(folder / "provenance.json", facts | {"data": _data(plan)})
@@ -226,11 +227,6 @@ def _transfer(plan: Plan) -> list[Section]:
         heading = f"Zero-shot transfer: accuracy on {TASK}, {SETTING_TITLES[setting].lower()}, head trained on English"
         sections.append(Section(heading, ("student", *languages), rows, text_column="student"))
     return sections
-
-
-def _markdown(section: Section) -> str:
-    rows = [section.columns, ["---"] * len(section.columns), *section.rows]
-    return "\n".join([f"### {section.heading}", "", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def _facts(plan: Plan) -> dict[str, str]:

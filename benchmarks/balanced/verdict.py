@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student_t
 
 from benchmarks.balanced.collect import Scores, TestLines
+from benchmarks.intervals import Interval, mean_ratio
 from mtllm_ds.evaluation.report.parts import Verdict
 
 
@@ -30,18 +30,6 @@ class Rules:
     """of the tokens that students have read, by which they may differ, or nothing is judged"""
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean difference in nats per token and the ends of its interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:+.3f} nats ({self.low:+.3f} to {self.high:+.3f})"
-
-
 def nll_of(lines: TestLines) -> np.ndarray:
     """(S,) nats per token of each seed."""
     return lines.nll.sum(0) / lines.num_tokens.sum()
@@ -55,33 +43,10 @@ def unigram_of(lines: TestLines) -> float:
 def difference(
     first: Mapping[str, TestLines], second: Mapping[str, TestLines], languages: Sequence[str], level: float
 ) -> Interval:
-    """`first` minus `second`, mean over languages, with the interval that leaves `level` outside, half on either side.
-
-    Seeds and English texts are samples, languages are fixed: nothing is said of others. The squared standard error is that of the
-    mean over seeds plus that of the mean over lines; the quantile is Student's with a degree of freedom fewer than there are seeds.
-    With one seed the interval has no ends. Nats per token are ratios of sums, whose error is linearised.
-    """
+    """`first` minus `second` in nats per token, mean over languages, over seeds and English texts (`mean_ratio`)."""
     gaps = {code: first[code].nll - second[code].nll for code in languages}
     tokens = {code: first[code].num_tokens for code in languages}
-    by_seed = np.mean([gaps[code].sum(0) / tokens[code].sum() for code in languages], axis=0)
-    mean, num_seeds = float(by_seed.mean()), len(by_seed)
-    if num_seeds == 1:
-        return Interval(mean, -np.inf, np.inf)
-    names = np.concatenate([first[code].english for code in languages])
-    residuals = [
-        (gaps[code].mean(1) - gaps[code].sum(0).mean() / tokens[code].sum() * tokens[code]) / tokens[code].sum()
-        for code in languages
-    ]
-    variance = by_seed.var(ddof=1) / num_seeds + _variance_of_sum(np.concatenate(residuals) / len(languages), names)
-    half = float(student_t.ppf(1 - level / 2, num_seeds - 1) * np.sqrt(variance))
-    return Interval(mean, mean - half, mean + half)
-
-
-def _variance_of_sum(residuals: np.ndarray, names: np.ndarray) -> float:
-    """Of a sum whose terms of one name are drawn together: translations of an English line, in whatever languages."""
-    _, place = np.unique(names, return_inverse=True)
-    sums = np.bincount(place, residuals)
-    return float(len(sums) / max(1, len(sums) - 1) * (sums**2).sum())
+    return mean_ratio(gaps, tokens, {code: first[code].english for code in languages}, level)
 
 
 def gate_failures(scores: Scores, groups: Mapping[str, Sequence[str]], rules: Rules) -> list[str]:

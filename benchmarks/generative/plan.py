@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.generative.budgets import Budget
-from benchmarks.steps import Command, Step, python
+from benchmarks.steps import Command, Step, mtllm, python
 from mtllm_ds.languages import ENGLISH
 
 RECIPE = "generative_stacking"
@@ -136,8 +135,3 @@ class Plan:
 
     def _add(self, name: str, commands: Sequence[Command], needs: Sequence[str], seconds: float) -> None:
         self.steps.append(Step(name, commands, tuple(needs), seconds))
-
-
-def mtllm(*arguments: object) -> Command:
-    """`mtllm-ds ...` in this interpreter."""
-    return [sys.executable, "-m", "mtllm_ds", *map(str, arguments)]

@@ -17,6 +17,7 @@ from benchmarks.generative.picture import draw
 from benchmarks.generative.plan import RECIPE, Plan
 from benchmarks.generative.responses import INSTRUCTION
 from benchmarks.generative.verdict import RIVALS, Scores, decide, gaps, kl_share
+from benchmarks.step_options import markdown
 from benchmarks.steps import DONE
 from mtllm_ds.atomic import write_figures, write_json, write_text
 from mtllm_ds.evaluation.generation.found import flat_figures, load_found
@@ -56,7 +57,7 @@ def write_generative_report(plan: Plan, folder: Path) -> Verdict:
         notes=(MODELS, _apart(plan)),
     )  # fmt: skip
     write_text(folder / "report.html", render(report, [Picture(picture, "At a glance", CAPTION)], {}, {}))
-    write_text(folder / "table.md", "\n\n".join([verdict.line, *map(_markdown, sections[:-1])]) + "\n")
+    write_text(folder / "table.md", "\n\n".join([verdict.line, *map(markdown, sections[:-1])]) + "\n")
     write_text(folder / "dialogues.md", dialogues_page(dialogues))
     write_figures(folder / "summary.json", flat_figures(found) | figures_of(scores, groups, known, curve))
     write_json(folder / "verdict.json", asdict(verdict))
@@ -112,11 +113,6 @@ def dialogues_page(dialogues: Sequence[Row]) -> str:
 def _apart(plan: Plan) -> str:
     apart = [code for code in plan.budget.languages if code in UNKNOWN_TO_E5]
     return f"* {', '.join(apart)}: unknown to the encoder; shown, and left out of the verdict." if apart else ""
-
-
-def _markdown(section: Section) -> str:
-    rows = [section.columns, ["---"] * len(section.columns), *section.rows]
-    return "\n".join([f"### {section.heading}", "", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def _facts(plan: Plan) -> dict[str, str]:

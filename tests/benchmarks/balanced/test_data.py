@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.balanced.budgets import CPU, GPU, SMOKE
-from benchmarks.balanced.data import SPLITS, described, english_hashes, require_ratio, require_text, split_languages
+from benchmarks.balanced.data import SPLITS, described, english_hashes, require_ratio, split_languages
+from benchmarks.parallel_folder import require_languages
 from benchmarks.quality.text.fetch_help_text import PACKAGES
 from mtllm_ds.atomic import sha256_file
 from mtllm_ds.data.writing.filters import normalized_hash
@@ -84,8 +85,8 @@ def test_mistakes_are_one_line(splits, tmp_path):
     ):
         split_languages(tmp_path, SMOKE)
     with pytest.raises(UserError, match=r"BUDGET=cpu lacks parallel text of cat_Latn, eus_Latn; `make help-text"):
-        require_text(TEXT, CPU)
-    require_text(TEXT, SMOKE)
+        require_languages(TEXT, CPU.languages, CPU.name)
+    require_languages(TEXT, SMOKE.languages, SMOKE.name)
     with pytest.raises(UserError, match="less than 40 times as many"):
         require_ratio(splits["train"], replace(SMOKE, least_ratio=40.0))
 

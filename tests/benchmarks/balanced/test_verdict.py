@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from benchmarks.balanced.collect import TestLines as Lines
-from benchmarks.balanced.verdict import Interval, Rules, decide, difference, gate_failures, nll_of, unequal_reading
+from benchmarks.balanced.verdict import Rules, decide, difference, gate_failures, nll_of, unequal_reading
+from benchmarks.intervals import Interval
 
 RULES = Rules()
 GOOD, EQUAL = Interval(-0.3, -0.4, -0.2), Interval(0.01, -0.02, 0.04)
