@@ -61,10 +61,21 @@ def readings(
                 f"model: has a vocabulary of {log_probs.shape[-1]}, the untouched LLM of {truth.shape[-1]}; name the LLM that it "
                 "was trained from"
             )
-        tokens = torch.tensor(response, dtype=torch.long, device=log_probs.device)
-        nll.append(-log_probs.gather(1, tokens[:, None]).double().sum().item())
+        nll.append(_cross_entropy(log_probs, response))
         kl.append((truth.exp() * (truth - log_probs)).double().sum().item())
     return Readings(np.array([len(response) for response in responses]), np.array(nll), np.array(kl))
+
+
+def cross_entropies(reader: ReadsOn, prompts: Prompts, responses: Ids, batch_size: int) -> np.ndarray:
+    """(N,) float64 sums over the tokens of each response, in nats: what it is worth where no teacher is asked."""
+    told = reader.states_before(prompts, responses, batch_size)
+    found = [_cross_entropy(reader.log_probs(own), response) for own, response in zip(told, responses, strict=True)]
+    return np.array(found)
+
+
+def _cross_entropy(log_probs: torch.Tensor, response: Sequence[int]) -> float:
+    tokens = torch.tensor(response, dtype=torch.long, device=log_probs.device)
+    return -log_probs.gather(1, tokens[:, None]).double().sum().item()
 
 
 @dataclass(frozen=True)

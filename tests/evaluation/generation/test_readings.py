@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mtllm_ds.errors import UserError
-from mtllm_ds.evaluation.generation.readings import estimate, readings
+from mtllm_ds.evaluation.generation.readings import cross_entropies, estimate, readings
 
 
 class Reader:
@@ -36,6 +36,8 @@ def test_sums_are_those_by_hand_in_float64():
         assert found.num_tokens[place] == len(response)
         assert found.nll[place] == pytest.approx(-np.log(q[range(len(response)), response]).sum(), abs=1e-5)
         assert found.kl[place] == pytest.approx((p * np.log(p / q)).sum(), abs=1e-5)
+    alone = cross_entropies(Reader(tensors), [[9], [9]], responses, batch_size=2)
+    assert alone.tolist() == found.nll.tolist()
 
 
 def test_a_teacher_diverges_from_itself_by_nothing():
