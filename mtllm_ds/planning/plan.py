@@ -127,16 +127,21 @@ class Planner:
             self._layout(more, ds_config, own.cells_in_forward, own.micro_batches, scale),
         )
 
-    def scaling(self, own: Plan) -> list[Plan]:
-        """From 8 to 4,096 GPUs, each GPU with the work that it has in this plan: the batch grows with them."""
-        plans = []
-        for num_gpus in SCALING:
-            per_node = min(own.machine.gpus_per_node, num_gpus)
-            machine = replace(own.machine, num_nodes=num_gpus // per_node, gpus_per_node=per_node)
-            samples = own.samples_per_step * num_gpus // own.machine.num_ranks
-            ds_config = self._ds_config(machine, {})
-            plans.append(self._layout(machine, ds_config, own.cells_in_forward, own.micro_batches, samples))
-        return plans
+    def scaling(self, own: Plan) -> dict[str, list[Plan]]:
+        """From 8 to 4,096 GPUs, each GPU with the work that it has in this plan, so that the batch grows with them; as it is, and
+        with weights held otherwise on the GPUs."""
+        kinds: dict[str, Mapping[str, Any]] = {"as it is": {}, **self._zero_variants(own)}
+        return {
+            name: [self._scaled(own, num_gpus, change) for num_gpus in SCALING]
+            for name, change in kinds.items()
+            if "offload_optimizer" not in change
+        }
+
+    def _scaled(self, own: Plan, num_gpus: int, change: Mapping[str, Any]) -> Plan:
+        per_node = min(own.machine.gpus_per_node, num_gpus)
+        machine = replace(own.machine, num_nodes=num_gpus // per_node, gpus_per_node=per_node)
+        samples = own.samples_per_step * num_gpus // own.machine.num_ranks
+        return self._layout(machine, self._ds_config(machine, change), own.cells_in_forward, own.micro_batches, samples)
 
     def _zero_variants(self, own: Plan) -> dict[str, Mapping[str, Any]]:
         zero, per_node = own.zero, own.machine.gpus_per_node

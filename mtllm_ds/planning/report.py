@@ -19,7 +19,7 @@ _GIB, _MIB = 2**30, 2**20
 
 
 def as_json(
-    own: Plan, variants: Mapping[str, Plan], scaling: Sequence[Plan], said: Mapping[str, Any]
+    own: Plan, variants: Mapping[str, Plan], scaling: Mapping[str, Sequence[Plan]], said: Mapping[str, Any]
 ) -> dict[str, Any]:
     """All figures, in bytes and seconds; `said` is what the plan was asked for."""
     trace = own.trace
@@ -34,7 +34,7 @@ def as_json(
         "kept_bytes": asdict(own.kept),
         "plan": _figures(own),
         "variants": {name: _figures(plan) for name, plan in variants.items()},
-        "scaling": [_figures(plan) for plan in scaling],
+        "scaling": {name: [_figures(plan) for plan in plans] for name, plans in scaling.items()},
         "not_measured": NOT_MEASURED,
     }  # fmt: skip
 
@@ -82,25 +82,25 @@ def as_text(own: Plan, variants: Mapping[str, Plan], said: Mapping[str, Any], wa
     return "\n".join(lines)
 
 
-def draw_scaling(plans: Sequence[Plan], title: str) -> bytes:
-    """Seconds of a step and samples a second from 8 to 4,096 GPUs, as PNG."""
+def draw_scaling(scaling: Mapping[str, Sequence[Plan]], title: str) -> bytes:
+    """Seconds of a step as it is, and samples a second of all layouts, from 8 to 4,096 GPUs, as PNG."""
     os.environ.setdefault("MPLBACKEND", "agg")
     from matplotlib.figure import Figure
 
-    gpus = [plan.machine.num_ranks for plan in plans]
+    own = scaling["as it is"]
+    gpus = [plan.machine.num_ranks for plan in own]
     figure = Figure(figsize=(9.0, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name, (colour, pick) in _CURVES.items():
-        left.plot(gpus, [max(pick(plan), 1e-6) for plan in plans], color=colour, marker="o", markersize=3, label=name)
+        seconds = [pick(plan) or float("nan") for plan in own]
+        left.plot(gpus, seconds, color=colour, marker="o", markersize=3, label=name)
     left.set_ylabel("seconds of a step")
-    ideal = [plans[0].samples_per_second * count / gpus[0] for count in gpus]
+    ideal = [own[0].samples_per_second * count / gpus[0] for count in gpus]
     right.plot(gpus, ideal, color="#9aa5b1", linestyle="--", label="ideal")
-    right.plot(
-        gpus, [plan.samples_per_second for plan in plans], color="#d9541e", marker="o", markersize=3, label="plan"
-    )
+    for (name, plans), (colour, marker) in zip(scaling.items(), _LAYOUTS, strict=False):
+        figures = [plan.samples_per_second for plan in plans]
+        right.plot(gpus, figures, color=colour, marker=marker, markersize=4, label=name)
     right.set_ylabel("samples a second")
-    lowest = min(plan.time.device for plan in plans) / 100
-    left.set_ylim(bottom=lowest)
     for axes in (left, right):
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
@@ -114,6 +114,7 @@ def draw_scaling(plans: Sequence[Plan], title: str) -> bytes:
     return stream.getvalue()
 
 
+_LAYOUTS = (("#d9541e", "o"), ("#2b6cb0", "s"), ("#4c8c4a", "^"), ("#7b5ea7", "D"))
 _CURVES: dict[str, tuple[str, Any]] = {
     "step": ("#1f2933", lambda plan: plan.time.step),
     "GPU": ("#3f9c95", lambda plan: plan.time.device),

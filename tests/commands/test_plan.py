@@ -54,7 +54,7 @@ def test_a_plan_in_words_figures_and_a_picture(recipe, tmp_path):
     assert figures["plan"]["memory_bytes"]["together"] == sum(
         num_bytes for name, num_bytes in figures["plan"]["memory_bytes"].items() if name != "together"
     )
-    assert [one["num_gpus"] for one in figures["scaling"]][::9] == [8, 4096]
+    assert [one["num_gpus"] for one in figures["scaling"]["as it is"]][::9] == [8, 4096]
     assert (out / "scaling.png").read_bytes().startswith(b"\x89PNG")
 
 

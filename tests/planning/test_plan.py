@@ -153,13 +153,16 @@ def test_copies_within_a_node_take_weights_off_the_network(recipe):
 
 
 def test_scaling_is_even_until_the_network_is_not(recipe):
-    plans = planner(recipe, training__deepspeed="zero3")
-    scaled = plans.scaling(plans.plan(PERFECT))
+    plans = planner(recipe, training__deepspeed=PARTITIONED)
+    found = plans.scaling(plans.plan(replace(PERFECT, num_nodes=2, gpus_per_node=2)))
+    assert list(found) == ["as it is", "ZeRO-2", "ZeRO-3, hpZ of 2"]
+    scaled = found["as it is"]
     assert [plan.machine.num_ranks for plan in scaled] == list(SCALING) == [8 * 2**k for k in range(10)]
     assert len({(plan.micro_batches, plan.cells_in_forward) for plan in scaled}) == 1
     steps = [plan.time.step for plan in scaled]
     assert steps == sorted(steps)
     assert scaled[-1].time.bottleneck == "latency of collectives"
+    assert found["ZeRO-2"][-1].time.step < steps[-1] / 10
 
 
 def test_a_collective_takes_what_its_narrowest_way_allows(own):
