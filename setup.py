@@ -52,6 +52,7 @@ setup(
         "sdrrl": ["py3langid", "babel"],
         "sentence-transformers": ["sentence-transformers>=6"],
         "lm-eval": ["lm-eval>=0.4.13"],
+        "mteb": ["mteb>=2.26"],
         "bench": ["liger-kernel", "cut-cross-entropy", "sacrebleu", "accelerate", "datasets"],
         "docs": ["mkdocs-material", "mkdocstrings[python]"],
         "dev": [

@@ -27,13 +27,12 @@ class TaskLanguages:
             UserError: there is no such file, it holds no table, or a code is unknown.
         """
         self._lang = None if lang is None else check_language(lang)
-        self._table = {name: check_language(code) for name, code in _read(table).items()}
+        self.table = {name: check_language(code) for name, code in _read(table).items()}
 
     def __call__(self, task: str) -> str:
         """The code of a task's language; `UserError` where nothing tells it."""
-        for pattern, code in self._table.items():
-            if fnmatchcase(task, pattern):
-                return code
+        if (code := self.named(task)) is not None:
+            return code
         if self._lang is not None:
             return self._lang
         parts = task.split("_")
@@ -43,6 +42,10 @@ class TaskLanguages:
         raise UserError(
             f"languages: the name of the task '{task}' ends with no language's code; give lang=CODE, or a table in languages"
         )
+
+    def named(self, task: str) -> str | None:
+        """The code that the table says, where it does."""
+        return next((code for pattern, code in self.table.items() if fnmatchcase(task, pattern)), None)
 
 
 def _read(table: Mapping[str, str] | str | Path | None) -> dict[str, str]:

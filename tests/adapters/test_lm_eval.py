@@ -138,7 +138,7 @@ def by_hand(model, context, ids, lang="deu_Latn"):
         [reader.embeddings(read, torch.ones_like(read)), reader.llm.get_input_embeddings()(torch.tensor([ids]))], 1
     )
     states = reader.llm.base_model.model(inputs_embeds=rows).last_hidden_state[0, read.shape[1] - 1 : -1]
-    told = load_output_head(model._llm, reader, torch.float32)(states).double().log_softmax(-1)
+    told = load_output_head(model._speakers._llm, reader, torch.float32)(states).double().log_softmax(-1)
     return told.gather(1, torch.tensor(ids)[:, None])[:, 0], told.argmax(-1) == torch.tensor(ids)
 
 
