@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,7 @@ import torch.distributed as dist
 from mtllm_ds.cluster import watcher
 from mtllm_ds.cluster.agree import own_rank, world_size
 from mtllm_ds.cluster.launch import COLLECTIVE_TIMEOUT
+from mtllm_ds.errors import PeerFailedError, UnsoundStepError, UserError
 
 Phase = Literal["start", "data", "prepare", "step", "log", "validation", "save"]
 WORDS: dict[Phase, str] = {
@@ -40,6 +41,8 @@ WORDS: dict[Phase, str] = {
 _BEAT_SECONDS = 1.0
 _MARGIN = timedelta(seconds=30)
 """Between the watcher's bound and the time-out of a collective."""
+_FOR_EVER = timedelta(days=3650)
+"""Collectives know no other word for it."""
 
 
 class Watch:
@@ -54,22 +57,19 @@ class Watch:
         os.ftruncate(handle, watcher.LAYOUT.size)
         self._memory = mmap.mmap(handle, watcher.LAYOUT.size)
         self._lock, self._stop = threading.Lock(), threading.Event()
-        self._state, self._beats, self._number, self._limit, self._words = watcher.RUNNING, 0, 0, math.inf, ""
+        self._state, self._closed = watcher.RUNNING, False
+        self._beats, self._number, self._limit, self._words = 0, 0, math.inf, ""
         self.enter("start", 0)
         self._dumps = _dump_on_request()
-        command = [
-            sys.executable,
-            "-S",
-            "-E",
-            watcher.__file__,
-            str(handle),
-            str(own_rank()),
-            str(world_size()),
-            str(folder),
-        ]
+        process = os.pidfd_open(os.getpid())
+        numbers = [handle, process, os.getpid(), own_rank(), world_size()]
+        command = [sys.executable, "-S", "-E", watcher.__file__, *map(str, numbers), str(folder)]
         # A session of its own: what is sent to the rank's whole group must not end it first.
-        self._process = subprocess.Popen(command, pass_fds=[handle], stdin=subprocess.DEVNULL, start_new_session=True)
+        self._process = subprocess.Popen(
+            command, pass_fds=[handle, process], stdin=subprocess.DEVNULL, start_new_session=True
+        )
         os.close(handle)
+        os.close(process)
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
 
@@ -80,25 +80,18 @@ class Watch:
             self._limit = math.inf if limit is None else limit
             self._words, self._number = WORDS[phase].format(step=step), self._number + 1
             self._write()
-        set_collective_timeout(COLLECTIVE_TIMEOUT if limit is None else timedelta(seconds=limit) + _MARGIN)
-
-    @contextlib.contextmanager
-    def within(self, phase: Phase, step: int) -> Iterator[None]:
-        """`enter`, and the phase before again at the end."""
-        before = self._limit, self._words
-        self.enter(phase, step)
-        yield
-        with self._lock:
-            (self._limit, self._words), self._number = before, self._number + 1
-            self._write()
+        set_collective_timeout(_FOR_EVER if limit is None else timedelta(seconds=limit) + _MARGIN)
 
     def started(self) -> None:
         """The first step is done: the short bounds hold from here on."""
         self._started = True
 
-    def note_failure(self, explained: bool) -> None:
-        """The rank ends by an exception: one that a line of its own explains, or one that its watcher is to place."""
-        self._set_state(watcher.ORDERLY if explained else watcher.FAILED)
+    def note_failure(self, error: Exception) -> None:
+        """The rank ends by an exception, which its watcher places where no line of its own explains it."""
+        if isinstance(error, UserError | UnsoundStepError | PeerFailedError):
+            self._set_state(watcher.ORDERLY)
+        else:
+            self._set_state(watcher.LOST if _comes_from_others(error) else watcher.FAILED)
 
     def close(self) -> None:
         """The run is over for this rank."""
@@ -106,7 +99,11 @@ class Watch:
         self._thread.join()
         if self._dumps:
             faulthandler.unregister(signal.SIGUSR2)
-        if self._state != watcher.FAILED:
+        if self._state in (watcher.FAILED, watcher.LOST):
+            with self._lock:  # it has a line to say before it goes
+                self._closed = True
+                self._write()
+        else:
             self._process.kill()
             self._process.wait()
         set_collective_timeout(COLLECTIVE_TIMEOUT)
@@ -124,9 +121,15 @@ class Watch:
 
     def _write(self) -> None:
         words = self._words.encode()[:199]
-        watcher.LAYOUT.pack_into(
-            self._memory, 0, self._state, self._beats, self._number, num_collectives(), self._limit, words
-        )
+        numbers = (self._state, self._closed, self._beats, self._number, num_collectives())
+        watcher.LAYOUT.pack_into(self._memory, 0, *numbers, self._limit, words)
+
+
+def _comes_from_others(error: Exception) -> bool:
+    """Whether a collective raised it; gloo does so without a class of its own."""
+    return (
+        isinstance(error, dist.DistError) or "gloo/transport" in str(error) or "Connection closed by peer" in str(error)
+    )
 
 
 def num_collectives() -> int:

@@ -20,7 +20,6 @@ from mtllm_ds.cluster.zero import TrainableState, full_numel, partitioned_loadin
 from mtllm_ds.config.load import to_yaml
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.data.stream.stream import EvalStream, TrainStream
-from mtllm_ds.errors import PeerFailedError, UnsoundStepError, UserError
 from mtllm_ds.models.build import arrange_reader, build_reader
 from mtllm_ds.models.readers import Reader
 from mtllm_ds.objectives.base import Objective, Parts, build_objective
@@ -65,7 +64,7 @@ def run_training(settings: Settings, cluster: Cluster, resume: Resume) -> int:
         # A launcher ends all ranks as soon as one has left with a status: leave only after the line above was printed.
         wait_for_all()
     except Exception as error:
-        trainer.watch.note_failure(explained=isinstance(error, UserError | UnsoundStepError | PeerFailedError))
+        trainer.watch.note_failure(error)
         raise
     finally:
         trainer.close()
