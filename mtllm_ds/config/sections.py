@@ -158,6 +158,10 @@ class ModelSettings(Section):
     liger: bool = False
     """Replace RMSNorm, RoPE and SwiGLU of the LLM by liger-kernel's (needs the extra `gpu` and a GPU)."""
 
+    paired_sweep: bool | Literal["auto"] = "auto"
+    """Under ZeRO-3, where the teacher is the LLM itself: run it beside the student, layer by layer, so that each layer is gathered
+    twice a step and not three times. Same losses. `auto`: wherever that holds; true: refuse a run where it does not."""
+
     @field_validator("trainable", mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:

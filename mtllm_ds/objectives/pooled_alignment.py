@@ -65,11 +65,9 @@ class PooledAlignment(Objective):
         """Summed row losses of a micro-batch; rows that are not valid weigh nothing."""
         valid = batch.valid.to(torch.float32)
         if not self.token_weight:
-            teacher_BD = self.teacher.vectors(batch)
-            student_BD = self.student.vectors(batch)
+            teacher_BD, student_BD = self.teacher.vectors_beside(batch, lambda: self.student.vectors(batch))
         else:
-            teacher_BSD = self.teacher.states(batch)
-            student_BSD = self.student.padded_states(batch)
+            teacher_BSD, student_BSD = self.teacher.states_beside(batch, lambda: self.student.padded_states(batch))
             teacher_BD = mean_pool(teacher_BSD, batch.llm_mask)
             student_BD = mean_pool(student_BSD, batch.encoder_mask)
         sequence_loss = (student_BD - teacher_BD).square().mean(-1) * valid

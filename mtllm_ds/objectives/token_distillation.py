@@ -103,11 +103,14 @@ class TokenDistillation(Objective):
         encoder = isinstance(self.student, StackedModel)
         plan = continuations(batch, encoder=encoder, prompt=self.reads_prompt).to(batch.llm_ids.device)
         known: torch.Tensor | TopTokens | None = None
+        if self.teacher is None or isinstance(self.teacher, CachedNextTokens):
+            read = read_on(self.student, batch, plan)
+        else:
+            states, read = self.teacher.states_beside(batch, lambda: read_on(self.student, batch, plan))
+            known = states.flatten(0, 1)[plan.teacher_before]
         if isinstance(self.teacher, CachedNextTokens):
             known = self.teacher.next_tokens(batch, plan.owners, plan.within)
-        elif self.teacher is not None:
-            known = self.teacher.states(batch).flatten(0, 1)[plan.teacher_before]
-        told = read_on(self.student, batch, plan).flatten(0, 1)[plan.before]
+        told = read.flatten(0, 1)[plan.before]
         tokens = batch.llm_ids.flatten()[plan.teacher_before + 1]
         rows = self.losses(told, known, tokens)
         loss = rows.loss

@@ -29,8 +29,10 @@ from mtllm_ds.data.shards.manifest import ChatEntry, Manifest, TaskEntry
 from mtllm_ds.data.stream.collate import Batch, Collator, Sample
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import arrange_reader, build_reader
+from mtllm_ds.models.loading import llm_config
 from mtllm_ds.models.weightless import weightless
 from mtllm_ds.objectives.base import Objective, Parts, build_objective
+from mtllm_ds.preflight.paired import check_pairing
 from mtllm_ds.teachers.beside import teacher_beside
 
 _ASSUMED_TASK = TaskEntry("assumed", "classification", ("a", "b", "c"))
@@ -83,6 +85,9 @@ def _length(settings: Settings, side: Literal["encoder", "llm"], asked: int | No
 def objective_on_paper(settings: Settings, text: Text) -> Objective:
     """The objective as a run builds it, in training, every tensor on `meta`."""
     task = text.task if settings.objective.answers_a_task else None
+    llm = settings.model.llm
+    # ZeRO-2 gathers nothing: for it, too, this is one forward and backward.
+    pairing = check_pairing(settings, llm_config(llm) if llm is not None else None, zero_stage=3)
     with weightless():
         reader = build_reader(settings, torch.device("cpu"))
         arrange_reader(reader, settings)
@@ -91,7 +96,7 @@ def objective_on_paper(settings: Settings, text: Text) -> Objective:
             Parts(
                 settings=settings,
                 student=reader,
-                teacher=teacher_beside(settings, reader, task),
+                teacher=teacher_beside(settings, reader, task, pairing),
                 num_languages=text.num_languages,
                 task=task,
                 chat=ChatEntry(template=None, system_prompt=None, end_id=0),

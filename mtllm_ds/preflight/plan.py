@@ -31,11 +31,13 @@ from mtllm_ds.errors import UserError
 from mtllm_ds.models.checks import check_llm, require_room, room_warning, unprobed_warning
 from mtllm_ds.models.encoders import encoder_family
 from mtllm_ds.models.loading import base_fingerprint, llm_config
+from mtllm_ds.models.pairing import Pairing
 from mtllm_ds.models.probe import Probe
 from mtllm_ds.preflight.bank import check_bank
 from mtllm_ds.preflight.data_sets import late_phases, load_data_sets, share_lines, short_queue
 from mtllm_ds.preflight.dropout import split_forwards
 from mtllm_ds.preflight.output_folder import check_output_folder
+from mtllm_ds.preflight.paired import check_pairing, pairing_line
 from mtllm_ds.preflight.start import (
     Bases,
     check_centring,
@@ -73,6 +75,8 @@ class RunPlan:
     validation_targets: list[BlockTargets] = field(default_factory=list)
     llm_probe: Probe | None = None
     """Which way the LLM looks, as measured; None without one."""
+    pairing: Pairing | None = None
+    """How the teacher goes beside the student; None where there is no such teacher, or `model.paired_sweep` is false."""
     resumed: CheckpointState | None = None
     """Where the run goes on; None starts it."""
     shares: list[str] = field(default_factory=list)
@@ -121,6 +125,7 @@ def check_run(
         config = llm_config(llm)
         longest = settings.objective.longest_row(model)
         llm_probe = check_llm(model, config, packed=data.has_budgets, longest_row=longest)
+    pairing = check_pairing(settings, config, zero_stage(ds_config))
     manifests = load_data_sets(data)
     for manifest in manifests:
         _check_sides(manifest, model.given)
@@ -158,6 +163,7 @@ def check_run(
         train_targets=targets[0],
         validation_targets=targets[1] if len(targets) > 1 else [],
         llm_probe=llm_probe,
+        pairing=pairing,
         teachers=bank.lines,
         dialogue=_dialogue_audit(manifests[0], tokenizers, data),
         resumed=resumed,
@@ -192,6 +198,7 @@ def describe_plan(plan: RunPlan) -> str:
         ),
         *plan.teachers,
         *([f"LLM probe   {plan.llm_probe}"] if plan.llm_probe else []),
+        *pairing_line(plan.pairing),
         *_batch_lines(plan),
         *([f"resumes     after step {plan.resumed.step:,}"] if plan.resumed else []),
         f"ZeRO        stage {zero_stage(plan.ds_config)}, every 'auto' of {settings.training.deepspeed} resolved:",

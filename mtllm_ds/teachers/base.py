@@ -6,11 +6,14 @@ Shapes: B samples, S_l LLM tokens, C choices, D the width of the teacher's state
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import torch
 
 from mtllm_ds.data.stream.collate import Batch
+
+Said = TypeVar("Said")
 
 
 class TopTokens(NamedTuple):
@@ -40,3 +43,11 @@ class Teacher(ABC):
             owners, within: (N,) int64 sample of each token, and its number in the response
         """
         raise NotImplementedError(f"{type(self).__name__} tells no next tokens")
+
+    def vectors_beside(self, batch: Batch, student: Callable[[], Said]) -> tuple[torch.Tensor, Said]:
+        """`vectors`, and what `student()` gives: asked for together, as a teacher may be the same model and go through it once."""
+        return self.vectors(batch), student()
+
+    def states_beside(self, batch: Batch, student: Callable[[], Said]) -> tuple[torch.Tensor, Said]:
+        """`states`, and what `student()` gives."""
+        return self.states(batch), student()

@@ -5,18 +5,14 @@ It lies in the same module as the student, so under ZeRO-3 it has to be asked in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from peft import PeftModel
 
 from mtllm_ds.data.stream.collate import Batch
-from mtllm_ds.models.evaluating import Evaluating
-from mtllm_ds.models.lora import adapters_off, lora_layers, one_adapter
 from mtllm_ds.models.packed import run_packed
 from mtllm_ds.models.readers import LLMReader, base_of, mean_pool, read_padded, unpack
 from mtllm_ds.models.stacked import StackedModel
+from mtllm_ds.models.untrained import Untrained
 from mtllm_ds.teachers.base import Teacher
 from mtllm_ds.weight_names import START
 
@@ -32,9 +28,9 @@ class FrozenSelf(Teacher):
         assert isinstance(student.llm, PeftModel), "what trained is in the weights themselves"
         assert not keeps_start or START in student.llm.peft_config
         self._llm = student.llm
-        self._keeps_start = keeps_start
-        self._lora_layers = lora_layers(student.llm)
-        self._evaluating = Evaluating(student.llm)
+        self._kept = START if keeps_start else None
+        self.untrained = Untrained(student.llm, kept=self._kept)
+        """`with untrained():` adapters (but for a start that is kept) and dropout off"""
 
     @torch.no_grad()
     def vectors(self, batch: Batch) -> torch.Tensor:
@@ -60,10 +56,3 @@ class FrozenSelf(Teacher):
         assert batch.packed is not None
         with self.untrained():
             return run_packed(base_of(self._llm), batch.packed.llm, input_ids=batch.packed.llm_ids)
-
-    @contextmanager
-    def untrained(self) -> Iterator[None]:
-        """Adapters (but for a start that is kept) and dropout off inside."""
-        layers = self._lora_layers
-        with self._evaluating(), one_adapter(layers, START) if self._keeps_start else adapters_off(layers):
-            yield

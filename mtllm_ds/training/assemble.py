@@ -28,6 +28,7 @@ from mtllm_ds.observe.sinks import JsonlSink, LastingSink, ScreenSink, Sink, Ten
 from mtllm_ds.observe.teachers import knowledge_of, knowledge_table
 from mtllm_ds.preflight.hub_models import held
 from mtllm_ds.preflight.output_folder import cannot_be_written
+from mtllm_ds.preflight.paired import pairing_line
 from mtllm_ds.preflight.plan import RunPlan
 from mtllm_ds.preflight.resume import Resume, check_whole_run, find_checkpoint, open_checkpoint, require_fit_folder
 from mtllm_ds.teachers.bank import load_bank
@@ -193,7 +194,7 @@ def _objective(
     parts = Parts(
         settings=plan.settings,
         student=reader,
-        teacher=teacher_beside(plan.settings, reader, plan.task),
+        teacher=teacher_beside(plan.settings, reader, plan.task, plan.pairing),
         bank=load_bank(plan.settings, device),
         num_languages=max(len(m.languages) for m in (plan.train, plan.validation) if m is not None),
         task=plan.task,
@@ -256,7 +257,12 @@ def _metrics(settings: Settings) -> Path:
 
 def _say(console: Console, plan: RunPlan, reader: Reader, objective: Objective, start_step: int) -> None:
     settings = plan.settings
-    for line in (*plan.dialogue, *(f"warning: {line}" for line in plan.warnings), *plan.teachers):
+    for line in (
+        *plan.dialogue,
+        *(f"warning: {line}" for line in plan.warnings),
+        *plan.teachers,
+        *pairing_line(plan.pairing),
+    ):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     trainable = sum(full_numel(p) for p in objective.parameters() if p.requires_grad)
     frozen = sum(full_numel(p) for p in objective.parameters() if not p.requires_grad)

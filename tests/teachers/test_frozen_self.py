@@ -1,5 +1,7 @@
 """The student's LLM as its teacher: what it switches off is on again, in every module, and nothing is left out."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from mtllm_ds.models.lora import add_lora, lora_layers
 from mtllm_ds.models.own_weights import put_weights
 from mtllm_ds.models.readers import LLMReader
 from mtllm_ds.teachers.frozen_self import FrozenSelf
+from mtllm_ds.teachers.paired_self import PairedSelf
 from tests.fixtures.models import llama_config
 
 
@@ -79,3 +82,8 @@ def test_a_start_that_is_kept_teaches_with_the_adapter_that_was_frozen(student):
     assert not torch.allclose(base.read(ids, mask), first, atol=1e-3)
     with torch.no_grad():
         torch.testing.assert_close(fresh.states(ids, mask), moved)  # both adapters are on again
+    text = SimpleNamespace(packed=None, llm_ids=ids, llm_mask=mask)
+    beside = PairedSelf(fresh, keeps_start=True, gives_tuples=False)
+    told, given = beside.states_beside(text, lambda: fresh.states(ids, mask))
+    assert torch.equal(told, teacher.read(ids, mask))
+    torch.testing.assert_close(given, moved)

@@ -1,0 +1,142 @@
+"""Teacher and student side by side through the loop on two ranks: what ZeRO-3 gathers, counted, and the losses of two passes."""
+
+import json
+
+import pytest
+import torch
+from rich.console import Console
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from mtllm_ds.cluster.launch import join_cluster
+from mtllm_ds.training.assemble import open_run
+from tests.distributed.ranks import PARTITIONED, ranks
+from tests.fixtures.dialogue_runs import PACKED, make_dialogue_run
+from tests.fixtures.models import llama_config
+from tests.fixtures.runs import losses_of, make_run, rows_of, settings_of
+
+DEPTH, STEPS = 12, 4
+
+
+def deepen(recipe):
+    """The same run on an LLM of twelve layers."""
+    torch.manual_seed(1)
+    config = LlamaConfig(**llama_config().to_dict() | {"num_hidden_layers": DEPTH, "initializer_range": 0.1})
+    LlamaForCausalLM(config).save_pretrained(recipe.parent / "llm")
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    return deepen(make_run(tmp_path_factory.mktemp("texts")))
+
+
+@pytest.fixture(scope="module")
+def dialogues(tmp_path_factory):
+    return deepen(make_dialogue_run(tmp_path_factory.mktemp("dialogues")))
+
+
+def gathered(recipe, overrides, as_leaves):
+    """On a rank: of the third step and later, (calls, bytes) of a step's gathers by part of the model, each step a dict.
+
+    With `as_leaves` layers are gathered in one call each though the teacher makes a pass of its own.
+    """
+    from deepspeed.runtime.zero import partition_parameters
+    from deepspeed.runtime.zero.parameter_offload import ZeroParamStatus
+    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator as Coordinator
+
+    from mtllm_ds.cluster.leaves import gather_as_one
+    from mtllm_ds.models.paired import layers_of
+    from mtllm_ds.models.readers import base_of
+    from mtllm_ds.training import assemble
+
+    name = "_PartitionedParameterCoordinator__all_gather_params_"
+    gather, collective, make_teacher = (
+        getattr(Coordinator, name),
+        partition_parameters._dist_allgather_fn,
+        assemble.teacher_beside,
+    )
+    current, steps, parts, inside = [], [], {}, []
+
+    def make_with_leaves(settings, reader, *others):
+        owner, list_name = layers_of(base_of(reader.llm))
+        gather_as_one(owner.get_submodule(list_name))
+        return make_teacher(settings, reader, *others)
+
+    def spy(self, params, is_forward, **options):
+        (part,) = {parts[p.ds_id] for p in params if p.ds_status == ZeroParamStatus.NOT_AVAILABLE} or {""}
+        current.append(part)
+        gather(self, params, is_forward, **options)
+        current.pop()
+
+    def counted(own, whole, group=None):
+        if inside and current:  # not what is gathered for validation or a checkpoint
+            calls, num_bytes = steps[-1].get(current[-1], (0, 0))
+            steps[-1][current[-1]] = (calls + 1, num_bytes + whole.numel() * whole.element_size())
+        return collective(own, whole, group)
+
+    assemble.teacher_beside = make_with_leaves if as_leaves else make_teacher
+    setattr(Coordinator, name, spy)
+    partition_parameters._dist_allgather_fn = counted
+    try:
+        trainer = open_run(settings_of(recipe, **overrides), join_cluster(), False, Console(quiet=True))
+        parts.update({p.ds_id: part_of(n) for n, p in trainer.objective.named_parameters()})
+        take = trainer._take_step
+
+        def take_counted(*step):
+            steps.append({})
+            inside.append(True)
+            take(*step)
+            inside.clear()
+
+        trainer._take_step = take_counted
+        trainer.run()
+        trainer.close()
+    finally:
+        setattr(Coordinator, name, gather)
+        partition_parameters._dist_allgather_fn, assemble.teacher_beside = collective, make_teacher
+    return steps[2:]
+
+
+def part_of(name):
+    if ".layers." in name and "llm" in name:
+        return "layers"
+    return next((part for part in ("encoder", "connector", "losses", "embed_tokens", "norm") if part in name), name)
+
+
+RUNS = {
+    "stage 1, padded": ("texts", {}),
+    "stage 1, packed, checkpointed": ("texts", {**PACKED, "training__activation_checkpointing": "true"}),
+    "stack, packed": ("dialogues", PACKED),
+    "LLM alone, checkpointed": ("dialogues", {"model__reader": "llm", "training__activation_checkpointing": "true"}),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_layers_are_gathered_twice_a_forward_and_not_three_times(request, name):
+    kind, overrides = RUNS[name]
+    recipe = request.getfixturevalue(kind)
+    found, runs = {}, {}
+    for paired in (True, False):
+        runs[paired] = overrides | {
+            "run__output_dir": str(recipe.parent / f"{name.replace(',', '').replace(' ', '_')}_{paired}"),
+            "run__max_steps": STEPS, "run__validate_every": STEPS, "run__save_every": STEPS,
+            "training__deepspeed": PARTITIONED, "model__paired_sweep": json.dumps(paired), "data__cells_per_forward": 3,
+        }  # fmt: skip
+        one, other = ranks(2).run(gathered, recipe, runs[paired], not paired)
+        assert one == other
+        assert all(step == one[0] for step in one) or "packed" in name
+        found[paired] = one
+    for beside, apart in zip(found[True], found[False], strict=True):
+        assert beside["layers"][0] == 2 * DEPTH
+        assert apart["layers"][0] == 3 * DEPTH
+        assert 3 * beside["layers"][1] == 2 * apart["layers"][1]
+        assert beside.get("losses", (1, 0))[0] == 1
+        assert {part: counts for part, counts in beside.items() if part != "layers"} == {
+            part: counts for part, counts in apart.items() if part != "layers"
+        }
+    rows = [rows_of(settings_of(recipe, **runs[paired])) for paired in (True, False)]
+    drop = ("seconds", "tokens_per_second", "seconds_left")
+    assert [{k: v for k, v in row.items() if k not in drop} for row in rows[0]] == [
+        {k: v for k, v in row.items() if k not in drop} for row in rows[1]
+    ]
+    assert len(losses_of(settings_of(recipe, **runs[True]))) == STEPS
