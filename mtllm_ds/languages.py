@@ -52,7 +52,7 @@ ALIASES: dict[str, str] = dict(
     ara_Arab=arb_Arab aze_Latn=azj_Latn ekk_Latn=est_Latn fas_Arab=pes_Arab fil_Latn=tgl_Latn kur_Latn=kmr_Latn
     lav_Latn=lvs_Latn mlg_Latn=plt_Latn mon_Cyrl=khk_Cyrl msa_Latn=zsm_Latn nep_Deva=npi_Deva nor_Latn=nob_Latn
     orm_Latn=gaz_Latn ori_Orya=ory_Orya pus_Arab=pbt_Arab sat_Beng=sat_Olck sqi_Latn=als_Latn swa_Latn=swh_Latn
-    uzb_Latn=uzn_Latn yid_Hebr=ydd_Hebr cmn_Hans=zho_Hans cmn_Hant=zho_Hant
+    uzb_Latn=uzn_Latn yid_Hebr=ydd_Hebr cmn_Hans=zho_Hans cmn_Hant=zho_Hant kor_Kore=kor_Hang
     """.split()  # noqa: SIM905
 )
 """Other spellings that mean exactly one FLORES-200 code: ISO 639-1, macrolanguages, and the tag NLLB uses for Santali."""

@@ -98,9 +98,9 @@ class MTLLMEncoder(AbsEncoder):
         for task in tasks:
             lacking = [
                 subset
-                for subset, codes in task.metadata.hf_subsets_to_langscripts.items()
+                for subset in task.hf_subsets
                 if self._table.named(f"{task.metadata.name}/{subset}") is None
-                and any(self._known(code) is None for code in codes)
+                and any(self._known(code) is None for code in task.metadata.hf_subsets_to_langscripts[subset])
             ]
             if lacking:
                 found[task.metadata.name] = lacking

@@ -110,6 +110,7 @@ def test_subsets_are_read_with_their_tags_and_those_that_the_encoder_lacks_are_s
     tags = {"de": "deu_Latn", "km": "khm_Khmr", "es": "eng_Latn"}
     assert figures(model, task) == pytest.approx(figures(Told(truth, tags), OurTopics()))
     assert model.starred([task, OurParallel()]) == {"OurTopics": ["es"]}
+    assert model.starred([OurTopics().filter_languages(["deu"])]) == {}
     with pytest.raises(
         UserError, match=r"^OurTopics/es: the encoder has no tag for spa-Latn; leave the subset out, name"
     ):
