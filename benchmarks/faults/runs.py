@@ -1,0 +1,167 @@
+"""The run that faults strike, an on-policy one with embedded models, and what is left of it afterwards."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.faults.injection import POLITE, Fault
+from benchmarks.faults.ranks import Ranks
+from mtllm_ds.errors import UserError
+from mtllm_ds.preflight.resume import find_checkpoint
+from mtllm_ds.training.preemption import EXIT_PREEMPTED
+
+BOUND_SECONDS = 90.0
+"""A run with a fault has ended by then."""
+_RUN_SECONDS = 600.0
+"""For a whole run without one, on a busy machine."""
+STEPS, SAVED, STRUCK = 6, 2, {"step": 3, "rollout": 3, "save": 4, "evaluation": 4}
+"""Length of a run, steps between its checkpoints, and where faults strike."""
+_WORDS = {
+    "step": "taking step 3",
+    "rollout": "preparing step 3 (its rollouts or previews)",
+    "save": "saving step 4",
+    "evaluation": "validating after step 4",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a case; `mistakes` is empty where all was as promised."""
+
+    name: str
+    seconds: float
+    """From the strike until all ranks had ended"""
+    statuses: list[int | None]
+    said: str
+    """The line that names the rank and the phase"""
+    saved: int
+    """Step of the newest whole checkpoint"""
+    mistakes: list[str]
+
+
+class Material:
+    """A recipe with its overrides, and the losses of the run that nothing strikes."""
+
+    def __init__(self, folder: Path, arguments: Sequence[str], bound_seconds: float = 30.0) -> None:
+        self.folder = folder
+        bounds = [f"failures.{phase}_seconds={bound_seconds:g}" for phase in ("step", "validation", "save")]
+        steps = [f"run.max_steps={STEPS}", f"run.save_every={SAVED}", "run.validate_every=4", "run.log_every=1"]
+        self._arguments = [*arguments, *bounds, *steps, "run.keep_checkpoints=99", "run.tensorboard=false"]
+        self._truth: dict[int, float] | None = None
+
+    def start(self, name: str, *more: str, world_size: int = 2, fault: Fault | None = None) -> Ranks:
+        """A run, new or going on, in the folder of that name."""
+        words = [*self._arguments, "--resume", "auto", f"run.output_dir={self.run(name)}", *more]
+        return Ranks(world_size, words, self.folder / name / "log.txt", fault)
+
+    def run(self, name: str) -> Path:
+        """Its run folder."""
+        return self.folder / name / "run"
+
+    def finish(self, name: str, *more: str, world_size: int = 2) -> list[str]:
+        """Go on with a run to its end; what is wrong with it then."""
+        ranks = self.start(name, *more, world_size=world_size)
+        statuses = ranks.wait(_RUN_SECONDS)
+        ranks.kill()
+        if statuses != [0] * world_size:
+            return [f"going on ended with {statuses}: {ranks.said[-600:]}"]
+        return self.differences(name)
+
+    def differences(self, name: str) -> list[str]:
+        """Where a finished run's losses are not those of the run that nothing struck."""
+        found, truth = losses_of(self.run(name)), self.truth
+        if found.keys() != truth.keys():
+            return [f"steps {sorted(found)} instead of {sorted(truth)}"]
+        return [
+            f"step {step}: loss {found[step]} instead of {loss}"
+            for step, loss in truth.items()
+            if abs(found[step] - loss) > 1e-5 * abs(loss)
+        ]
+
+    @property
+    def truth(self) -> dict[int, float]:
+        """Losses by step of the undisturbed run."""
+        if self._truth is None:
+            if not (self.run("truth") / "checkpoints" / f"step_{STEPS:08d}").exists():
+                ranks = self.start("truth")
+                statuses = ranks.wait(_RUN_SECONDS)
+                assert statuses == [0, 0], ranks.said
+            self._truth = losses_of(self.run("truth"))
+        return self._truth
+
+    def strike(self, kind: str, place: str, rank: int, *, name: str = "", delay_seconds: float = 0.0) -> Outcome:
+        """Put a fault into a fresh run, see it end, go on to the end."""
+        name = name or f"{kind} in a {place}, rank {rank}".replace(" a evaluation", " an evaluation")
+        folder = self.folder / name
+        fault = Fault(kind, place, rank, STRUCK[place], folder / "struck", delay_seconds)
+        folder.mkdir(parents=True, exist_ok=True)
+        ranks = self.start(name, fault=fault)
+        end = time.monotonic() + _RUN_SECONDS
+        while not fault.note.exists() and None in ranks.wait(0.1) and time.monotonic() < end:
+            pass
+        began = time.monotonic()
+        statuses = ranks.wait(BOUND_SECONDS)
+        seconds = time.monotonic() - began
+        ranks.kill()
+        mistakes = [] if fault.note.exists() else ["the fault never struck"]
+        if None in statuses:
+            mistakes.append(f"still there after {BOUND_SECONDS:.0f} s: {statuses}")
+        line, wrong = _named(ranks.said, kind, place, rank, statuses, delay_seconds)
+        mistakes += wrong
+        try:
+            newest, damaged, _ = find_checkpoint(self.run(name) / "checkpoints", "auto")
+            saved = 0 if newest is None else newest.step
+            mistakes += [f"damaged checkpoints: {list(damaged)}"] if damaged else []
+        except UserError as error:
+            saved = 0
+            mistakes.append(str(error))
+        if saved < SAVED:
+            mistakes.append("the checkpoint before the strike is gone")
+        mistakes += self.finish(name)
+        return Outcome(name, seconds, statuses, line, saved, mistakes)
+
+
+def _named(
+    said: str, kind: str, place: str, rank: int, statuses: list[int | None], delay: float
+) -> tuple[str, list[str]]:
+    """The line that tells of a fault, and what it or the statuses lack."""
+    if kind in POLITE:
+        line = next((line for line in said.splitlines() if "stopped by request" in line), "")
+        return line, [] if line and statuses == [EXIT_PREEMPTED] * 2 else [f"no good order: {statuses}"]
+    told = [line for line in said.splitlines() if line.startswith("watch: ")]
+    line = next((line for line in told if line.startswith(f"watch: rank {rank} ")), "")
+    mistakes = [] if line else [f"rank {rank} is not named: {told}"]
+    if line and _WORDS[place] not in line and not delay:
+        mistakes.append(f"'{_WORDS[place]}' is not named: {line}")
+    return line, mistakes + (["a rank ended as if all were well"] if 0 in statuses else [])
+
+
+def losses_of(run: Path) -> dict[int, float]:
+    """Training losses by step."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+def embedded_material(folder: Path) -> Material:
+    """Of the models and texts that come with the repository, prepared below `folder`."""
+    from mtllm_ds.commands import run_command
+
+    models = ["--encoder", "assets/mt", "--llm", "assets/llm", "--max-length", "48"]
+    for name, text in (("train", "stage1_valid"), ("valid", "topics_valid")):
+        if not (folder / name / "manifest.json").exists():
+            source = f"eng_Latn=assets/text/{text}_eng_Latn.jsonl.xz"
+            output = ["--output", str(folder / name)]
+            run_command(["prepare", "dialogues", "--plain", "--input", source, *models, *output])
+    return Material(
+        folder / "cases",
+        [
+            "--recipe", "mtllm_generative", f"data.train={folder / 'train'}", f"data.validation={folder / 'valid'}",
+            "data.validation_samples=64", "data.lanes=4", "data.cells_per_forward=1", "data.encoder_tokens_per_cell=64",
+            "data.llm_tokens_per_cell=64", "model.connector.init=default", "model.connector.match_scale=false",
+            "objective.rollouts={max_new_tokens: 4, share: 0.5}", "model.encoder.max_length=48", "model.llm.max_length=48",
+        ],
+    )  # fmt: skip
