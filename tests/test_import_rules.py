@@ -15,7 +15,7 @@ FLOORS = {
     "mtllm_ds.teachers": 3,
     "mtllm_ds.objectives": 4, "mtllm_ds.transfer_sets": 4,
     "mtllm_ds.preflight": 5,
-    "mtllm_ds.training": 6, "mtllm_ds.evaluation": 6, "mtllm_ds.inference": 6, "mtllm_ds.planning": 6,
+    "mtllm_ds.training": 6, "mtllm_ds.evaluation": 6, "mtllm_ds.inference": 6, "mtllm_ds.planning": 6, "mtllm_ds.doctor": 6,
     "mtllm_ds.commands": 7,
     "mtllm_ds.__main__": 8, "launchers": 8, "benchmarks": 8, "mtllm_ds.adapters": 8,
 }  # fmt: skip

@@ -100,8 +100,8 @@ def _other_ranks(material: Material) -> Outcome:
     return Outcome(name, 0.0, statuses, "", 6, mistakes)
 
 
-def write_results(folder: Path, outcomes: dict[str, Outcome]) -> None:
-    """`summary.json` (figures), `table.md` and `provenance.json`."""
+def write_results(folder: Path, outcomes: dict[str, Outcome], root: Path) -> None:
+    """`summary.json` (figures), `table.md` and `provenance.json`; paths in it begin below `root`."""
     folder.mkdir(parents=True, exist_ok=True)
     good = [one for one in outcomes.values() if not one.mistakes]
     atomic.write_figures(
@@ -118,7 +118,7 @@ def write_results(folder: Path, outcomes: dict[str, Outcome]) -> None:
     rows = ["| case | ended after | statuses | as promised | newest whole | said |", "|---|---|---|---|---|---|"]
     for name, one in outcomes.items():
         kept = "yes" if not one.mistakes else "; ".join(one.mistakes).replace("|", "/").replace("\n", " ")[:300]
-        said = one.said.replace("|", "/").removeprefix("watch: ")
+        said = one.said.replace("|", "/").replace(f"{root}/", "").removeprefix("watch: ")
         rows.append(f"| {name} | {one.seconds:.1f} s | {one.statuses} | {kept} | {one.saved} | {said} |")
     atomic.write_text(folder / "table.md", "\n".join(rows) + "\n")
     origin = {"commit": commit(), "python": platform.python_version(), "machine": platform.machine(), "ranks": 2}
@@ -150,7 +150,7 @@ def main() -> int:
             one = outcomes[name]
             told = f"{name}: {'as promised' if not one.mistakes else one.mistakes} ({one.seconds:.1f} s) {one.said}"
             console.print(told, highlight=False, markup=False, soft_wrap=True)
-    write_results(options.results, outcomes)
+    write_results(options.results, outcomes, material.folder)
     bad = [name for name, one in outcomes.items() if one.mistakes]
     console.print(f"{len(outcomes) - len(bad)} of {len(outcomes)} as promised; {options.results / 'table.md'}")
     return 1 if bad else 0

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 PLACES = ("step", "save", "evaluation", "rollout")
+MEMORY = "memory-rank-{rank}.jsonl"
 _HANG_SECONDS = 100_000
 
 
@@ -68,6 +71,49 @@ OTHERS: dict[str, Callable[[], object]] = {
     "a reader is killed": _kill_a_reader,
     "slow": lambda: time.sleep(2.0),
 }
+
+
+class _MallInfo(ctypes.Structure):
+    """`struct mallinfo2` of glibc."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in [
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        ]
+    ]
+
+
+def record_memory(folder: Path, rank: int) -> None:
+    """Called in a rank's process: before each step, a row of what the C library and Python have handed out and not got back."""
+    from mtllm_ds.cluster.watch import Watch
+
+    ask = ctypes.CDLL(None).mallinfo2
+    ask.restype = _MallInfo
+    enter = Watch.enter
+
+    def call(watch: Watch, phase: Any, step: int) -> None:
+        enter(watch, phase, step)
+        if phase == "data":
+            info = ask()
+            row = {
+                "step": step,
+                "allocated_bytes": info.uordblks + info.hblkhd,
+                "python_blocks": sys.getallocatedblocks(),
+            }
+            with (folder / MEMORY.format(rank=rank)).open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(row) + "\n")
+
+    Watch.enter = call  # type: ignore[method-assign, assignment]
 
 
 @dataclass(frozen=True)

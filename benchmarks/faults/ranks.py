@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from benchmarks.faults.injection import Fault
+from benchmarks.faults.injection import Fault, record_memory
 
 _PRELOADED = ["torch", "transformers", "deepspeed", "mtllm_ds.training.runs"]
 _ENVIRONMENT = {
@@ -26,9 +26,16 @@ _ENVIRONMENT = {
 
 
 class Ranks:
-    """`mtllm-ds train ARGUMENTS` on some ranks, whose words go to a log."""
+    """`mtllm-ds train ARGUMENTS` on some ranks, whose words go to a log; each step's memory goes to a folder, if there is one."""
 
-    def __init__(self, world_size: int, arguments: Sequence[str], log: Path, fault: Fault | None = None) -> None:
+    def __init__(
+        self,
+        world_size: int,
+        arguments: Sequence[str],
+        log: Path,
+        fault: Fault | None = None,
+        memory: Path | None = None,
+    ) -> None:
         os.environ |= _ENVIRONMENT  # the server that forks has it from its first start
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOADED)
@@ -40,7 +47,7 @@ class Ranks:
             place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_SIZE": world_size}
             environment = {name: str(value) for name, value in place.items()}
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            process = context.Process(target=_serve, args=(environment, list(arguments), log, fault))
+            process = context.Process(target=_serve, args=(environment, list(arguments), log, fault, memory))
             process.start()
             self._processes.append(process)
 
@@ -63,7 +70,9 @@ class Ranks:
             process.join()
 
 
-def _serve(environment: dict[str, str], arguments: list[str], log: Path, fault: Fault | None) -> None:
+def _serve(
+    environment: dict[str, str], arguments: list[str], log: Path, fault: Fault | None, memory: Path | None
+) -> None:
     handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
@@ -72,11 +81,16 @@ def _serve(environment: dict[str, str], arguments: list[str], log: Path, fault: 
     import torch
 
     torch.set_num_threads(1)
+    from mtllm_ds.child_processes import die_with
     from mtllm_ds.command_line import run_and_exit
     from mtllm_ds.commands import run_command
 
+    die_with(os.getppid())  # whoever ends the benchmark leaves no rank behind
+
     if fault is not None and fault.rank == int(environment["RANK"]):
         fault.install()
+    if memory is not None:
+        record_memory(memory, int(environment["RANK"]))
     run_and_exit(lambda: run_command(["train", *arguments]))
 
 

@@ -53,17 +53,19 @@ class Material:
         self._arguments = [*arguments, *bounds, *steps, "run.keep_checkpoints=99", "run.tensorboard=false"]
         self._truth: dict[int, float] | None = None
 
-    def start(self, name: str, *more: str, world_size: int = 2, fault: Fault | None = None) -> Ranks:
+    def start(
+        self, name: str, *more: str, world_size: int = 2, fault: Fault | None = None, memory: Path | None = None
+    ) -> Ranks:
         """A run, new or going on, in the folder of that name."""
         words = [*self._arguments, "--resume", "auto", f"run.output_dir={self.run(name)}", *more]
-        return Ranks(world_size, words, self.folder / name / "log.txt", fault)
+        return Ranks(world_size, words, self.folder / name / "log.txt", fault, memory)
 
     def run(self, name: str) -> Path:
         """Its run folder."""
         return self.folder / name / "run"
 
     def finish(self, name: str, *more: str, world_size: int = 2) -> list[str]:
-        """Go on with a run to its end; what is wrong with it then."""
+        """Go on with a run, or begin one, to its end; what is wrong with it then."""
         ranks = self.start(name, *more, world_size=world_size)
         statuses = ranks.wait(_RUN_SECONDS)
         ranks.kill()

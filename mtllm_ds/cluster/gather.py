@@ -1,13 +1,16 @@
-"""Rows of all ranks on every rank."""
+"""What all ranks have, on every rank."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from mtllm_ds.cluster.agree import own_rank, world_size
+
+Value = TypeVar("Value")
 
 
 def rows_of_all_ranks(parts: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
@@ -33,3 +36,12 @@ def _from_all(tensor: torch.Tensor) -> torch.Tensor:
     found = [torch.empty_like(tensor) for _ in range(world_size())]
     dist.all_gather(found, tensor)
     return torch.stack(found)
+
+
+def from_all_ranks(value: Value) -> list[Value]:
+    """Something small that pickles, of each rank by rank, on every rank."""
+    if world_size() == 1:
+        return [value]
+    found: list[Any] = [None] * world_size()
+    dist.all_gather_object(found, value)
+    return found

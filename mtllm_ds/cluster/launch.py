@@ -1,4 +1,4 @@
-"""Who am I among the ranks: started by `deepspeed`, `torchrun`, SLURM's `srun`, or alone."""
+"""Who am I among the ranks: started by `deepspeed`, `torchrun`, SLURM's `srun`, `mpirun`, or alone."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ def join_cluster() -> Cluster:
 
 def join_cluster_if_launched() -> Cluster:
     """As `join_cluster`; a process that no launcher started is alone and joins nothing."""
-    if "RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+    if "RANK" in os.environ or any(
+        int(os.environ.get(name, "1")) > 1 for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+    ):
         return join_cluster()
     return Cluster(rank=0, world_size=1, local_rank=0, device=device_alone())
 
@@ -109,6 +111,16 @@ def _fill_environment() -> None:
         env["WORLD_SIZE"] = env["SLURM_NTASKS"]
         env["LOCAL_RANK"] = env["SLURM_LOCALID"]
         env.setdefault("MASTER_ADDR", _first_host(env.get("SLURM_STEP_NODELIST", env.get("SLURM_NODELIST", ""))))
+    if "RANK" not in env and "OMPI_COMM_WORLD_RANK" in env:
+        if int(env["OMPI_COMM_WORLD_SIZE"]) > 1 and "MASTER_ADDR" not in env:
+            raise UserError(
+                "MASTER_ADDR: mpirun tells no rank where rank 0 is; pass it on, as in mpirun -x MASTER_ADDR=HOST or a line "
+                "of .deepspeed_env"
+            )
+        env["RANK"] = env["OMPI_COMM_WORLD_RANK"]
+        env["WORLD_SIZE"] = env["OMPI_COMM_WORLD_SIZE"]
+        env["LOCAL_RANK"] = env["OMPI_COMM_WORLD_LOCAL_RANK"]
+        env["LOCAL_SIZE"] = env["OMPI_COMM_WORLD_LOCAL_SIZE"]
     for name, alone in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
         env.setdefault(name, alone)
     # DeepSpeed's CPU collectives count the ranks of a node in LOCAL_SIZE; only its own launcher sets it.

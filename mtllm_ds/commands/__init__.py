@@ -20,6 +20,7 @@ COMMANDS = {
     "list": "recipes, tasks and DeepSpeed files that ship, to be called by name",
     "prepare": "a tokenizer; raw text or a task into shards; a teacher's targets; a look at shards",
     "plan": "memory, traffic and time of a recipe on a cluster, without weights or a GPU",
+    "doctor": "look at a cluster before a run: versions, disks, shared folders, links, devices",
     "train": "train a recipe",
     "export": "a run's model as a folder to use and to share",
     "evaluate": "ask an exported model, score retrieval, make tables and a report",

@@ -13,6 +13,7 @@ from mtllm_ds.errors import UserError
 NAMES = (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
     "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_STEP_NODELIST", "SLURM_NODELIST",
+    "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE",
 )  # fmt: skip
 
 
@@ -50,6 +51,14 @@ def test_slurm(environment):
     found = environment(SLURM_PROCID="9", SLURM_NTASKS="16", SLURM_LOCALID="1", SLURM_STEP_NODELIST="gpu[03-04]")
     assert (found["RANK"], found["WORLD_SIZE"], found["LOCAL_RANK"]) == ("9", "16", "1")
     assert found["MASTER_ADDR"] == "gpu03"
+
+
+def test_mpirun(environment):
+    place = {"OMPI_COMM_WORLD_RANK": "9", "OMPI_COMM_WORLD_SIZE": "16", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
+    found = environment(**place, OMPI_COMM_WORLD_LOCAL_SIZE="8", MASTER_ADDR="h")
+    assert (found["RANK"], found["WORLD_SIZE"], found["LOCAL_RANK"], found["LOCAL_SIZE"]) == ("9", "16", "1", "8")
+    with pytest.raises(UserError, match=r"MASTER_ADDR: mpirun tells no rank where rank 0 is; pass it on"):
+        environment(**place, OMPI_COMM_WORLD_LOCAL_SIZE="8")
 
 
 def test_a_single_task_under_slurm_runs_alone(environment):
