@@ -12,8 +12,8 @@ from mtllm_ds.planning.plan import Plan
 from mtllm_ds.planning.roofline import crossing_bytes
 
 NOT_MEASURED = (
-    "bytes of collectives, masters and moments are exact (tests on two CPU ranks of ZeRO-2 and ZeRO-3); activations are those of "
-    "eager PyTorch on paper; no GPU was measured: neither peak memory nor seconds"
+    "bytes of collectives, weights, masters and moments are exact (tests on two CPU ranks of ZeRO-2 and ZeRO-3); activations "
+    "are those of eager PyTorch on paper; no GPU was measured: neither peak memory nor seconds"
 )
 _GIB, _MIB = 2**30, 2**20
 

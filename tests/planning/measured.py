@@ -34,6 +34,10 @@ class Measured:
     master_bytes: int
     moment_bytes: int
     num_trained: int
+    weight_bytes: int
+    """Between two steps: shares, and what is whole; without hpZ's copies, which DeepSpeed makes anew in each step"""
+    gradient_bytes: int | None
+    """Partitions and buckets; ZeRO-2 makes them in each step"""
 
 
 def measured(recipe: Path, overrides: dict[str, Any]) -> Measured:
@@ -43,6 +47,7 @@ def measured(recipe: Path, overrides: dict[str, Any]) -> Measured:
     trainer = open_run(settings_of(recipe, **overrides), join_cluster(), False, Console(quiet=True))
     payload: Counter[str] = Counter()
     calls: Counter[str] = Counter()
+    between: list[tuple[int, int | None]] = []
     take_step, counted_step = trainer._take_step, trainer.settings.run.max_steps - 1
     originals = {name: getattr(comm.cdb, name) for name in COLLECTIVES}
 
@@ -60,7 +65,9 @@ def measured(recipe: Path, overrides: dict[str, Any]) -> Measured:
             for name in COLLECTIVES:
                 setattr(comm.cdb, name, counting(name))
         try:
-            return take_step(number, data)
+            taken = take_step(number, data)
+            between.append(_between_steps(trainer.engine.deepspeed))
+            return taken
         finally:
             for name, original in originals.items():
                 setattr(comm.cdb, name, original)
@@ -74,9 +81,21 @@ def measured(recipe: Path, overrides: dict[str, Any]) -> Measured:
         return Measured(
             dict(payload), dict(calls), _num_bytes(masters), _num_bytes(moments),
             sum(getattr(p, "ds_numel", p.numel()) for p in trainer.objective.parameters() if p.requires_grad),
+            *between[-1],
         )  # fmt: skip
     finally:
         trainer.close()
+
+
+def _between_steps(engine: Any) -> tuple[int, int | None]:
+    """Bytes of weights and gradients."""
+    parameters, optimizer = list(engine.module.parameters()), engine.optimizer
+    if engine.zero_optimization_stage() == 2:
+        frozen = [p for p in parameters if not p.requires_grad]
+        return _num_bytes([*frozen, *optimizer.bit16_groups_flat]), None
+    buckets = [bucket.buffer for bucket in optimizer.ipg_buckets.values()]
+    weights = _num_bytes([*(p.ds_tensor for p in parameters), *parameters])  # what is away has no element
+    return weights, _num_bytes([optimizer.grad_partitions_flat_buffer, *buckets])
 
 
 def measure(recipe: Path, name: str, **overrides: Any) -> tuple[dict[str, Any], list[Measured]]:

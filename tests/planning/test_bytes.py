@@ -1,8 +1,8 @@
-"""A plan's bytes are those of a run: of each collective, of masters and of moments, on two ranks of both stages."""
+"""A plan's bytes are those of a run on two ranks of both stages: of collectives, weights, gradients, masters and moments."""
 
 import json
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import ceil
 from pathlib import Path
 
@@ -110,4 +110,6 @@ def plan(recipe, overrides):
         "master_bytes": kept.masters if not aliased else kept.optimizer // 2,
         "moment_bytes": kept.optimizer - kept.masters,
         "num_trained": trace.num_trained,
+        "weight_bytes": kept_by_rank(trace, replace(zero, num_copying_ranks=1), gathers, RANKS).weights,
+        "gradient_bytes": kept.gradients if zero.stage == 3 else None,
     }
