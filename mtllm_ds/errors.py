@@ -10,6 +10,10 @@ class UserError(ValueError):
     exit_status = 2
 
 
+class DamagedCheckpointError(UserError):
+    """A checkpoint whose files are not those that were written."""
+
+
 class UnsoundStepError(RuntimeError):
     """A training step that cannot be trusted (not finite, or skipped): the run stops on all ranks, exit status 3."""
 

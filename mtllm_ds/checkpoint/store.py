@@ -30,7 +30,7 @@ from mtllm_ds import atomic
 from mtllm_ds.cluster.agree import together, wait_for_all
 from mtllm_ds.cluster.zero import MASTER, MOMENTS, TrainableState
 from mtllm_ds.config.schema import Settings
-from mtllm_ds.errors import UserError
+from mtllm_ds.errors import DamagedCheckpointError, UserError
 from mtllm_ds.weight_names import own_name
 
 FORMAT = 1
@@ -103,25 +103,49 @@ def gather_tensors(trainable: TrainableState, is_main: bool) -> CheckpointTensor
 
 
 def read_state(folder: Path) -> CheckpointState:
-    """State of a checkpoint whose files are whole; `UserError` for a damaged or foreign one."""
-    try:
-        content = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        stated = content.pop("sha256")
-    except (OSError, ValueError, KeyError) as error:
-        raise _damaged(folder, STATE, str(error)) from error
-    if _digest(content) != stated:
-        raise _damaged(folder, STATE, "its bytes are not those that were written")
-    if content.get("format") != FORMAT:
-        raise UserError(
-            f"checkpoint {folder}: format {content.get('format')}, this version reads {FORMAT}; "
-            "use the version of mtllm-ds that wrote it"
-        )
+    """State of a checkpoint whose files are whole; `DamagedCheckpointError`, or `UserError` for one of another format."""
+    content = _read_content(folder)
     for name, digest in content["files"].items():
         if not (folder / name).is_file():
             raise _damaged(folder, name, "missing")
         if atomic.sha256_file(folder / name) != digest:
             raise _damaged(folder, name, "its bytes are not those that were written")
     return CheckpointState(**{name: content[name] for name in CheckpointState.__dataclass_fields__ if name in content})
+
+
+def owes_validation(folder: Path) -> bool:
+    """Whether the run was stopped in the validation of this checkpoint's step; its other files are not looked at."""
+    return bool(_read_content(folder).get("history", {}).get("validation_due"))
+
+
+def amend_state(folder: Path, **changes: Any) -> None:
+    """Write what has come to be known of a checkpoint after it was made into its state; called by the main rank.
+
+    Raises:
+        OSError: it cannot be written, and stays as it was.
+    """
+    content = {**_read_content(folder), **changes}
+    atomic.write_json(folder / STATE, {**content, "sha256": _digest(content)})
+
+
+def _read_content(folder: Path) -> dict[str, Any]:
+    """What `state.json` says, whole and of our format."""
+    try:
+        content = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        found = content.get("format")
+        if isinstance(found, int) and found != FORMAT:  # before the digest: it may be another's too
+            raise UserError(
+                f"checkpoint {folder}: format {found}, this version reads {FORMAT}; "
+                "use the version of mtllm-ds that wrote it"
+            )
+        stated = content.pop("sha256")
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise _damaged(folder, STATE, str(error)) from error
+    if _digest(content) != stated or found != FORMAT:
+        raise _damaged(folder, STATE, "its bytes are not those that were written")
+    return content
 
 
 def load_trainable(folder: Path) -> dict[str, torch.Tensor]:
@@ -202,8 +226,8 @@ def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _damaged(folder: Path, name: str, why: str) -> UserError:
-    return UserError(
+def _damaged(folder: Path, name: str, why: str) -> DamagedCheckpointError:
+    return DamagedCheckpointError(
         f"checkpoint {folder}: {name} is damaged ({' '.join(why.split())}); "
         "remove that folder to resume from the one before it"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,26 +21,38 @@ class Sink(Protocol):
 
     def write(self, row: Row) -> None: ...
 
+    def rewind(self, step: int) -> None:
+        """The run has gone back to `step`: rows of steps behind it come again."""
+
     def close(self) -> None: ...
 
 
 class JsonlSink:
-    """`metrics.jsonl`: one JSON object a row; on resume, rows of steps that will run again are dropped first."""
+    """`metrics.jsonl`: one JSON object a row; on resume and on going back, rows of steps that will run again are dropped first."""
 
     def __init__(self, path: Path, start_step: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
         if path.exists():
             # A run that begins anew, killed before its first checkpoint, writes the row of step 0 again too.
-            kept = [row for row in read_rows(path) if row["step"] <= start_step] if start_step else []
-            atomic.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+            self._keep(lambda row: start_step > 0 and _lies_before(row, start_step))
         self._stream = path.open("a", encoding="utf-8")
 
     def write(self, row: Row) -> None:
         self._stream.write(json.dumps(row) + "\n")
         self._stream.flush()
 
+    def rewind(self, step: int) -> None:
+        self._keep(lambda row: _lies_before(row, step) or "loss_spike" in row)
+        before, self._stream = self._stream, self._path.open("a", encoding="utf-8")
+        before.close()
+
     def close(self) -> None:
         self._stream.close()
+
+    def _keep(self, which: Callable[[Row], bool]) -> None:
+        kept = [row for row in read_rows(self._path) if which(row)]
+        atomic.write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 class TensorBoardSink:
@@ -48,12 +61,17 @@ class TensorBoardSink:
     def __init__(self, folder: Path, start_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=start_step + 1 if start_step else 0)
+        self._open = lambda step: SummaryWriter(str(folder), purge_step=step)
+        self._writer = self._open(start_step + 1 if start_step else 0)
 
     def write(self, row: Row) -> None:
         for key, value in row.items():
             if key != "step" and isinstance(value, int | float):
                 self._writer.add_scalar(key, value, row["step"])
+
+    def rewind(self, step: int) -> None:
+        self._writer.close()
+        self._writer = self._open(step + 1)
 
     def close(self) -> None:
         self._writer.close()
@@ -87,6 +105,10 @@ class ScreenSink:
         else:
             self._progress.update(self._task, completed=row["step"], description=text)
 
+    def rewind(self, step: int) -> None:
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step)
+
     def close(self) -> None:
         if self._progress is not None:
             self._progress.stop()
@@ -101,6 +123,9 @@ class LastingSink:
     def write(self, row: Row) -> None:
         self._try(lambda: self._sink.write(row))
 
+    def rewind(self, step: int) -> None:
+        self._try(lambda: self._sink.rewind(step))
+
     def close(self) -> None:
         self._try(self._sink.close)
 
@@ -114,6 +139,11 @@ class LastingSink:
             self._failing = True
         else:
             self._failing = False
+
+
+def _lies_before(row: Row, step: int) -> bool:
+    """Whether a row is of a run at `step`: no later one, or of how it came back to it."""
+    return bool(row["step"] <= step or row.get("rolled_back_to", math.inf) <= step)
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -17,6 +17,7 @@ from mtllm_ds.checkpoint.store import (
     checkpoint_folders,
     checkpoint_root,
     folder_of_step,
+    owes_validation,
     read_state,
 )
 from mtllm_ds.config.load import parse_saved
@@ -24,7 +25,7 @@ from mtllm_ds.config.schema import Sections, Settings
 from mtllm_ds.config.section import difference, fixed_fields
 from mtllm_ds.config.seeds import seed_runs
 from mtllm_ds.data.stream.schedule import check_cursor
-from mtllm_ds.errors import UserError
+from mtllm_ds.errors import DamagedCheckpointError, UserError
 from mtllm_ds.models.loading import is_same_model
 from mtllm_ds.preflight.dropout import regrouped
 from mtllm_ds.preflight.hub_models import as_started
@@ -87,14 +88,15 @@ def newest_whole_checkpoint(root: Path) -> Found:
     """For `--resume auto`: the newest checkpoint that is whole.
 
     Raises:
-        UserError: there are checkpoints, and none is whole: such a run does not start from scratch by itself.
+        UserError: there are checkpoints, and none is whole: such a run does not start from scratch by itself; or the newest is of
+            another format, which is no damage.
     """
     damaged: list[int] = []
     lines: list[str] = []
     for step, folder in reversed(checkpoint_folders(root).items()):
         try:
             read_state(folder)
-        except UserError as error:
+        except DamagedCheckpointError as error:
             damaged.append(step)
             lines.append(f"--resume auto: {error}; it is passed over and put aside")
         else:
@@ -127,13 +129,21 @@ def runs_to_make(settings: Settings, resume: Resume) -> list[tuple[Settings, Res
     runs = seed_runs(settings)
     if settings.run.seeds is None:
         return [(runs[0], resume)]
-    steps = [max(checkpoint_folders(checkpoint_root(run)), default=None) for run in runs]
+    roots = [checkpoint_root(run) for run in runs]
+    steps = [max(checkpoint_folders(root), default=None) for root in roots]
     # The first seeds may be finished and the last not begun: a seed without a checkpoint starts afresh.
     return [
         (run, resume if done is not None else False)
-        for run, done in zip(runs, steps, strict=True)
-        if not (resume and done == run.run.max_steps)
+        for run, root, done in zip(runs, roots, steps, strict=True)
+        if not (resume and done == run.run.max_steps and not _owes_validation(folder_of_step(root, done)))
     ]
+
+
+def _owes_validation(folder: Path) -> bool:
+    try:
+        return owes_validation(folder)
+    except DamagedCheckpointError:
+        return True  # the run itself says so, or passes it over
 
 
 def check_whole_run(

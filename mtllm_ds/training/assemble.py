@@ -52,6 +52,7 @@ def run_training(settings: Settings, cluster: Cluster, resume: Resume) -> int:
     trainer = open_run(settings, cluster, resume, console)
     try:
         finished = trainer.run()
+        trainer.finish()
         root = checkpoint_root(settings)
         console.print(
             f"finished {settings.run.max_steps} steps; checkpoints in {root}"
@@ -62,7 +63,7 @@ def run_training(settings: Settings, cluster: Cluster, resume: Resume) -> int:
         )
         if cluster.is_main and finished and (known := knowledge_of(read_rows(_metrics(settings)))) is not None:
             console.print(knowledge_table(known))
-        # A launcher ends all ranks as soon as one has left with a status: leave only after the line above was printed.
+        # A launcher ends all ranks as soon as one has left with a status: leave only after all is written.
         wait_for_all()
     except Exception as error:
         trainer.watch.note_failure(error)

@@ -92,6 +92,16 @@ def require_no_spike(step: int, loss: float, history: History, failures: Failure
         )
 
 
+def require_way_back(step: int, loss: float, has_checkpoint: bool) -> None:
+    """Stop every rank at a spike of the loss before the first checkpoint; all ranks bring the same."""
+    if not has_checkpoint:
+        _stop(
+            0,
+            f"step {step}: the loss of {loss:.4g} is a spike, and there is no checkpoint yet for failures.on_loss_spike=roll_back; "
+            "lower optim.learning_rate or run.save_every, then start again",
+        )
+
+
 def require_sound_figures(step: int, figures: Mapping[str, float]) -> None:
     """Stop every rank after a validation whose loss is not finite; all ranks bring the same figures."""
     loss = figures["eval_loss"]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import IO, Any
 
 import torch
 
-from mtllm_ds.checkpoint.retention import is_better, note_best
-from mtllm_ds.checkpoint.store import CheckpointState, restore_checkpoint
+from mtllm_ds.checkpoint.retention import is_better
+from mtllm_ds.checkpoint.store import CheckpointState, checkpoint_folders, restore_checkpoint
 from mtllm_ds.cluster.agree import any_says, from_main, sum_over_ranks, together, union_over_ranks
 from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.cluster.watch import Watch
@@ -33,6 +33,7 @@ from mtllm_ds.training.guards import (
     require_no_spike,
     require_sound_figures,
     require_sound_step,
+    require_way_back,
     watched_gradients,
 )
 from mtllm_ds.training.history import History
@@ -82,6 +83,8 @@ class Trainer:
         run, batches, step = self.settings.run, iter(self.stream), self.start_step
         if self.history.validation_due:
             self._validate_late(step)
+            if self.history.validation_due:
+                return False  # asked to stop again; what is saved says that it is due
         if run.validate_at_start and not step:  # not again on resume: the row is kept
             self._measure(0)
         while step < run.max_steps:
@@ -92,7 +95,7 @@ class Trainer:
             loss = self._take_step(step, data)
             if loss is not None and self._spikes(done, loss):
                 # The weights of an earlier step, the data behind those that led here.
-                step = self._roll_back(done)
+                step = self._roll_back(done, loss, data.cursor)
                 continue
             self.watch.enter("log", done)
             stop = any_says(self.preemption.requested, self.cluster.device)
@@ -108,16 +111,21 @@ class Trainer:
             step = done
         return True
 
-    def close(self) -> None:
-        """Finish what is being saved, write out the log, give back signals and memory, and leave the run folder to others."""
+    def finish(self) -> None:
+        """Finish what is being saved and write out the log."""
         self.saver.finish()
-        for sink in self.sinks:
-            sink.close()
-        self.preemption.close()
-        self.engine.close()
-        self.watch.close()
-        if self.lock is not None:
-            self.lock.close()
+        while self.sinks:
+            self.sinks.pop().close()
+
+    def close(self) -> None:
+        """Finish, give back signals and memory, and leave the run folder to others; each of it also where another fails."""
+        with ExitStack() as parts:  # the last one comes first
+            parts.callback(self.preemption.close)
+            if self.lock is not None:
+                parts.callback(self.lock.close)
+            parts.callback(self.watch.close)
+            parts.callback(self.engine.close)
+            parts.callback(self.finish)
 
     def _next(self, batches: Iterator[StepBatches]) -> StepBatches:
         """The next step's data, or a stop of all ranks when one of them has none."""
@@ -183,16 +191,21 @@ class Trainer:
         history.note_loss(loss, failures)
         return False
 
-    def _roll_back(self, done: int) -> int:
-        """Take up the newest checkpoint again; the step that it was made after. The stream stays where it is."""
+    def _roll_back(self, done: int, loss: float, cursor: dict[str, Any]) -> int:
+        """Take up the newest checkpoint again; the step that it was made after. The stream stays where it is, at `cursor`, and so
+        that a run that is ended goes on there too, the checkpoint learns of it."""
         device, root = self.cluster.device, self.saver.root
         self.watch.enter("save", done)
         self.saver.finish()
+        require_way_back(done, loss, from_main(lambda: bool(checkpoint_folders(root)), device))
         newest = from_main(lambda: newest_checkpoint(root), device)
         folder, state = together(lambda: open_checkpoint(root, newest), device)
         restore_checkpoint(folder, state, TrainableState(self.engine.deepspeed))
         self.history.num_roll_backs += 1
-        self._sums = self.objective.empty_sums()
+        self._sums, self._eval = self.objective.empty_sums(), dict(state.metrics)
+        self.saver.note(state.step, cursor=cursor, history=asdict(self.history))
+        for sink in self.sinks:
+            sink.rewind(state.step)
         self._write({"step": done, "rolled_back_to": state.step})
         self.warn(
             f"rolled back from step {done} to step {state.step} ({self.history.num_roll_backs} of "
@@ -274,8 +287,10 @@ class Trainer:
 
     def _validate_late(self, done: int) -> None:
         """The validation in which the run was asked to stop; its checkpoint is there already."""
-        if self._validate(done) and self.cluster.is_main:
-            note_best(self.saver.root, done, self._best_figure, self._eval[self._best_figure])
+        is_best = self._validate(done)
+        if not self.history.validation_due:
+            best = Best(self._best_figure, self._eval[self._best_figure]) if is_best else None
+            self.saver.note(done, best, metrics=self._eval, history=asdict(self.history))
 
     def _measure(self, done: int) -> dict[str, float] | None:
         """Figures of validation, written as a row; None where the run was asked to stop on the way."""

@@ -16,6 +16,7 @@ from mtllm_ds.config.schema import Settings
 from mtllm_ds.config.seeds import seed_runs
 from mtllm_ds.preflight.resume import Resume, runs_to_make
 from mtllm_ds.training.assemble import run_training
+from mtllm_ds.training.preemption import EXIT_PREEMPTED, ignore_requests
 
 SUMMARY = "seeds.json"
 
@@ -24,6 +25,8 @@ def train(settings: Settings, resume: Resume) -> int:
     """Join the ranks, run a recipe once or once a seed, leave; returns the exit status of `run_training`."""
     cluster = join_cluster()
     status = run_seeds(settings, cluster, resume)
+    if status == EXIT_PREEMPTED:
+        ignore_requests()
     leave_cluster()
     return status
 

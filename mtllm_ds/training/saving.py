@@ -6,13 +6,14 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from mtllm_ds.checkpoint.retention import drop_old, note_best
 from mtllm_ds.checkpoint.store import (
     CheckpointState,
+    amend_state,
     checkpoint_root,
     folder_of_step,
     gather_tensors,
@@ -63,7 +64,7 @@ class Saver:
         def write() -> None:
             self._failure = self._written(lambda: write_checkpoint(self.root, state, tensors, self.kept), state.step)
             if self._failure is None:
-                self._tidy(state.step, best)
+                self._try(lambda: self._tidy(state.step, best), "old checkpoints stay, or the best is not noted")
 
         if self.settings.run.save_beside and not must:
             self._beside = ThreadPoolExecutor(1, "checkpoint").submit(write) if self.cluster.is_main else None
@@ -83,6 +84,17 @@ class Saver:
             writing.result()
             self._tell(must=False)
 
+    def note(self, step: int, best: Best | None = None, **changes: Any) -> None:
+        """Write what has come to be known of a checkpoint into it, on the main rank; where that cannot be, warn."""
+
+        def write() -> None:
+            amend_state(folder_of_step(self.root, step), **changes)
+            if best is not None:
+                note_best(self.root, step, *best)
+
+        if self.cluster.is_main:
+            self._try(write, f"the checkpoint of step {step} does not know of its {' and '.join(changes)}")
+
     def _tell(self, *, must: bool) -> None:
         if self._failure is None:
             return
@@ -96,14 +108,22 @@ class Saver:
         try:
             write()
         except OSError as error:
-            return f"checkpoint {folder_of_step(self.root, step)}: cannot be written ({error})"
-        return None
+            why = str(error)
+        except Exception as error:  # raised here alone, it would leave the other ranks waiting
+            why = f"{type(error).__name__}: {error}"
+        else:
+            return None
+        return f"checkpoint {folder_of_step(self.root, step)}: cannot be written ({why})"
 
     def _tidy(self, step: int, best: Best | None) -> None:
         """Note the best, remove old ones: the new one is whole already."""
+        if best is not None:
+            note_best(self.root, step, *best)
+        drop_old(self.root, self.settings.run.keep_checkpoints, self.settings.run.keep_every)
+
+    def _try(self, work: Callable[[], None], otherwise: str) -> None:
+        """What ends no training where it fails."""
         try:
-            if best is not None:
-                note_best(self.root, step, *best)
-            drop_old(self.root, self.settings.run.keep_checkpoints, self.settings.run.keep_every)
-        except OSError as error:
-            self.warn(f"{self.root}: old checkpoints stay, or the best is not noted ({error}); make room")
+            work()
+        except Exception as error:  # the main rank alone: raised, it would leave the others waiting
+            self.warn(f"{self.root}: {otherwise} ({error}); make room")

@@ -66,7 +66,19 @@ def test_a_mistake_is_not_tried_again(place, status):
     assert not requeued(place)
 
 
-@pytest.mark.parametrize(("restarts", "tried_again"), [("0", True), ("1", True), ("2", False)])
-def test_a_crash_is_tried_again_but_not_for_ever(place, restarts, tried_again):
-    assert submit(place, status=137, SLURM_RESTART_COUNT=restarts)[0] == (0 if tried_again else 137)
-    assert requeued(place) == tried_again
+def tried_again(place, status):
+    """Whether a job that ends so goes back into the queue."""
+    (place / "scontrol.txt").unlink(missing_ok=True)
+    left = submit(place, status=status, SLURM_RESTART_COUNT="7")[0]
+    assert left == (0 if requeued(place) else status)
+    return requeued(place)
+
+
+def test_a_crash_is_tried_again_but_not_for_ever(place):
+    assert [tried_again(place, 137) for _ in range(3)] == [True, True, False]
+    assert not list(place.glob(".crashes-*"))
+
+
+def test_time_limits_are_no_crashes_and_crashes_are_counted_in_a_row(place):
+    ends = [EXIT_PREEMPTED] * 3 + [137, 1, EXIT_PREEMPTED, 137, 137, 137]
+    assert [tried_again(place, status) for status in ends] == [True] * 8 + [False]

@@ -15,13 +15,15 @@ from mtllm_ds.checkpoint.store import (
     checkpoint_folders,
     load_kept,
     load_trainable,
+    owes_validation,
     read_state,
     write_checkpoint,
 )
 from mtllm_ds.cluster.launch import join_cluster
+from mtllm_ds.config.seeds import seed_runs
 from mtllm_ds.errors import UserError
-from mtllm_ds.preflight.resume import find_checkpoint
-from mtllm_ds.training import assemble
+from mtllm_ds.preflight.resume import find_checkpoint, runs_to_make
+from mtllm_ds.training import assemble, saving
 from mtllm_ds.training.assemble import open_run, run_training
 from tests.distributed.ranks import RankError, ranks
 from tests.fixtures.runs import losses_of, make_run, rows_of, settings_of
@@ -106,13 +108,19 @@ SPIKES = {
 }  # fmt: skip
 
 
-def run_with_spike(recipe, overrides, times):
-    """On a rank: a run whose loss is a thousandfold when the data of step 14 come, `times` times in a row."""
+class PulledPlugError(RuntimeError):
+    pass
+
+
+def run_with_spike(recipe, overrides, times, killed=False):
+    """On a rank: a run whose loss is a thousandfold when the data of step 14 come, `times` times in a row; `killed` after that."""
     trainer = open_run(settings_of(recipe, **overrides), join_cluster(), False, Console(quiet=True))
     take = trainer._take_step
     left = [times]
 
     def changed(step, data):
+        if step == 13 and not left[0] and killed:
+            raise PulledPlugError
         loss = take(step, data)
         if step == 13 and left[0]:
             left[0] -= 1
@@ -132,6 +140,8 @@ def test_a_spike_takes_the_weights_of_before_and_the_data_behind(recipe):
     events = [row for row in rows_of(found) if "loss_spike" in row or "rolled_back_to" in row]
     assert [row["step"] for row in events] == [14, 14]
     assert events[1]["rolled_back_to"] == 13
+    steps = [row["step"] for row in rows_of(found) if "loss" in row]
+    assert steps == sorted(set(steps))
     # The truth: the checkpoint of step 13, with the cursor of step 14, in a run without a spike.
     truth = overrides_of(recipe, "no spike", **SPIKES)
     assert ranks(2).run(train, recipe, False, {**truth, "run__max_steps": 14, "optim__warmup_share": 0.2}) == [0, 0]
@@ -146,6 +156,16 @@ def test_a_spike_takes_the_weights_of_before_and_the_data_behind(recipe):
     losses = losses_of(settings_of(recipe, run__output_dir=recipe.parent / "no spike"))
     for step in (14, 15, 16):
         assert losses_of(found)[step] == pytest.approx(losses[step], rel=1e-6)
+    # A run that is ended right after it came back does not read the same data again.
+    killed = overrides_of(recipe, "spike and out", **SPIKES)
+    with pytest.raises(RankError, match="PulledPlugError"):
+        ranks(2).run(run_with_spike, recipe, killed, 1, True)
+    assert ranks(2).run(train, recipe, True, killed) == [0, 0]
+    rows = rows_of(settings_of(recipe, **killed))
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, 17))
+    assert [row["step"] for row in rows if "rolled_back_to" in row] == [14]
+    assert losses_of(settings_of(recipe, **killed)) == pytest.approx(losses_of(found), rel=1e-6)
+    assert read_state(checkpoint_folders(root_of(recipe, "spike and out"))[16]).history["num_roll_backs"] == 1
 
 
 def test_rolls_back_are_bounded_and_a_spike_may_stop(recipe):
@@ -157,6 +177,8 @@ def test_rolls_back_are_bounded_and_a_spike_may_stop(recipe):
             run_with_spike, recipe, overrides_of(recipe, "stop", **{**SPIKES, "failures__on_loss_spike": "stop"}), 1
         )
     assert max(checkpoint_folders(root_of(recipe, "stop"))) == 13
+    with pytest.raises(RankError, match=r"UnsoundStepError: step 14: .* is a spike, and there is no checkpoint yet"):
+        ranks(2).run(run_with_spike, recipe, overrides_of(recipe, "early", **{**SPIKES, "run__save_every": 50}), 1)
 
 
 def run_on_full_disk(recipe, overrides, bad_steps):
@@ -195,6 +217,42 @@ def test_a_disk_that_takes_nothing_ends_no_training(recipe, beside):
     assert ranks(2).run(train, recipe, True, {**settings, "run__max_steps": 5}) == [0, 0]
 
 
+def run_with_broken_writer(recipe, overrides):
+    """On a rank: a run in which writing step 2 fails as no disk does, and tidying after step 3."""
+    trainer = open_run(settings_of(recipe, **overrides), join_cluster(), False, Console(quiet=True))
+    told, write, drop = [], saving.write_checkpoint, saving.drop_old
+    trainer.saver.warn = told.append
+
+    def broken(root, state, *rest):
+        if state.step == 2:
+            raise RuntimeError("no such tensor")
+        write(root, state, *rest)
+
+    def drop_none(root, *rest):
+        if 3 in checkpoint_folders(root):
+            raise UserError("best.json: damaged")
+        drop(root, *rest)
+
+    saving.write_checkpoint, saving.drop_old = broken, drop_none
+    try:
+        return trainer.run(), told
+    finally:
+        trainer.close()
+        saving.write_checkpoint, saving.drop_old = write, drop
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_whatever_fails_in_writing_leaves_no_rank_waiting(recipe, beside):
+    name = f"broken-{beside}"
+    settings = overrides_of(recipe, name, run__max_steps=4, run__save_beside=str(beside).lower())
+    (finished, told), (others_finished, _) = ranks(2).run(run_with_broken_writer, recipe, settings)
+    assert finished
+    assert others_finished
+    assert "RuntimeError: no such tensor" in told[0]
+    assert "best.json: damaged" in told[1]
+    assert list(checkpoint_folders(root_of(recipe, name))) == [1, 3, 4]
+
+
 def test_what_cannot_be_saved_at_the_end_is_an_error(recipe):
     settings = overrides_of(recipe, "last", run__max_steps=2)
     with pytest.raises(RankError, match=r"step_00000002: cannot be written .*; make room, then go on with --resume"):
@@ -219,9 +277,9 @@ def test_checkpoints_written_beside_the_training_are_the_same(recipe):
     ).read_text()
 
 
-def stop_in_validation(recipe, overrides, culprit):
+def stop_in_validation(recipe, overrides, culprit, resume=False):
     """On a rank: a run in whose validation one rank is asked to stop."""
-    trainer = open_run(settings_of(recipe, **overrides), join_cluster(), False, Console(quiet=True))
+    trainer = open_run(settings_of(recipe, **overrides), join_cluster(), resume, Console(quiet=True))
     assemble.EVAL_BATCH_SIZE = 4
     forward = trainer.objective.forward
 
@@ -246,7 +304,18 @@ def test_a_stop_in_a_validation_cuts_it_short_and_it_is_made_up_for(recipe, max_
     assert ranks(2).run(stop_in_validation, recipe, cut, 1) == [False, False]
     (saved,) = checkpoint_folders(root_of(recipe, f"cut-{max_steps}"))
     assert saved == 2
+    assert ranks(2).run(stop_in_validation, recipe, cut, 0, True) == [False, False]  # asked again, in the same one
+    folder = checkpoint_folders(root_of(recipe, f"cut-{max_steps}"))[2]
+    assert owes_validation(folder)
+    seeds = settings_of(recipe, **{**cut, "run__seeds": "[5]", "run__output_dir": recipe.parent / f"seeds-{max_steps}"})
+    (seed,) = seed_runs(seeds)
+    shutil.copytree(recipe.parent / f"cut-{max_steps}", seed.run.output_dir)
+    assert len(runs_to_make(seeds, True)) == 1
     assert ranks(2).run(train, recipe, True, cut) == [0, 0]
+    assert not owes_validation(folder)
+    whole = checkpoint_folders(root_of(recipe, f"whole-{max_steps}"))
+    if 2 in whole:
+        assert read_state(folder).metrics == pytest.approx(read_state(whole[2]).metrics, rel=1e-6)
     found, expected = (
         [
             {key: row[key] for key in ("step", "loss", "eval_loss") if key in row}
@@ -290,6 +359,14 @@ def test_auto_never_begins_anew_where_there_was_something(recipe, tmp_path):
     newest, _, (line,) = find_checkpoint(tmp_path, "auto")
     assert newest is None
     assert line.endswith("the run starts from its beginning")
+    folder = tmp_path / "step_00000004"
+    folder.mkdir()
+    (folder / "state.json").write_text('{"format": 99}')
+    with pytest.raises(
+        UserError, match=r"step_00000004: format 99, this version reads"
+    ):  # sound, and another version's
+        find_checkpoint(tmp_path, "auto")
+    shutil.rmtree(folder)
     folder = tmp_path / "step_00000003"
     folder.mkdir()
     (folder / "state.json").write_text("{}")

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from mtllm_ds.data.stream.collate import Collator
@@ -35,3 +36,23 @@ def test_a_preview_finds_what_counting_noted_and_draws_as_the_forward_will():
     assert preview.vectors.item() == 1
     assert trainer._forward(5, 1, batch).loss_sum == preview.loss_sum
     assert trainer._forward(5, 0, batch).loss_sum != preview.loss_sum
+
+
+def test_all_parts_are_closed_whichever_fails_and_signals_are_given_back_last():
+    closed = []
+
+    def part(name, fails=False):
+        def close():
+            closed.append(name)
+            if fails:
+                raise RuntimeError(name)
+
+        return SimpleNamespace(close=close, finish=close)
+
+    trainer = object.__new__(Trainer)
+    trainer.saver, trainer.sinks = part("saver"), [part("sink", fails=True)]
+    trainer.engine, trainer.watch, trainer.lock = part("engine", fails=True), part("watch"), part("lock")
+    trainer.preemption = part("preemption")
+    with pytest.raises(RuntimeError, match="engine"):
+        trainer.close()
+    assert closed == ["saver", "sink", "engine", "watch", "lock", "preemption"]
