@@ -32,7 +32,7 @@ from mtllm_ds.command_line import Parser, add_precision, run_and_exit
 from mtllm_ds.data.text.chat import ChatSettings, DialogueTokenizer, Messages
 from mtllm_ds.data.text.tokenization import TokenizerSpec, load_text_tokenizer
 from mtllm_ds.evaluation.generation.readings import cross_entropies, readings
-from mtllm_ds.evaluation.generation.texts import answer_figures, language_fidelity
+from mtllm_ds.evaluation.generation.texts import answer_figures
 from mtllm_ds.inference import MTLLM
 from mtllm_ds.languages import ENGLISH
 from mtllm_ds.models.speaker import Speaker
@@ -155,14 +155,14 @@ def answers(model: MTLLM, questions: Sequence[Row], budget: Budget) -> list[Row]
 
 
 def figures_of(written: Sequence[Row], check: LanguageCheck) -> dict[str, dict[str, Any]]:
-    """By language: figures of the answers, and whether each is in the language of its question."""
+    """By language: figures of the answers, and whether the likeliest language of each is that of its question."""
     found: dict[str, dict[str, Any]] = {}
     for code in dict.fromkeys(row["language"] for row in written):
         own = [row for row in written if row["language"] == code]
         texts = [row["answer"] for row in own]
         found[code] = {
             "names": [row["id"] for row in own],
-            "faithful": [language_fidelity([text], code, check) for text in texts],
+            "faithful": [float(check.is_likeliest(text, code)) for text in texts],
             "figures": answer_figures(texts, [row["teacher"] for row in own], code, check, None),
         }
     return found

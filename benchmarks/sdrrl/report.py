@@ -80,6 +80,7 @@ def summary_of(own: Scores, languages: Sequence[str]) -> dict[str, float]:
 
     found = {f"nll_{name}": float(np.mean([own.nll[code][name].means for code in languages])) for name in READINGS}
     found |= {"fidelity": float(np.mean([own.faithful[code].means for code in languages]))}
+    found |= {"in_no_other": of_answers("fidelity")}
     found |= {key: of_answers(key) for key in ("loops", "empty", "distinct_2", "words", "chrf")}
     found |= {f"english_nll_{name}": float(own.nll[ENGLISH][name].means.mean()) for name in READINGS}
     return found | {
@@ -104,14 +105,16 @@ def figures_of(scores: Mapping[str, Scores], languages: Sequence[str]) -> dict[s
 
 def _rows(scores: Mapping[str, Scores], languages: Sequence[str]) -> Section:
     columns = (
-        "row", "seeds", "NLL: continued", "NLL: whole lines", "in the language", "loops", "distinct 2-grams", "words", "chrF",
-        "English NLL: continued", "English NLL: whole lines", "English KL", "English: in the language",
+        "row", "seeds", "NLL: continued", "NLL: whole lines", "in the language", "in no other beyond doubt", "loops",
+        "distinct 2-grams", "words", "chrF", "English NLL: continued", "English NLL: whole lines", "English KL",
+        "English: in the language",
     )  # fmt: skip
     rows = []
     for name, scored in scores.items():
         own = summary_of(scored, languages)
         nll = [f"{own[f'nll_{reading}']:.3f}" for reading in READINGS]
-        like = [f"{own['fidelity']:.0%}", *(f"{own[key]:.3g}" for key in ("loops", "distinct_2", "words", "chrf"))]
+        like = [f"{own[key]:.0%}" for key in ("fidelity", "in_no_other")]
+        like += [f"{own[key]:.3g}" for key in ("loops", "distinct_2", "words", "chrf")]
         english = [*(f"{own[f'english_nll_{reading}']:.3f}" for reading in READINGS), f"{own['english_kl']:.4f}"]
         seeds = str(len(scored.seeds)) if name != UNTOUCHED else "-"
         rows.append((BY_NAME[name].title, seeds, *nll, *like, *english, f"{own['english_fidelity']:.0%}"))

@@ -51,6 +51,16 @@ class LanguageCheck:
         likely = dict(self._identifier.rank(prose))
         return max(likely.values()) > _TIMES_AS_LIKELY * likely[self._labels[check_language(language)]]
 
+    def is_likeliest(self, text: str, language: str) -> bool:
+        """No other language is likelier: stricter than not being another one, and often wrong about short texts of near languages.
+
+        False for texts without letters, and languages that it does not know.
+        """
+        prose = _CODE.sub("", text)
+        if not self.knows(language) or not _LETTER.search(prose):
+            return False
+        return self._identifier.classify(prose)[0] == self._labels[check_language(language)]
+
 
 def why_rejected(text: str, ended: bool, language: str, check: LanguageCheck | None) -> str | None:
     """One of `REASONS`, or None for a text that can be used.

@@ -58,3 +58,14 @@ def test_another_language_is_told(check):
     assert why_rejected(code, True, "eng_Latn", check) is None
     assert not check.knows("dik_Latn")
     assert why_rejected(spanish, True, "dik_Latn", check) is None
+
+
+def test_the_likeliest_language_is_stricter_than_no_other(check):
+    spanish = "La capital de Francia es París, y es una ciudad muy grande y bonita."
+    assert check.is_likeliest(spanish, "spa_Latn")
+    assert not check.is_likeliest(spanish, "eng_Latn")
+    nonsense = "Další, věb 10, 2018, věb 1"
+    assert not check.is_other(nonsense, "epo_Latn")
+    assert not check.is_likeliest(nonsense, "epo_Latn")
+    assert not check.is_likeliest("2018, 10.", "epo_Latn")
+    assert not check.is_likeliest(spanish, "dik_Latn")
