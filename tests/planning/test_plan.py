@@ -9,6 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import arrange_reader, build_reader
+from mtllm_ds.models.loading import llm_config
 from mtllm_ds.objectives.base import Parts, build_objective
 from mtllm_ds.planning.hardware import GPUS, Machine
 from mtllm_ds.planning.hooks import ZeroHooks
@@ -17,6 +18,7 @@ from mtllm_ds.planning.plan import SCALING, Planner
 from mtllm_ds.planning.rehearsal import rehearse
 from mtllm_ds.planning.roofline import crossing_bytes, time_of_step
 from mtllm_ds.planning.zero import Traffic
+from mtllm_ds.preflight.paired import check_pairing
 from mtllm_ds.teachers.beside import teacher_beside
 from tests.distributed.ranks import PARTITIONED
 from tests.fixtures.dialogue_runs import PACKED, make_dialogue_run
@@ -73,12 +75,14 @@ def allocated(settings, text, cells):
     """Most bytes that a real forward and backward had allocated at once, as torch's own profiler tells."""
     reader = build_reader(settings, torch.device("cpu"))
     arrange_reader(reader, settings)
-    parts = Parts(
-        settings=settings, student=reader, teacher=teacher_beside(settings, reader, None), num_languages=text.num_languages
-    )  # fmt: skip
+    pairing = check_pairing(settings, llm_config(settings.model.given_llm), zero_stage=3)
+    teacher = teacher_beside(settings, reader, None, pairing)
+    parts = Parts(settings=settings, student=reader, teacher=teacher, num_languages=text.num_languages)
     objective = build_objective(parts).train()
     hooks = ZeroHooks(objective)  # they hold some tensors a little longer, as DeepSpeed's do
     batch = batch_on_paper(settings, text, cells, reader.hidden_size)
+    # Of rows without padding transformers makes no mask, once it has seen them; a plan has seen none.
+    batch.llm_mask[-1, -1] = batch.encoder_mask[-1, -1] = 0
     objective.count(batch)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         with hooks.forward():
