@@ -1,10 +1,12 @@
 """A dry run of a run that goes on refuses what the run itself would be refused for, in the same line, and touches nothing."""
 
+import hashlib
 import json
 import shutil
 
 import pytest
 
+from mtllm_ds.checkpoint.store import FORMAT
 from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.commands.train import main
 from mtllm_ds.errors import UserError
@@ -106,10 +108,18 @@ def test_a_run_that_has_saved_nothing_cannot_go_on(recipe, tmp_path):
 
 def test_of_several_seeds_each_is_begun_gone_on_with_or_finished(recipe, tmp_path, capsys):
     settings = settings_of(recipe, run__seeds="[1,2,3]", run__output_dir=tmp_path, run__max_steps=4)
-    for seed, step in ((1, 4), (2, 2)):
+
+    def save(seed, step, **history):
         folder = tmp_path / f"seed-{seed}" / "checkpoints" / f"step_{step:08d}"
-        folder.mkdir(parents=True)
-        (folder / "state.json").write_text(json.dumps({}))
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {"format": FORMAT, "history": history}
+        stated = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        (folder / "state.json").write_text(json.dumps({**content, "sha256": stated}))
+
+    save(1, 4, validation_due=True)  # stopped in its last validation
+    assert (runs_to_make(settings, True)[0][0].run.seed, len(runs_to_make(settings, True))) == (1, 3)
+    save(1, 4)
+    save(2, 2)
     assert [(run.run.seed, goes_on) for run, goes_on in runs_to_make(settings, True)] == [(2, True), (3, False)]
     assert [(run.run.seed, goes_on) for run, goes_on in runs_to_make(settings, False)] == [
         (1, False),
