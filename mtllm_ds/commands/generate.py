@@ -71,27 +71,25 @@ def _add_options(group: Any) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Write the file."""
     options = parse(arguments)
-    from mtllm_ds.data.text.prompt_records import read_prompts, require_unique
-    from mtllm_ds.data.writing.output import check_output
-
     if options.output.suffix != ".jsonl":
         raise UserError(f"--output={options.output}: a file of JSON lines is written; give a name that ends in .jsonl")
-    template = chat_template_of(options.chat_template)
+    _require_input_kept(options)
     given = _given(options)
-    records = read_prompts(options.input, options.language)
-    require_unique((record.id, record.place) for record in records)
-    check_output(options.output.parent)
     from mtllm_ds.cluster.agree import from_main, together
     from mtllm_ds.cluster.launch import join_cluster_if_launched, leave_cluster
     from mtllm_ds.cluster.precision import reading_dtype
     from mtllm_ds.data.writing.display import CountDisplay
+    from mtllm_ds.data.writing.output import check_output
     from mtllm_ds.inference.prompt_files import PromptFile
     from mtllm_ds.transfer_sets.sdrrl.stages import Stage
 
     cluster = join_cluster_if_launched()
     dtype = from_main(lambda: reading_dtype(options.precision, cluster.device), cluster.device)
+    # Ranks of a launcher share one standard input, of which each would get a part.
+    records, template = from_main(lambda: _read(options), cluster.device)
 
     def begin() -> tuple[PromptFile, Stage]:
+        check_output(options.output.parent)
         model, identity = load_writer(options.model, cluster.device, dtype, options.encoder, options.llm)
         file = PromptFile(
             model.speaker(plain=options.plain_llm), records, seed=options.seed, max_new_tokens=options.max_new_tokens,
@@ -112,6 +110,22 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{stage.counts['written']} responses, {stage.counts['ended']} came to an end: {stage.path}")
     leave_cluster()
     return 0
+
+
+def _require_input_kept(options: argparse.Namespace) -> None:
+    """The prompts are none of the files that are written."""
+    written = (options.output, options.output.with_suffix(".json"))
+    if options.input != "-" and Path(options.input).resolve() in [path.resolve() for path in written]:
+        raise UserError(f"--output={options.output}: {options.input} would be overwritten; give another name")
+
+
+def _read(options: argparse.Namespace) -> tuple[list[PromptRecord], str | None]:
+    """Prompts, and the chat template if one is named."""
+    from mtllm_ds.data.text.prompt_records import read_prompts, require_unique
+
+    records = read_prompts(options.input, options.language)
+    require_unique((record.id, record.place) for record in records)
+    return records, chat_template_of(options.chat_template)
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from mtllm_ds import MTLLM
+from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.commands import run_command
 from mtllm_ds.errors import UserError
 from mtllm_ds.transfer_sets.sdrrl.stages import Stage
+from tests.distributed.ranks import RankError, ranks
 from tests.fixtures.dialogues import TEMPLATE
 from tests.fixtures.exports import make_export
 from tests.fixtures.models import save_llama, save_mt_model
@@ -147,3 +149,54 @@ def test_mistakes_are_one_line(place, more, options, said):
     assert "\n" not in str(told.value)
     assert told.value.exit_status == 2
     assert not list(place.folder.glob("*none*"))
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "said"),
+    [
+        ("asked.jsonl", "asked.jsonl", r"--output=.*asked\.jsonl: .*asked\.jsonl would be overwritten"),
+        ("asked.json", "asked.jsonl", r"--output=.*: .*asked\.json would be overwritten"),
+        (
+            "prompts.jsonl",
+            "asked.jsonl",
+            r"asked\.jsonl is there, and asked\.json, which says .* is not; choose another",
+        ),
+        ("prompts.jsonl", "noted.jsonl", r"noted\.json does not say what was made there with what; choose another"),
+        ("prompts.jsonl", "listed.jsonl", r"listed\.json does not say what was made"),
+    ],
+)
+def test_no_file_of_another_is_overwritten(place, tmp_path, source, output, said):
+    row = '{"id": "p", "language": "deu_Latn", "prompt": "A chart", "more": 1}\n'
+    (tmp_path / "prompts.jsonl").write_text(row)
+    asked = "asked.json" if source == "asked.json" else "asked.jsonl"
+    theirs = {asked: row, "noted.json": '{"a": 1}', "listed.json": "[1]\n[2]"}
+    for name, content in theirs.items():
+        (tmp_path / name).write_text(content)
+    given = ["--input", tmp_path / source, "--output", tmp_path / output, "--max-new-tokens", NEW]
+    with pytest.raises(UserError, match=said) as told:
+        run_command(["generate", str(place.stack), *map(str, given)])
+    assert "\n" not in str(told.value)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {**theirs, "prompts.jsonl": row}
+
+
+def generate_on_rank(stack, source, output, piped):
+    """On each rank; `piped` is what its standard input gives it."""
+    piped_here = piped[join_cluster().rank]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(piped_here)))
+        patch.setattr("mtllm_ds.cluster.launch.leave_cluster", lambda: None)  # the tests' ranks stay together
+        given = ["--input", source, "--language", "deu_Latn", "--output", output, "--max-new-tokens", NEW]
+        return run_command(["generate", str(stack), *map(str, given), "--precision", "fp32"])
+
+
+def test_standard_input_of_several_ranks_is_read_by_one(place, tmp_path):
+    text = (place.folder / "prompts.txt").read_bytes()
+    assert ranks(2).run(generate_on_rank, place.stack, "-", tmp_path / "two.jsonl", [text, b""]) == [0, 0]
+    alone = generate(place, "--language", "deu_Latn", source="prompts.txt", output="alone.jsonl")
+    assert [json.loads(line) for line in (tmp_path / "two.jsonl").read_text(encoding="utf-8").splitlines()] == alone
+
+
+def test_a_missing_file_stops_all_ranks(place, tmp_path):
+    with pytest.raises(RankError, match=r"UserError: --input=.*nowhere\.txt: no file there") as told:
+        ranks(2).run(generate_on_rank, place.stack, "nowhere.txt", tmp_path / "none.jsonl", [b"", b""])
+    assert [error[0] for error in told.value.errors] == ["UserError", "PeerFailedError"]

@@ -45,7 +45,7 @@ class Stage:
         settings: everything that decides the rows, as plain JSON values
 
     Raises:
-        UserError: the folder holds this stage, done or begun, made with other settings.
+        UserError: the folder holds this stage, done or begun, made with other settings, or files of its names that no stage left.
     """
 
     def __init__(self, folder: Path, name: str, settings: Mapping[str, Any]) -> None:
@@ -57,7 +57,12 @@ class Stage:
         begun = self._parts / "settings.json"
         for place in (self._summary, begun):
             if place.exists():
-                self._check(json.loads(place.read_text(encoding="utf-8"))["settings"])
+                self._check(_settings_in(place))
+        if self.path.exists() and not (self._summary.exists() or begun.exists()):
+            raise UserError(
+                f"--output: {self.path} is there, and {self._summary.name}, which says what it was made with, is not; choose "
+                "another place, or move it away"
+            )
         if not self.is_done and not begun.exists():
             atomic.write_json(begun, {"settings": self._settings})
 
@@ -158,6 +163,18 @@ def read_summary(folder: Path, name: str) -> tuple[list[Row], dict[str, Any]]:
     """Rows and counts of a stage that is done, whatever it was made with."""
     summary = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     return read_rows(folder / f"{name}.jsonl"), summary["counts"]
+
+
+def _settings_in(place: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(place.read_text(encoding="utf-8"))["settings"]
+    except (ValueError, KeyError, TypeError):
+        settings = None
+    if not isinstance(settings, dict):
+        raise UserError(
+            f"--output: {place} does not say what was made there with what; choose another place, or move it away"
+        )
+    return settings
 
 
 def _line(row: Mapping[str, Any]) -> str:

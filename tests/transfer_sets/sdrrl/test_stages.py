@@ -49,3 +49,23 @@ def test_other_settings_are_one_line(tmp_path, done):
     assert "\n" not in str(raised.value)
     with pytest.raises(UserError, match=r"another stop \(null, not \"x\"\)"):
         Stage(tmp_path, "answers", {"seed": 0, "sampling": {"top_p": 1.0}, "stop": "x"})
+
+
+def test_what_no_stage_left_is_not_overwritten(tmp_path):
+    theirs = tmp_path / "answers.jsonl"
+    theirs.write_text("theirs")
+    with pytest.raises(UserError, match=r"answers\.jsonl is there, and answers\.json, .* is not; choose another place"):
+        Stage(tmp_path, "answers", {})
+    (tmp_path / "answers.json").write_text('{"settings": 3}')
+    with pytest.raises(UserError, match=r"answers\.json does not say what was made there"):
+        Stage(tmp_path, "answers", {})
+    assert theirs.read_text() == "theirs"
+
+
+def test_a_stage_killed_between_its_rows_and_its_summary_goes_on(tmp_path):
+    stage = Stage(tmp_path, "answers", {})
+    stage.add(ROWS)
+    stage.path.write_text("half of what was written")  # by a process that was killed before it wrote the summary
+    again = Stage(tmp_path, "answers", {})
+    again.finish([again.begun()[name] for name in "ab"], {})
+    assert read_rows(again.path) == ROWS
