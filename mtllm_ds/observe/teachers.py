@@ -36,11 +36,12 @@ class Knowledge:
 
 def knowledge_of(rows: Iterable[Row]) -> Knowledge | None:
     """From the rows of `metrics.jsonl`; None where no teacher was measured."""
-    measured = [row for row in rows if _TEACHER in row]
+    measured = [row for row in rows if _is_measured(row, "")]
     if not measured:
         return None
     first, last = measured[0], measured[-1]
-    places = [name.removeprefix(_TEACHER) for name in last if name.split("/")[0] == _TEACHER and name in first]
+    places = [name.removeprefix(_TEACHER) for name in last if name.split("/")[0] == _TEACHER]
+    places = [place for place in places if _is_measured(first, place) and _is_measured(last, place)]
     return Knowledge(
         first["step"],
         last["step"],
@@ -60,6 +61,11 @@ def knowledge_table(knowledge: Knowledge) -> Table:
     for name, known in sorted(knowledge.of.items(), key=lambda item: item[0] == ALL):
         table.add_row(name, *(f"{value:.3f}" for value in (known.teacher, known.before, known.after)))
     return table
+
+
+def _is_measured(row: Row, place: str) -> bool:
+    """Whether both sides are: a log may hold rows of an earlier version."""
+    return _TEACHER + place in row and (f"eval_shared_nll{place}" in row or f"eval_nll{place}" in row)
 
 
 def _student(row: Row, place: str) -> float:

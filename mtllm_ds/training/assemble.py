@@ -61,8 +61,8 @@ def run_training(settings: Settings, cluster: Cluster, resume: Resume) -> int:
             highlight=False,
             soft_wrap=True,
         )
-        if cluster.is_main and finished and (known := knowledge_of(read_rows(_metrics(settings)))) is not None:
-            console.print(knowledge_table(known))
+        if cluster.is_main and finished:
+            _say_knowledge(_metrics(settings), console)
         # A launcher ends all ranks as soon as one has left with a status: leave only after all is written.
         wait_for_all()
     except Exception as error:
@@ -250,6 +250,18 @@ def _sinks(settings: Settings, cluster: Cluster, start_step: int, console: Conso
     except OSError as error:
         raise cannot_be_written(folder, error) from error
     return [*(LastingSink(sink, console) for sink in sinks), ScreenSink(settings.run.max_steps, start_step, console)]
+
+
+def _say_knowledge(metrics: Path, console: Console) -> None:
+    """What teachers know; of a log that cannot be read a warning, since the run itself is whole."""
+    try:
+        known = knowledge_of(read_rows(metrics))
+    except OSError as error:
+        line = f"warning: {metrics} cannot be read ({error}): no table of what teachers know"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        return
+    if known is not None:
+        console.print(knowledge_table(known))
 
 
 def _metrics(settings: Settings) -> Path:

@@ -30,6 +30,13 @@ def test_where_a_teacher_lacks_tokens_the_others_are_compared():
     assert knowledge_of([row(0, 9.0) | {"eval_shared_nll": 8.0}]).of["deu_Latn"].before == 9.0
 
 
+def test_rows_without_the_student_are_passed_over():
+    lone = {"step": 0, "eval_teacher_nll": 2.0, "eval_teacher_nll/deu_Latn": 2.0}
+    assert knowledge_of([lone]) is None
+    assert knowledge_of([lone, row(2, 5.0), row(4, 3.0), {**lone, "step": 6}]).of["all"] == Known(2.0, 5.0, 3.0)
+    assert set(knowledge_of([row(2, 5.0), {**lone, "eval_nll": 3.0}]).of) == {"all"}
+
+
 def test_without_teachers_there_is_nothing_to_say():
     assert knowledge_of([{"step": 4, "eval_nll": 3.0}, {"step": 1, "loss": 2.0}]) is None
 
