@@ -14,6 +14,8 @@ from mtllm_ds.errors import UserError
 
 # Start-up reads weights and saving writes them: both may take longer than a step ever should.
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+NO_TIMEOUT = timedelta(days=3650)
+"""Collectives know no other word for it."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,12 @@ def device_alone(name: str | None = None) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without it
         raise UserError(f"device '{name}': this machine has none such; name cpu or cuda:0, or leave it out") from error
     return device
+
+
+def set_collective_timeout(timeout: timedelta) -> None:
+    """How long collectives that begin from now on may take, in all groups of this process."""
+    for group in list(dist.distributed_c10d._world.pg_map):
+        dist.distributed_c10d._set_pg_timeout(timeout, group)
 
 
 def leave_cluster() -> None:

@@ -25,7 +25,7 @@ import torch.distributed as dist
 
 from mtllm_ds.cluster import watcher
 from mtllm_ds.cluster.agree import own_rank, world_size
-from mtllm_ds.cluster.launch import COLLECTIVE_TIMEOUT
+from mtllm_ds.cluster.launch import COLLECTIVE_TIMEOUT, NO_TIMEOUT, set_collective_timeout
 from mtllm_ds.errors import PeerFailedError, UnsoundStepError, UserError
 
 Phase = Literal["start", "data", "prepare", "step", "log", "validation", "save"]
@@ -41,8 +41,6 @@ WORDS: dict[Phase, str] = {
 _BEAT_SECONDS = 1.0
 _MARGIN = timedelta(seconds=30)
 """Between the watcher's bound and the time-out of a collective."""
-_FOR_EVER = timedelta(days=3650)
-"""Collectives know no other word for it."""
 
 
 class Watch:
@@ -80,7 +78,7 @@ class Watch:
             self._limit = math.inf if limit is None else limit
             self._words, self._number = WORDS[phase].format(step=step), self._number + 1
             self._write()
-        set_collective_timeout(_FOR_EVER if limit is None else timedelta(seconds=limit) + _MARGIN)
+        set_collective_timeout(NO_TIMEOUT if limit is None else timedelta(seconds=limit) + _MARGIN)
 
     def started(self) -> None:
         """The first step is done: the short bounds hold from here on."""
@@ -139,12 +137,6 @@ def num_collectives() -> int:
         with contextlib.suppress(RuntimeError):  # a backend that does not count
             total += group._get_sequence_number_for_group()  # type: ignore[attr-defined]
     return total
-
-
-def set_collective_timeout(timeout: timedelta) -> None:
-    """How long collectives that begin from now on may take, in all groups of this process."""
-    for group in list(dist.distributed_c10d._world.pg_map):
-        dist.distributed_c10d._set_pg_timeout(timeout, group)
 
 
 def _dump_on_request() -> bool:

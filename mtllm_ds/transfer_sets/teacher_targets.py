@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from mtllm_ds.cluster.agree import together, wait_for_all
+from mtllm_ds.cluster.agree import patiently, together, wait_for_all
 from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.data.shards.blocks import Block
 from mtllm_ds.data.shards.manifest import Manifest
@@ -78,7 +78,7 @@ def write_targets(
                     advance(done := done + len(rows), total)
                 _add(sink, manifest, answers, teacher, stored_dtype)
 
-    together(work, cluster.device)
+    patiently(work, cluster.device)
     together(lambda: writer.finish() if cluster.is_main else None, cluster.device)
 
 

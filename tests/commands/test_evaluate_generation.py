@@ -2,14 +2,18 @@
 
 import csv
 import json
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.commands import run_command
 from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.answers.predictions import write_predictions
 from mtllm_ds.evaluation.generation.evaluation import GenerationEvaluation
+from tests.distributed.ranks import RankError, ranks
 from tests.evaluation.answers.test_predictions import some
 from tests.fixtures.exports import make_export
 from tests.fixtures.models import save_llama, save_mt_model
@@ -71,6 +75,37 @@ def test_a_language_model_as_it_is_beside_the_one_before(place):
     assert figures["deu_Latn/model/nll"] == figures["deu_Latn/llm/nll"]
     assert "deu_Latn/model/chrf" not in figures  # German answers, and none of the teacher's
     assert "deu_Latn/model/cosine" not in figures
+
+
+def test_other_weights_of_the_sentence_encoder_are_another_evaluation(place, tmp_path):
+    named = save_mt_model(tmp_path / "told_by")
+    assert evaluate(place, "--sentence-encoder", named, output="told") == 0
+    assert evaluate(place, "--sentence-encoder", named, output="told") == 0
+    save_mt_model(tmp_path / "told_by", seed=9)
+    with pytest.raises(UserError, match=r"were made with another sentence_encoder_weights \(.*sha256.*; choose"):
+        evaluate(place, "--sentence-encoder", named, output="told")
+
+
+def evaluate_on_rank(model, source, output):
+    """On each rank of a pool, which stays together."""
+    join_cluster()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mtllm_ds.cluster.launch.leave_cluster", lambda: None)
+        place = SimpleNamespace(folder=Path(output).parent, stack=model)
+        return evaluate(place, source=source, output=Path(output).name)
+
+
+def test_ranks_share_languages_and_a_mistake_stops_all(place, tmp_path):
+    shutil.copy(place.folder / "heldout.jsonl", tmp_path)
+    assert ranks(2).run(evaluate_on_rank, place.stack, "heldout.jsonl", tmp_path / "two") == [0, 0]
+    assert evaluate(place, output="one") == 0
+    two, one = (
+        json.loads((folder / "summary.json").read_text()) for folder in (tmp_path / "two", place.folder / "one")
+    )
+    assert two == pytest.approx(one, abs=1e-5, nan_ok=True)
+    with pytest.raises(RankError, match=r"UserError: --input=.*nowhere\.jsonl: no file there") as told:
+        ranks(2).run(evaluate_on_rank, place.stack, "nowhere.jsonl", tmp_path / "none")
+    assert [error[0] for error in told.value.errors] == ["UserError", "PeerFailedError"]
 
 
 def test_answers_stand_beside_classification(place, tmp_path):

@@ -69,11 +69,7 @@ def run(options: argparse.Namespace) -> None:
 
     if options.answers_in not in (None, PROMPT):
         options.answers_in = check_language(options.answers_in)
-    items = read_heldout(map(named_input, options.input), options.limit)
-    if options.chat:
-        items = {code: [as_chat(item) for item in own] for code, own in items.items()}
-    check_output(options.output)
-    from mtllm_ds.cluster.agree import from_main, together, wait_for_all
+    from mtllm_ds.cluster.agree import from_main, patiently, together
     from mtllm_ds.cluster.launch import join_cluster_if_launched, leave_cluster
     from mtllm_ds.cluster.precision import reading_dtype
     from mtllm_ds.data.writing.display import CountDisplay
@@ -81,20 +77,27 @@ def run(options: argparse.Namespace) -> None:
     from mtllm_ds.evaluation.report.of_generation import write_generation_report
 
     cluster = join_cluster_if_launched()
+    # One rank reads: machines may see other files, and a mistake must not leave the others waiting.
+    items = from_main(lambda: read_heldout(map(named_input, options.input), options.limit), cluster.device)
+    if options.chat:
+        items = {code: [as_chat(item) for item in own] for code, own in items.items()}
+    together(lambda: check_output(options.output), cluster.device)
     dtype = from_main(lambda: reading_dtype(options.precision, cluster.device), cluster.device)
     evaluation, made_with = together(lambda: _evaluation(options, list(items), cluster.device, dtype), cluster.device)
     own = dict(list(items.items())[cluster.rank :: cluster.world_size])
     with CountDisplay("evaluating", "languages evaluated", quiet=not cluster.is_main) as display:
-        together(
+        patiently(  # a rank may have a language more, or longer answers
             lambda: evaluate_languages(own, options.output / "found", made_with, evaluation, display.advance),
             cluster.device,
         )
-    wait_for_all()
-    if cluster.is_main:
+
+    def report() -> None:
         found = load_found(options.output / "found", list(items))
         title = f"What {Path(options.model).name} writes"
         write_generation_report(found, options.output, title, _facts(made_with, cluster), options.examples)
         print(f"report: {options.output / 'report.html'}")
+
+    together(lambda: report() if cluster.is_main else None, cluster.device)
     leave_cluster()
 
 
@@ -120,9 +123,18 @@ def _evaluation(
     made_with = identity | {
         "untouched": teacher, "dtype": str(dtype).removeprefix("torch."), "answers_in": answers_in,
         "max_new_tokens": options.max_new_tokens, "check_language": options.check_language,
-        "sentence_encoder": options.sentence_encoder, "encoder_prefix": options.encoder_prefix,
+        "sentence_encoder": options.sentence_encoder,
+        "sentence_encoder_weights": _weights_of(options.sentence_encoder), "encoder_prefix": options.encoder_prefix,
     }  # fmt: skip
     return GenerationEvaluation(speaker, untouched, how), made_with
+
+
+def _weights_of(encoder: str | None) -> str | None:
+    """Its fingerprint: a folder may hold other weights by the time that an evaluation goes on."""
+    from mtllm_ds.config.names import resolve_model_name
+    from mtllm_ds.models.loading import weights_fingerprint
+
+    return None if encoder is None else weights_fingerprint(resolve_model_name(encoder), None)
 
 
 def _untouched(

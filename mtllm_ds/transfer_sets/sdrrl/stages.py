@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from mtllm_ds import atomic
-from mtllm_ds.cluster.agree import together, wait_for_all
+from mtllm_ds.cluster.agree import patiently, wait_for_all
 from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.data.text.padding import longest_first
 from mtllm_ds.errors import UserError
@@ -149,7 +149,7 @@ def write_batches(
             stage.add(write(batch))
             progress(done := done + len(batch), total)
 
-    together(work, cluster.device)
+    patiently(work, cluster.device)
     wait_for_all()
     return stage.begun()
 
