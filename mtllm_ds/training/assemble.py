@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +21,7 @@ from mtllm_ds.cluster.zero import TrainableState, full_numel, partitioned_loadin
 from mtllm_ds.config.load import to_yaml
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.data.stream.stream import EvalStream, TrainStream
+from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import arrange_reader, build_reader
 from mtllm_ds.models.readers import Reader
 from mtllm_ds.objectives.base import Objective, Parts, build_objective
@@ -103,8 +105,7 @@ def _open_run(
     plan = together(lambda: check_whole_run(settings, cluster.world_size, state), device)
     lock = together(lambda: _take_folder(folder, damaged) if cluster.is_main else None, device)
     from_main(lambda: require_fit_folder(root, state), device)
-    watch = Watch(folder / _WATCH, _limits(settings))
-    on_failure.callback(watch.close)
+    watch = together(lambda: _start_watch(settings, on_failure), device)
     plan = together(lambda: held(plan), device)
     settings = plan.settings
     stream = together(lambda: _train_stream(plan, cluster, found[1].cursor if found else None), device)
@@ -159,6 +160,18 @@ def _take_folder(folder: Path, damaged: Iterable[int]) -> IO[str]:
     for step in damaged:
         set_aside(folder / "checkpoints", step)
     return lock
+
+
+def _start_watch(settings: Settings, on_failure: ExitStack) -> Watch:
+    try:
+        watch = Watch(Path(settings.run.output_dir) / _WATCH, _limits(settings))
+    except OSError as error:
+        raise UserError(
+            f"{socket.gethostname()}: no watcher can be started beside a rank ({error.strerror or error}); make room for its "
+            "process (memory, ulimit -u)"
+        ) from error
+    on_failure.callback(watch.close)
+    return watch
 
 
 def _limits(settings: Settings) -> dict[Phase, float | None]:

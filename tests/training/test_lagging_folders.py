@@ -7,6 +7,7 @@ from rich.console import Console
 
 from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.preflight import resume
+from mtllm_ds.training import assemble
 from mtllm_ds.training.assemble import open_run, run_training
 from tests.distributed.ranks import RankError, ranks
 from tests.fixtures.runs import make_run, settings_of
@@ -66,3 +67,28 @@ def test_a_checkpoint_of_the_same_step_that_is_another_one_is_refused(recipe, tm
     shutil.rmtree(checkpoints / "step_00000002")
     (checkpoints / "step_00000001").rename(checkpoints / "step_00000002")
     assert "step_00000002 differs between machines" in told(recipe, [recipe.parent / "run", other])
+
+
+def train_without(recipe, output, rank, name):
+    """On each rank: a run where something of `assemble` fails on one of them."""
+    cluster = join_cluster()
+    with pytest.MonkeyPatch.context() as patch:
+        if cluster.rank == rank:
+            patch.setattr(assemble, name, no_memory)
+        return run_training(settings_of(recipe, run__max_steps=2, run__output_dir=output), cluster, resume=False)
+
+
+def no_memory(*_):
+    raise OSError(12, "Cannot allocate memory")
+
+
+def test_a_rank_that_can_start_no_watcher_stops_all_with_a_line(recipe, tmp_path):
+    with pytest.raises(
+        RankError, match=r"UserError: .*: no watcher can be started beside a rank .Cannot allocate"
+    ) as caught:
+        ranks(2).run(train_without, recipe, tmp_path, 1, "Watch")
+    assert [error[0] for error in caught.value.errors] == ["PeerFailedError", "UserError"]
+
+
+def test_a_finished_run_whose_log_is_gone_has_finished(recipe, tmp_path):
+    assert ranks(2).run(train_without, recipe, tmp_path, 0, "read_rows") == [0, 0]
