@@ -199,7 +199,13 @@ def require_same_run(settings: Settings, bases: dict[str, dict[str, str | None]]
             continue
         key = f"objective.{base_name}" if base_name in taught_by else f"model.{base_name}.name"
         before = state.bases[base_name]
-        if not is_same_model(str(base["name"]), str(base["fingerprint"]), before):
+        is_same = is_same_model(str(base["name"]), str(base["fingerprint"]), before)
+        if is_same is None:
+            raise UserError(
+                f"--resume: {key}={base['name']} cannot be compared with what the run was started with ({before['name']}, "
+                f"{before['fingerprint']}), as no hash of a hub model's weights is known here; name that one again"
+            )
+        if not is_same:
             raise UserError(
                 f"--resume: {key}={base['name']} holds other weights than the run was started with "
                 f"({base['fingerprint']} instead of {before['fingerprint']}); put those back or start a new run"

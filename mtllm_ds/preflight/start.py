@@ -30,7 +30,7 @@ def read_start(settings: Settings, bases: Bases) -> Trained | None:
         raise UserError(f"{where}: it is a model with reader={start.model.reader}; set model.reader to that")
     for side in model.sides:
         theirs = start.bases[side]
-        if not _is_same(bases[side], theirs):
+        if not _is_same(bases[side], theirs, f"{where}: its {side}"):
             place, keys = theirs["name"], "name"
             if theirs["revision"] is not None:
                 place, keys = f"{place} at {theirs['revision']}", "name and .revision"
@@ -75,7 +75,7 @@ def read_teacher(settings: Settings, bases: Bases) -> Trained | None:
 def _require_same_adapter(teacher: Trained, settings: Settings, bases: Bases) -> None:
     """The student can start with the teacher's LoRA: it adapts the same LLM in the same shape."""
     where = f"objective.start_at_teacher=true: the teacher {settings.objective.teacher_run}"
-    if teacher.trained_side != "llm" or not _is_same(bases["llm"], teacher.bases["llm"]):
+    if teacher.trained_side != "llm" or not _is_same(bases["llm"], teacher.bases["llm"], f"{where}: its LLM"):
         name = teacher.bases[teacher.trained_side]["name"]
         raise UserError(f"{where} adapts another model ({name}); set start_at_teacher=false")
     if teacher.model.trainable != "lora":
@@ -86,9 +86,15 @@ def _require_same_adapter(teacher: Trained, settings: Settings, bases: Bases) ->
             raise UserError(f"{where} has a LoRA with {name}={theirs}; set model.lora.{name} to that")
 
 
-def _is_same(found: Mapping[str, str | None], theirs: Mapping[str, Any]) -> bool:
-    """Whether a base model of this run is that of another one."""
-    return bool(is_same_model(str(found["name"]), str(found["fingerprint"]), theirs))
+def _is_same(found: Mapping[str, str | None], theirs: Mapping[str, Any], whose: str) -> bool:
+    """Whether a base model of this run is that of another one; `UserError` where that cannot be told."""
+    is_same = is_same_model(str(found["name"]), str(found["fingerprint"]), theirs)
+    if is_same is None:
+        raise UserError(
+            f"{whose} ({theirs['name']}) cannot be compared with {found['name']}, as no hash of a hub model's weights is known "
+            "here; name the same in both"
+        )
+    return is_same
 
 
 def is_missing(place: str | None) -> bool:

@@ -69,12 +69,14 @@ def test_the_share_of_unknown_tokens_is_said(place, capsys):
     [
         (("--low-resource", "khm_Khmr"), "--low-resource=khm_Khmr: no text of it"),
         (("--training-text", "somewhere.tsv"), "--training-text=somewhere.tsv: names no language"),
+        (("--training-text", "deu_Latn={place}/blank.tsv"), "--training-text=.*blank.tsv: holds no text; give a file"),
         (("--training-text", "deu_Latn={place}/deu_Latn.tsv"), "--training-text: none of fra_Latn, which is scored"),
         (("--max-length", "100"), "--max-length=100: the model reads 64"),
         (("--max-length", "2"), "--max-length=2: special tokens alone take 2"),
     ],
 )
 def test_mistakes(place, more, said):
+    (place / "blank.tsv").write_text("x\t \n", encoding="utf-8")
     with pytest.raises(UserError, match=said):
         evaluate(place, *(option.format(place=place) for option in more), output="none")
     assert not list(place.glob("none/*"))

@@ -1,6 +1,7 @@
 """A run on models of the hub stays at the commits it began with, whatever is pushed there later; so does what it saves."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from mtllm_ds.errors import UserError
 from mtllm_ds.preflight.hub_models import held
 from mtllm_ds.preflight.plan import check_run, describe_plan
 from mtllm_ds.preflight.resume import check_whole_run
+from mtllm_ds.preflight.start import _is_same
 from mtllm_ds.training.runs import run_seeds
 from tests.distributed.ranks import ranks
 from tests.fixtures.hub import hub_at, push
@@ -111,6 +113,22 @@ def test_a_copy_of_a_hub_model_goes_on_for_it(recipe, moved_on, local):
         check_whole_run(settings_of(recipe, **where, **pinned), 1, newest_state(local))
         with pytest.raises(UserError, match=r"--resume: model\.encoder\.name=someone/mt holds other weights"):
             check_whole_run(settings_of(recipe, **where), 1, newest_state(local))
+
+
+def test_what_cannot_be_compared_is_not_called_another_model(recipe, moved_on):
+    folders, where = recipe.parent / "local.yaml", {"run__output_dir": moved_on.run.output_dir}
+    state = newest_state(moved_on)
+    unhashed = replace(state, bases={side: {**base, "weights": None} for side, base in state.bases.items()})
+    with pytest.raises(
+        UserError, match=r"--resume: model\.encoder\.name=.* cannot be compared with what .*someone/mt, hub:"
+    ):
+        check_whole_run(settings_of(folders, **where), 1, unhashed)
+    own = {"name": "folder", "fingerprint": "sha256:1"}
+    for base in unhashed.bases.values():
+        with pytest.raises(
+            UserError, match=r"^model\.start=x: its llm \(someone/\w+\) cannot be compared with folder, as"
+        ):
+            _is_same(own, base, "model.start=x: its llm")
 
 
 def test_an_export_fetches_the_commit_it_was_trained_on(recipe, moved_on, local, tmp_path):

@@ -29,7 +29,7 @@ def read_texts(inputs: Iterable[InputFile], limit: int | None = None) -> Texts:
     Raises:
         UserError: a file cannot be read, or holds no text.
     """
-    pairs = [pair for source in inputs for pair in _texts_of(SourceReader(source), limit)]
+    pairs = [pair for source in inputs for pair in _texts_of(SourceReader(source), "--input", limit)]
     return Texts([language for language, _ in pairs], [text for _, text in pairs])
 
 
@@ -110,7 +110,7 @@ def count_tokens(
     """
     counts: dict[str, np.ndarray] = {}
     readers = [SourceReader(source) for source in inputs]
-    pairs = (pair for reader in readers for pair in _texts_of(reader))
+    pairs = (pair for reader in readers for pair in _texts_of(reader, "--training-text"))
     while stretch := list(islice(pairs, _STRETCH)):
         ids_of: dict[str, list[np.ndarray]] = {}
         for (language, _), ids in zip(stretch, _token_ids(model, [text for _, text in stretch]), strict=True):
@@ -122,8 +122,8 @@ def count_tokens(
     return counts
 
 
-def _texts_of(reader: SourceReader, limit: int | None = None) -> Iterator[tuple[str, str]]:
-    """(language, text) of a file, not blank, the first `limit` at most; `UserError` where there is none."""
+def _texts_of(reader: SourceReader, option: str, limit: int | None = None) -> Iterator[tuple[str, str]]:
+    """(language, text) of a file, not blank, the first `limit` at most; `UserError` that names the option where there is none."""
     number = 0
     for document in reader:
         if number == limit:
@@ -132,7 +132,7 @@ def _texts_of(reader: SourceReader, limit: int | None = None) -> Iterator[tuple[
             number += 1
             yield document.language, document.segments[0]
     if not number:
-        raise UserError(f"--input={reader.source.path}: holds no text; give a file that does")
+        raise UserError(f"{option}={reader.source.path}: holds no text; give a file that does")
 
 
 def _token_ids(model: MaskedLM, texts: Sequence[str]) -> list[np.ndarray]:
