@@ -87,7 +87,8 @@ class Plan:
             f"model.llm.max_length={budget.max_length}", f"data.train={shards / 'train'}", f"data.lanes={lanes}",
             f"data.samples_per_cell={budget.samples_per_step // lanes}",
             f"data.cells_per_forward={budget.samples_per_forward * lanes // budget.samples_per_step}",
-            "model.lora.dropout=0", f"optim.learning_rate={rate}", f"training.precision={self.precision}", *row.overrides,
+            "model.lora.dropout=0", f"optim.learning_rate={rate}", f"training.precision={self.precision}",
+            "training.deepspeed=zero2", *row.overrides,
         ]  # fmt: skip
         if row.start is not None:
             own += [
