@@ -37,6 +37,7 @@ _WITH_EFFECT = {
     "failures.on_loss_spike": "what becomes of a spike of the loss changes from here on",
     "failures.spike_window": "what counts as a spike of the loss changes from here on",
     "failures.spike_factor": "what counts as a spike of the loss changes from here on",
+    "run.validate_at_start": "the model is validated before the first step alone, which is made",
     "run.max_steps": "the learning rate falls on another line from here on",
     "data.validation": "figures of validation before and after cannot be compared, the best checkpoint's among them",
     "data.validation_samples": "figures of validation before and after cannot be compared, the best checkpoint's among them",

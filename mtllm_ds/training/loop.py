@@ -85,8 +85,9 @@ class Trainer:
             self._validate_late(step)
             if self.history.validation_due:
                 return False  # asked to stop again; what is saved says that it is due
-        if run.validate_at_start and not step:  # not again on resume: the row is kept
-            self._measure(0)
+        # Not again on resume: the row is kept.
+        if run.validate_at_start and not step and self._measure(0) is None:
+            self.warn("run.validate_at_start=true: asked to stop on the way; the run goes on without the row of step 0")
         while step < run.max_steps:
             done, last = step + 1, step + 1 == run.max_steps
             self.watch.enter("data", done)

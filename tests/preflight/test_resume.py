@@ -116,11 +116,17 @@ def test_a_run_of_version_0_1_saved_the_settings_of_all_objectives(recipe):
 def test_what_changes_the_rest_of_a_run_is_told(recipe):
     before = settings_of(recipe)
     now = settings_of(
-        recipe, optim__learning_rate=1e-3, run__max_steps=80, data__validation=recipe.parent / "train", run__log_every=7
+        recipe,
+        optim__learning_rate=1e-3,
+        run__max_steps=80,
+        data__validation=recipe.parent / "train",
+        run__log_every=7,
+        run__validate_at_start=True,
     )
     lines = changed_on_the_way(now, before)
     assert [line.split("=")[0] for line in lines] == [
         "--resume: optim.learning_rate",
+        "--resume: run.validate_at_start",
         "--resume: run.max_steps",
         "--resume: data.validation",
     ]

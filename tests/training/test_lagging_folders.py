@@ -1,4 +1,5 @@
-"""Machines that see a run's folder differently (a listing that lags, folders of their own): one place to go on, or one line."""
+"""Machines that see a run's folder differently (a listing that lags, folders of their own), or lack something on one rank: one
+place to go on, or one line."""
 
 import shutil
 

@@ -4,10 +4,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 
+from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.data.stream.collate import Collator
 from mtllm_ds.objectives.base import ObjectiveOutput
+from mtllm_ds.training.assemble import open_run
 from mtllm_ds.training.loop import Trainer
+from tests.distributed.ranks import ranks
+from tests.fixtures.runs import make_run, rows_of, settings_of
 
 
 class Noting:
@@ -56,3 +61,22 @@ def test_all_parts_are_closed_whichever_fails_and_signals_are_given_back_last():
     with pytest.raises(RuntimeError, match="engine"):
         trainer.close()
     assert closed == ["saver", "sink", "engine", "watch", "lock", "preemption"]
+
+
+def stop_in_the_first_validation(recipe):
+    """On each rank: lines told, and whether the run finished, when one rank is asked to stop before the first step."""
+    cluster, lines = join_cluster(), []
+    trainer = open_run(settings_of(recipe, run__validate_at_start=True), cluster, False, Console(quiet=True))
+    trainer.warn = lines.append
+    trainer.preemption.requested = cluster.rank == 1
+    try:
+        return lines, trainer.run()
+    finally:
+        trainer.close()
+
+
+def test_a_stop_in_the_validation_before_the_first_step_is_told(tmp_path):
+    line = "run.validate_at_start=true: asked to stop on the way; the run goes on without the row of step 0"
+    recipe = make_run(tmp_path)
+    assert ranks(2).run(stop_in_the_first_validation, recipe) == [([line], False)] * 2
+    assert all("eval" not in key for row in rows_of(settings_of(recipe)) if row["step"] == 0 for key in row)
