@@ -20,7 +20,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from tqdm import tqdm
 from mtllm_ds.adapters.task_languages import TaskLanguages
 from mtllm_ds.command_line import quiet_libraries, run_and_exit
 from mtllm_ds.data.text.padding import longest_first
+from mtllm_ds.draws import seed_of
 from mtllm_ds.errors import UserError
 from mtllm_ds.inference import MTLLM
 from mtllm_ds.models.sampling import Sampling
@@ -132,7 +133,7 @@ class MTLLMForHarness(LM):
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Of each (context, continuation): the continuation's log-probability, and whether greedy decoding would write it."""
-        told = []
+        told, num_cut = [], 0
         for request, language in self._with_languages(requests):
             context, continuation = request.args
             blanks = context[len(context.rstrip()) :] if not context.startswith(_MESSAGES) else ""
@@ -141,7 +142,9 @@ class MTLLMForHarness(LM):
                 (prompt,), (ids,) = self._speaker.read_with(
                     [_prompt(context)], [continuation], language, self._template
                 )
-                told.append(self._checked(_Told(prompt, ids, len(ids))))
+                told.append(_Told(self._fitted(prompt, len(ids) - 1), ids, len(ids)))
+                num_cut += len(told[-1].prompt) < len(prompt)
+        self._say_cut(num_cut)
         answers = self._tell(told, disable_tqdm)
         for request, answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial("loglikelihood", request.args, answer)
@@ -231,13 +234,23 @@ class MTLLMForHarness(LM):
             else:
                 yield _Told(ReadPrompt([], before), asked, len(asked))
 
-    def _checked(self, told: _Told) -> _Told:
-        room, needed = self._speaker.num_positions, len(told.prompt) + len(told.ids) - 1
-        if room is not None and needed > room:
-            raise UserError(
-                f"prompts[0]: {needed} tokens with its continuation, the LLM has {room} positions; shorten it"
-            )
-        return told
+    def _fitted(self, prompt: ReadPrompt, num_behind: int) -> ReadPrompt:
+        """A context that leaves room for so many tokens: where an LLM reads it itself cut from the left, as the harness does.
+
+        Raises:
+            UserError: nothing of it would be left, or an encoder reads it.
+        """
+        room, needed = self._speaker.num_positions, len(prompt) + num_behind
+        if room is None or needed <= room:
+            return prompt
+        if self._speaker.sides == ["llm"] and num_behind < room:
+            return replace(prompt, llm=prompt.llm[needed - room :])
+        raise UserError(f"prompts[0]: {needed} tokens with its continuation, the LLM has {room} positions; shorten it")
+
+    def _say_cut(self, count: int) -> None:
+        if count:
+            room = self._speaker.num_positions
+            _log.warning("%d contexts are longer than the LLM's %d positions allow: cut from the left", count, room)
 
     @torch.no_grad()
     def _tell(self, told: Sequence[_Told], quiet: bool) -> list[tuple[float, bool]]:
@@ -260,7 +273,9 @@ class MTLLMForHarness(LM):
     def _sum(self, states: torch.Tensor, ids: list[int]) -> tuple[float, bool]:
         total, is_greedy = 0.0, True
         for part, tokens in zip(
-            states.split(_LOGIT_ROWS), torch.tensor(ids, device=states.device).split(_LOGIT_ROWS), strict=True
+            states.split(_LOGIT_ROWS),
+            torch.tensor(ids, dtype=torch.int64, device=states.device).split(_LOGIT_ROWS),
+            strict=True,
         ):
             log_probs = self._speaker.log_probs(part)
             total += log_probs.gather(1, tokens[:, None]).double().sum().item()
@@ -275,13 +290,14 @@ class MTLLMForHarness(LM):
         if not options.get("do_sample"):
             # Tasks name settings of drawing beside greedy decoding, where they mean nothing.
             options = {name: value for name, value in options.items() if name not in Sampling.NAMES}
-        written = self._speaker.respond(
-            [_prompt(request.args[0]) for request in requests],
-            list(languages) if self._needs_language else None,
-            max_new_tokens=new_tokens, batch_size=self._batch_size, chat_template=self._template,
-            **options,
-        )  # fmt: skip
-        answers = [postprocess_generated_text(text, stops, None) for text in written]
+        prompts = [_prompt(request.args[0]) for request in requests]
+        read = self._speaker.read(prompts, list(languages) if self._needs_language else None, self._template)
+        rows = [self._fitted(prompt, new_tokens) for prompt in read]
+        self._say_cut(sum(len(row) < len(prompt) for row, prompt in zip(rows, read, strict=True)))
+        how = self._speaker.options(rows, new_tokens, self._template, **options)
+        start = int(torch.randint(2**62, ()))
+        written = self._speaker.write(rows, [seed_of(start, row) for row in range(len(rows))], how, self._batch_size)
+        answers = [postprocess_generated_text(response.text, stops, None) for response in written]
         for request, answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial("generate_until", request.args, answer)
         return answers

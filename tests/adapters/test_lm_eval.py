@@ -117,6 +117,42 @@ def test_an_exported_llm_is_an_ordinary_hugging_face_folder_there(template, base
     assert "# Language model" in (tmp_path / "merged" / "README.md").read_text()
 
 
+def test_long_contexts_of_a_plain_llm_are_cut_from_the_left_as_by_transformers_own_model(stack, bases, caplog):
+    caplog.set_level("WARNING", "lm_eval")
+    llm, mine = HFLM(str(bases["llm"]), device="cpu"), adapter.MTLLMForHarness(str(stack), plain=True, batch_size=2)
+    contexts = [" ".join(TEXT * 3), "A chart", " ".join(TEXT * 2)]
+    asked = [
+        Instance("loglikelihood", {}, (context, " the values"), 0, ("ours", number, 1))
+        for number, context in enumerate(contexts)
+    ]
+    truth = llm.loglikelihood(asked, disable_tqdm=True)
+    found = mine.loglikelihood(asked, disable_tqdm=True)
+    assert [total for total, _ in found] == pytest.approx([total for total, _ in truth], abs=1e-4)
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in truth]
+    assert caplog.messages[-1] == "2 contexts are longer than the LLM's 128 positions allow: cut from the left"
+    options = {"until": [], "max_gen_toks": NEW, "do_sample": False}
+    asked = [
+        Instance("generate_until", {}, (context, dict(options)), 0, ("ours", number, 1))
+        for number, context in enumerate(contexts)
+    ]
+    assert mine.generate_until(asked, disable_tqdm=True) == llm.generate_until(asked, disable_tqdm=True)
+
+
+def test_a_continuation_that_merges_into_the_context_is_told_by_no_token(stack):
+    mine = adapter.MTLLMForHarness(str(stack), plain=True)
+    length = [len(mine._speaker.tokens_of(TEXT[0][:end])) for end in range(len(TEXT[0]))]
+    ends = [
+        end
+        for end in range(2, len(length) - 1)
+        if length[end] >= length[end + 1] and " " not in TEXT[0][end - 1 : end + 1]
+    ]
+    asked = [
+        Instance("loglikelihood", {}, (TEXT[0][:end], TEXT[0][end : end + 1]), 0, ("ours", end, 1)) for end in ends
+    ]
+    assert asked
+    assert mine.loglikelihood(asked, disable_tqdm=True) == [(0.0, True)] * len(asked)
+
+
 def test_whole_texts_in_windows_are_told_as_by_transformers_own_model(stack, bases, tasks):
     llm = HFLM(str(bases["llm"]), device="cpu", add_bos_token=False)
     mine = adapter.MTLLMForHarness(str(stack), plain=True, batch_size=2)
