@@ -96,6 +96,20 @@ def test_global_batches_are_the_same_on_any_cluster_and_after_any_stop(
     assert before + after == expected
 
 
+@pytest.mark.parametrize("budgets", [{}, {"encoder_tokens_per_cell": 160, "llm_tokens_per_cell": 256, "queue_size": 3}])
+def test_a_cursor_taken_where_a_cycle_of_draws_ends_is_of_its_own_step(dataset, budgets):
+    """Without workers the order is shared with a reader that looks a step ahead."""
+    schedule = OrderSettings(lanes=5, samples_per_cell=1, mixing=MixingSettings(cycle_draws=1), **budgets)
+    steps = 100 if budgets else 30  # more than a round
+    expected, _ = global_batches(dataset, schedule, 3, 1, 0, steps)
+    taken = list(islice(TrainStream(dataset, schedule, seed=3), steps))
+    cycles = {step.cursor["mixing_state"]["cycle"] for step in taken}
+    assert len(cycles) > 1
+    for stop in range(1, steps):
+        after, _ = global_batches(dataset, schedule, 3, 1, 0, 1, taken[stop - 1].cursor)
+        assert after == expected[stop : stop + 1]
+
+
 @given(
     schedule=schedules,
     seed=st.integers(0, 1000),
