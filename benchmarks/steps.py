@@ -21,6 +21,7 @@ from rich.console import Console
 
 from mtllm_ds.atomic import write_json
 from mtllm_ds.errors import UserError
+from mtllm_ds.training.preemption import EXIT_PREEMPTED
 
 Command = list[str]
 DONE, LOG = "done.json", "log.txt"
@@ -150,7 +151,7 @@ class Steps:
         status = process.wait()
         with self._lock:
             self._running.discard(process)
-            was_stopped = self._stopping and status in (-signal.SIGTERM, 128 + signal.SIGTERM)
+            was_stopped = self._stopping and status in _STOPPED
         if status:
             path = self.root / step.name / LOG
             lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
@@ -164,6 +165,10 @@ class Steps:
             for process in self._running:
                 with contextlib.suppress(ProcessLookupError):  # it ended by itself just now
                     os.killpg(process.pid, signal.SIGTERM)
+
+
+_STOPPED = (-signal.SIGTERM, 128 + signal.SIGTERM, EXIT_PREEMPTED)
+"""Statuses of what ended since it was asked to: by the signal itself, or a training that saved first"""
 
 
 def _timeout(seconds: float | None) -> float | None:

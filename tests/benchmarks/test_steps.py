@@ -12,6 +12,7 @@ from rich.console import Console
 
 from benchmarks.steps import Step, Steps, chosen_steps, describe, require_same
 from mtllm_ds.errors import UserError
+from mtllm_ds.training.preemption import EXIT_PREEMPTED
 
 ROOT = Path(__file__).parents[2]
 
@@ -131,11 +132,11 @@ def test_a_deadline_ends_what_runs_where_that_was_asked(tmp_path):
         steps_in(tmp_path / "run").run(failing, deadline_seconds=300.0, ends_there=True)
 
 
-def failing(path: Path | None = None) -> list[str]:
+def failing(path: Path | None = None, status: object = "broken") -> list[str]:
     """A command that fails, where a path is given once SIGTERM comes; the path then says that it waits for it."""
     wait = f"""
 import pathlib, signal, sys, time
-signal.signal(signal.SIGTERM, lambda *_: sys.exit('broken'))
+signal.signal(signal.SIGTERM, lambda *_: sys.exit({status!r}))
 pathlib.Path({str(path)!r}).touch()
 time.sleep(60)
 """
@@ -153,6 +154,11 @@ def test_an_optional_step_that_fails_leaves_the_rest_of_the_run(tmp_path):
     assert not steps.run(plan)
     assert [steps.is_done(step) for step in plan] == [False, False, True]
     assert trace.read_text() == "a"
+
+
+def test_a_training_that_saved_when_the_deadline_came_is_left_for_another_time(tmp_path):
+    plan = [Step("a", [failing(tmp_path / "waits", EXIT_PREEMPTED)])]
+    assert not steps_in(tmp_path / "run").run(plan, deadline_seconds=2.0, ends_there=True)
 
 
 def test_a_step_that_fails_after_the_deadline_is_not_just_left(tmp_path):
