@@ -7,7 +7,7 @@ goes on with the groups that are missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -47,6 +47,7 @@ def write_targets(
     *,
     batch_size: int,
     stored_dtype: str = "float32",
+    kept_as: Mapping[str, str | int] | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Add the target set `name` to a local data set; groups that are there already are left as they are.
@@ -54,15 +55,18 @@ def write_targets(
     Args:
         batch_size: samples per forward
         stored_dtype: float32 or float16
+        kept_as: more options by name that decide what is kept, as `TargetWriter` compares them
         advance: called with samples done and to do by this rank
 
     Raises:
-        UserError: the set was begun by another teacher, or what the teacher says is not finite in `stored_dtype`.
+        UserError: the set was begun by another teacher or with other options, or what the teacher says is not finite in
+            `stored_dtype`.
     """
     samples_of_block = np.diff(manifest.first_row)
     # Decided by the data set alone, so that any number of ranks can go on with it.
     group_blocks = max(1, _GROUP_SAMPLES // int(samples_of_block.max()))
-    writer = together(lambda: TargetWriter(manifest, name, teacher.identity, group_blocks), cluster.device)
+    options = {**(kept_as or {}), "--store": stored_dtype}
+    writer = together(lambda: TargetWriter(manifest, name, teacher.identity, group_blocks, options), cluster.device)
     wait_for_all()
 
     def work() -> None:

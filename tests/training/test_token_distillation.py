@@ -150,7 +150,7 @@ def test_a_teacher_that_told_all_tokens_before_gives_the_curve_of_the_live_one(r
                 assert {name: other[name] for name in figures} == pytest.approx(figures, rel=1e-4)
 
 
-def test_target_sets_of_another_temperature_or_kind_are_one_line(recipe, tmp_path):
+def test_target_sets_of_another_temperature_kind_or_precision_are_one_line(recipe, tmp_path):
     llm, folders = str(recipe.parent / "llm"), []
     for name in ("dialogues", "plain"):
         source = recipe.parent / ("train_dialogues" if name == "dialogues" else "train")
@@ -167,6 +167,15 @@ def test_target_sets_of_another_temperature_or_kind_are_one_line(recipe, tmp_pat
         ([folders[0]], r"^--data=.*: holds dialogues, whose teacher tells next tokens; say how many by --top-k$"),
         ([folders[1], "--top-k", "4"], r"^--top-k=4: the shards in .* hold no responses; leave it out, or give"),
         ([folders[0], "--top-k", "4"], "begun by another teacher"),
+        ([folders[0], "--top-k", "8", "--temperature", "2"], "^--top-k=8: targets .* were begun with 4; give that, or"),
+        (
+            [folders[0], "--top-k", "4", "--temperature", "2", "--precision", "bf16"],
+            "^--precision=bf16: targets .* were begun with fp32; give that, or",
+        ),
+        (
+            [folders[0], "--top-k", "4", "--temperature", "2", "--store", "float16"],
+            "^--store=float16: targets .* were begun with float32; give that, or",
+        ),
         ([folders[0], "--top-k", "513"], r"^--top-k=513: .* tells 512 tokens; lower it$"),
         ([folders[0], "--top-k", "4", "--causal"], "^--causal: has no effect with --top-k"),
         ([folders[1], "--temperature", "2"], r"^--temperature=2\.0: has no effect without --top-k; leave it out$"),

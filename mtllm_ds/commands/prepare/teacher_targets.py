@@ -55,6 +55,7 @@ def run(options: argparse.Namespace) -> None:
     cluster = join_cluster_if_launched()
     precision = options.precision or ("bf16" if cluster.device.type == "cuda" else "fp32")
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    kept_as = {"--precision": precision, **({} if options.top_k is None else {"--top-k": options.top_k})}
     for folder in options.data:
 
         def load(folder: str = folder) -> tuple[Manifest, Answering]:
@@ -65,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
         with CountDisplay(f"targets of {folder}", "samples of this rank", quiet=not cluster.is_main) as display:
             write_targets(
                 manifest, options.name, teacher, cluster,
-                batch_size=options.batch_size, stored_dtype=options.store, advance=display.advance,
+                batch_size=options.batch_size, stored_dtype=options.store, kept_as=kept_as, advance=display.advance,
             )  # fmt: skip
         if cluster.is_main:
             print(f"{folder}: targets '{options.name}' of {manifest.num_samples} samples by {teacher.identity.name}")

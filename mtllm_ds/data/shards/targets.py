@@ -2,7 +2,7 @@
 
 A *target set* lives in `<data set>/targets/<name>/`:
 
-    teacher.json          which teacher, which data set, which columns
+    teacher.json          which teacher, which data set, how its words are kept
     group-000000.tar ...  a block of target columns for each block of the data set, a fixed number of blocks a file
     index.bin             where each block lies, its hash; written last, when every group is there
 
@@ -125,12 +125,20 @@ class TargetWriter:
     Under ZeRO-3, where all ranks must make equally many forwards, go through groups in lockstep: a rank that has fewer left
     repeats another's last forward and drops the result.
 
+    Args:
+        kept_as: options by name that decide what the columns hold (how many tokens, which precision), the same for all groups
+
     Raises:
-        UserError: the data set is remote, or the target set was begun by another teacher.
+        UserError: the data set is remote, or the target set was begun by another teacher or with other options.
     """
 
     def __init__(
-        self, manifest: Manifest, name: str, teacher: TeacherIdentity, group_blocks: int = GROUP_BLOCKS
+        self,
+        manifest: Manifest,
+        name: str,
+        teacher: TeacherIdentity,
+        group_blocks: int = GROUP_BLOCKS,
+        kept_as: Mapping[str, str | int] | None = None,
     ) -> None:
         self._manifest = manifest
         self._group_blocks = group_blocks
@@ -145,14 +153,27 @@ class TargetWriter:
             "data_set": manifest.hash,
             "teacher": asdict(teacher),
             "group_blocks": group_blocks,
+            "kept_as": dict(kept_as or {}),
         }
         path = self._folder / _TEACHER
-        if not path.exists():
+        if path.exists():
+            self._require_same(json.loads(path.read_text()), content)
+        else:
             atomic.write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
-        elif json.loads(path.read_text()) != content:
+
+    def _require_same(self, begun: dict[str, Any], content: dict[str, Any]) -> None:
+        options: dict[str, str | int] = content["kept_as"]
+        before: dict[str, str | int] = begun.get("kept_as", options)  # older sets did not note it
+        if {**begun, "kept_as": options} != content:
             raise UserError(
                 f"targets {self._folder}: begun by another teacher or for other shards; choose another --name"
             )
+        for option in sorted(before.keys() | options.keys()):
+            if before.get(option) != options.get(option):
+                raise UserError(
+                    f"{option}={options.get(option)}: targets {self._folder} were begun with {before.get(option)}; give that, "
+                    "or choose another --name"
+                )
 
     @property
     def num_groups(self) -> int:

@@ -1,3 +1,4 @@
+import json
 from itertools import islice
 
 import numpy as np
@@ -132,6 +133,35 @@ def test_another_teacher_or_data_set_is_refused(dataset_copy, shard_settings, tm
     path.write_text(path.read_text() + "\n")
     with pytest.raises(UserError, match="belong to other shards"):
         TargetSet(Manifest.load(dataset_copy), "t")
+
+
+@pytest.mark.parametrize("is_done", [False, True], ids=["begun", "done"])
+def test_columns_of_another_kind_are_not_added(dataset_copy, is_done):
+    manifest = Manifest.load(dataset_copy)
+    writer = write(manifest, "top_k", ranks=1, groups_each=None if is_done else 1, kept_as={"--top-k": K})
+    if is_done:
+        writer.finish()
+    before = contents(dataset_copy)
+    for other, line in (
+        ({"--top-k": 9}, r"^--top-k=9: targets .* were begun with 5; give that, or choose another --name$"),
+        ({}, r"^--top-k=None: targets .* were begun with 5"),
+        ({"--top-k": K, "--store": "float16"}, r"^--store=float16: targets .* were begun with None"),
+    ):
+        with pytest.raises(UserError, match=line):
+            write(manifest, "top_k", ranks=1, kept_as=other)
+    assert contents(dataset_copy) == before
+    write(manifest, "top_k", ranks=1, kept_as={"--top-k": K}).finish()
+
+
+def test_a_set_that_did_not_note_how_it_was_kept_is_gone_on_with(dataset_copy):
+    manifest = Manifest.load(dataset_copy)
+    write(manifest, "top_k", ranks=1, groups_each=1)
+    path = dataset_copy / "targets" / "t" / "teacher.json"
+    content = json.loads(path.read_text())
+    del content["kept_as"]
+    path.write_text(json.dumps(content))
+    write(manifest, "top_k", ranks=1, kept_as={"--top-k": K}).finish()
+    assert TargetSet(manifest, "t", TEACHER)
 
 
 def test_altered_targets_are_found(dataset_copy):
