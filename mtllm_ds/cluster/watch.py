@@ -8,6 +8,7 @@ that has begun the fewest collectives. Collective time-outs follow the phases to
 from __future__ import annotations
 
 import contextlib
+import errno
 import faulthandler
 import math
 import mmap
@@ -46,30 +47,29 @@ _MARGIN = timedelta(seconds=30)
 class Watch:
     """Of one rank in one run. `limits` are in seconds by phase, None for no bound; `folder` is one that all ranks see.
 
-    Until `started`, every phase is bounded as "start" is: first steps compile, and fill caches.
+    Until `started`, every phase is bounded as "start" is: first steps compile, and fill caches. Where the system lacks what a
+    watcher needs (`is_supported`), collective time-outs alone hold.
     """
 
     def __init__(self, folder: Path, limits: Mapping[Phase, float | None]) -> None:
         self._limits, self._started = dict(limits), False
-        handle = os.memfd_create("mtllm-watch")
-        os.ftruncate(handle, watcher.LAYOUT.size)
-        self._memory = mmap.mmap(handle, watcher.LAYOUT.size)
+        handle = os.memfd_create("mtllm-watch") if is_supported() else None
+        if handle is not None:
+            os.ftruncate(handle, watcher.LAYOUT.size)
+        self._memory = mmap.mmap(-1 if handle is None else handle, watcher.LAYOUT.size)
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._state, self._closed = watcher.RUNNING, False
         self._beats, self._number, self._limit, self._words = 0, 0, math.inf, ""
         self.enter("start", 0)
         self._dumps = _dump_on_request()
-        process = os.pidfd_open(os.getpid())
-        numbers = [handle, process, os.getpid(), own_rank(), world_size()]
-        command = [sys.executable, "-S", "-E", watcher.__file__, *map(str, numbers), str(folder)]
-        # A session of its own: what is sent to the rank's whole group must not end it first.
-        self._process = subprocess.Popen(
-            command, pass_fds=[handle, process], stdin=subprocess.DEVNULL, start_new_session=True
-        )
-        os.close(handle)
-        os.close(process)
+        self._process = None if handle is None else _start_watcher(handle, folder)
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether a process stands beside this one."""
+        return self._process is not None
 
     def enter(self, phase: Phase, step: int) -> None:
         """Say what comes now; `step` is counted from 1."""
@@ -101,7 +101,7 @@ class Watch:
             with self._lock:  # it has a line to say before it goes
                 self._closed = True
                 self._write()
-        else:
+        elif self._process is not None:
             self._process.kill()
             self._process.wait()
         set_collective_timeout(COLLECTIVE_TIMEOUT)
@@ -121,6 +121,31 @@ class Watch:
         words = self._words.encode()[:199]
         numbers = (self._state, self._closed, self._beats, self._number, num_collectives())
         watcher.LAYOUT.pack_into(self._memory, 0, *numbers, self._limit, words)
+
+
+def is_supported() -> bool:
+    """Whether a watcher can hold on to its rank: by handles of processes, as of Linux 5.3, which a container may forbid."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except AttributeError:
+        return False
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.EPERM):
+            return False
+        raise
+    return True
+
+
+def _start_watcher(memory: int, folder: Path) -> subprocess.Popen[bytes]:
+    """Takes `memory`, a file handle, over."""
+    process = os.pidfd_open(os.getpid())
+    numbers = [memory, process, os.getpid(), own_rank(), world_size()]
+    command = [sys.executable, "-S", "-E", watcher.__file__, *map(str, numbers), str(folder)]
+    # A session of its own: what is sent to the rank's whole group must not end it first.
+    started = subprocess.Popen(command, pass_fds=[memory, process], stdin=subprocess.DEVNULL, start_new_session=True)
+    os.close(memory)
+    os.close(process)
+    return started
 
 
 def _comes_from_others(error: Exception) -> bool:

@@ -106,6 +106,9 @@ def _open_run(
     lock = together(lambda: _take_folder(folder, damaged) if cluster.is_main else None, device)
     from_main(lambda: require_fit_folder(root, state), device)
     watch = together(lambda: _start_watch(settings, on_failure), device)
+    if not watch.is_watched:
+        line = "no watcher beside this rank, for want of process handles (Linux 5.3): collective time-outs alone end a hang"
+        console.print(f"warning: {line}", highlight=False, markup=False, soft_wrap=True)
     plan = together(lambda: held(plan), device)
     settings = plan.settings
     stream = together(lambda: _train_stream(plan, cluster, found[1].cursor if found else None), device)

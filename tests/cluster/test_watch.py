@@ -2,6 +2,7 @@
 says what it does)."""
 
 import contextlib
+import errno
 import mmap
 import os
 import signal
@@ -211,4 +212,25 @@ def test_closing_leaves_no_process_and_no_bound(tmp_path, monkeypatch, error, st
     assert found._process.wait(LONG) is not None
     assert bounds[1] == timedelta(seconds=35)
     assert bounds[2] > timedelta(days=365)  # no bound is not thirty minutes
+    assert bounds[-1] == COLLECTIVE_TIMEOUT
+
+
+@pytest.mark.parametrize("missing", ["as on other systems", "as a container forbids it"])
+def test_without_process_handles_time_outs_alone_hold(tmp_path, monkeypatch, missing):
+    def forbidden(_):
+        raise PermissionError(errno.EPERM, "no")
+
+    bounds = []
+    monkeypatch.setattr(watch, "set_collective_timeout", bounds.append)
+    if missing == "as on other systems":
+        monkeypatch.delattr(os, "pidfd_open")
+    else:
+        monkeypatch.setattr(os, "pidfd_open", forbidden)
+    found = Watch(tmp_path, {**LIMITS, "step": 5.0})
+    found.started()
+    found.enter("step", 1)
+    found.note_failure(RuntimeError("shapes differ"))
+    found.close()
+    assert not found.is_watched
+    assert timedelta(seconds=35) in bounds
     assert bounds[-1] == COLLECTIVE_TIMEOUT
