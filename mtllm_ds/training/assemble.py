@@ -6,6 +6,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -103,6 +104,8 @@ def _open_run(
     found = None if newest is None else together(lambda: open_checkpoint(root, newest), device)
     state = None if found is None else found[1]
     plan = together(lambda: check_whole_run(settings, cluster.world_size, state), device)
+    # Rank 0's word: what fails on one rank alone, as for want of memory, must not part the ranks' collectives.
+    plan = replace(plan, pairing=from_main(lambda: plan.pairing, device))
     lock = together(lambda: _take_folder(folder, damaged) if cluster.is_main else None, device)
     from_main(lambda: require_fit_folder(root, state), device)
     watch = together(lambda: _start_watch(settings, on_failure), device)

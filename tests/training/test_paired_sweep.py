@@ -140,3 +140,34 @@ def test_layers_are_gathered_twice_a_forward_and_not_three_times(request, name):
         {k: v for k, v in row.items() if k not in drop} for row in rows[1]
     ]
     assert len(losses_of(settings_of(recipe, **runs[True]))) == STEPS
+
+
+def teacher_with(recipe, overrides, failing_rank):
+    """On a rank: the kind of teacher in a run of which one rank cannot try the pairing."""
+    from mtllm_ds.models.pairing import Pairing
+    from mtllm_ds.preflight import paired
+
+    cluster, pairing_of = join_cluster(), paired.pairing_of
+    if cluster.rank == failing_rank:
+        paired.pairing_of = lambda *_: Pairing(failure="MemoryError: ")
+    try:
+        trainer = open_run(settings_of(recipe, **overrides), cluster, False, Console(quiet=True))
+    finally:
+        paired.pairing_of = pairing_of
+    try:
+        if (kind := type(trainer.objective.teacher).__name__) == ("PairedSelf" if failing_rank else "FrozenSelf"):
+            trainer.run()  # ranks of two kinds would wait for each other
+    finally:
+        trainer.close()
+    return kind
+
+
+@pytest.mark.parametrize(("failing_rank", "kind"), [(0, "FrozenSelf"), (1, "PairedSelf")])
+def test_where_one_rank_cannot_try_it_all_take_the_word_of_rank_0(texts, failing_rank, kind):
+    overrides = {
+        "run__output_dir": str(texts.parent / f"failing_{failing_rank}"), "run__max_steps": 2, "run__validate_every": 2,
+        "run__save_every": 2, "training__deepspeed": PARTITIONED, "model__paired_sweep": "auto",
+        "data__cells_per_forward": 3,
+    }  # fmt: skip
+    assert ranks(2).run(teacher_with, texts, overrides, failing_rank) == [kind, kind]
+    assert len(losses_of(settings_of(texts, **overrides))) == 2
