@@ -22,7 +22,7 @@ from benchmarks.generative.budgets import BUDGETS
 from benchmarks.generative.data import Row, write_rows
 from benchmarks.quality.text.folder_text import read_jsonl
 from mtllm_ds.atomic import write_json
-from mtllm_ds.cluster.agree import wait_for_all
+from mtllm_ds.cluster.agree import together
 from mtllm_ds.cluster.launch import Cluster, join_cluster_if_launched, leave_cluster
 from mtllm_ds.cluster.precision import reading_dtype
 from mtllm_ds.command_line import Parser, add_precision, run_and_exit
@@ -91,9 +91,8 @@ def answered(
                 record=lambda job, text, ended: {"id": job.id, "response": text, "ended": ended},
                 progress=lambda done, total: status.update(f"{name}: {done} of {total} answered"),
             )  # fmt: skip
-        if cluster.is_main:
-            stage.finish([found[job.id] for job in jobs], {"answered": len(jobs)})
-        wait_for_all()
+        answers = [found[job.id] for job in jobs]
+        together(lambda: stage.finish(answers, {"answered": len(jobs)}) if cluster.is_main else None, cluster.device)
     return [row | {"ids": llm.chat.response_ids(row["response"], ends=False)} for row in stage.rows]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mtllm_ds.cluster.agree import wait_for_all
+from mtllm_ds.cluster.agree import together
 from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.data.text.prompt_records import PromptRecord
 from mtllm_ds.data.text.prompts import said
@@ -68,10 +68,12 @@ class PromptFile:
         found = write_batches(
             self._jobs, lengths, self._batch, stage, cluster, batch_size=batch_size, progress=progress
         )
-        if cluster.is_main:
+
+        def finish() -> None:
             rows = [found[job.id] for job in self._jobs]
             stage.finish(rows, {"written": len(rows), "ended": sum(row["ended"] for row in rows)})
-        wait_for_all()
+
+        together(lambda: finish() if cluster.is_main else None, cluster.device)
 
     def _batch(self, jobs: Sequence[_Job]) -> list[Row]:
         written = self._speaker.write([job.read for job in jobs], [job.seed for job in jobs], self.how, len(jobs))

@@ -12,13 +12,14 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from mtllm_ds import atomic
-from mtllm_ds.cluster.agree import patiently, wait_for_all
+from mtllm_ds.cluster.agree import patiently, together, wait_for_all
 from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.data.text.padding import longest_first
 from mtllm_ds.errors import UserError
@@ -45,7 +46,8 @@ class Stage:
         settings: everything that decides the rows, as plain JSON values
 
     Raises:
-        UserError: the folder holds this stage, done or begun, made with other settings, or files of its names that no stage left.
+        UserError: the folder holds this stage, done or begun, made with other settings, or files of its names that no stage left;
+            or it cannot be written.
     """
 
     def __init__(self, folder: Path, name: str, settings: Mapping[str, Any]) -> None:
@@ -64,7 +66,8 @@ class Stage:
                 "another place, or move it away"
             )
         if not self.is_done and not begun.exists():
-            atomic.write_json(begun, {"settings": self._settings})
+            with self._writing():
+                atomic.write_json(begun, {"settings": self._settings})
 
     @property
     def is_done(self) -> bool:
@@ -97,19 +100,40 @@ class Stage:
         return found
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Keep rows; on disk when this returns."""
+        """Keep rows; on disk when this returns.
+
+        Raises:
+            UserError: the disk is full, or fails.
+        """
         # A line of its own first: the process whose number this one has may have been killed within a line.
         text = "\n" + "".join(f"{_line(row)}\n" for row in rows)
-        with (self._parts / f"{socket.gethostname()}-{os.getpid()}.jsonl").open("a", encoding="utf-8") as stream:
+        part = self._parts / f"{socket.gethostname()}-{os.getpid()}.jsonl"
+        with self._writing(), part.open("a", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
 
     def finish(self, rows: Sequence[Row], counts: Mapping[str, Any]) -> None:
-        """Write the rows in order, and clear the parts."""
-        atomic.write_text(self.path, "".join(f"{_line(row)}\n" for row in rows))
-        atomic.write_json(self._summary, {"settings": self._settings, "counts": dict(counts)})
+        """Write the rows in order, and clear the parts.
+
+        Raises:
+            UserError: the disk is full, or fails.
+        """
+        with self._writing():
+            atomic.write_text(self.path, "".join(f"{_line(row)}\n" for row in rows))
+            atomic.write_json(self._summary, {"settings": self._settings, "counts": dict(counts)})
         shutil.rmtree(self._parts, ignore_errors=True)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What one rank cannot write is a mistake that all can be told of."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"--output={self.path.parent}: its {self.name} cannot be written ({error.strerror or error}); make room or mend "
+                "its rights, and start again: what was written is kept"
+            ) from error
 
     def _check(self, made_with: Mapping[str, Any]) -> None:
         for key in sorted({*made_with, *self._settings}):
@@ -136,6 +160,9 @@ def write_batches(
     Args:
         lengths: of the jobs; those of similar length share a batch
         write: one batch to its rows
+
+    Raises:
+        UserError: a rank cannot write, or does not see what another has written.
     """
     known = stage.begun()
     batches = [[jobs[place] for place in places] for places in longest_first(lengths, batch_size)]
@@ -151,7 +178,17 @@ def write_batches(
 
     patiently(work, cluster.device)
     wait_for_all()
-    return stage.begun()
+
+    def whole() -> dict[str, Row]:
+        found = stage.begun()
+        if unseen := sum(job.id not in found for job in jobs):
+            raise UserError(
+                f"--output={stage.path.parent}: {unseen} rows of {stage.name} that other ranks wrote are not seen by this one; "
+                "choose a folder that all machines share, or start again once it shows them"
+            )
+        return found
+
+    return together(whole, cluster.device)
 
 
 def read_rows(path: Path) -> list[Row]:
