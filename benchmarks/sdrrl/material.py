@@ -33,6 +33,8 @@ from mtllm_ds.transfer_sets.sdrrl.stages import read_rows
 
 Translations = dict[str, dict[str, Row]]
 """language -> instruction -> question and answer"""
+Lexicons = dict[str, dict[str, str]]
+"""language -> English word -> word"""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Answered:
     answers: dict[str, Row]
     """By instruction, in their order"""
     translations: Translations
-    lexicons: dict[str, dict[str, str]]
+    lexicons: Lexicons
 
 
 def main() -> int:
@@ -57,7 +59,8 @@ def main() -> int:
     split = {instruction_id(row["prompt"]): row["split"] for row in read_jsonl(options.text / "instructions.jsonl")}
     own, reference, by_itself = (read_folder(getattr(options, name), budget) for name in ("own", "reference", "self"))
     split |= splits_of_self(by_itself, budget)
-    sources = {"own": joined(own, by_itself), "reference": joined(reference, by_itself)}
+    lexicons = words_of(own, by_itself)
+    sources = {"own": joined(own, by_itself, lexicons), "reference": joined(reference, by_itself, lexicons)}
     shared = [name for name in sources["own"].answers if name in sources["reference"].answers]
     questions = heldout_questions(sources["own"], [name for name in split if split[name] == "heldout"], budget)
     write_rows(options.output / "questions.jsonl", questions)
@@ -111,9 +114,13 @@ def splits_of_self(by_itself: Answered, budget: Budget) -> dict[str, str]:
     return {name: "heldout" if name in held_out else "train" for name in names}
 
 
-def joined(first: Answered, second: Answered) -> Answered:
+def words_of(own: Answered, by_itself: Answered) -> Lexicons:
+    """Of all questions: one lexicon switches the code of every row, whosever the answers are."""
+    return {code: by_itself.lexicons.get(code, {}) | own.lexicons.get(code, {}) for code in own.translations}
+
+
+def joined(first: Answered, second: Answered, lexicons: Lexicons) -> Answered:
     translations = {code: own | second.translations[code] for code, own in first.translations.items()}
-    lexicons = {code: second.lexicons.get(code, {}) | first.lexicons.get(code, {}) for code in translations}
     return Answered(first.answers | second.answers, translations, lexicons)
 
 

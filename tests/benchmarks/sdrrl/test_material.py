@@ -14,7 +14,7 @@ from mtllm_ds.transfer_sets.sdrrl.instructions import instruction_id
 SPLITS = {"train": 12, "valid": 3, "heldout": 2}
 
 
-def answered(folder, texts, answers, rejected=(), with_lexicon=True):
+def answered(folder, texts, answers, rejected=(), word=None):
     """A folder of `prepare sdrrl` that answers the texts."""
     rows = [
         {"id": instruction_id(text), "prompt": text, "response": answer}
@@ -34,8 +34,8 @@ def answered(folder, texts, answers, rejected=(), with_lexicon=True):
                 if row["prompt"] not in rejected
             ],
         )
-        if with_lexicon:
-            write_rows(folder / f"lexicon.{code}.jsonl", [{"id": "question", "translation": code}])
+        if word is not None:
+            write_rows(folder / f"lexicon.{code}.jsonl", [{"id": word, "translation": f"{code}-{word}"}])
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +51,9 @@ def made(tmp_path_factory):
         lines = [{"text_en": f"line {n}", "text": f"{code} a b c d e f g h {n}"} for n in range(9)]
         write_rows(root / f"text/parallel_{code}.jsonl", lines)
     itself = [f"My own question {number}" for number in range(6)]
-    answered(root / "own", asked, [f"own {text}" for text in asked], rejected={asked[0]})
-    answered(root / "reference", asked, [f"gold {text}" for text in asked], rejected={asked[1]}, with_lexicon=False)
-    answered(root / "self", itself, [f"self {text}" for text in itself])
+    answered(root / "own", asked, [f"own {text}" for text in asked], rejected={asked[0]}, word="number")
+    answered(root / "reference", asked, [f"gold {text}" for text in asked], rejected={asked[1]})
+    answered(root / "self", itself, [f"self {text}" for text in itself], word="own")
     folders = [part for name in ("own", "self", "reference", "text") for part in (f"--{name}", str(root / name))]
     old = sys.argv
     sys.argv = ["material", *folders, "--budget", "smoke", "--output", str(root / "pairs")]
@@ -76,6 +76,9 @@ def test_all_rows_answer_the_same_questions(made):
         sorted(row["prompt"] for row in read_jsonl(folder / f"{name}.jsonl")) for name in ("sdrrl", "reference")
     ]
     assert asked_of[0] == asked_of[1]
+    # the reference's folder has no lexicon: its questions are switched by the words of the model's own
+    switched = [row for row in read_jsonl(folder / "reference.jsonl") if row["pair_type"] == "code_switched"]
+    assert {row["history"]["instruction"] for row in switched} & {instruction_id(text) for text in asked}
 
 
 def test_reference_answers_stand_where_there_are_some(made):
