@@ -42,7 +42,9 @@ class Scores:
     kl: Sums
     """On English continuations, from the untouched model"""
     faithful: Mapping[str, Sums]
-    """By language"""
+    """Answers whose likeliest language is that of the question, and which do not loop; by language"""
+    no_other: Mapping[str, Sums]
+    """Those that are in no other language beyond doubt, and do not loop"""
     figures: Mapping[str, Mapping[str, float]]
     """Of answers, by language, mean over seeds"""
 
@@ -58,8 +60,8 @@ class Scores:
             return Sums(sums.names, sums.num_tokens, sums.values[:, places])
 
         nll = {code: {name: cut(sums) for name, sums in own.items()} for code, own in self.nll.items()}
-        faithful = {code: cut(sums) for code, sums in self.faithful.items()}
-        return Scores(seeds, nll, cut(self.kl), faithful, self.figures)
+        faithful, no_other = ({code: cut(sums) for code, sums in own.items()} for own in (self.faithful, self.no_other))
+        return Scores(seeds, nll, cut(self.kl), faithful, no_other, self.figures)
 
 
 def row_scores(plan: Plan) -> dict[str, Scores]:
@@ -90,9 +92,9 @@ def _scores(seeds: tuple[int, ...], read: list[dict[str, Any]], languages: tuple
         values = np.stack([np.array(one[reading][key]) for one in own], axis=1)
         return Sums(np.array(own[0]["names"]), np.array(own[0][reading]["num_tokens"]), values)
 
-    def answers(code: str) -> Sums:
+    def answers(code: str, key: str) -> Sums:
         own = [one["answers"][code] for one in read]
-        values = np.stack([np.array(one["faithful"]) for one in own], axis=1)
+        values = np.stack([np.array(one[key]) for one in own], axis=1)
         return Sums(np.array(own[0]["names"]), np.ones(len(values)), values)
 
     figures = {
@@ -106,6 +108,7 @@ def _scores(seeds: tuple[int, ...], read: list[dict[str, Any]], languages: tuple
         seeds,
         {code: {reading: sums(code, reading) for reading in READINGS} for code in languages},
         sums(ENGLISH, "continuation", "kl"),
-        {code: answers(code) for code in languages},
+        {code: answers(code, "faithful") for code in languages},
+        {code: answers(code, "no_other") for code in languages},
         figures,
     )

@@ -32,12 +32,12 @@ from mtllm_ds.command_line import Parser, add_precision, run_and_exit
 from mtllm_ds.data.text.chat import ChatSettings, DialogueTokenizer, Messages
 from mtllm_ds.data.text.tokenization import TokenizerSpec, load_text_tokenizer
 from mtllm_ds.evaluation.generation.readings import cross_entropies, readings
-from mtllm_ds.evaluation.generation.texts import answer_figures
+from mtllm_ds.evaluation.generation.texts import answer_figures, language_fidelity
 from mtllm_ds.inference import MTLLM
 from mtllm_ds.languages import ENGLISH
 from mtllm_ds.models.speaker import Speaker
 from mtllm_ds.models.writer import ReadPrompt
-from mtllm_ds.transfer_sets.sdrrl.filters import LanguageCheck
+from mtllm_ds.transfer_sets.sdrrl.filters import LanguageCheck, is_repeated
 from mtllm_ds.transfer_sets.sdrrl.language_names import english_name
 from mtllm_ds.transfer_sets.sdrrl.pairs import halves, request_to_continue
 
@@ -155,14 +155,19 @@ def answers(model: MTLLM, questions: Sequence[Row], budget: Budget) -> list[Row]
 
 
 def figures_of(written: Sequence[Row], check: LanguageCheck) -> dict[str, dict[str, Any]]:
-    """By language: figures of the answers, and whether the likeliest language of each is that of its question."""
+    """By language: figures of the answers, and of each, loops counting as neither, whether its likeliest language is that of its
+    question (`faithful`), and whether it has words and no other language is beyond doubt (`no_other`)."""
     found: dict[str, dict[str, Any]] = {}
     for code in dict.fromkeys(row["language"] for row in written):
         own = [row for row in written if row["language"] == code]
         texts = [row["answer"] for row in own]
+        says = [not is_repeated(text) for text in texts]
         found[code] = {
             "names": [row["id"] for row in own],
-            "faithful": [float(check.is_likeliest(text, code)) for text in texts],
+            "faithful": [
+                float(told and check.is_likeliest(text, code)) for told, text in zip(says, texts, strict=True)
+            ],
+            "no_other": [told * language_fidelity([text], code, check) for told, text in zip(says, texts, strict=True)],
             "figures": answer_figures(texts, [row["teacher"] for row in own], code, check, None),
         }
     return found

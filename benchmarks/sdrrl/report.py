@@ -20,7 +20,7 @@ from benchmarks.sdrrl.picture import draw
 from benchmarks.sdrrl.plan import Plan
 from benchmarks.sdrrl.rows import BY_NAME, ON_POLICY, REFERENCE, SDRRL, UNTOUCHED
 from benchmarks.sdrrl.text import Row
-from benchmarks.sdrrl.verdict import Rules, change, decide, nats, percent
+from benchmarks.sdrrl.verdict import Rules, change, decide, nats, percent, points
 from benchmarks.step_options import markdown
 from benchmarks.steps import DONE
 from mtllm_ds.atomic import write_figures, write_json, write_text
@@ -80,7 +80,7 @@ def summary_of(own: Scores, languages: Sequence[str]) -> dict[str, float]:
 
     found = {f"nll_{name}": float(np.mean([own.nll[code][name].means for code in languages])) for name in READINGS}
     found |= {"fidelity": float(np.mean([own.faithful[code].means for code in languages]))}
-    found |= {"in_no_other": of_answers("fidelity")}
+    found |= {"in_no_other": float(np.mean([own.no_other[code].means for code in languages]))}
     found |= {key: of_answers(key) for key in ("loops", "empty", "distinct_2", "words", "chrf")}
     found |= {f"english_nll_{name}": float(own.nll[ENGLISH][name].means.mean()) for name in READINGS}
     return found | {
@@ -99,13 +99,14 @@ def figures_of(scores: Mapping[str, Scores], languages: Sequence[str]) -> dict[s
                 f"{name}/{code}/nll_{reading}": float(own.nll[code][reading].means.mean()) for reading in READINGS
             }
             found |= {f"{name}/{code}/fidelity": float(own.faithful[code].means.mean())}
+            found |= {f"{name}/{code}/in_no_other": float(own.no_other[code].means.mean())}
             found |= {f"{name}/{code}/{key}": value for key, value in own.figures[code].items() if key != "fidelity"}
     return found
 
 
 def _rows(scores: Mapping[str, Scores], languages: Sequence[str]) -> Section:
     columns = (
-        "row", "seeds", "NLL: continued", "NLL: whole lines", "in the language", "in no other beyond doubt", "loops",
+        "row", "seeds", "NLL: continued", "NLL: whole lines", "likeliest in the language", "in no other beyond doubt", "loops",
         "distinct 2-grams", "words", "chrF", "English NLL: continued", "English NLL: whole lines", "English KL",
         "English: in the language",
     )  # fmt: skip
@@ -145,14 +146,16 @@ def _pairwise(scores: Mapping[str, Scores], languages: Sequence[str], rules: Rul
 
 def _columns() -> list[str]:
     return [
-        *(f"NLL: {title}, nats (95%)" for title in READINGS.values()), "in the language (95%)",
+        *(f"NLL: {title}, nats (95%)" for title in READINGS.values()), "likeliest in the language, points (95%)",
+        "in no other, points (95%)",
         *(f"English NLL: {title} (90%)" for title in READINGS.values()),
     ]  # fmt: skip
 
 
 def _cells(own: Scores, other: Scores, languages: Sequence[str], rules: Rules) -> list[str]:
     found = change(own, other, languages, rules)
-    return [*map(nats, found.nll.values()), percent(found.fidelity), *map(percent, found.english.values())]
+    shares = [points(found.fidelity), points(found.no_other)]
+    return [*map(nats, found.nll.values()), *shares, *map(percent, found.english.values())]
 
 
 def _by_language(scores: Mapping[str, Scores], languages: Sequence[str], reading: str) -> Section:

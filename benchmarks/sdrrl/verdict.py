@@ -36,7 +36,9 @@ class Change:
     nll: Mapping[str, Interval]
     """By reading: nats per token on text of people, mean over the languages learnt"""
     fidelity: Interval
-    """Share of the answers in the language of their question, mean over the languages learnt"""
+    """Share of the answers that do not loop and whose likeliest language is that of their question, mean over those learnt"""
+    no_other: Interval
+    """The same of those that are in no other language beyond doubt"""
     english: Mapping[str, Interval]
     """By reading: share of the other's nats per token; one side at `Rules.level`"""
 
@@ -44,13 +46,18 @@ class Change:
 def change(row: Scores, other: Scores, languages: Sequence[str], rules: Rules) -> Change:
     """A row minus another one of the same seeds, or minus the untouched model, which stands beside every seed."""
     nll = {name: _difference(row.of(languages, name), other.of(languages, name), rules.level) for name in READINGS}
-    faithful, before = ({code: one.faithful[code] for code in languages} for one in (row, other))
+    fidelity = _difference(_learnt(row.faithful, languages), _learnt(other.faithful, languages), rules.level)
+    no_other = _difference(_learnt(row.no_other, languages), _learnt(other.no_other, languages), rules.level)
     english = {}
     for name in READINGS:
         found = _difference(row.of([ENGLISH], name), other.of([ENGLISH], name), 2 * rules.level)
         scale = float(other.nll[ENGLISH][name].means.mean())
         english[name] = Interval(found.mean / scale, found.low / scale, found.high / scale)
-    return Change(nll, _difference(faithful, before, rules.level), english)
+    return Change(nll, fidelity, no_other, english)
+
+
+def _learnt(sums: Mapping[str, Sums], languages: Sequence[str]) -> dict[str, Sums]:
+    return {code: sums[code] for code in languages}
 
 
 def _difference(own: Mapping[str, Sums], other: Mapping[str, Sums], level: float) -> Interval:
@@ -64,7 +71,17 @@ def nats(interval: Interval) -> str:
 
 
 def percent(interval: Interval) -> str:
-    return _shown(Interval(100 * interval.mean, 100 * interval.low, 100 * interval.high), "{:+.1f}%")
+    """Of a relative change."""
+    return _shown(_hundredfold(interval), "{:+.1f}%")
+
+
+def points(interval: Interval) -> str:
+    """Of a difference of shares, in percentage points."""
+    return _shown(_hundredfold(interval), "{:+.1f}")
+
+
+def _hundredfold(interval: Interval) -> Interval:
+    return Interval(100 * interval.mean, 100 * interval.low, 100 * interval.high)
 
 
 def _shown(interval: Interval, form: str) -> str:
@@ -79,7 +96,8 @@ def decide(
     """The verdict over SDRRL's own row, `num_seeds` trainings of it."""
     found = change(scores[SDRRL], scores[UNTOUCHED], languages, rules)
     told = [f"text of people, {title}: {nats(found.nll[name])} nats per token" for name, title in READINGS.items()]
-    told += [f"answers in the language asked: {percent(found.fidelity)}"]
+    told += [f"answers likeliest in the language asked: {points(found.fidelity)} points"]
+    told += [f"answers in no other language beyond doubt: {points(found.no_other)} points"]
     told += [f"English, {title}: {percent(found.english[name])} nats" for name, title in READINGS.items()]
     figures = f"SDRRL minus untouched; {'; '.join(told)}"
     if is_smoke:
@@ -91,7 +109,7 @@ def decide(
         f"text of people is not better told, {READINGS[name]}" for name, own in found.nll.items() if own.high >= 0
     ]
     if found.fidelity.low <= 0:
-        against.append("answers are not more often in the language asked")
+        against.append("answers are not more often likeliest in the language asked")
     against += [
         f"English is not shown to lose at most {rules.most_english_loss:.0%}, {READINGS[name]}"
         for name, own in found.english.items()
@@ -99,4 +117,7 @@ def decide(
     ]
     if against:
         return Verdict("not confirmed", f"not confirmed: {'; '.join(against)} ({figures})")
-    return Verdict("confirmed", f"confirmed: better on text of people, truer to the language, English kept ({figures})")
+    return Verdict(
+        "confirmed",
+        f"confirmed: better on text of people, answers more often likeliest in the language asked, English kept ({figures})",
+    )

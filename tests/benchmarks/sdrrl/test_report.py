@@ -28,7 +28,8 @@ def found_of(name):
         sums = {"num_tokens": [10] * 6, "nll": [10 * level] * 6}
         human[code] = {"names": list("abcdef"), **{reading: dict(sums) for reading in READINGS}}
     human["eng_Latn"]["continuation"]["kl"] = [0.5] * 6
-    answers = {code: {"names": list("xyz"), "faithful": [faithful] * 3, "figures": LIKE} for code in CODES}
+    shares = {"faithful": [faithful] * 3, "no_other": [1] * 3}
+    answers = {code: {"names": list("xyz"), **shares, "figures": LIKE} for code in CODES}
     return {"human": human, "answers": answers}
 
 
@@ -66,6 +67,7 @@ def test_figures_answers_what_is_missing_and_the_verdict(plan, tmp_path):
     assert figures["sdrrl/deu_Latn/nll_continuation"] == pytest.approx(3.0)
     assert figures["reference/english_nll_alone"] == pytest.approx(2.1)
     assert figures["untouched/fidelity"] == 0
+    assert figures["untouched/in_no_other"] == 1
     assert figures["sdrrl/english_kl"] == pytest.approx(0.05)
     table = (tmp_path / "report/table.md").read_text()
     assert table.startswith(verdict.line)
