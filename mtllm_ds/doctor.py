@@ -9,6 +9,7 @@ import shutil
 import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -17,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -25,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mtllm_ds.checkpoint.store import git_commit
-from mtllm_ds.cluster.agree import from_main, wait_for_all
+from mtllm_ds.cluster.agree import from_main, own_rank, wait_for_all
 from mtllm_ds.cluster.gather import from_all_ranks
 from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.errors import PeerFailedError, UserError
@@ -37,6 +38,7 @@ _CLOCK_SECONDS = 2.0
 _SLOWEST = 1.3
 """Times the median, beyond which a device is called slow."""
 _ROUNDS = 5
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,20 @@ class Finding:
 def examine(cluster: Cluster, folder: str, free_gib: float, mib: int) -> list[Finding]:
     """All findings, the same on every rank; called by all ranks alike."""
     places = from_all_ranks(f"rank {cluster.rank} on {socket.gethostname()}")
-    return [
-        _versions(from_all_ranks(_own_versions()), places),
-        *_disks(from_all_ranks(_own_room(folder)), places, folder, free_gib),
+    versions, there, unknown = _of_ranks(_own_versions, places, "versions", "mend what is installed there")
+    rooms, with_room, no_room = _of_ranks(lambda: _own_room(folder), places, "disks", "mount them again")
+    found = [
+        *([_versions(versions, there)] if versions else []), *unknown,
+        *(_disks(rooms, with_room, folder, free_gib) if rooms else []), *no_room,
         _shared_folder(cluster, Path(folder), places),
         _clocks(places),
-        *_devices(from_all_ranks(_own_device(cluster.device)), places),
-        *_links(cluster, mib),
-    ]
+    ]  # fmt: skip
+    values, at_work, broken = _of_ranks(
+        lambda: _own_device(cluster.device), places, "devices", "end what else runs there, or drain the node"
+    )
+    # What moves between ranks would fail on the broken one alone, and leave the others in a collective.
+    links = [] if broken else _links(cluster, mib)
+    return [*found, *(_devices(values, at_work) if values else []), *broken, *links]
 
 
 def print_table(findings: Sequence[Finding], cluster: Cluster, console: Console) -> None:
@@ -104,6 +112,23 @@ def slow_ones(seconds: Sequence[float], places: Sequence[str]) -> list[str]:
         for own, place in zip(seconds, places, strict=True)
         if own > _SLOWEST * median
     ]
+
+
+def _of_ranks(
+    look: Callable[[], Value], places: Sequence[str], what: str, mend: str
+) -> tuple[list[Value], list[str], list[Finding]]:
+    """What ranks see of themselves, where those are, and a finding for each rank that cannot look."""
+    value, failure = None, ""
+    try:
+        value = look()
+    except (OSError, RuntimeError) as error:  # a stale mount; a device that is full or broken
+        failure = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        # A device may be too broken to tell the others.
+        print(f"doctor: {what}: {places[own_rank()]}: {failure}", file=sys.stderr, flush=True)
+    answers = list(zip(from_all_ranks((value, failure)), places, strict=True))
+    seen = [(own, place) for (own, why), place in answers if not why]
+    failed = [Finding(what, f"{place}: {why}", mend) for (_, why), place in answers if why]
+    return [own for own, _ in seen], [place for _, place in seen], failed  # type: ignore[misc]
 
 
 def _own_versions() -> dict[str, str]:
@@ -159,7 +184,7 @@ def _shared_folder(cluster: Cluster, folder: Path, places: list[str]) -> Finding
         error = str(failure.strerror or failure)
     wait_for_all()
     files = [folder / f"{name}-{rank}" for rank in range(cluster.world_size)]
-    missing = [] if error else [rank for rank, file in enumerate(files) if not file.exists()]
+    missing = [] if error else [rank for rank, file in enumerate(files) if not _is_seen(file)]
     answers = from_all_ranks((error, missing))
     with contextlib.suppress(OSError):
         own.unlink()
@@ -171,6 +196,13 @@ def _shared_folder(cluster: Cluster, folder: Path, places: list[str]) -> Finding
             found = f"{place} does not see what {places[unseen[0]]} writes"
             return Finding(what, found, "put runs where all machines see the same files")
     return Finding(f"folder {folder}", "all ranks write and see the same files")
+
+
+def _is_seen(file: Path) -> bool:
+    try:
+        return file.exists()
+    except OSError:  # a stale mount
+        return False
 
 
 def _clocks(places: list[str]) -> Finding:

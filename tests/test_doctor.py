@@ -48,6 +48,42 @@ def test_what_is_wrong_is_one_line_of_one_rank(tmp_path, given, told):
     assert "\n" not in caught.value.errors[0][1]
 
 
+def look_with_a_fault(folder, name, error, failing_rank):
+    """On a rank: all findings, one of the looks failing on one rank."""
+    cluster, whole = join_cluster(), getattr(doctor, name)
+
+    def fail(*_):
+        raise error
+
+    if cluster.rank == failing_rank:
+        setattr(doctor, name, fail)
+    try:
+        return examine(cluster, folder, 1e-6, 1)
+    finally:
+        setattr(doctor, name, whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "what", "told"),
+    [
+        ("_own_device", RuntimeError("CUDA error: an illegal\naddress"), "devices", "RuntimeError: CUDA error: an illegal address"),
+        ("_own_room", OSError(116, "Stale file handle"), "disks", "OSError: [Errno 116] Stale file handle"),
+        ("_own_versions", OSError(5, "Input/output error"), "versions", "OSError: [Errno 5] Input/output error"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("failing_rank", [0, 1])
+def test_a_rank_that_cannot_look_is_a_finding_and_the_table_comes(tmp_path, name, error, what, told, failing_rank):
+    one, other = ranks(2).run(look_with_a_fault, str(tmp_path / "runs"), name, error, failing_rank)
+    assert one == other
+    (bad,) = [finding for finding in one if finding.mend]
+    assert bad.what == what
+    assert bad.found.startswith(f"rank {failing_rank} on ")
+    assert bad.found.endswith(f": {told}")
+    # All else is looked at, of the rank that is left too; a link of a broken device is not.
+    assert ("all-reduce" in [finding.what for finding in one]) == (name != "_own_device")
+    assert len([finding for finding in one if finding.what == what]) == (1 if name == "_own_room" else 2)
+
+
 def test_the_odd_one_out_is_named():
     assert differing([{"torch": "2"}] * 3, PLACES) == []
     assert differing([{"torch": "2"}, {"torch": "2"}, {"torch": "1"}], PLACES) == ["torch 2, but 1 on rank 2 on b"]
