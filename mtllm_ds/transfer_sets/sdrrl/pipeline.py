@@ -45,6 +45,8 @@ from mtllm_ds.transfer_sets.translation.engines import load_engine
 from mtllm_ds.transfer_sets.translation.translator import Translator
 
 Rows = tuple[list[Row], Mapping[str, int]]
+_SAID_BY_OLDER_PAIRS = {"pairs": {"teacher_sees": "question"}}
+"""Dialogues made before there was a choice are as good as those of the default."""
 
 
 class Pipeline:
@@ -219,13 +221,19 @@ class Pipeline:
                 f"{name} {language}": count for (name, language), count in counts.items()
             }
 
-        return self._stage("dialogues", decisive, lambda stage: self._together(work))
+        return self._stage("dialogues", decisive, lambda stage: self._together(work), _SAID_BY_OLDER_PAIRS)
 
-    def _stage(self, name: str, decisive: Mapping[str, Any], work: Callable[[Stage], Rows]) -> Stage:
+    def _stage(
+        self,
+        name: str,
+        decisive: Mapping[str, Any],
+        work: Callable[[Stage], Rows],
+        implied: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> Stage:
         """The stage, done: by an earlier run, or by all ranks now."""
         # Rank 0 says whether it is done: another rank may look when the work has gone on.
-        done = from_main(lambda: Stage(self._folder, name, decisive).is_done, self._cluster.device)
-        stage = Stage(self._folder, name, decisive)
+        done = from_main(lambda: Stage(self._folder, name, decisive, implied).is_done, self._cluster.device)
+        stage = Stage(self._folder, name, decisive, implied)
         if not done:
             rows, counts = work(stage)
             self._together(lambda: stage.finish(rows, counts) if self._cluster.is_main else None)

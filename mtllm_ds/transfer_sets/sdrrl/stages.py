@@ -44,13 +44,20 @@ class Stage:
 
     Args:
         settings: everything that decides the rows, as plain JSON values
+        implied: what settings of older folders mean where they do not say it: {name: {key: value}}
 
     Raises:
         UserError: the folder holds this stage, done or begun, made with other settings, or files of its names that no stage left;
             or it cannot be written.
     """
 
-    def __init__(self, folder: Path, name: str, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        settings: Mapping[str, Any],
+        implied: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         self.name = name
         self.path = folder / f"{name}.jsonl"
         self._summary = folder / f"{name}.json"
@@ -59,7 +66,7 @@ class Stage:
         begun = self._parts / "settings.json"
         for place in (self._summary, begun):
             if place.exists():
-                self._check(_settings_in(place))
+                self._check(_filled(_settings_in(place), implied or {}))
         if self.path.exists() and not (self._summary.exists() or begun.exists()):
             raise UserError(
                 f"--output: {self.path} is there, and {self._summary.name}, which says what it was made with, is not; choose "
@@ -212,6 +219,11 @@ def _settings_in(place: Path) -> dict[str, Any]:
             f"--output: {place} does not say what was made there with what; choose another place, or move it away"
         )
     return settings
+
+
+def _filled(settings: dict[str, Any], implied: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    said = {name: {**more, **settings[name]} for name, more in implied.items() if isinstance(settings.get(name), dict)}
+    return settings | said
 
 
 def _line(row: Mapping[str, Any]) -> str:

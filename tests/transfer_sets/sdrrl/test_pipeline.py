@@ -80,6 +80,22 @@ def test_what_is_done_is_left_as_it_is(done, capsys):
     assert changed == ["report.json"]
 
 
+def test_a_folder_from_before_there_was_a_choice_of_what_the_teacher_sees_stays_usable(done):
+    """Its dialogues are those of the default, and of no other."""
+    summary = done / "out/dialogues.json"
+    before, rows = summary.read_text(), (done / "out/dialogues.jsonl").stat().st_mtime_ns
+    older = json.loads(before)
+    assert older["settings"]["pairs"].pop("teacher_sees") == "question"
+    summary.write_text(json.dumps(older))
+    try:
+        main(["sdrrl", *options(done)])
+        assert (done / "out/dialogues.jsonl").stat().st_mtime_ns == rows
+        with pytest.raises(UserError, match="its dialogues were made with another pairs"):
+            main(["sdrrl", *options(done, "--teacher-sees", "answer")])
+    finally:
+        summary.write_text(before)
+
+
 def test_dialogues_become_shards_that_tell_their_whole_history(done, tmp_path, capsys):
     template, rows = str(done / "chat.jinja"), read_rows(done / "out/dialogues.jsonl")
     main(["dialogues", "--input", str(done / "out/dialogues.jsonl"), "--llm", "assets/llm", "--chat-template", template,
