@@ -36,8 +36,9 @@ def record_lines(record: Mapping[str, Any]) -> list[str]:
     """Where a dialogue comes from: its record, and what each stage of a pipeline made on the way to it (`history`)."""
     history = record.get("history", {})
     stages, link = {}, history
-    if isinstance(history, dict):
-        stages, link = history.get("made_of", {}), {name: own for name, own in history.items() if name != "made_of"}
+    # A user's own history may be anything.
+    if isinstance(history, dict) and isinstance(history.get("made_of"), dict):
+        stages, link = history["made_of"], {name: own for name, own in history.items() if name != "made_of"}
     told = (
         {name: record[name] for name in ("id", "place") if name in record} | stages | ({"pair": link} if link else {})
     )
