@@ -30,10 +30,13 @@ from mtllm_ds.data.stream.collate import Batch, Collator, Sample
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import arrange_reader, build_reader
 from mtllm_ds.models.loading import llm_config
+from mtllm_ds.models.own_weights import add_frozen_adapter
+from mtllm_ds.models.readers import Reader
 from mtllm_ds.models.weightless import weightless
 from mtllm_ds.objectives.base import Objective, Parts, build_objective
 from mtllm_ds.preflight.paired import check_pairing
 from mtllm_ds.teachers.beside import teacher_beside
+from mtllm_ds.weight_names import as_frozen, is_lora
 
 _ASSUMED_TASK = TaskEntry("assumed", "classification", ("a", "b", "c"))
 _NUM_CHOICES = 2
@@ -90,6 +93,8 @@ def objective_on_paper(settings: Settings, text: Text) -> Objective:
     pairing = check_pairing(settings, llm_config(llm) if llm is not None else None, zero_stage=3)
     with weightless():
         reader = build_reader(settings, torch.device("cpu"))
+        if settings.model.merge_start_lora:
+            _add_start(reader)
         arrange_reader(reader, settings)
         labels = 1 if task is not None and task.type == "multiple_choice" else len(text.task.labels)
         objective = build_objective(
@@ -104,6 +109,12 @@ def objective_on_paper(settings: Settings, text: Text) -> Objective:
             )
         )
     return objective.to("meta").train()
+
+
+def _add_start(reader: Reader) -> None:
+    """The frozen LoRA of `model.start`, which nobody reads here: of the rank of the one that trains."""
+    lora = {name: tensor for name, tensor in reader.named_parameters() if is_lora(name)}
+    add_frozen_adapter(reader, {as_frozen(name): tensor for name, tensor in lora.items()})
 
 
 def batch_on_paper(settings: Settings, text: Text, num_cells: int, hidden_size: int) -> Batch:

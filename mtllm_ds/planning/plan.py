@@ -210,5 +210,8 @@ def _left_out(settings: Settings, objective: Objective, batch: Batch) -> Iterato
         yield "what the objective runs before a step's first forward (rollouts, negatives over a step) is not counted"
     if settings.objective.bank is not None:
         yield "the teachers of the languages are not counted: neither their memory nor their forwards"
+    if settings.model.merge_start_lora:
+        rank = settings.model.lora.rank
+        yield f"the frozen LoRA of model.start is counted with the rank of the one that trains, model.lora.rank={rank}"
     if settings.model.liger:
         yield "model.liger=true: counted as transformers' own kernels, which keep more activations"

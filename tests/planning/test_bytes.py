@@ -13,7 +13,7 @@ from mtllm_ds.planning.paper import batch_on_paper, objective_on_paper, text_of
 from mtllm_ds.planning.rehearsal import rehearse
 from mtllm_ds.planning.zero import ZeroSettings, gathers_of, kept_by_rank, traffic_of_step
 from mtllm_ds.training.runs import train
-from tests.distributed.ranks import PARTITIONED
+from tests.distributed.ranks import PARTITIONED, ranks
 from tests.fixtures.dialogue_runs import PACKED, make_dialogue_run
 from tests.fixtures.runs import make_run, settings_of
 from tests.fixtures.task_runs import make_distillation, make_task_run, write_targets
@@ -39,9 +39,14 @@ def recipes(tmp_path_factory):
         "stage2": make_distillation(tuning, teacher),
         "tokens": make_dialogue_run(folder / "dialogues"),
     }
+    ranks(1).run(trained, found["tokens"], {"run__max_steps": 1, "run__output_dir": str(folder / "first")})
     for name, zero in FILES.items():
         (folder / f"{name}.json").write_text(json.dumps(ZERO | {"zero_optimization": ZERO["zero_optimization"] | zero}))
     return found | {"folder": folder}
+
+
+def trained(recipe, overrides):
+    train(settings_of(recipe, **overrides), resume=False)
 
 
 FILES = {
@@ -54,6 +59,7 @@ FILES = {
     "copies": {"zero_hpz_partition_size": 2, "stage3_max_reuse_distance": 500},
 }  # fmt: skip
 STACK = {"model__reader": "stacked", "model__connector__trainable": "true"}
+MERGED = {"model__start": "first", "model__merge_start_lora": "true"}
 CASES = {
     "stage 1": ("stage1", PARTITIONED, {}),
     "stage 1, shipped thresholds": ("stage1", "cpu", {}),
@@ -72,6 +78,8 @@ CASES = {
     "tokens, packed, thresholds between": ("tokens", "between", PACKED),
     "tokens, shipped thresholds": ("tokens", "cpu", {}),
     "tokens, ZeRO-2": ("tokens", "zero2", {}),
+    "tokens, start frozen": ("tokens", "between", MERGED),
+    "tokens, start teaches": ("tokens", PARTITIONED, {**MERGED, "objective__frozen_self": "start"}),
 }
 
 
@@ -80,6 +88,8 @@ def test_a_step_sends_and_keeps_what_its_plan_says(recipes, case):
     method, file, overrides = CASES[case]
     name = str(recipes["folder"] / f"{file}.json") if file in FILES else file
     overrides = {**overrides, "training__deepspeed": name}
+    if "model__start" in overrides:
+        overrides["model__start"] = str(recipes["folder"] / overrides["model__start"])
     overrides, seen = measure(recipes[method], case.replace(" ", "_").replace(",", ""), **overrides)
     planned = plan(recipes[method], overrides)
     for one in seen:

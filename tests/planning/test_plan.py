@@ -1,12 +1,15 @@
 """Plans of whole recipes: against formulas, against memory that was really allocated, and what other layouts change."""
 
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from mtllm_ds.config import load_settings
+from mtllm_ds.config.shipped import RECIPES, ROOT
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import arrange_reader, build_reader
 from mtllm_ds.models.loading import llm_config
@@ -212,6 +215,36 @@ def test_every_objective_can_be_planned(recipe, overrides):
     assert {event.weight for event in plan.trace.events if event.kind == "gradient"} == {
         index for index, weight in enumerate(plan.trace.weights) if weight.trains
     }
+
+
+@pytest.mark.parametrize("name", RECIPES.names)
+def test_every_shipped_recipe_can_be_planned(name, tmp_path):
+    """Models that ship in place of those of the hub, and of those that a page makes before."""
+    places = {"encoder": ROOT / "assets" / "mt", "llm": ROOT / "assets" / "llm"}
+    overrides = []
+    for side, given in load_settings(name).model.given.items():
+        place = places[side]
+        if getattr(given, "from_scratch", False):  # a tokenizer alone
+            place = shutil.copytree(
+                place, tmp_path / side, ignore=shutil.ignore_patterns("*.safetensors", "config.json")
+            )
+        if "assets" not in given.name:
+            overrides.append(f"model.{side}.name={place}")
+    settings = load_settings(name, overrides)
+    plan = Planner(settings, text_of(settings, None, None)).plan(PERFECT)
+    assert plan.trace.num_trained > 0
+    assert plan.samples_per_second > 0
+
+
+def test_a_frozen_start_is_counted_and_said(dialogues):
+    merged = planner(dialogues, model__start="first", model__merge_start_lora=True)
+    fresh, frozen = (one.plan(PERFECT).trace for one in (planner(dialogues), merged))
+    assert frozen.num_trained == fresh.num_trained
+    lora = 2 * 2 * (2 * (24 + 24) + 2 * (24 + 12) + 3 * (24 + 40))  # layers, rank, in and out of each matrix
+    assert frozen.num_frozen == fresh.num_frozen + lora
+    assert merged.warnings == [
+        "the frozen LoRA of model.start is counted with the rank of the one that trains, model.lora.rank=2"
+    ]
 
 
 def test_a_teacher_that_told_its_tokens_before_reads_nothing(dialogues):
