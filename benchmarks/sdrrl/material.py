@@ -1,4 +1,4 @@
-"""Step of the SDRRL benchmark: the pairs of every row, out of three folders of `prepare sdrrl`; no model is asked.
+"""Step of the SDRRL benchmark: pairs of rows, out of three folders of `prepare sdrrl`; no model is asked.
 
 Reads `own` (the model's answers to instructions about text), `self` (its answers to its own instructions) and `reference` (the
 reference answers to the first), with their translations. Writes below --output:
@@ -53,6 +53,7 @@ def main() -> int:
         parser.add_argument(f"--{name}", type=Path, required=True, help="folder of `prepare sdrrl`")
     parser.add_argument("--text", type=Path, required=True, help="folder of the first step")
     parser.add_argument("--budget", choices=list(BUDGETS), required=True)
+    parser.add_argument("--sets", nargs="+", required=True, metavar="NAME", help="sets of pairs to make")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     budget = BUDGETS[options.budget]
@@ -65,7 +66,7 @@ def main() -> int:
     questions = heldout_questions(sources["own"], [name for name in split if split[name] == "heldout"], budget)
     write_rows(options.output / "questions.jsonl", questions)
     counts: dict[str, dict[str, int]] = {}
-    for pairs in pair_sets(budget):
+    for pairs in (own for own in pair_sets(budget) if own.name in options.sets):
         for part in ("train", *(("valid",) if pairs.validated else ())):
             names = [name for name in shared if split[name] == part]
             rows, found = pairs_of(sources[pairs.answers], names, pairs, options.text, budget)

@@ -112,13 +112,27 @@ class Plan:
         by_itself = ["--self-instructions", budget.num_self, "--instruction-tokens", budget.instruction_tokens]
         of_self = self._sdrrl("self", [*by_itself, *self._written()], ["code_switched"])
         self._add("answers/self", [of_self], ["models"], self._writing(tries + budget.num_self * budget.answer_tokens))
-        reference = self._sdrrl("reference", [*asked, "--gold-field", "gold", "--batch-size", 64], [])
+        reference = self._sdrrl("reference", [*asked, "--gold-field", "gold"], [])
         self._add("answers/reference", [reference], ["models", "text"], self._writing(0))
-        folders = [part for name in ("own", "self", "reference") for part in (f"--{name}", self._answers(name))]
-        paired = python(
-            "-m", "benchmarks.sdrrl.material", *folders, "--text", text, *given, "--output", self.folder("pairs")
-        )
-        self._add("pairs", [paired], ["answers/own", "answers/self", "answers/reference"], 15)
+        self._add_pairs("pairs", self._main_sets())
+
+    def _main_sets(self) -> list[str]:
+        """Sets of pairs that a main row reads."""
+        rows = [BY_NAME[name] for name in self.budget.rows]
+        return list(dict.fromkeys(row.pairs.name for row in rows if row.is_main and row.pairs is not None))
+
+    def paired(self, pairs: Pairs) -> str:
+        """Name of the step that makes a set: those of the main rows in one, each other in its own, which may fail alone."""
+        return "pairs" if pairs.name in self._main_sets() else f"more_pairs/{pairs.name}"
+
+    def _add_pairs(self, name: str, sets: Sequence[str]) -> None:
+        folders = [part for one in ("own", "self", "reference") for part in (f"--{one}", self._answers(one))]
+        command = python(
+            "-m", "benchmarks.sdrrl.material", *folders, "--text", self.folder("text"), "--budget", self.budget.name,
+            "--sets", *sets, "--output", self.folder(name),
+        )  # fmt: skip
+        needs = ("answers/own", "answers/self", "answers/reference")
+        self.steps.append(Step(name, [command], needs, 15, optional=name != "pairs"))
 
     def _sdrrl(self, name: str, answers: Sequence[object], types: Sequence[str]) -> Command:
         """`prepare sdrrl` in a folder of its own; its pairs are made anew downstream, for every row."""
@@ -154,18 +168,20 @@ class Plan:
         self._add(name, [self._scoring(row, seed)], needs, _PROCESS_SECONDS + seconds, row)
 
     def _add_shards(self, pairs: Pairs) -> None:
-        name = f"shards/{pairs.name}"
+        name, paired = f"shards/{pairs.name}", self.paired(pairs)
         if any(step.name == name for step in self.steps):
             return
+        if paired != "pairs":
+            self._add_pairs(paired, [pairs.name])
         parts = {"train": f"{pairs.name}.jsonl"} | ({"valid": f"{pairs.name}.valid.jsonl"} if pairs.validated else {})
         commands = [
             mtllm(
-                "prepare", "dialogues", "--input", self.folder("pairs") / file, "--llm", self.llm, "--max-length",
+                "prepare", "dialogues", "--input", self.folder(paired) / file, "--llm", self.llm, "--max-length",
                 self.budget.max_length, "--block-samples", 32, "--num-workers", 1, "--output", self.folder(name) / part,
             )
             for part, file in parts.items()
         ]  # fmt: skip
-        self._add(name, commands, ["pairs"], _PROCESS_SECONDS * len(parts))
+        self.steps.append(Step(name, commands, (paired,), _PROCESS_SECONDS * len(parts), paired != "pairs"))
 
     def _add_training(self, row: Row, seed: int) -> None:
         budget, run = self.budget, self.run(row.name, seed)

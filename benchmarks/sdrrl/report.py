@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,9 @@ MODEL = (
 )
 REFERENCES = (
     "Reference answers are what the English line itself says (instructions are asked about lines of people), translated like the "
-    "model's own; self-instructions have no reference and keep the model's answer. Both rows have the same questions and types."
+    "model's own; self-instructions have no reference and keep the model's answer. Both rows have the same questions and types. "
+    "The instructions are asked about lines of the corpus that is measured (other lines of it), and the reference row learns such "
+    "lines themselves: its difference from SDRRL holds their domain too."
 )
 EXAMPLES_PER_LANGUAGE = 3
 SHOWN = {UNTOUCHED: "untouched", REFERENCE: "reference", SDRRL: "SDRRL", ON_POLICY: "on-policy"}
@@ -67,9 +70,16 @@ def write_sdrrl_report(plan: Plan, folder: Path) -> Verdict:
     write_text(folder / "answers.md", answers_page(examples))
     write_figures(folder / "summary.json", figures_of(scores, languages))
     write_json(folder / "verdict.json", asdict(verdict))
-    material = json.loads((plan.folder("pairs") / "material.json").read_text(encoding="utf-8"))
-    write_json(folder / "provenance.json", facts | {"material": material})
+    write_json(folder / "provenance.json", facts | {"material": _material(plan)})
     return verdict
+
+
+def _material(plan: Plan) -> dict[str, Any]:
+    """Counts of questions and of pairs, by set."""
+    found = json.loads((plan.folder("pairs") / "material.json").read_text(encoding="utf-8"))
+    for path in sorted(plan.root.glob("more_pairs/*/material.json")):
+        found["pairs"] |= json.loads(path.read_text(encoding="utf-8"))["pairs"]
+    return found
 
 
 def summary_of(own: Scores, languages: Sequence[str]) -> dict[str, float]:

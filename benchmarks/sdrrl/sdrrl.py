@@ -11,17 +11,18 @@ There is a report as soon as the untouched model and one of SDRRL are scored; it
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks.parallel_folder import require_languages
-from benchmarks.sdrrl.budgets import BUDGETS
+from benchmarks.sdrrl.budgets import BUDGETS, Budget
 from benchmarks.sdrrl.plan import Plan
 from benchmarks.sdrrl.rows import SDRRL, UNTOUCHED
 from benchmarks.step_options import add_step_options, print_report
-from benchmarks.steps import Steps, chosen_steps, describe, require_same
+from benchmarks.steps import Step, Steps, chosen_steps, describe, require_same
 from mtllm_ds.command_line import Parser, quiet_libraries, run_and_exit
 
 
@@ -65,11 +66,16 @@ def main() -> int:
         return 0
     from benchmarks.sdrrl.report import write_sdrrl_report
 
-    default = root / "report" if budget.name == "smoke" or left else Path("benchmarks/results/sdrrl") / budget.name
-    folder = options.results or default
+    folder = options.results or default_results(root, budget, left)
     verdict = write_sdrrl_report(plan, folder)
     print_report(console, folder, verdict.line)
     return 0
+
+
+def default_results(root: Path, budget: Budget, left: Sequence[Step]) -> Path:
+    """Below the run's folder until all that the result needs is done; an optional step that is left, or fails, is told in it."""
+    is_whole = all(step.optional for step in left)
+    return Path("benchmarks/results/sdrrl") / budget.name if is_whole and budget.name != "smoke" else root / "report"
 
 
 if __name__ == "__main__":

@@ -136,11 +136,11 @@ def asked(line: str, number: int) -> Row:
     """An instruction whose reference answer is the line, or its second half."""
     if number % 2:
         beginning, rest = halves(line, ENGLISH)
-        return {"prompt": f"Continue this text from a software manual:\n{beginning}", "gold": rest}
+        return {"prompt": f"Continue this text:\n{beginning}", "gold": rest}
     words = list(dict.fromkeys(word.lower() for word in _WORD.findall(line)))
     chosen = sorted(sorted(words, key=len, reverse=True)[:_NUM_WORDS], key=words.index)
     return {
-        "prompt": f"Write a sentence for a software manual. Use these words: {', '.join(chosen)}.",
+        "prompt": f"Write a sentence with these words: {', '.join(chosen)}.",
         "gold": line,
     }
 

@@ -56,7 +56,16 @@ def made(tmp_path_factory):
     answered(root / "self", itself, [f"self {text}" for text in itself], word="own")
     folders = [part for name in ("own", "self", "reference", "text") for part in (f"--{name}", str(root / name))]
     old = sys.argv
-    sys.argv = ["material", *folders, "--budget", "smoke", "--output", str(root / "pairs")]
+    sys.argv = [
+        "material",
+        *folders,
+        "--budget",
+        "smoke",
+        "--sets",
+        *(pairs.name for pairs in pair_sets(SMOKE)),
+        "--output",
+        str(root / "pairs"),
+    ]
     try:
         assert main() == 0
     finally:

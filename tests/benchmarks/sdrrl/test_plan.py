@@ -7,6 +7,7 @@ import pytest
 from benchmarks.sdrrl.budgets import BUDGETS, CPU, SMOKE
 from benchmarks.sdrrl.plan import Plan
 from benchmarks.sdrrl.rows import BY_NAME, ROWS, SDRRL, UNTOUCHED, WEIGHTS, seeds_of
+from benchmarks.sdrrl.sdrrl import default_results
 from benchmarks.steps import _check
 from mtllm_ds.config import load_settings
 from mtllm_ds.transfer_sets.sdrrl.pairs import PAIR_TYPES
@@ -27,6 +28,9 @@ def test_steps_come_after_what_they_need_and_trainings_are_accepted(budget):
         settings = load_settings(row.recipe, plan.overrides(row, 1))
         assert settings.data.lanes * settings.data.samples_per_cell == budget.samples_per_step
         assert settings.run.seed == 1
+        assert (
+            settings.training.deepspeed == "zero2"
+        )  # one rank: the recipe's ZeRO-3 would gather every layer for nothing
         on_policy = settings.objective.rollouts is not None
         assert on_policy == (row.start is not None)
         if on_policy:
@@ -58,10 +62,30 @@ def test_every_pair_type_has_a_row_without_it_and_sdrrl_has_no_text_of_people():
 
 def test_the_budgets_keep_their_word():
     assert CPU.num_text + CPU.num_self - CPU.num_self_questions >= 1_000
-    plan = plan_of(CPU)
-    assert sum(step.seconds for step in plan.steps) / CPU.num_jobs < 100 * 60
+    assert CPU.steps * CPU.samples_per_step >= 1_000
+    assert len(CPU.seeds) >= 3
     for code, command in CPU.translators.items():
         assert DIRECTIONS[command.removeprefix("command:apertium ")] == ("eng_Latn", code)
+
+
+def test_a_set_that_cannot_be_made_stops_no_main_row():
+    plan = plan_of(CPU)
+    by_name = {step.name: step for step in plan.steps}
+    for step in plan.steps:
+        assert step.optional or not any(by_name[name].optional for name in step.needs)
+    (command,) = by_name["pairs"].commands
+    assert command[command.index("--sets") + 1 : command.index("--output")] == ["sdrrl", "reference", "own_answer"]
+    assert by_name["shards/no_code_switched"].needs == ("more_pairs/no_code_switched",)
+    assert by_name["more_pairs/with_completion"].optional
+    assert by_name["shards/with_completion"].optional
+
+
+def test_results_are_kept_once_the_main_rows_are_done():
+    steps = {step.name: step for step in plan_of(CPU).steps}
+    main, optional = steps["scores/sdrrl/seed-2"], steps["more_pairs/with_completion"]
+    kept, below = Path("benchmarks/results/sdrrl/cpu"), Path("x/report")
+    assert default_results(Path("x"), CPU, [optional]) == default_results(Path("x"), CPU, []) == kept
+    assert default_results(Path("x"), CPU, [optional, main]) == default_results(Path("x"), SMOKE, []) == below
 
 
 def test_a_killed_training_goes_on(tmp_path):

@@ -55,7 +55,8 @@ def plan(tmp_path):
                 for one in "xyz"
             ]
             write_rows(plan.found(name, seed) / "answers.jsonl", rows)
-    write_json(plan.folder("pairs") / "material.json", {"used": {"train": 5}})
+    write_json(plan.folder("pairs") / "material.json", {"used": {"train": 5}, "pairs": {"sdrrl": {"q": 1}}})
+    write_json(plan.folder("more_pairs/with_completion") / "material.json", {"pairs": {"with_completion": {"c": 2}}})
     return plan
 
 
@@ -80,7 +81,8 @@ def test_figures_answers_what_is_missing_and_the_verdict(plan, tmp_path):
     answers = (tmp_path / "report/answers.md").read_text()
     assert answers.count("\n## ") == 3 * len(BUDGET.languages)
     assert "**on-policy**: on_policy says" in answers
-    assert json.loads((tmp_path / "report/provenance.json").read_text())["material"] == {"used": {"train": 5}}
+    material = json.loads((tmp_path / "report/provenance.json").read_text())["material"]
+    assert material == {"used": {"train": 5}, "pairs": {"sdrrl": {"q": 1}, "with_completion": {"c": 2}}}
 
 
 def test_scores_are_by_seed(plan):

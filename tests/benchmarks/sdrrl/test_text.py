@@ -47,9 +47,10 @@ def test_an_instruction_is_about_its_line_and_the_line_answers_it():
     line = "Choose the folder where backup copies of documents are stored automatically."
     words, rest = asked(line, 0), asked(line, 1)
     assert words["gold"] == line
-    assert words["prompt"].endswith("Use these words: choose, folder, documents, automatically.")
+    assert words["prompt"] == ("Write a sentence with these words: choose, folder, documents, automatically.")
     beginning = rest["prompt"].partition("\n")[2]
     assert f"{beginning} {rest['gold']}" == line
+    assert rest["prompt"] == f"Continue this text:\n{beginning}"  # of no domain: TEXT may be of any
 
 
 def test_labels_and_code_are_no_prose():
