@@ -112,10 +112,13 @@ def load_llm(settings: LLMSettings, attention: str, dtype: torch.dtype, *, seed:
 
 
 def choose_attention(setting: str, device: torch.device, dtype: torch.dtype) -> str:
-    """Attention implementation for `setting`; raises `UserError` when the one asked for cannot run here."""
+    """Attention implementation for `setting`; raises `UserError` when the one asked for cannot run here. On paper flash
+    attention is SDPA, whose operators a plan counts as fused too."""
     usable = [name for name in ("flash_attention_4", "flash_attention_2") if _flash_fits(name, device, dtype)]
     if setting == "auto":
         return usable[0] if usable else "sdpa"
+    if setting.startswith("flash") and is_weightless():
+        return "sdpa"
     if setting.startswith("flash") and setting not in usable:
         raise UserError(
             f"model.attention={setting}: needs its package, a CUDA device and bf16; set model.attention=auto"

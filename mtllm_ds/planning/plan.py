@@ -23,8 +23,8 @@ from mtllm_ds.planning.trace import Trace
 from mtllm_ds.planning.zero import Kept, Traffic, ZeroSettings, gathers_of, kept_by_rank, traffic_of_step
 from mtllm_ds.planning.zero3 import GatherRules, Gathers
 
-SCALING = tuple(8 * 2**power for power in range(10))
-"""GPUs of the picture: 8 to 4,096"""
+SCALING = 8, 4096
+"""GPUs of the picture, at least and at most"""
 
 
 @dataclass(frozen=True)
@@ -128,19 +128,19 @@ class Planner:
         )
 
     def scaling(self, own: Plan) -> dict[str, list[Plan]]:
-        """From 8 to 4,096 GPUs, each GPU with the work that it has in this plan, so that the batch grows with them; as it is, and
-        with weights held otherwise on the GPUs."""
+        """From 8 to 4,096 GPUs (1, 2, 4 ... whole nodes), each GPU with the work that it has in this plan, so that the batch grows
+        with them; as it is, and with weights held otherwise on the GPUs."""
         kinds: dict[str, Mapping[str, Any]] = {"as it is": {}, **self._zero_variants(own)}
+        machines = [replace(own.machine, num_nodes=2**power) for power in range(13)]
+        shown = [one for one in machines if SCALING[0] <= one.num_ranks <= SCALING[1]] or [own.machine]
         return {
-            name: [self._scaled(own, num_gpus, change) for num_gpus in SCALING]
+            name: [self._scaled(own, machine, change) for machine in shown]
             for name, change in kinds.items()
             if "offload_optimizer" not in change
         }
 
-    def _scaled(self, own: Plan, num_gpus: int, change: Mapping[str, Any]) -> Plan:
-        per_node = min(own.machine.gpus_per_node, num_gpus)
-        machine = replace(own.machine, num_nodes=num_gpus // per_node, gpus_per_node=per_node)
-        samples = own.samples_per_step * num_gpus // own.machine.num_ranks
+    def _scaled(self, own: Plan, machine: Machine, change: Mapping[str, Any]) -> Plan:
+        samples = own.samples_per_step * machine.num_ranks // own.machine.num_ranks
         return self._layout(machine, self._ds_config(machine, change), own.cells_in_forward, own.micro_batches, samples)
 
     def _zero_variants(self, own: Plan) -> dict[str, Mapping[str, Any]]:

@@ -17,7 +17,7 @@ from mtllm_ds.objectives.base import Parts, build_objective
 from mtllm_ds.planning.hardware import GPUS, Machine
 from mtllm_ds.planning.hooks import ZeroHooks
 from mtllm_ds.planning.paper import batch_on_paper, objective_on_paper, text_of
-from mtllm_ds.planning.plan import SCALING, Planner
+from mtllm_ds.planning.plan import Planner
 from mtllm_ds.planning.rehearsal import rehearse
 from mtllm_ds.planning.roofline import crossing_bytes, time_of_step
 from mtllm_ds.planning.zero import Traffic
@@ -164,12 +164,24 @@ def test_scaling_is_even_until_the_network_is_not(recipe):
     found = plans.scaling(plans.plan(replace(PERFECT, num_nodes=2, gpus_per_node=2)))
     assert list(found) == ["as it is", "ZeRO-2", "ZeRO-3, hpZ of 2"]
     scaled = found["as it is"]
-    assert [plan.machine.num_ranks for plan in scaled] == list(SCALING) == [8 * 2**k for k in range(10)]
+    assert [plan.machine.num_ranks for plan in scaled] == [8 * 2**k for k in range(10)]
     assert len({(plan.micro_batches, plan.cells_in_forward) for plan in scaled}) == 1
     steps = [plan.time.step for plan in scaled]
     assert steps == sorted(steps)
     assert scaled[-1].time.bottleneck == "latency of collectives"
     assert found["ZeRO-2"][-1].time.step < steps[-1] / 10
+
+
+@pytest.mark.parametrize(
+    ("per_node", "gpus"), [(6, [12 * 2**k for k in range(9)]), (12, [12 * 2**k for k in range(9)])]
+)
+def test_scaling_goes_by_whole_nodes(recipe, per_node, gpus):
+    plans = planner(recipe, data__lanes=24)
+    own = plans.plan(replace(PERFECT, num_nodes=12 // per_node, gpus_per_node=per_node))
+    scaled = plans.scaling(own)["as it is"]
+    assert [plan.machine.num_ranks for plan in scaled] == gpus
+    assert [plan.samples_per_step for plan in scaled] == [own.samples_per_step * count // 12 for count in gpus]
+    assert scaled[0].samples_per_second == own.samples_per_second
 
 
 def test_a_collective_takes_what_its_narrowest_way_allows(own):
@@ -215,6 +227,15 @@ def test_every_objective_can_be_planned(recipe, overrides):
     assert {event.weight for event in plan.trace.events if event.kind == "gradient"} == {
         index for index, weight in enumerate(plan.trace.weights) if weight.trains
     }
+
+
+@pytest.mark.parametrize("attention", ["flash_attention_2", "flash_attention_4"])
+def test_flash_attention_is_planned_where_it_is_not(recipe, attention):
+    fused, flash = (
+        planner(recipe, training__precision="bf16", model__attention=name).plan(PERFECT) for name in ("sdpa", attention)
+    )
+    assert flash.memory == fused.memory
+    assert flash.time == fused.time
 
 
 @pytest.mark.parametrize("name", RECIPES.names)
