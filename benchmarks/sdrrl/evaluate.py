@@ -126,7 +126,8 @@ def sums_of(
     counts = {"num_tokens": [len(response) for response in responses]}
     if known is None:
         return counts | {"nll": cross_entropies(speaker, prompts, responses, BATCH_SIZE).tolist()}
-    found = readings(speaker, prompts, responses, speaker, known, BATCH_SIZE)  # one head for both
+    told = speaker.states_before(prompts, responses, BATCH_SIZE)
+    found = readings(speaker, told, responses, speaker, known)  # one head for both
     return counts | {"nll": found.nll.tolist(), "kl": found.kl.tolist()}
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.generation.heldout import Heldout, others
@@ -48,7 +47,7 @@ class HowAnswered:
 
 
 class GenerationEvaluation:
-    """Keeps what the teacher makes of a prompt, as languages share them."""
+    """Keeps what the teacher answers, as languages share its prompts; its states go with the language, as memory is short."""
 
     def __init__(self, model: Speaker, untouched: Speaker, how: HowAnswered) -> None:
         """
@@ -58,7 +57,6 @@ class GenerationEvaluation:
         """
         self._model, self._untouched, self._how = model, untouched, how
         self._written: dict[tuple[int, ...], tuple[str, list[int]]] = {}
-        self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], torch.Tensor] = {}
 
     def rows(self, items: Sequence[Heldout]) -> list[Row]:
         """What was found of each prompt of one language: `nll` and `kl` (sums over `num_tokens` of the response) by reading, and
@@ -138,37 +136,33 @@ class GenerationEvaluation:
         english: Sequence[ReadPrompt],
         responses: Sequence[Sequence[int]],
     ) -> dict[str, Readings]:
-        known = self._known_states(english, responses)
         read: dict[str, tuple[Speaker, Sequence[ReadPrompt]]] = {
             "model": (self._model, heard),
             "llm": (self._untouched, itself),
             "none": (self._untouched, [self._bare(item) for item in items]),
-            "english": (self._untouched, english),
         }
         groups = [item.group for item in items]
         if len(set(groups)) > 1:
             read["shuffled"] = self._model, [heard[place] for place in others(groups)]
-        for speaker, prompts in read.values():
+        for speaker, prompts in [*read.values(), (self._untouched, english)]:
             _require_room(speaker, prompts, responses)
-        return {
-            name: readings(speaker, prompts, responses, self._untouched, known, self._how.batch_size)
-            for name, (speaker, prompts) in read.items()
-        }
+        known = self._untouched.states_before(english, responses, self._how.batch_size)
+        found: dict[str, Readings] = {}
+        for name, (speaker, prompts) in read.items():
+            found[name] = readings(
+                speaker,
+                speaker.states_before(prompts, responses, self._how.batch_size),
+                responses,
+                self._untouched,
+                known,
+            )
+        found["english"] = readings(self._untouched, known, responses, self._untouched, known)
+        return found
 
     def _bare(self, item: Heldout) -> ReadPrompt:
         if item.bare_prompt is None:
             return self._untouched.read_nothing(None)
         return self._untouched.read([item.bare_prompt], None, places=[item.place])[0]
-
-    def _known_states(self, english: Sequence[ReadPrompt], responses: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-        """The teacher's states before each token of the responses."""
-        keys = [(tuple(read.llm), tuple(ids)) for read, ids in zip(english, responses, strict=True)]
-        missing = {key: place for place, key in enumerate(keys) if key not in self._known}
-        prompts = [english[place] for place in missing.values()]
-        ids = [responses[place] for place in missing.values()]
-        states = self._untouched.states_before(prompts, ids, self._how.batch_size)
-        self._known |= dict(zip(missing, states, strict=True))
-        return [self._known[key] for key in keys]
 
 
 def _require_room(speaker: Speaker, prompts: Sequence[ReadPrompt], responses: Sequence[Sequence[int]]) -> None:

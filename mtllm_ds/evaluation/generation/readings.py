@@ -42,18 +42,18 @@ class Readings:
 
 
 def readings(
-    reader: ReadsOn, prompts: Prompts, responses: Ids, teacher: ReadsOn, known: Sequence[torch.Tensor], batch_size: int
+    reader: ReadsOn, told: Sequence[torch.Tensor], responses: Ids, teacher: ReadsOn, known: Sequence[torch.Tensor]
 ) -> Readings:
     """What responses are worth to a reader of prompts.
 
     Args:
+        told: (n, D) of each response, the reader's states before its tokens
         known: (n, D) of each response, the states of the teacher, which may have another head but has the same vocabulary
 
     Raises:
         UserError: the vocabularies differ.
     """
     nll, kl = [], []
-    told = reader.states_before(prompts, responses, batch_size)
     for own, other, response in zip(told, known, responses, strict=True):
         log_probs, truth = reader.log_probs(own), teacher.log_probs(other)
         if log_probs.shape != truth.shape:

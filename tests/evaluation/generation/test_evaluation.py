@@ -1,5 +1,8 @@
 """NLL and KL equal transformers' own in float64; responses that are not given are transformers' greedy ones; figures by hand."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -107,6 +110,23 @@ def test_without_a_response_it_is_the_untouched_models_greedy_answer_written_onc
     assert [row["reference"] for row in evaluation(model, answers_in="eng_Latn").rows(items())] == [
         row["response"] for row in rows
     ]
+
+
+def test_no_states_outlive_their_language(model, monkeypatch):
+    """At a thousand prompts of an 8B model they are gigabytes a language; the teacher reads once for each."""
+    found, alive = evaluation(model), []
+    read = found._untouched.states_before
+
+    def states_before(*given):
+        states = read(*given)
+        alive.extend(weakref.ref(one) for one in states)
+        return states
+
+    monkeypatch.setattr(found._untouched, "states_before", states_before)
+    first = found.rows(items(response="Choose"))
+    gc.collect()
+    assert [one() for one in alive] == [None] * 9  # the prompt itself, no prompt, the teacher's
+    assert found.rows(items(response="Choose")) == first
 
 
 def test_figures_are_those_counted_by_hand(model):

@@ -27,7 +27,7 @@ def test_sums_are_those_by_hand_in_float64():
     own, teacher = ([rng.normal(size=(len(r), 5)).astype(np.float32) for r in responses] for _ in range(2))
     tensors = [torch.from_numpy(rows) for rows in own]
     known = [torch.from_numpy(rows) for rows in teacher]
-    found = readings(Reader(tensors), [[9], [9]], responses, Reader(known), known, batch_size=2)
+    found = readings(Reader(tensors), tensors, responses, Reader(known), known)
     for place, response in enumerate(responses):
         p, q = (
             np.exp(x[place].astype(float)) / np.exp(x[place].astype(float)).sum(1, keepdims=True)
@@ -42,15 +42,13 @@ def test_sums_are_those_by_hand_in_float64():
 
 def test_a_teacher_diverges_from_itself_by_nothing():
     logits = [torch.randn(4, 7, generator=torch.Generator().manual_seed(0))]
-    assert readings(Reader(logits), [[1]], [[0, 1, 2, 3]], Reader(logits), logits, 1).kl[0] == pytest.approx(
-        0, abs=1e-6
-    )
+    assert readings(Reader(logits), logits, [[0, 1, 2, 3]], Reader(logits), logits).kl[0] == pytest.approx(0, abs=1e-6)
 
 
 def test_another_vocabulary_is_refused():
     own, other = [torch.zeros(1, 7)], [torch.zeros(1, 8)]
     with pytest.raises(UserError, match=r"^model: has a vocabulary of 7, the untouched LLM of 8; name the LLM"):
-        readings(Reader(own), [[1]], [[0]], Reader(other), other, 1)
+        readings(Reader(own), own, [[0]], Reader(other), other)
 
 
 def test_an_estimate_weighs_tokens_and_draws_groups():
