@@ -49,11 +49,24 @@ _INDEX, _TEACHER = "index.bin", "teacher.json"
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherIdentity:
-    """Whose word it is. All three must agree when targets are used."""
+    """Whose word it is. Targets are used if all agrees but the folder's name, as a model may be moved."""
 
     name: str
+    """The model's folder, and behind a comma how it was asked, if there are several ways"""
     revision: str | None
     tokenizer_fingerprint: str
+
+    @property
+    def manner(self) -> str:
+        """How it was asked."""
+        return self.name.rpartition(", ")[2] if ", " in self.name else ""
+
+    def other_in(self, other: "TeacherIdentity") -> str | None:
+        """The first field in which it is another teacher."""
+        if self.manner != other.manner:
+            return "name"
+        fields = ("revision", "tokenizer_fingerprint")
+        return next((field for field in fields if getattr(self, field) != getattr(other, field)), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +177,8 @@ class TargetWriter:
     def _require_same(self, begun: dict[str, Any], content: dict[str, Any]) -> None:
         options: dict[str, str | int] = content["kept_as"]
         before: dict[str, str | int] = begun.get("kept_as", options)  # older sets did not note it
-        if {**begun, "kept_as": options} != content:
+        is_other = TeacherIdentity(**begun["teacher"]).other_in(TeacherIdentity(**content["teacher"]))
+        if is_other or {**begun, "kept_as": options, "teacher": content["teacher"]} != content:
             raise UserError(
                 f"targets {self._folder}: begun by another teacher or for other shards; choose another --name"
             )
@@ -284,12 +298,12 @@ class TargetSet:
             )
 
     def _check_teacher(self, expected: TeacherIdentity | None) -> None:
-        for field, value in asdict(expected).items() if expected else ():
-            if getattr(self.teacher, field) != value:
-                raise UserError(
-                    f"{self._where} come from the teacher's {field} '{getattr(self.teacher, field)}', not '{value}'; "
-                    "compute them anew"
-                )
+        field = None if expected is None else self.teacher.other_in(expected)
+        if field is not None:
+            raise UserError(
+                f"{self._where} come from the teacher's {field} '{getattr(self.teacher, field)}', not "
+                f"'{getattr(expected, field)}'; compute them anew"
+            )
 
     def read(self, block: int) -> Block:
         """Target columns of a block.

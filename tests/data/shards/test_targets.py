@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -123,7 +124,7 @@ def test_stopped_and_gone_on_with_by_other_ranks_gives_the_same_bytes(dataset_co
 def test_another_teacher_or_data_set_is_refused(dataset_copy, shard_settings, tmp_path):
     manifest = Manifest.load(dataset_copy)
     write(manifest, "pooled", ranks=1).finish()
-    for field, value in (("name", "other"), ("revision", None), ("tokenizer_fingerprint", "abd")):
+    for field, value in (("name", "tiny, looking back"), ("revision", None), ("tokenizer_fingerprint", "abd")):
         changed = TeacherIdentity(**(vars(TEACHER) | {field: value}))
         with pytest.raises(UserError, match=f"come from the teacher's {field}"):
             TargetSet(manifest, "t", changed)
@@ -162,6 +163,20 @@ def test_a_set_that_did_not_note_how_it_was_kept_is_gone_on_with(dataset_copy):
     path.write_text(json.dumps(content))
     write(manifest, "top_k", ranks=1, kept_as={"--top-k": K}).finish()
     assert TargetSet(manifest, "t", TEACHER)
+
+
+def test_a_teacher_that_was_moved_is_the_same(dataset_copy):
+    manifest = Manifest.load(dataset_copy)
+    asked = replace(TEACHER, name="tiny, looking back")
+    writer = TargetWriter(manifest, "t", asked, group_blocks=3)
+    moved = replace(asked, name="snapshots, of 2026, looking back")
+    assert TargetWriter(manifest, "t", moved, group_blocks=3).missing_groups() == writer.missing_groups()
+    for group in writer.missing_groups():
+        with writer.open(group) as sink:
+            for block in sink.blocks:
+                sink.add(columns_of(manifest, block, "pooled"))
+    writer.finish()
+    assert TargetSet(manifest, "t", moved).teacher == asked
 
 
 def test_altered_targets_are_found(dataset_copy):
