@@ -21,9 +21,10 @@ _OF_LANGUAGE = re.compile(r"([a-z]{3}_[A-Z][a-z]{3})=(.+)", re.DOTALL)
 
 _DEFAULTS = {
     "instruction_field": "prompt", "instruction_temperature": 0.9, "instruction_top_p": 0.95, "instruction_tokens": 96,
-    "max_new_tokens": 256, "temperature": 0.0, "keep_sentences": False, "stop": None, "top_p": 1.0, "code_switch_ratio": 0.2,
+    "max_new_tokens": 256, "temperature": 0.0, "keep_sentences": False, "stop": None, "top_p": 1.0, "batch_size": 16,
+    "code_switch_ratio": 0.2, "teacher_sees": "question",
 }  # fmt: skip
-_OF_OWN_ANSWERS = ("max_new_tokens", "temperature", "keep_sentences", "stop", "top_p")
+_OF_OWN_ANSWERS = ("max_new_tokens", "temperature", "keep_sentences", "stop", "top_p", "batch_size")
 
 
 def add_sdrrl(commands: Subcommands) -> None:
@@ -78,7 +79,7 @@ def _add_answers(group: Any) -> None:
     add("--top-p", type=_share, help="the fewest tokens that reach this probability (default %(default)s)")
     add("--keep-sentences", action="store_true", help="of an answer that was cut off, keep the whole sentences")
     add("--stop", metavar="TEXT", help="an answer ends here too, as where a model was not tuned to end its turn")
-    add("--batch-size", type=positive_int, default=16, help="texts written at once (default %(default)s)")
+    add("--batch-size", type=positive_int, help="texts written at once (default %(default)s)")
     add(
         "--check-language", action=argparse.BooleanOptionalAction, default=True,
         help="reject what is not English, by py3langid (default)",
@@ -119,10 +120,10 @@ def _add_pairs(group: Any) -> None:
         help="of completion and translation: TSV (English, tab, text) or JSONL (text_en, text)",
     )  # fmt: skip
     add(
-        "--teacher-sees", choices=("question", "language", "answer"), default="question",
+        "--teacher-sees", choices=("question", "language", "answer"),
         help="in English: the question (default); with the language to answer in; with the pair's response beside it",
     )  # fmt: skip
-    group.set_defaults(code_switch_ratio=_DEFAULTS["code_switch_ratio"])
+    group.set_defaults(**{name: _DEFAULTS[name] for name in ("code_switch_ratio", "teacher_sees")})
 
 
 def run(options: argparse.Namespace) -> None:
@@ -203,12 +204,18 @@ def _settings(options: argparse.Namespace, dtype: Any) -> SdrrlSettings:
 
 def _refuse_without_effect(options: argparse.Namespace) -> None:
     """Raises `UserError` for an option that nothing reads."""
+    from mtllm_ds.transfer_sets.sdrrl.pairs import TEXT_TYPES
+
     of_own = ("instruction_temperature", "instruction_top_p", "instruction_tokens")
     is_read = dict.fromkeys(of_own, options.self_instructions is not None)
     is_read |= {name: bool(options.instructions) for name in ("instruction_field", "num_instructions")}
     is_read["top_p"] = options.temperature > 0
     is_read["code_switch_ratio"] = any(text.startswith("code_switched=") for text in options.pairs or ())
-    needs = dict.fromkeys(of_own, "--self-instructions")
+    asked = [name for name, weight in _weights(options.pairs or ()).items() if weight > 0]
+    is_read["teacher_sees"] = not asked or any(name not in TEXT_TYPES for name in asked)
+    needs = dict.fromkeys(of_own, "--self-instructions") | {
+        "teacher_sees": "pairs of questions, such as --pairs q_t_a_t=4"
+    }
     needs |= {"top_p": "--temperature", "code_switch_ratio": "--pairs code_switched="}
     if options.gold_field is not None:
         is_read |= dict.fromkeys(_OF_OWN_ANSWERS, False)

@@ -191,9 +191,10 @@ def test_gold_answers_stand_in_place_of_the_models_own(tmp_path):
     """Translated and paired in the same way; the model writes nothing."""
     rows = [{"prompt": text, "gold": f"People say: {text}"} for text in QUESTIONS[:6]]
     rows[1]["gold"], rows[2]["gold"] = "", "No <eos> here"
-    given = [name for name in options(tmp_path, "--gold-field", "gold") if name not in ("--stop", ".")]
-    at = given.index("--max-new-tokens")
-    del given[at : at + 2]
+    given = options(tmp_path, "--gold-field", "gold")
+    for option in ("--stop", "--max-new-tokens", "--batch-size"):
+        at = given.index(option)
+        del given[at : at + 2]
     (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     main(["sdrrl", *given])
     found = read_rows(tmp_path / "out/answers.jsonl")
@@ -210,6 +211,10 @@ MISTAKES = [
     (["--top-p", "0.5"], r"--top-p=0.5: has no effect without --temperature"),
     (["--gold-field", "gold"], r"--max-new-tokens=32: has no effect without answers of the model's own"),
     (["--teacher-sees", "answer"], r"made with another pairs"),
+    (
+        ["--teacher-sees", "answer", "--pairs", "completion=1", "q_t_a_t=0"],
+        r"--teacher-sees=answer: has no effect without pairs of questions, such as --pairs q_t_a_t=4; remove it",
+    ),
     (["--code-switch-ratio", "0.5"], r"--code-switch-ratio=0.5: has no effect without --pairs code_switched="),
     (["--instruction-tokens", "5"], r"--instruction-tokens=5: has no effect without --self-instructions"),
     (["--self-instructions", "5"], r"--instructions: give files, or --self-instructions N"),
@@ -225,6 +230,13 @@ MISTAKES = [
     (["--exclude", "nowhere"], r"nowhere: no such file"),
     (["--llm", "./nowhere"], r"nowhere"),
 ]
+
+
+def test_reference_answers_are_not_written_in_batches(tmp_path):
+    given = ["--llm", "assets/llm", "--instructions", "x.jsonl", "--gold-field", "gold", "--output", str(tmp_path)]
+    line = r"--batch-size=8: has no effect without answers of the model's own, which --gold-field replaces; remove it"
+    with pytest.raises(UserError, match=line):
+        main(["sdrrl", *given, "--translator", f"spa_Latn={UPPER}", "--batch-size", "8"])
 
 
 @pytest.mark.parametrize(("more", "line"), MISTAKES)
