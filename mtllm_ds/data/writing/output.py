@@ -4,6 +4,7 @@ Whenever a shard is finished, a journal (`journal.py`) is left beside it: how ma
 index, and the samples that wait for the next block. A rerun goes on from there.
 """
 
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -123,11 +124,10 @@ def check_output(output: Path) -> None:
     Raises:
         UserError: it cannot be made or written to.
     """
-    probe = output / ".writable"
     with _output_errors_told(output):
         output.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b".")
-        probe.unlink()
+        with tempfile.NamedTemporaryFile(dir=output, prefix=".writable-") as probe:  # ranks ask at the same time
+            probe.write(b".")
 
 
 @contextmanager
