@@ -27,8 +27,8 @@ def environment(monkeypatch):
             monkeypatch.setenv(name, value)
         _fill_environment()
         found = {name: os.environ.get(name) for name in NAMES}
-        for name in NAMES:  # what _fill_environment set itself
-            monkeypatch.delenv(name, raising=False)
+        for name in NAMES:  # what _fill_environment set itself, and monkeypatch would put back
+            os.environ.pop(name, None)
         return found
 
     return fill

@@ -30,7 +30,7 @@ def recipes(tmp_path_factory):
     for name in ("text", "topics", "dialogues"):
         (folder / name).mkdir()
     tuning = make_task_run(folder / "topics", reader="llm")
-    train(settings_of(tuning, run__max_steps=1), resume=False)
+    ranks(1).run(trained, tuning, {"run__max_steps": 1})
     teacher = folder / "topics" / "tuned"
     for split in ("train", "validation"):
         write_targets(folder / "topics" / split, teacher)
