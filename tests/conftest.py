@@ -16,8 +16,8 @@ _GIVEN = {name for name in _PLACE if name in os.environ}
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup():
-    """What trains in this process leaves its place among ranks in the environment, where children would take it for theirs, and its port
-    for free."""
+    """What trains in this process leaves its place among ranks in the environment, where children would take it, and its port,
+    for theirs."""
     for name in _PLACE:
         if name not in _GIVEN:
             os.environ.pop(name, None)
