@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.config.deepspeed import resolve_deepspeed
 from mtllm_ds.planning.paper import batch_on_paper, objective_on_paper, text_of
 from mtllm_ds.planning.rehearsal import rehearse
 from mtllm_ds.planning.zero import ZeroSettings, gathers_of, kept_by_rank, traffic_of_step
-from mtllm_ds.training.runs import train
+from mtllm_ds.training.runs import run_seeds
 from tests.distributed.ranks import PARTITIONED, ranks
 from tests.fixtures.dialogue_runs import PACKED, make_dialogue_run
 from tests.fixtures.runs import make_run, settings_of
@@ -46,7 +47,7 @@ def recipes(tmp_path_factory):
 
 
 def trained(recipe, overrides):
-    train(settings_of(recipe, **overrides), resume=False)
+    run_seeds(settings_of(recipe, **overrides), join_cluster(), False)
 
 
 FILES = {
