@@ -93,7 +93,8 @@ def verdict(reports: dict[int, dict[str, Any]], world_size: int) -> tuple[int | 
     hanging = [report for report in reports.values() if report["kind"] == "hangs"]
     lifeless = [report for report in hanging if report["lifeless_seconds"] >= LIFELESS_SECONDS]
     if lifeless:
-        first = max(lifeless, key=lambda report: report["lifeless_seconds"])
+        # Who was stopped is to blame, however long its clock stood still.
+        first = max(lifeless, key=lambda report: (report["process"] in "Tt", report["lifeless_seconds"]))
         why = "stopped by a signal" if first["process"] in "Tt" else "held by a call that lets no other thread run"
         return first["rank"], f"its process gives no sign of life, {why}"
     if world_size == 1:

@@ -78,9 +78,7 @@ class Sentence(NamedTuple):
             return True
         names = self._placeholders
         found = re.findall(rf"{names[0][0]}\d+{names[0][0]}", translation)
-        return sorted(found) == sorted(names) and len(re.findall(_any_placeholder(names[0][0]), self.asked)) == len(
-            names
-        )
+        return sorted(found) == sorted(names) and self.restored(self.asked) == self.text
 
     def restored(self, translation: str) -> str:
         """A translation of `asked` that has kept everything, with what was kept."""
@@ -106,7 +104,8 @@ class Sentence(NamedTuple):
     @property
     def _placeholders(self) -> list[str]:
         taken = _PLACEHOLDER_LETTERS[:-1]
-        free = (letter for letter in taken if not re.search(_any_placeholder(letter), self.marked))
+        # Beside a digit, a letter of the text could make a placeholder together with one that stands there.
+        free = (letter for letter in taken if not re.search(rf"{letter}\d|\d{letter}", self.marked))
         letter = next(free, _PLACEHOLDER_LETTERS[-1])
         return [f"{letter}{number}{letter}" for number in range(len(self.kept))]
 

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mtllm_ds.transfer_sets.translation.kept import masked_pieces
@@ -87,6 +87,9 @@ def test_without_anything_kept_nothing_changes():
     assert engines[0].asked == engines[1].asked
 
 
+@example("X0`0`")
+@example("`0`0X")
+@example("X0Q0Z0W0K0`0`")
 @given(st.text(alphabet="ab `*#-.\n<>/X01Q\U000f0000é{}|$\\", max_size=60))
 def test_any_text_is_put_together_again(text):
     """With nothing translated, all but white space comes back, whatever was hidden."""

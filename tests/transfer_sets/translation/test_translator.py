@@ -3,6 +3,7 @@
 import pytest
 
 from mtllm_ds.cluster.agree import own_rank
+from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.errors import UserError
 from mtllm_ds.transfer_sets.translation.translator import Translator
 from tests.distributed.ranks import RankError, ranks
@@ -40,6 +41,7 @@ class Breaking:
 
 def translate(folder, broken_rank, knows_languages):
     """On a rank of a pool."""
+    join_cluster()
     engine = Breaking(folder, broken_rank, knows_languages)
     texts = [f"sentence {number}" for number in range(NUM_SENTENCES)]
     return Translator(engine, folder / "cache").translate(texts, "eng_Latn", "deu_Latn")
