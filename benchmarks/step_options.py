@@ -1,12 +1,15 @@
-"""What the command lines of benchmarks in steps (`steps.py`) share: their options, and what they write and say at the end."""
+"""What the command lines of benchmarks in steps (`steps.py`) share: their options, what these do, and what is said at the end."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from benchmarks.steps import Step, Steps, chosen_steps, describe, require_same
 from mtllm_ds.command_line import positive_float
 from mtllm_ds.evaluation.report.parts import Section
 
@@ -35,9 +38,52 @@ def markdown(section: Section) -> str:
     return "\n".join([f"### {section.heading}", "", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
-def print_report(console: Console, folder: Path, verdict: str) -> None:
+def take_steps(
+    options: argparse.Namespace,
+    root: Path,
+    steps: Sequence[Step],
+    budget: dict[str, Any],
+    *,
+    num_jobs: int,
+    num_threads: int = 1,
+    minutes: float | None = None,
+    more: Mapping[str, object] | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> list[Step] | None:
+    """Do what the options of `add_step_options` say. The steps that are left, or None where the plan alone was asked for.
+
+    Args:
+        budget: what the steps that are done must have been done with, as are text, precision and device
+        num_threads: of each step
+        minutes: where `--minutes` says nothing
+        more: other settings that bind a run
+        check: asked before the first step
+
+    Raises:
+        UserError: a step fails, or the run was begun with other settings.
+    """
+    console = Console()
+    environment = {
+        "OMP_NUM_THREADS": str(num_threads), "DS_ACCELERATOR": options.device, "TOKENIZERS_PARALLELISM": "false",
+    }  # fmt: skip
+    runner = Steps(root, num_jobs, environment, console)
+    chosen = chosen_steps(steps, options.only)
+    if options.dry_run:
+        console.print(describe(chosen, runner.is_done, num_jobs), highlight=False, markup=False)
+        return None
+    check()
+    settings = {"text": str(options.text), "precision": options.precision, "device": options.device}
+    require_same(root / "settings.json", {"budget": budget, **settings, **(more or {})})
+    runner.run(chosen, 60 * (options.minutes or minutes or float("inf")), ends_there=True)
+    left = [step for step in steps if not runner.is_done(step)]
+    if left:
+        console.print(f"{len(left)} steps are left, start again to go on", highlight=False)
+    return left
+
+
+def print_report(folder: Path, verdict: str) -> None:
     """The table and the verdict of a report that was written."""
     table = (folder / "table.md").read_text(encoding="utf-8")
-    console.print(
+    Console().print(
         f"{table}\n{verdict}\nreport: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True
     )

@@ -36,11 +36,6 @@ class Plan:
                 self._add_student(student, seed)
         return self
 
-    @property
-    def test_files(self) -> list[str]:
-        """CODE=FILE of every language's test text."""
-        return self._files("test", self.budget.languages)
-
     def folder(self, step: str) -> Path:
         return self.place.root / step
 

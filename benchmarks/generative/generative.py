@@ -13,12 +13,9 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
-
 from benchmarks.generative.budgets import BUDGETS
 from benchmarks.generative.plan import Plan
-from benchmarks.step_options import add_step_options, print_report
-from benchmarks.steps import Steps, chosen_steps, describe, require_same
+from benchmarks.step_options import add_step_options, print_report, take_steps
 from mtllm_ds.command_line import Parser, quiet_libraries, run_and_exit
 
 
@@ -37,34 +34,21 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     options = parse()
-    console = Console()
     budget = BUDGETS[options.budget]
     name = budget.name + ("-parallel" if options.parallel else "")
     root = options.output or Path("runs/generative") / name
     plan = Plan(root, budget, options.text, options.models, options.precision, options.parallel).build()
-    environment = {
-        "OMP_NUM_THREADS": str(plan.num_threads), "DS_ACCELERATOR": options.device, "TOKENIZERS_PARALLELISM": "false",
-    }  # fmt: skip
-    steps = Steps(root, 1, environment, console)
-    chosen = chosen_steps(plan.steps, options.only)
-    if options.dry_run:
-        console.print(describe(chosen, steps.is_done, 1), highlight=False, markup=False)
-        return 0
-    settings = {
-        "text": str(options.text), "precision": options.precision, "parallel": options.parallel, "device": options.device,
-    }  # fmt: skip
-    require_same(root / "settings.json", {"budget": asdict(budget), **settings})
-    steps.run(chosen, 60 * (options.minutes or float("inf")), ends_there=True)
-    left = [step for step in plan.steps if not steps.is_done(step)]
-    if left:
-        console.print(f"{len(left)} steps are left, start again to go on", highlight=False)
+    left = take_steps(
+        options, root, plan.steps, asdict(budget), num_jobs=1, num_threads=plan.num_threads, more={"parallel": options.parallel}
+    )  # fmt: skip
+    if left is None or left:
         return 0
     from benchmarks.generative.report import write_generative_report
 
     default = root / "report" if budget.name == "smoke" else Path("benchmarks/results/generative") / name
     folder = options.results or default
     verdict = write_generative_report(plan, folder)
-    print_report(console, folder, verdict.line)
+    print_report(folder, verdict.line)
     return 0
 
 

@@ -15,14 +15,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
-
 from benchmarks.parallel_folder import require_languages
 from benchmarks.sdrrl.budgets import BUDGETS, Budget
 from benchmarks.sdrrl.plan import Plan
 from benchmarks.sdrrl.rows import SDRRL, UNTOUCHED
-from benchmarks.step_options import add_step_options, print_report
-from benchmarks.steps import Step, Steps, chosen_steps, describe, require_same
+from benchmarks.step_options import add_step_options, print_report, take_steps
+from benchmarks.steps import Step
 from mtllm_ds.command_line import Parser, quiet_libraries, run_and_exit
 
 
@@ -42,25 +40,15 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     options = parse()
-    console = Console()
     budget = BUDGETS[options.budget]
     root = options.output or Path("runs/sdrrl_benchmark") / budget.name
     plan = Plan(root, budget, options.text, options.models, options.precision).build()
-    environment = {
-        "OMP_NUM_THREADS": str(plan.num_threads), "DS_ACCELERATOR": options.device, "TOKENIZERS_PARALLELISM": "false",
-    }  # fmt: skip
-    steps = Steps(root, budget.num_jobs, environment, console)
-    chosen = chosen_steps(plan.steps, options.only)
-    if options.dry_run:
-        console.print(describe(chosen, steps.is_done, budget.num_jobs), highlight=False, markup=False)
+    left = take_steps(
+        options, root, plan.steps, asdict(budget), num_jobs=budget.num_jobs, num_threads=plan.num_threads,
+        check=lambda: require_languages(options.text, budget.languages, budget.name),
+    )  # fmt: skip
+    if left is None:
         return 0
-    require_languages(options.text, budget.languages, budget.name)
-    settings = {"text": str(options.text), "precision": options.precision, "device": options.device}
-    require_same(root / "settings.json", {"budget": asdict(budget), **settings})
-    steps.run(chosen, 60 * (options.minutes or float("inf")), ends_there=True)
-    left = [step for step in plan.steps if not steps.is_done(step)]
-    if left:
-        console.print(f"{len(left)} steps are left, start again to go on", highlight=False)
     first = budget.seeds[0]
     if {plan.scored(UNTOUCHED, first), plan.scored(SDRRL, first)} & {step.name for step in left}:
         return 0
@@ -68,7 +56,7 @@ def main() -> int:
 
     folder = options.results or default_results(root, budget, left)
     verdict = write_sdrrl_report(plan, folder)
-    print_report(console, folder, verdict.line)
+    print_report(folder, verdict.line)
     return 0
 
 
