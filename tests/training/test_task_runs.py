@@ -252,7 +252,7 @@ def test_several_seeds_in_one_command(tuning):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"objective__teacher": "TUNED_ENCODER"}, "not 'mt'"),
+        ({"objective__teacher": "TUNED_ENCODER"}, "of 'mt'; compute them anew"),
         ({"model__start": "TEACHER"}, "reader=llm"),
         ({"model__start": "NOWHERE"}, "neither a run"),
     ],

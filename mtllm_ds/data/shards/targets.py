@@ -298,11 +298,10 @@ class TargetSet:
             )
 
     def _check_teacher(self, expected: TeacherIdentity | None) -> None:
-        field = None if expected is None else self.teacher.other_in(expected)
-        if field is not None:
+        if expected is not None and (field := self.teacher.other_in(expected)) is not None:
             raise UserError(
-                f"{self._where} come from the teacher's {field} '{getattr(self.teacher, field)}', not "
-                f"'{getattr(expected, field)}'; compute them anew"
+                f"{self._where} come from the teacher's {field} '{getattr(self.teacher, field)}' of '{self.teacher.name}', "
+                f"not '{getattr(expected, field)}' of '{expected.name}'; compute them anew"
             )
 
     def read(self, block: int) -> Block:
