@@ -16,9 +16,13 @@ class Budget:
     languages: tuple[str, ...]
     """Of the held-out prompts; English is asked beside them"""
     num_heldout: int
-    """Held-out prompts, the same in every language"""
+    """Held-out paragraphs of the help, the same in every language"""
+    num_descriptions: int
+    """Held-out descriptions of packages, in each language that has translations"""
     num_train: int
-    """Training prompts, English"""
+    """Training prompts from the help, English"""
+    num_train_descriptions: int
+    """The same from descriptions of packages"""
     num_valid: int
     """Validation prompts, English"""
     train_tokens: int = 32
@@ -48,8 +52,10 @@ CPU = Budget(
     languages=(
         "deu_Latn", "fra_Latn", "jpn_Jpan", "khm_Khmr", "rus_Cyrl", "spa_Latn", "tur_Latn", "vie_Latn", "zho_Hans", "gaz_Latn",
     ),
-    num_heldout=128,
-    num_train=8_000,
+    num_heldout=96,
+    num_descriptions=32,
+    num_train=6_000,
+    num_train_descriptions=2_000,
     num_valid=96,
     steps=750,
     samples_per_step=32,
@@ -59,12 +65,13 @@ CPU = Budget(
 )  # fmt: skip
 """Two quiet cores, some hours."""
 GPU = replace(
-    CPU, name="gpu", num_heldout=400, num_train=16_000, steps=2_000, samples_per_step=64,
-    samples_per_forward=64, num_ranks=1, tokens_per_second=2_000, seconds_per_sample=0.01,
+    CPU, name="gpu", num_heldout=300, num_descriptions=100, num_train=13_000, num_train_descriptions=2_500, steps=2_000,
+    samples_per_step=64, samples_per_forward=64, num_ranks=1, tokens_per_second=2_000, seconds_per_sample=0.01,
 )  # fmt: skip
 """One GPU."""
 SMOKE = replace(
-    CPU, name="smoke", languages=("deu_Latn", "jpn_Jpan", "gaz_Latn"), num_heldout=6, num_train=12, num_valid=4,
+    CPU, name="smoke", languages=("deu_Latn", "jpn_Jpan", "gaz_Latn"), num_heldout=6, num_descriptions=0, num_train=12,
+    num_train_descriptions=0, num_valid=4,
     train_tokens=8, heldout_tokens=12, max_length=160, steps=4, samples_per_step=4, samples_per_forward=2, checkpoints=2,
     num_examples=3,
 )  # fmt: skip

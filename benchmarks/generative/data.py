@@ -2,10 +2,10 @@
 
 Writes below --output:
 
-    train.jsonl     {id, language, prompt, english}: paragraphs of the help
-    valid.jsonl     the same, of pages that training has not
-    heldout.jsonl   {id, group, language, prompt, english}: human translations of paragraphs whose pages are in nothing else, and
-                    the English originals themselves (eng_Latn)
+    train.jsonl     {id, language, prompt, english}: paragraphs of the help, and descriptions of packages
+    valid.jsonl     paragraphs of pages that training has not
+    heldout.jsonl   {id, group, language, prompt, english}: human translations of paragraphs whose pages are in nothing else, and of
+                    descriptions; and the English originals themselves (eng_Latn)
     data.json       counts, and the sha256 of what was written
 
 With --parallel the training prompts are human translations of training paragraphs, half of them; without it all are English.
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.generative.budgets import BUDGETS, Budget
+from benchmarks.generative.descriptions import LENGTHS, heldout_descriptions, training_descriptions
 from benchmarks.quality.text.folder_text import joined, read_documents, read_jsonl, read_parallel
 from benchmarks.quality.text.leaks import LeakTest
 from mtllm_ds.atomic import sha256_file, write_json, write_text
@@ -29,20 +30,33 @@ from mtllm_ds.errors import UserError
 from mtllm_ds.languages import ENGLISH
 
 Row = dict[str, Any]
-LENGTHS = range(40, 301)
-"""Characters of an English prompt: shorter ones are labels"""
 
 
 def main() -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=Path, required=True, help="folder of `make help-text`, or assets/text")
+    parser.add_argument(
+        "--descriptions", type=Path, help="folder of `make ddtp`, for budgets that ask for descriptions"
+    )
     parser.add_argument("--budget", choices=list(BUDGETS), required=True)
     parser.add_argument("--parallel", action="store_true", help="half of the training prompts are human translations")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     budget = BUDGETS[options.budget]
+    if budget.num_descriptions and options.descriptions is None:
+        raise UserError(f"--descriptions: --budget={budget.name} asks for them; name the folder of `make ddtp`")
     heldout = heldout_prompts(options.text, budget)
+    if budget.num_descriptions:
+        heldout = english_first(heldout + heldout_descriptions(options.descriptions, budget))
     train, valid = training_prompts(options.text, budget, heldout)
+    if budget.num_train_descriptions:
+        described = training_descriptions(options.descriptions, LeakTest(texts_of(heldout)))
+        if len(described) < budget.num_train_descriptions:
+            raise UserError(
+                f"--descriptions={options.descriptions}: {len(described)} to train on, --budget={budget.name} wants "
+                f"{budget.num_train_descriptions}; give more text"
+            )
+        train = train + drawn(described, budget.num_train_descriptions)
     if options.parallel:
         train = with_translations(train, translations(options.text, budget), LeakTest(texts_of(heldout)))
     files = {"train": train, "valid": valid, "heldout": heldout}
@@ -56,6 +70,12 @@ def main() -> int:
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def english_first(rows: Sequence[Row]) -> list[Row]:
+    """Language by language, the originals first."""
+    languages = dict.fromkeys([ENGLISH, *(row["language"] for row in rows)])
+    return [row for code in languages for row in rows if row["language"] == code]
 
 
 def is_sample(folder: Path) -> bool:

@@ -27,6 +27,7 @@ def parse() -> argparse.Namespace:
     add(
         "--models", type=Path, default=Path("runs/public"), help="folder of `make public-models`; written where missing"
     )
+    add("--descriptions", type=Path, help="folder of `make ddtp`, which budgets but smoke ask for")
     add("--parallel", action="store_true", help="half of the training prompts are human translations, not English")
     add_step_options(parser, "generative", precision="bf16")
     return parser.parse_args()
@@ -37,7 +38,9 @@ def main() -> int:
     budget = BUDGETS[options.budget]
     name = budget.name + ("-parallel" if options.parallel else "")
     root = options.output or Path("runs/generative") / name
-    plan = Plan(root, budget, options.text, options.models, options.precision, options.parallel).build()
+    plan = Plan(
+        root, budget, options.text, options.models, options.precision, options.descriptions, options.parallel
+    ).build()
     left = take_steps(
         options, root, plan.steps, asdict(budget), num_jobs=1, num_threads=plan.num_threads, more={"parallel": options.parallel}
     )  # fmt: skip

@@ -27,6 +27,8 @@ class Plan:
     text: Path
     models: Path
     precision: str
+    descriptions: Path | None = None
+    """Folder of descriptions of packages, where the budget asks for them"""
     parallel: bool = False
     steps: list[Step] = field(default_factory=list)
 
@@ -35,10 +37,15 @@ class Plan:
         self._add("models", [python("-m", "benchmarks.public_models.write", "--out", self.models)], [], 120)
         given = ["--budget", budget.name]
         computes = ["--precision", self.precision]
-        more = ["--parallel"] if self.parallel else []
+        more: list[object] = ["--parallel"] if self.parallel else []
+        if self.descriptions is not None:
+            more += ["--descriptions", self.descriptions]
         read = python("-m", "benchmarks.generative.data", "--text", self.text, *given, *more, "--output", text)
         self._add("text", [read], [], 10)
-        tokens = budget.num_train * budget.train_tokens + budget.num_heldout * budget.heldout_tokens
+        heldout = budget.num_heldout + budget.num_descriptions
+        tokens = (
+            budget.num_train + budget.num_train_descriptions
+        ) * budget.train_tokens + heldout * budget.heldout_tokens
         written = self._ranks(
             "benchmarks.generative.responses",
             "--text",
@@ -61,7 +68,7 @@ class Plan:
             "mtllm_ds", "evaluate", "generation", "--model", self.model, "--input", responses / "heldout.jsonl", "--answers-in",
             ENGLISH, "--max-new-tokens", budget.heldout_tokens, "--batch-size", 32, *computes, "--output", self.folder("scores"),
         )  # fmt: skip
-        prompts = budget.num_heldout * (len(budget.languages) + 1)
+        prompts = heldout * (len(budget.languages) + 1)
         cost = prompts * _READINGS * budget.heldout_tokens / budget.tokens_per_second
         self._add("scores", [asked], ["stack"], _PROCESS_SECONDS + cost)
         return self

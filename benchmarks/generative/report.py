@@ -13,14 +13,15 @@ from pathlib import Path
 
 from benchmarks.generative.budgets import UNKNOWN_TO_E5
 from benchmarks.generative.data import Row
+from benchmarks.generative.descriptions import kind_of
 from benchmarks.generative.picture import draw
 from benchmarks.generative.plan import RECIPE, Plan
 from benchmarks.generative.responses import INSTRUCTION
-from benchmarks.generative.verdict import RIVALS, Scores, decide, gaps, kl_share
+from benchmarks.generative.verdict import RIVALS, Groups, Scores, decide, gaps, kl_share
 from benchmarks.step_options import markdown
 from benchmarks.steps import DONE
 from mtllm_ds.atomic import write_figures, write_json, write_text
-from mtllm_ds.evaluation.generation.found import flat_figures, load_found
+from mtllm_ds.evaluation.generation.found import Found, flat_figures, load_found
 from mtllm_ds.evaluation.report.generation_sections import answers, drawn_in_turn, examples, likelihoods, text_of
 from mtllm_ds.evaluation.report.html import render
 from mtllm_ds.evaluation.report.parts import Picture, Report, Section, Verdict
@@ -41,13 +42,19 @@ def write_generative_report(plan: Plan, folder: Path) -> Verdict:
     """Write the report's files; `summary.json` is flat, `dialogues.md` holds the examples."""
     found = load_found(plan.found, (ENGLISH, *plan.budget.languages))
     scores = {code: own.readings for code, own in found.items()}
-    groups = [row["group"] for row in found[ENGLISH].rows]
+    groups = {code: [row["group"] for row in own.rows] for code, own in found.items()}
     known = known_languages(plan)
     verdict = decide(scores, groups, known, is_smoke=plan.budget.name == "smoke")
     curve = read_curve(plan.run)
-    dialogues = drawn_in_turn(found, min(plan.budget.num_examples, plan.budget.num_heldout))
+    dialogues = drawn_in_turn(found, plan.budget.num_examples)
     starred = [code for code in plan.budget.languages if code not in known]
-    sections = (likelihoods(found, starred), _differences(scores, groups, known), answers(found), examples(dialogues))
+    sections = (
+        likelihoods(found, starred),
+        _differences(scores, groups, known),
+        *_by_kind(found),
+        answers(found),
+        examples(dialogues),
+    )
     facts = _facts(plan)
     folder.mkdir(parents=True, exist_ok=True)
     picture = draw(scores, curve)
@@ -80,21 +87,35 @@ def read_curve(run: Path) -> dict[str, list[tuple[float, float]]]:
 
 
 def figures_of(
-    scores: Scores, groups: Sequence[str], known: Sequence[str], curve: Mapping[str, Sequence[tuple[float, float]]]
+    scores: Scores, groups: Groups, known: Sequence[str], curve: Mapping[str, Sequence[tuple[float, float]]]
 ) -> dict[str, float]:
     """What the verdict rests on beside the readings themselves, by name."""
     found: dict[str, float] = {"kl_share": kl_share(scores, known)}
     for code, own in scores.items():
-        for rival, gap in gaps(own, groups).items():
+        for rival, gap in gaps(own, groups[code]).items():
             found |= {f"{code}/model-{rival}/{key}": value for key, value in asdict(gap).items()}
     if curve["validation"]:
         found["last_validation_kl"] = curve["validation"][-1][1]
     return found
 
 
-def _differences(scores: Scores, groups: Sequence[str], known: Sequence[str]) -> Section:
-    rows = [(code, *(str(gap) for gap in gaps(scores[code], groups).values())) for code in known]
+def _differences(scores: Scores, groups: Groups, known: Sequence[str]) -> Section:
+    rows = [(code, *(str(gap) for gap in gaps(scores[code], groups[code]).values())) for code in known]
     return Section("Stack minus each rival, nats per token (95%)", ("language", *RIVALS.values()), rows)
+
+
+def _by_kind(found: Mapping[str, Found]) -> list[Section]:
+    """The same for each kind of text that a language has; nothing where there is one kind only."""
+    rows = []
+    for code, own in found.items():
+        kinds = kind_of(own.rows)
+        for kind in dict.fromkeys(kinds):
+            part = Found([row for row, its in zip(own.rows, kinds, strict=True) if its == kind], own.figures)
+            apart = [str(part.difference("model", rival)) for rival in RIVALS]
+            rows.append((code, kind, str(len(part.rows)), f"{part.mean('model', 'nll'):.2f}", *apart))
+    columns = ("language", "text", "prompts", "NLL: stack", *(f"minus {rival}" for rival in RIVALS.values()))
+    several = len({row[1] for row in rows}) > 1
+    return [Section("By kind of text, nats per token (95%)", columns, rows)] if several else []
 
 
 def dialogues_page(dialogues: Sequence[Row]) -> str:

@@ -31,7 +31,7 @@ from mtllm_ds.languages import ENGLISH
 from mtllm_ds.transfer_sets.sdrrl.chat_model import ChatModel, Generation, Job, provenance, write_jobs
 from mtllm_ds.transfer_sets.sdrrl.stages import Stage
 
-INSTRUCTION = "Explain this sentence from a software manual in your own words: "
+INSTRUCTION = "Explain this text about software in your own words: "
 LEAST_TOKENS = 4
 BATCH_SIZE = 64
 

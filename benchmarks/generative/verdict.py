@@ -19,6 +19,8 @@ MOST_KL = 0.5
 """Of the divergence without a prompt"""
 Scores = Mapping[str, Mapping[str, Readings]]
 """language -> reading -> its sums"""
+Groups = Mapping[str, Sequence[str]]
+"""language -> the group of each of its prompts"""
 
 
 def gaps(own: Mapping[str, Readings], groups: Sequence[str]) -> dict[str, Estimate]:
@@ -43,7 +45,7 @@ def kl_share(scores: Scores, languages: Sequence[str]) -> float:
     return float(stack / none)
 
 
-def decide(scores: Scores, groups: Sequence[str], languages: Sequence[str], *, is_smoke: bool = False) -> Verdict:
+def decide(scores: Scores, groups: Groups, languages: Sequence[str], *, is_smoke: bool = False) -> Verdict:
     """The verdict over the languages that the encoder knows."""
     share = kl_share(scores, languages)
     figures = f"divergence {share:.2f} of that without a prompt, mean of {len(languages)} languages"
@@ -51,7 +53,7 @@ def decide(scores: Scores, groups: Sequence[str], languages: Sequence[str], *, i
         return Verdict("not judged", f"not judged: a smoke run shows that the steps work, and nothing else ({figures})")
     against = []
     for code in languages:
-        worse = [RIVALS[rival] for rival, gap in gaps(scores[code], groups).items() if gap.high >= 0]
+        worse = [RIVALS[rival] for rival, gap in gaps(scores[code], groups[code]).items() if gap.high >= 0]
         if worse:
             against.append(f"{code} is not below {' and '.join(worse)} beyond chance")
     if share > MOST_KL:

@@ -14,6 +14,12 @@ def plan_of(budget, root=Path("runs/generative/x"), **changes):
     return Plan(root, budget, Path("assets/text"), Path("runs/public"), "bf16", **changes).build()
 
 
+def test_descriptions_are_read_where_they_are_given():
+    (command,) = plan_of(CPU, descriptions=Path("ddtp")).steps[1].commands
+    assert command[command.index("--descriptions") + 1] == "ddtp"
+    assert "--descriptions" not in plan_of(SMOKE).steps[1].commands[0]
+
+
 @pytest.mark.parametrize("budget", BUDGETS.values(), ids=lambda budget: budget.name)
 def test_steps_come_after_what_they_need_and_the_training_is_accepted(budget):
     plan = plan_of(budget)
