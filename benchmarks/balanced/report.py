@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -240,6 +241,7 @@ def _facts(plan: Plan) -> dict[str, str]:
         "machine": f"{plan.place.precision} on {plan.place.device}, {os.cpu_count()} cores, {platform.machine()}",
         "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "deepspeed")),
         "commits": ", ".join(f"{name} ({number} steps)" for name, number in commits.most_common()),
+        "date": time.strftime("%Y-%m-%d"),
     }
 
 
