@@ -42,6 +42,9 @@ class Engine:
 
     def backward(self, loss_sum: torch.Tensor, count: torch.Tensor) -> None:
         """Gradient of `loss_sum / count`, where `count` is the divisor of the whole step over all ranks; none where it is 0."""
+        # DeepSpeed says so itself where it finds tensors in what a forward returns; an objective returns its own kind. Unsaid, an
+        # optimizer on the CPU takes what a step's first micro-batch sends before its end for the gradients of all.
+        self.deepspeed.optimizer.set_gradient_accumulation_boundary(self.deepspeed.is_gradient_accumulation_boundary())
         # DeepSpeed averages over ranks and micro-batches; the loss is one mean over all of them.
         self.deepspeed.backward(loss_sum / count.clamp(min=1) * (self.world_size * self.micro_batches))
 

@@ -58,6 +58,21 @@ def test_it_trains_stops_and_resumes_as_zero3_does(recipe, truth, file):
     assert found == pytest.approx(truth, rel=1e-6)
 
 
+@pytest.mark.parametrize("stage", [2, 3])
+def test_an_optimizer_on_the_cpu_takes_the_gradients_of_all_forwards(recipe, stage):
+    """Three forwards per step, and more gradients than a bucket holds: most leave before the backward's end."""
+    settings = json.loads(Path(PARTITIONED).read_text(encoding="utf-8"))
+    zero = settings["zero_optimization"] | {"stage": stage, "reduce_bucket_size": 500}
+    losses = []
+    for place in ("none", "cpu"):
+        file = recipe.parent / f"stage{stage}-{place}.json"
+        file.write_text(json.dumps({**settings, "zero_optimization": {**zero, "offload_optimizer": {"device": place}}}))
+        overrides = chosen(recipe, f"offload-{stage}-{place}", str(file))
+        assert ranks(1).run(train_with, recipe, False, overrides) == [0]
+        losses.append(losses_of(settings_of(recipe, **overrides)))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_every_objective_is_the_same_where_no_weight_stays_whole(name, material):
     assert curve_of(material, name, 2, training__deepspeed=PARTITIONED) == [
