@@ -299,10 +299,11 @@ class TargetSet:
 
     def _check_teacher(self, expected: TeacherIdentity | None) -> None:
         if expected is not None and (field := self.teacher.other_in(expected)) is not None:
-            raise UserError(
-                f"{self._where} come from the teacher's {field} '{getattr(self.teacher, field)}' of '{self.teacher.name}', "
-                f"not '{getattr(expected, field)}' of '{expected.name}'; compute them anew"
+            one, other = (
+                f"'{getattr(teacher, field)}'" + ("" if field == "name" else f" of '{teacher.name}'")
+                for teacher in (self.teacher, expected)
             )
+            raise UserError(f"{self._where} come from the teacher's {field} {one}, not {other}; compute them anew")
 
     def read(self, block: int) -> Block:
         """Target columns of a block.
