@@ -17,6 +17,7 @@ from benchmarks.generative.budgets import BUDGETS
 from benchmarks.generative.plan import Plan
 from benchmarks.step_options import add_step_options, print_report, take_steps
 from mtllm_ds.command_line import Parser, quiet_libraries, run_and_exit
+from mtllm_ds.errors import UserError
 
 
 def parse() -> argparse.Namespace:
@@ -36,6 +37,10 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     options = parse()
     budget = BUDGETS[options.budget]
+    if budget.num_descriptions and options.descriptions is None:
+        raise UserError(f"--descriptions: --budget={budget.name} asks for them; name the folder of `make ddtp`")
+    if not budget.num_descriptions and options.descriptions is not None:
+        raise UserError(f"--descriptions={options.descriptions}: --budget={budget.name} reads none; leave it out")
     name = budget.name + ("-parallel" if options.parallel else "")
     root = options.output or Path("runs/generative") / name
     plan = Plan(

@@ -63,18 +63,30 @@ def test_too_few_and_none_are_one_line(folder, tmp_path):
         heldout_descriptions(tmp_path / "none", BUDGET)
 
 
-def test_a_budget_that_asks_for_them_wants_a_folder(tmp_path):
+@pytest.mark.parametrize(
+    ("module", "options", "said"),
+    [
+        ("data", ["--budget", "cpu"], "error: --descriptions: --budget=cpu asks for them"),
+        ("generative", ["--budget", "cpu", "--dry-run"], "error: --descriptions: --budget=cpu asks for them"),
+        (
+            "generative",
+            ["--budget", "smoke", "--descriptions", "x", "--dry-run"],
+            "error: --descriptions=x: --budget=smoke reads none",
+        ),
+    ],
+)
+def test_a_budget_and_its_folder_belong_together(tmp_path, module, options, said):
     command = [
         sys.executable,
         "-m",
-        "benchmarks.generative.data",
+        f"benchmarks.generative.{module}",
         "--text",
         "assets/text",
-        "--budget",
-        "cpu",
+        *options,
         "--output",
         str(tmp_path),
     ]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 2
-    assert run.stderr.startswith("error: --descriptions: ")
+    assert run.stderr.startswith(said)
+    assert len(run.stderr.splitlines()) == 1
