@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from mtllm_ds.cluster.collectives import counted
 from mtllm_ds.cluster.launch import COLLECTIVE_TIMEOUT, NO_TIMEOUT, set_collective_timeout
 from mtllm_ds.errors import PeerFailedError, UserError
+from mtllm_ds.step_parts import in_part
 
 Result = TypeVar("Result")
 
@@ -34,7 +36,8 @@ def lowest_ranks_where(flags: Sequence[bool], device: torch.device) -> list[int 
     world, rank = world_size(), own_rank()
     lowest = torch.tensor([rank if flag else world for flag in flags], dtype=torch.int64, device=device)
     if world > 1:
-        dist.all_reduce(lowest, op=dist.ReduceOp.MIN)
+        with counted("agreement", lowest):
+            dist.all_reduce(lowest, op=dist.ReduceOp.MIN)
     return [found if found < world else None for found in lowest.tolist()]
 
 
@@ -42,7 +45,8 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     """Elementwise sum of a tensor over all ranks (a new tensor, same dtype and device)."""
     total = values.detach().clone()
     if dist.is_initialized() and world_size() > 1:
-        dist.all_reduce(total, op=dist.ReduceOp.SUM)
+        with counted("agreement", total):
+            dist.all_reduce(total, op=dist.ReduceOp.SUM)
     return total
 
 
@@ -90,7 +94,8 @@ def from_main(work: Callable[[], Result], device: torch.device) -> Result:
     """`work()` of rank 0 (something small that pickles), told to all ranks; or a stop of all ranks, as in `together`."""
     told = [together(lambda: work() if is_main_rank() else None, device)]
     if world_size() > 1:
-        dist.broadcast_object_list(told, src=0, device=device)
+        with in_part("collectives"):
+            dist.broadcast_object_list(told, src=0, device=device)
     return told[0]  # type: ignore[return-value]
 
 
@@ -101,7 +106,8 @@ def union_over_ranks(values: Collection[int], known: Collection[int], device: to
     if world_size() == 1:
         return set(values)
     gathered: list[Any] = [None] * world_size()
-    dist.all_gather_object(gathered, sorted(values))
+    with in_part("collectives"):
+        dist.all_gather_object(gathered, sorted(values))
     return {value for own in gathered for value in own}
 
 
@@ -128,5 +134,6 @@ def _reduced(value: float, op: dist.ReduceOp.RedOpType, device: torch.device) ->
     if not dist.is_initialized() or world_size() == 1:
         return value
     tensor = torch.tensor(value, dtype=torch.float64, device=device)
-    dist.all_reduce(tensor, op=op)
+    with counted("agreement", tensor):
+        dist.all_reduce(tensor, op=op)
     return float(tensor.item())

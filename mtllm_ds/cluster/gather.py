@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from mtllm_ds.cluster.agree import own_rank, world_size
+from mtllm_ds.cluster.collectives import counted
 
 Value = TypeVar("Value")
 
@@ -33,9 +34,10 @@ def rows_of_all_ranks(parts: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]
 
 def _from_all(tensor: torch.Tensor) -> torch.Tensor:
     """(...) -> (ranks, ...)"""
-    found = [torch.empty_like(tensor) for _ in range(world_size())]
-    dist.all_gather(found, tensor)
-    return torch.stack(found)
+    found = tensor.new_empty(world_size(), *tensor.shape)
+    with counted("all_gather", found):
+        dist.all_gather(list(found), tensor)
+    return found
 
 
 def from_all_ranks(value: Value) -> list[Value]:

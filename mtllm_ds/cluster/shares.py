@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from mtllm_ds.cluster.agree import world_size
+from mtllm_ds.cluster.collectives import counted
 
 
 class Shares:
@@ -27,6 +28,7 @@ class Shares:
         flat = self._own
         if world_size() > 1:
             flat = self._own.new_empty(len(self._own) * world_size())
-            dist.all_gather_into_tensor(flat, self._own)
+            with counted("all_gather", flat):
+                dist.all_gather_into_tensor(flat, self._own)
         parts = flat[: self._numel].split([shape.numel() for shape in self._shapes])
         return [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from mtllm_ds.models.untrained import Untrained
+from mtllm_ds.step_parts import in_part
 
 First = TypeVar("First")
 Second = TypeVar("Second")
@@ -85,7 +86,7 @@ class PairedSweep:
         def forward(*args: Any, **kwargs: Any) -> Any:
             if recorder.given is not None:
                 (more, named), recorder.given = recorder.given, None
-                with torch.no_grad(), untrained():
+                with in_part("teacher"), torch.no_grad(), untrained():
                     out = run(self._states, *more, **named)
                 self._states = out[0] if isinstance(out, tuple) else out
             return run(*args, **kwargs)

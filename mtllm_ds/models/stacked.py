@@ -19,6 +19,7 @@ from mtllm_ds.models.centring import LanguageCentring
 from mtllm_ds.models.encoders import FrozenEncoder
 from mtllm_ds.models.packed import run_packed
 from mtllm_ds.models.readers import Reader, base_of, read_padded
+from mtllm_ds.step_parts import in_part
 
 
 class StackedModel(Reader):
@@ -47,8 +48,7 @@ class StackedModel(Reader):
 
     def embeddings(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """What the LLM reads in place of embeddings of tokens: (B, S_e) ids and mask -> (B, S_e, D_l), with gradients."""
-        embedded: torch.Tensor = self.connector(self._encoded(ids, mask))
-        return embedded
+        return self._connected(self._encoded(ids, mask))
 
     def packed_states(self, packed: PackedBatch) -> torch.Tensor:
         """Final states of the stack for packed samples: (R, P, D_l), with gradients."""
@@ -65,7 +65,7 @@ class StackedModel(Reader):
             self._encoded(ids, mask).flatten(0, 1)
             for ids, mask in zip(packed.encoder_buckets, packed.encoder_bucket_masks, strict=True)
         ]
-        return self.connector(packed.encoder.gather(torch.cat(states)))
+        return self._connected(packed.encoder.gather(torch.cat(states)))
 
     def require_mean_of(self, tag_id: int, language: str | None) -> None:
         """Refuse a language that a model which centres by language has no mean of."""
@@ -73,6 +73,11 @@ class StackedModel(Reader):
             raise UserError(
                 f"lang={language}: this model centres by language and has no mean of it; train it with text in it"
             )
+
+    def _connected(self, states: torch.Tensor) -> torch.Tensor:
+        with in_part("connector"):
+            embedded: torch.Tensor = self.connector(states)
+            return embedded
 
     def _encoded(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """What enters the connector: (B, S_e, D_e)."""

@@ -29,6 +29,7 @@ from mtllm_ds.models.text_models import looks_both_ways
 from mtllm_ds.objectives.base import Objective, ObjectiveOutput, Parts, Sums, plain, zeros
 from mtllm_ds.objectives.cross_entropy import NO_LABEL, tell_rows
 from mtllm_ds.objectives.token_kl_head import KnownGradient
+from mtllm_ds.step_parts import in_part
 
 
 class ToldTokens(nn.Module):
@@ -94,7 +95,8 @@ class MaskedNextToken(Objective):
         rows = torch.arange(len(ids), device=ids.device)[:, None]
         before = self.lm_head.prepared(states[rows, places_BK - 1].flatten(0, 1))
         wanted = ids.gather(1, places_BK).masked_fill(~there_BK, NO_LABEL).flatten()
-        loss, right, gradient = self.told(before, wanted)
+        with in_part("head"):
+            loss, right, gradient = self.told(before, wanted)
         if gradient is not None:
             loss = KnownGradient.apply(before, loss, gradient)
         sums = {

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from mtllm_ds.models.lm_head import OutputHead, capped
 from mtllm_ds.objectives.mapped_kl import Mapped, Options, bucket_kl, mapped_kl
+from mtllm_ds.step_parts import in_part
 
 NO_TOKEN = -100
 _NO_TEACHER_WIDTH = 16
@@ -99,7 +100,8 @@ class TaughtHead(nn.Module):
             groups: their rows, together all N
             figures: whether to take `FIGURES` too
         """
-        losses = [self._loss(states, wanted, valid, group) for group in groups]
+        with in_part("head"):
+            losses = [self._loss(states, wanted, valid, group) for group in groups]
         told = self._figures(states, wanted, groups) if figures else None
         return Told(torch.stack(losses).sum(), [loss.detach() for loss in losses], told)
 

@@ -21,6 +21,7 @@ from mtllm_ds.models.lm_head import OutputHead, capped
 from mtllm_ds.objectives.clipped_divergence import clipped_rows
 from mtllm_ds.objectives.cross_entropy import tell_rows
 from mtllm_ds.objectives.top_tokens import top_token_rows
+from mtllm_ds.step_parts import in_part
 from mtllm_ds.teachers.base import TopTokens
 
 
@@ -70,7 +71,8 @@ class TokenKLHead(nn.Module):
         read = self.head.prepared(student)
         with torch.no_grad():
             known = self.head.prepared(teacher) if isinstance(teacher, Tensor) else teacher
-        loss, kl, nll, gradient = self.reader(read, known, tokens)
+        with in_part("head"):
+            loss, kl, nll, gradient = self.reader(read, known, tokens)
         return RowLosses(loss if gradient is None else KnownGradient.apply(read, loss, gradient), kl, nll)
 
 

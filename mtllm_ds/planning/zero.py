@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any, Literal
 
+from mtllm_ds.cluster.collectives import passes_of, ring_bytes
 from mtllm_ds.config.deepspeed import zero_stage
 from mtllm_ds.planning.trace import Trace, Weight
 from mtllm_ds.planning.zero3 import Gather, GatherRules, Gathers, gathers_of_step, persistent_weights
@@ -72,13 +73,13 @@ class Traffic:
 
     @property
     def passes(self) -> int:
-        """How often the payload goes around: sums come back."""
-        return 2 if self.kind == "all_reduce" else 1
+        """How often the payload goes around."""
+        return passes_of(self.kind)
 
     @property
     def sent_bytes(self) -> int:
         """What a rank sends on a ring."""
-        return self.passes * self.payload_bytes * (self.num_ranks - 1) // self.num_ranks
+        return ring_bytes(self.kind, self.payload_bytes, self.num_ranks)
 
 
 @dataclass(frozen=True)

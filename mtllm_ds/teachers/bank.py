@@ -25,6 +25,7 @@ from mtllm_ds.models.lm_head import OutputHead, load_output_head
 from mtllm_ds.models.loading import choose_attention, load_llm
 from mtllm_ds.models.own_code import OwnCodeModel, load_own_code
 from mtllm_ds.models.readers import LLMReader
+from mtllm_ds.step_parts import in_part
 from mtllm_ds.teachers.outputs import outputs_of
 from mtllm_ds.teachers.storage import InShares, OnHost, Storage
 
@@ -62,8 +63,11 @@ class BankTeacher(nn.Module):
     @torch.no_grad()
     def answers(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """What it makes of the student's ids (B, S) int64 and their mask: states (B, S, D), without a head logits (B, S, V)."""
-        read = self.reads[ids] if self.is_mapped else ids
-        return self.model.logits(read, mask) if isinstance(self.model, OwnCodeModel) else self.model.states(read, mask)
+        with in_part("teacher"):
+            read = self.reads[ids] if self.is_mapped else ids
+            if isinstance(self.model, OwnCodeModel):
+                return self.model.logits(read, mask)
+            return self.model.states(read, mask)
 
 
 class TeacherBank:

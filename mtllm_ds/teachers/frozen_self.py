@@ -13,6 +13,7 @@ from mtllm_ds.models.packed import run_packed
 from mtllm_ds.models.readers import LLMReader, base_of, mean_pool, read_padded, unpack
 from mtllm_ds.models.stacked import StackedModel
 from mtllm_ds.models.untrained import Untrained
+from mtllm_ds.step_parts import in_part
 from mtllm_ds.teachers.base import Teacher
 from mtllm_ds.weight_names import START
 
@@ -35,16 +36,18 @@ class FrozenSelf(Teacher):
     @torch.no_grad()
     def vectors(self, batch: Batch) -> torch.Tensor:
         """Mean-pooled final states, packed or padded: (B, D) float32."""
-        if batch.packed is None:
-            return mean_pool(self.read(batch.llm_ids, batch.llm_mask), batch.llm_mask)
-        return batch.packed.llm.sample_means(self._packed_states(batch))
+        with in_part("teacher"):
+            if batch.packed is None:
+                return mean_pool(self.read(batch.llm_ids, batch.llm_mask), batch.llm_mask)
+            return batch.packed.llm.sample_means(self._packed_states(batch))
 
     @torch.no_grad()
     def states(self, batch: Batch) -> torch.Tensor:
         """Final states at the places of `llm_ids`, packed or padded: (B, S_l, D)."""
-        if batch.packed is None:
-            return self.read(batch.llm_ids, batch.llm_mask)
-        return unpack(batch.packed.llm, self._packed_states(batch), batch.llm_ids.shape[1])
+        with in_part("teacher"):
+            if batch.packed is None:
+                return self.read(batch.llm_ids, batch.llm_mask)
+            return unpack(batch.packed.llm, self._packed_states(batch), batch.llm_ids.shape[1])
 
     @torch.no_grad()
     def read(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

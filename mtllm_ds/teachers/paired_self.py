@@ -11,6 +11,7 @@ from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.models.paired import PairedSweep
 from mtllm_ds.models.readers import LLMReader, base_of
 from mtllm_ds.models.stacked import StackedModel
+from mtllm_ds.step_parts import in_part
 from mtllm_ds.teachers.base import Said
 from mtllm_ds.teachers.frozen_self import FrozenSelf
 
@@ -43,7 +44,7 @@ class PairedSelf(FrozenSelf):
         with_gradients = torch.is_grad_enabled()
 
         def run() -> Said:
-            with self.untrained.lifted(), torch.set_grad_enabled(with_gradients):
+            with in_part("student forward"), self.untrained.lifted(), torch.set_grad_enabled(with_gradients):
                 return student()
 
         return run

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from mtllm_ds.cluster.collectives import count_deepspeed
 from mtllm_ds.cluster.outside_forward import outside_forward
 from mtllm_ds.cluster.parameter_groups import parameter_groups
 from mtllm_ds.cluster.zero import buffers_to, forget_module, largest_master
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.config.sections import OptimSettings
+from mtllm_ds.step_parts import in_part
 
 
 class Engine:
@@ -25,6 +27,7 @@ class Engine:
         import deepspeed
 
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        count_deepspeed()
         self.settings = settings
         optimizer = _adamw(module, settings.optim, ds_config)
         self.deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=ds_config)
@@ -34,7 +37,8 @@ class Engine:
 
     def forward(self, batch: Any) -> Any:
         """The objective's forward, through the engine's hooks."""
-        return self.deepspeed(batch)
+        with in_part("student forward"):
+            return self.deepspeed(batch)
 
     def outside_forward(self, whole: Iterable[nn.Parameter]) -> AbstractContextManager[None]:
         """Where modules may run beside the engine's forward, as `cluster.outside_forward` says."""
@@ -46,11 +50,13 @@ class Engine:
         # optimizer on the CPU takes what a step's first micro-batch sends before its end for the gradients of all.
         self.deepspeed.optimizer.set_gradient_accumulation_boundary(self.deepspeed.is_gradient_accumulation_boundary())
         # DeepSpeed averages over ranks and micro-batches; the loss is one mean over all of them.
-        self.deepspeed.backward(loss_sum / count.clamp(min=1) * (self.world_size * self.micro_batches))
+        with in_part("backward"):
+            self.deepspeed.backward(loss_sum / count.clamp(min=1) * (self.world_size * self.micro_batches))
 
     def step(self) -> None:
         """One micro-batch done; the last one of a step updates the weights."""
-        self.deepspeed.step()
+        with in_part("optimizer"):
+            self.deepspeed.step()
 
     def was_step_applied(self) -> bool:
         """False when DeepSpeed silently skipped the update because the gradient norm was not finite."""

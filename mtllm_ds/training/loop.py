@@ -27,6 +27,7 @@ from mtllm_ds.objectives.base import Objective, ObjectiveOutput, StepWeights, ad
 from mtllm_ds.observe.sinks import Sink
 from mtllm_ds.observe.throughput import Throughput
 from mtllm_ds.preflight.resume import newest_checkpoint, open_checkpoint
+from mtllm_ds.step_parts import in_part
 from mtllm_ds.training.engine import Engine
 from mtllm_ds.training.guards import (
     StepFacts,
@@ -90,10 +91,10 @@ class Trainer:
             self.warn("run.validate_at_start=true: asked to stop on the way; the run goes on without the row of step 0")
         while step < run.max_steps:
             done, last = step + 1, step + 1 == run.max_steps
-            self.watch.enter("data", done)
-            data = self._next(batches)
-            learning_rate = self.engine.set_step(step)
-            loss = self._take_step(step, data)
+            with in_part("step"):
+                data = self._next(done, batches)
+                learning_rate = self.engine.set_step(step)
+                loss = self._take_step(step, data)
             if loss is not None and self._spikes(done, loss):
                 # The weights of an earlier step, the data behind those that led here.
                 step = self._roll_back(done, loss, data.cursor)
@@ -128,9 +129,11 @@ class Trainer:
             parts.callback(self.engine.close)
             parts.callback(self.finish)
 
-    def _next(self, batches: Iterator[StepBatches]) -> StepBatches:
+    def _next(self, done: int, batches: Iterator[StepBatches]) -> StepBatches:
         """The next step's data, or a stop of all ranks when one of them has none."""
-        data = together(lambda: next(batches), self.cluster.device)
+        self.watch.enter("data", done)
+        with in_part("data"):
+            data = together(lambda: next(batches), self.cluster.device)
         if self.settings.data.on_error == "skip":  # what is dropped is bounded over all ranks together
             dropped = union_over_ranks(self.stream.skipped_blocks, self._dropped, self.cluster.device)
             together(lambda: self.stream.note_skipped(dropped), self.cluster.device)
@@ -144,7 +147,8 @@ class Trainer:
         self.objective.step_seed = seed_of(self.settings.run.seed, step)
         self.objective.step_share = step / self.settings.run.max_steps
         weights = StepWeights(partial(self._preview, step), self.engine.outside_forward, device, data.coming)
-        batches = self.objective.prepare(data.micro_batches, weights)
+        with in_part("prepare"):
+            batches = self.objective.prepare(data.micro_batches, weights)
         self.watch.enter("step", step + 1)
         count = torch.tensor(float(sum(self.objective.count(b) for b in batches)), device=device)
         count = sum_over_ranks(count)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from mtllm_ds.cluster.collectives import COUNTS, CollectiveCounts
 from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.cluster.zero import flat_masters
 from mtllm_ds.training.assemble import open_run
 from tests.distributed.ranks import ranks
 from tests.fixtures.runs import settings_of
-
-COLLECTIVES = {
-    "all_gather_into_tensor": "all_gather",
-    "reduce_scatter_tensor": "reduce_scatter",
-    "all_reduce": "all_reduce",
-}
-"""Methods of DeepSpeed's backend, and what a plan calls them"""
 
 
 @dataclass(frozen=True)
@@ -41,36 +34,18 @@ class Measured:
 
 
 def measured(recipe: Path, overrides: dict[str, Any]) -> Measured:
-    """On a rank: train to the last step but one, and count in it."""
-    from deepspeed.comm import comm
-
+    """On a rank: train, and count in the last step."""
     trainer = open_run(settings_of(recipe, **overrides), join_cluster(), False, Console(quiet=True))
-    payload: Counter[str] = Counter()
-    calls: Counter[str] = Counter()
+    counted: list[CollectiveCounts] = []
     between: list[tuple[int, int | None]] = []
-    take_step, counted_step = trainer._take_step, trainer.settings.run.max_steps - 1
-    originals = {name: getattr(comm.cdb, name) for name in COLLECTIVES}
-
-    def counting(name):
-        def call(*args, **options):
-            tensors = [one for one in (*args, *options.values()) if isinstance(one, torch.Tensor)]
-            payload[COLLECTIVES[name]] += max(one.numel() * one.itemsize for one in tensors)
-            calls[COLLECTIVES[name]] += 1
-            return originals[name](*args, **options)
-
-        return call
+    take_step = trainer._take_step
 
     def step(number, data):
-        if number == counted_step:
-            for name in COLLECTIVES:
-                setattr(comm.cdb, name, counting(name))
-        try:
-            taken = take_step(number, data)
-            between.append(_between_steps(trainer.engine.deepspeed))
-            return taken
-        finally:
-            for name, original in originals.items():
-                setattr(comm.cdb, name, original)
+        before = COUNTS.copy()
+        taken = take_step(number, data)
+        counted.append(COUNTS.since(before))
+        between.append(_between_steps(trainer.engine.deepspeed))
+        return taken
 
     trainer._take_step = step
     try:
@@ -79,12 +54,16 @@ def measured(recipe: Path, overrides: dict[str, Any]) -> Measured:
         state = trainer.engine.deepspeed.optimizer.optimizer.state
         moments = [one for own in state.values() for name, one in own.items() if name != "step"]
         return Measured(
-            dict(payload), dict(calls), _num_bytes(masters), _num_bytes(moments),
+            _of_deepspeed(counted[-1].payload_bytes), _of_deepspeed(counted[-1].calls), _num_bytes(masters), _num_bytes(moments),
             sum(getattr(p, "ds_numel", p.numel()) for p in trainer.objective.parameters() if p.requires_grad),
             *between[-1],
         )  # fmt: skip
     finally:
         trainer.close()
+
+
+def _of_deepspeed(counted: dict[str, int]) -> dict[str, int]:
+    return {kind: number for kind, number in counted.items() if kind != "agreement"}
 
 
 def _between_steps(engine: Any) -> tuple[int, int | None]:
