@@ -45,7 +45,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     from mtllm_ds import atomic
     from mtllm_ds.config import load_settings
-    from mtllm_ds.planning.hardware import GPUS, Machine
+    from mtllm_ds.observe.gpus import GPUS
+    from mtllm_ds.planning.hardware import Machine
     from mtllm_ds.planning.paper import text_of
     from mtllm_ds.planning.plan import Planner
     from mtllm_ds.planning.report import as_json, as_text, draw_scaling

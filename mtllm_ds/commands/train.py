@@ -11,6 +11,7 @@ from mtllm_ds.command_line import Parser, positive_int
 
 if TYPE_CHECKING:
     from mtllm_ds.config.schema import Settings
+    from mtllm_ds.observe.profiler import ProfileRequest
     from mtllm_ds.preflight.resume import Resume
 
 
@@ -26,6 +27,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--world-size", type=positive_int, help="ranks that --dry-run plans for (default: those present)"
     )
+    what = "trace steps FIRST to END - 1 of rank 0 (with ',ranks=all' of all) into the run's folder"
+    parser.add_argument("--profile", metavar="steps=FIRST:END", help=what)
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that replace the recipe's")
     return parser.parse_intermixed_args(_with_plain_resume(arguments))
 
@@ -43,20 +46,22 @@ def main(arguments: Sequence[str]) -> int:
     """Train, or only show or check what would be trained."""
     options = parse(arguments)
     from mtllm_ds.config import load_settings, to_yaml
+    from mtllm_ds.observe.profiler import ProfileRequest
 
     settings = load_settings(options.recipe, options.overrides)
+    request = None if options.profile is None else ProfileRequest.parse(options.profile)
     if options.print_config:
         print(to_yaml(settings), end="")
         return 0
     if options.dry_run:
-        _check(settings, options.world_size or int(os.environ.get("WORLD_SIZE", "1")), options.resume)
+        _check(settings, options.world_size or int(os.environ.get("WORLD_SIZE", "1")), options.resume, request)
         return 0
     from mtllm_ds.training.runs import train
 
-    return train(settings, resume=options.resume)
+    return train(settings, resume=options.resume, profile=request)
 
 
-def _check(settings: Settings, world_size: int, resume: Resume) -> None:
+def _check(settings: Settings, world_size: int, resume: Resume, profile: ProfileRequest | None) -> None:
     """All that a run of these settings would be refused for before it loads a weight; nothing is written."""
     from mtllm_ds.checkpoint.store import checkpoint_root
     from mtllm_ds.preflight.plan import describe_plan
@@ -73,6 +78,8 @@ def _check(settings: Settings, world_size: int, resume: Resume) -> None:
         root = checkpoint_root(run)
         newest, damaged, lines = find_checkpoint(root, goes_on)
         state = open_checkpoint(root, newest)[1] if newest is not None else None
+        if profile is not None:
+            profile.check(0 if state is None else state.step, run.run.max_steps)
         require_fit_folder(root, state, damaged)
         for line in lines:
             print(line)

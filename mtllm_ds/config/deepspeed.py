@@ -142,6 +142,16 @@ def _check(config: dict[str, Any], settings: Settings, path: Path) -> None:
         raise UserError(f"training.deepspeed={path}: zero_optimization.stage={stage}; this project runs stages 2 and 3")
     if config.get("fp16", {}).get("enabled", False):
         raise UserError(f"training.deepspeed={path}: fp16.enabled=true; use training.precision=bf16 or fp32")
+    for name, is_on in (
+        ("flops_profiler.enabled", config.get("flops_profiler", {}).get("enabled")),
+        ("wall_clock_breakdown", config.get("wall_clock_breakdown")),
+    ):
+        if is_on:  # DeepSpeed 0.19.8: "timer is not started", in the first backward
+            raise UserError(
+                f"training.deepspeed={path}: {name}=true: DeepSpeed starts its timers where it finds tensors in what a forward "
+                "returns, and an objective returns its own kind; remove it, and "
+                "set training.flops_profiler_step or train with --profile"
+            )
     bf16 = bool(config.get("bf16", {}).get("enabled", False))
     if bf16 != (settings.training.precision == "bf16"):
         raise UserError(

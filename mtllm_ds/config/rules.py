@@ -27,6 +27,8 @@ def _machine(settings: CommonSections) -> Iterator[str]:
             "set training.precision=bf16 or model.attention=sdpa"
         )
     run = settings.run
+    if (step := settings.training.flops_profiler_step) is not None and step > run.max_steps:
+        yield f"training.flops_profiler_step={step}: has no effect with run.max_steps={run.max_steps}; lower it, or remove it"
     if run.seeds is not None and (not run.seeds or len(set(run.seeds)) < len(run.seeds)):
         yield f"run.seeds={list(run.seeds)}: not a list of seeds; give at least one seed, each once"
     if run.seeds is not None and run.seed:

@@ -218,6 +218,12 @@ class TrainingSettings(Section):
     """Recompute the LLM's layers in backward: less memory, about a third more time."""
     deepspeed: str = "zero3"
     """DeepSpeed configuration: the name of one that ships, or a file; its `auto` values are filled from these settings."""
+    peak_tflops: float | None = Field(default=None, gt=0)
+    """10^12 operations per second that MFU is measured against, of one rank; null takes the datasheet of a known GPU, and gives no
+    MFU elsewhere."""
+    flops_profiler_step: int | None = Field(default=None, gt=0)
+    """The step in whose first forward rank 0 asks DeepSpeed's FLOPs profiler, which writes a table of modules into
+    `output_dir/profile`; null asks it never."""
 
 
 class CommonSections(Section):

@@ -16,6 +16,7 @@ from mtllm_ds.errors import UserError
 from mtllm_ds.models import whole_masks
 from mtllm_ds.models.loading import load_config, load_weights, supported_attention
 from mtllm_ds.models.text_models import state_size
+from mtllm_ds.observe.flops import note_padded
 from mtllm_ds.step_parts import in_part
 
 
@@ -66,6 +67,7 @@ class FrozenEncoder(nn.Module):
     @torch.no_grad()
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Final hidden states: (B, S) int64 ids and mask -> (B, S, hidden_size)."""
+        note_padded(self.model, attention_mask)
         with in_part("encoder"):
             whole = whole_masks.attention_mask(self.model, attention_mask, causal=False)
             return self.model(input_ids=input_ids, attention_mask=whole).last_hidden_state

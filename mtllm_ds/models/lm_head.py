@@ -12,6 +12,7 @@ from mtllm_ds.models.head_parts import read_head
 from mtllm_ds.models.head_probe import probe_head
 from mtllm_ds.models.loading import load_config
 from mtllm_ds.models.readers import Reader
+from mtllm_ds.observe.flops import note_rows
 
 
 class OutputHead(nn.Module):
@@ -44,6 +45,7 @@ class OutputHead(nn.Module):
 
     def prepared(self, states: torch.Tensor) -> torch.Tensor:
         """What the matrix reads: (..., D) -> (..., D), with gradients."""
+        note_rows(self.transform, states[..., 0].numel())
         read = self.transform(states)
         return read if self.scale == 1.0 else read * self.scale
 

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PretrainedC
 
 from mtllm_ds.config.sections import LLMSettings
 from mtllm_ds.models.loading import load_weights
+from mtllm_ds.observe.flops import note_padded
 
 
 class OwnCodeModel(nn.Module):
@@ -22,6 +23,7 @@ class OwnCodeModel(nn.Module):
     @torch.no_grad()
     def logits(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(B, S) int64 ids and mask -> (B, S, V)."""
+        note_padded(self.model, mask)
         return self.model(input_ids=ids, attention_mask=mask).logits
 
 

@@ -9,6 +9,7 @@ from transformers import PretrainedConfig
 
 from mtllm_ds.data.stream.packing import PackedRows, block_diagonal_mask
 from mtllm_ds.errors import UserError
+from mtllm_ds.observe.flops import note_packed
 
 
 def run_packed(model: Any, layout: PackedRows, **inputs: torch.Tensor) -> torch.Tensor:
@@ -19,6 +20,8 @@ def run_packed(model: Any, layout: PackedRows, **inputs: torch.Tensor) -> torch.
     """
     if model.config._attn_implementation.startswith("flash"):
         return _run_variable_lengths(model, layout, **inputs)
+    rows, width = layout.segment_ids.shape
+    note_packed(model, (rows, width), layout.cu_seqlens)
     causal = bool(getattr(model.config, "is_causal", True))
     dtype = next(model.parameters()).dtype
     mask = block_diagonal_mask(layout.segment_ids, causal=causal, dtype=dtype)
@@ -52,6 +55,7 @@ def require_packing(config: PretrainedConfig, packs: bool, max_length: int) -> N
 
 def _run_variable_lengths(model: Any, layout: PackedRows, **inputs: torch.Tensor) -> torch.Tensor:
     ends = layout.cu_seqlens
+    note_packed(model, (1, len(layout.token_places)), ends, end_to_end=True)
     flat = {name: layout.of_tokens(value).unsqueeze(0) for name, value in inputs.items()}
     states = model(
         **flat,

@@ -18,6 +18,7 @@ from mtllm_ds.data.stream.packing import PackedBatch, PackedRows
 from mtllm_ds.models import whole_masks
 from mtllm_ds.models.packed import run_packed
 from mtllm_ds.models.text_models import state_size
+from mtllm_ds.observe.flops import note_padded
 
 Side = Literal["encoder", "llm"]
 
@@ -118,6 +119,7 @@ class EncoderReader(Reader):
 
     def states(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         model = base_of(self.encoder)
+        note_padded(model, mask)
         whole = whole_masks.attention_mask(model, mask, causal=False)
         return model(input_ids=ids, attention_mask=whole).last_hidden_state
 
@@ -143,6 +145,7 @@ def token_embeddings(llm: PeftModel | PreTrainedModel, ids: torch.Tensor) -> tor
 def read_padded(llm: PeftModel | PreTrainedModel, mask: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
     """Final states of an LLM for padded `input_ids` (B, S) or `inputs_embeds` (B, S, D): (B, S, D)."""
     model = base_of(llm)
+    note_padded(model, mask)
     whole = whole_masks.attention_mask(model, mask, causal=whole_masks.is_causal(model))
     return model(**inputs, attention_mask=whole).last_hidden_state
 

@@ -19,6 +19,7 @@ from mtllm_ds.models.centring import LanguageCentring
 from mtllm_ds.models.encoders import FrozenEncoder
 from mtllm_ds.models.packed import run_packed
 from mtllm_ds.models.readers import Reader, base_of, read_padded
+from mtllm_ds.observe.flops import note_packed, note_padded
 from mtllm_ds.step_parts import in_part
 
 
@@ -48,6 +49,7 @@ class StackedModel(Reader):
 
     def embeddings(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """What the LLM reads in place of embeddings of tokens: (B, S_e) ids and mask -> (B, S_e, D_l), with gradients."""
+        note_padded(self.connector, mask)
         return self._connected(self._encoded(ids, mask))
 
     def packed_states(self, packed: PackedBatch) -> torch.Tensor:
@@ -65,6 +67,8 @@ class StackedModel(Reader):
             self._encoded(ids, mask).flatten(0, 1)
             for ids, mask in zip(packed.encoder_buckets, packed.encoder_bucket_masks, strict=True)
         ]
+        rows, width = packed.encoder.source.shape
+        note_packed(self.connector, (rows, width), packed.encoder.cu_seqlens)
         return self._connected(packed.encoder.gather(torch.cat(states)))
 
     def require_mean_of(self, tag_id: int, language: str | None) -> None:

@@ -29,6 +29,7 @@ from mtllm_ds.models.text_models import looks_both_ways
 from mtllm_ds.objectives.base import Objective, ObjectiveOutput, Parts, Sums, plain, zeros
 from mtllm_ds.objectives.cross_entropy import NO_LABEL, tell_rows
 from mtllm_ds.objectives.token_kl_head import KnownGradient
+from mtllm_ds.observe.flops import note_head
 from mtllm_ds.step_parts import in_part
 
 
@@ -49,9 +50,11 @@ class ToldTokens(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """(N, D) states and (N,) int64 tokens, -100 where there is none -> summed cross-entropy, number of tokens told right,
         gradient (N, D) of the sum (None where nothing needs it)."""
+        needs_gradient = torch.is_grad_enabled() and states.requires_grad
+        note_head(len(states), self.weight, 1 + needs_gradient)
         told = tell_rows(
-            states, wanted, self.weight, self.bias, self.softcap,
-            gradient=torch.is_grad_enabled() and states.requires_grad, chunk_elements=self.chunk_elements,
+            states, wanted, self.weight, self.bias, self.softcap, gradient=needs_gradient,
+            chunk_elements=self.chunk_elements,
         )  # fmt: skip
         return told.losses.sum(), told.right.sum(), told.gradient
 

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from mtllm_ds.models.lm_head import OutputHead, capped
 from mtllm_ds.objectives.mapped_kl import Mapped, Options, bucket_kl, mapped_kl
+from mtllm_ds.observe.flops import note_head
 from mtllm_ds.step_parts import in_part
 
 NO_TOKEN = -100
@@ -110,6 +111,9 @@ class TaughtHead(nn.Module):
     ) -> torch.Tensor:
         rows = group.rows
         own, lesson = states[rows], group.lesson
+        note_head(len(own), self.weight, 1 + states.requires_grad + self.weight.requires_grad)
+        if lesson is not None and lesson.weight is not None:
+            note_head(len(own), lesson.weight, 1)
         label_weight = self.label_weight if lesson is not None else 1.0
         if lesson is None:
             lesson = _no_lesson(own, self.weight)

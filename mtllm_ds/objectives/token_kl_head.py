@@ -21,6 +21,7 @@ from mtllm_ds.models.lm_head import OutputHead, capped
 from mtllm_ds.objectives.clipped_divergence import clipped_rows
 from mtllm_ds.objectives.cross_entropy import tell_rows
 from mtllm_ds.objectives.top_tokens import top_token_rows
+from mtllm_ds.observe.flops import note_head
 from mtllm_ds.step_parts import in_part
 from mtllm_ds.teachers.base import TopTokens
 
@@ -92,6 +93,7 @@ class _HeadReader(nn.Module):
         """Loss, KL and cross-entropy of each row and the gradient of the summed loss, all without a graph."""
         needs_gradient = torch.is_grad_enabled() and student.requires_grad
         student = student.detach()
+        note_head(len(student), self.weight, self._num_products(teacher, needs_gradient))
         if teacher is None:
             told = tell_rows(student, tokens, self.weight, self.bias, self.softcap, gradient=needs_gradient)
             scale = self.loss.nll_weight
@@ -102,6 +104,13 @@ class _HeadReader(nn.Module):
         form = self._fused if self.loss.clip is None else self._clipped
         loss, gradient = form(student, teacher, tokens, needs_gradient)
         return loss, *self._figures(student, teacher, tokens, loss), gradient
+
+    def _num_products(self, teacher: Tensor | TopTokens | None, needs_gradient: bool) -> int:
+        """With the head's matrix, in training."""
+        if isinstance(teacher, Tensor):
+            return 2 + needs_gradient
+        reads = 2 if isinstance(teacher, TopTokens) and self.loss.nll_weight else 1
+        return reads * (1 + needs_gradient)
 
     def _figures(
         self, student: Tensor, teacher: Tensor, tokens: Tensor, loss: Tensor

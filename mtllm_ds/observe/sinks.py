@@ -159,6 +159,7 @@ def describe(row: Row) -> str:
         "fvu": "fvu {:.3f}",
         "accuracy": "accuracy {:.3f}",
         "tokens_per_second": "{:,.0f} tok/s",
+        "mfu": "mfu {:.1%}",
         "learning_rate": "lr {:.2e}",
         "grad_norm": "norm {:.3g}",
         "eval_loss": "validation loss {:.4g}",

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from mtllm_ds.observe.flop_formulas import FUSED_ATTENTION_BACKWARD, attention_flops, head_flops
 from mtllm_ds.planning.trace import Operation
 
 _HEAD_OPERATORS = "mtllm_kernels::"
@@ -67,7 +68,8 @@ class Operations(TorchDispatchMode):
         chunk = min(rows, max(GPU_SCRATCH_BYTES // row_bytes, _HEAD_LEAST_ROWS))
         self.head_bytes = max(self.head_bytes, chunk * row_bytes)
         sides = 2 if "teacher_hidden" in given else 1
-        return 2 * rows * vocabulary * width * (sides + int(given["wants_hidden"]) + int(given["wants_weight"]))
+        num_gradients = int(given["wants_hidden"]) + int(given["wants_weight"])
+        return head_flops(rows, vocabulary, width, sides + num_gradients)
 
     def _born(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -120,15 +122,13 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         query, key, value, output, _ = ctx.saved_tensors
-        # The scores once more, and four products: of the gradients of values, weights, queries and keys.
-        ctx.operations.note(5 * ctx.flops // 2, 2 * _num_bytes(query, key, value, output))
+        ctx.operations.note(int(FUSED_ATTENTION_BACKWARD * ctx.flops), 2 * _num_bytes(query, key, value, output))
         return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape), None
 
 
 def _products(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> int:
-    """Scores and weighted values; a causal or padded half counts in full, as the kernels mostly take it under a mask."""
     rows = query.numel() // query.shape[-1]
-    return 2 * rows * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+    return attention_flops(rows * key.shape[-2], query.shape[-1], value.shape[-1])
 
 
 def _num_bytes(*tensors: torch.Tensor) -> int:

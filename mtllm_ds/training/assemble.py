@@ -27,6 +27,8 @@ from mtllm_ds.models.build import arrange_reader, build_reader
 from mtllm_ds.models.readers import Reader
 from mtllm_ds.objectives.base import Objective, Parts, build_objective
 from mtllm_ds.objectives.validation import evaluate_objective
+from mtllm_ds.observe.gpus import Peak
+from mtllm_ds.observe.profiler import ProfileRequest, StepProfiler
 from mtllm_ds.observe.sinks import JsonlSink, LastingSink, ScreenSink, Sink, TensorBoardSink, read_rows
 from mtllm_ds.observe.teachers import knowledge_of, knowledge_table
 from mtllm_ds.preflight.hub_models import held
@@ -39,6 +41,7 @@ from mtllm_ds.teachers.beside import teacher_beside
 from mtllm_ds.training.engine import Engine
 from mtllm_ds.training.history import History
 from mtllm_ds.training.loop import Trainer
+from mtllm_ds.training.meter import Meter, peak_for
 from mtllm_ds.training.preemption import EXIT_PREEMPTED, Preemption
 from mtllm_ds.training.run_lock import hold_folder
 from mtllm_ds.training.saving import Saver
@@ -49,10 +52,10 @@ _WATCH = ".watch"
 """Folder below the run's, where watchers of ranks meet when something is wrong."""
 
 
-def run_training(settings: Settings, cluster: Cluster, resume: Resume) -> int:
+def run_training(settings: Settings, cluster: Cluster, resume: Resume, profile: ProfileRequest | None = None) -> int:
     """Run a recipe to its end: 0, or `EXIT_PREEMPTED` when it was asked to stop and saved."""
     console = Console(quiet=not cluster.is_main)
-    trainer = open_run(settings, cluster, resume, console)
+    trainer = open_run(settings, cluster, resume, console, profile)
     try:
         finished = trainer.run()
         trainer.finish()
@@ -76,13 +79,15 @@ def run_training(settings: Settings, cluster: Cluster, resume: Resume) -> int:
     return 0 if finished else EXIT_PREEMPTED
 
 
-def open_run(settings: Settings, cluster: Cluster, resume: Resume, console: Console) -> Trainer:
+def open_run(
+    settings: Settings, cluster: Cluster, resume: Resume, console: Console, profile: ProfileRequest | None = None
+) -> Trainer:
     """Build every part of a run and, with `resume`, put it where its newest checkpoint left it."""
     with ExitStack() as on_failure:
         # First of all: one that is asked to stop while it loads its models takes a step, saves, and says so by its status.
         preemption = Preemption()
         on_failure.callback(preemption.close)
-        trainer = _open_run(settings, cluster, resume, console, preemption, on_failure)
+        trainer = _open_run(settings, cluster, resume, console, profile, preemption, on_failure)
         on_failure.pop_all()
     return trainer
 
@@ -92,6 +97,7 @@ def _open_run(
     cluster: Cluster,
     resume: Resume,
     console: Console,
+    profile: ProfileRequest | None,
     preemption: Preemption,
     on_failure: ExitStack,
 ) -> Trainer:
@@ -103,6 +109,8 @@ def _open_run(
         console.print(f"warning: {line}", highlight=False, markup=False, soft_wrap=True)
     found = None if newest is None else together(lambda: open_checkpoint(root, newest), device)
     state = None if found is None else found[1]
+    if profile is not None:
+        together(lambda: profile.check(0 if state is None else state.step, settings.run.max_steps), device)
     plan = together(lambda: check_whole_run(settings, cluster.world_size, state), device)
     # Rank 0's word: what fails on one rank alone, as for want of memory, must not part the ranks' collectives.
     plan = replace(plan, pairing=from_main(lambda: plan.pairing, device))
@@ -129,7 +137,11 @@ def _open_run(
     if found is not None:
         restore_checkpoint(found[0], found[1], TrainableState(engine.deepspeed))
         start_step = found[1].step
-    _say(console, plan, reader, objective, start_step)
+    peak = peak_for(settings, device)
+    _say(console, plan, reader, objective, start_step, peak)
+
+    def tell(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def warn(line: str) -> None:
         console.print(f"WARNING: {line}", style="bold red", highlight=False, markup=False, soft_wrap=True)
@@ -146,6 +158,8 @@ def _open_run(
         task=plan.task,
         chat=plan.train.chat,
         saver=Saver(settings, cluster, kept, warn),
+        meter=Meter(cluster, peak),
+        profiler=StepProfiler(profile, folder, cluster.rank, device, tell),
         sinks=together(lambda: _sinks(settings, cluster, start_step, console), device),
         preemption=preemption,
         watch=watch,
@@ -287,13 +301,16 @@ def _metrics(settings: Settings) -> Path:
     return Path(settings.run.output_dir) / "metrics.jsonl"
 
 
-def _say(console: Console, plan: RunPlan, reader: Reader, objective: Objective, start_step: int) -> None:
+def _say(
+    console: Console, plan: RunPlan, reader: Reader, objective: Objective, start_step: int, peak: Peak | None
+) -> None:
     settings = plan.settings
     for line in (
         *plan.dialogue,
         *(f"warning: {line}" for line in plan.warnings),
         *plan.teachers,
         *pairing_line(plan.pairing),
+        *([] if peak is None else [f"MFU is of {peak.flops / 1e12:,.1f} TFLOP/s per rank: {peak.source}"]),
     ):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     trainable = sum(full_numel(p) for p in objective.parameters() if p.requires_grad)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,6 +40,29 @@ class Engine:
         """The objective's forward, through the engine's hooks."""
         with in_part("student forward"):
             return self.deepspeed(batch)
+
+    @contextmanager
+    def flops_table(self, folder: Path, step: int, tell: Callable[[str], None]) -> Iterator[None]:
+        """DeepSpeed's FLOPs profiler looks at the forward inside, on rank 0, and writes its table of modules into a folder.
+
+        Of partitioned weights it counts none, and of the fused losses no product. What cannot be written is told.
+        """
+        if self.deepspeed.global_rank:
+            yield
+            return
+        from deepspeed.profiling.flops_profiler import FlopsProfiler
+
+        profiler = FlopsProfiler(self.deepspeed.module, self.deepspeed)
+        profiler.start_profile()
+        try:
+            yield
+            profiler.stop_profile()
+            folder.mkdir(parents=True, exist_ok=True)
+            profiler.print_model_profile(step, output_file=str(folder / f"deepspeed_flops_of_step_{step}.txt"))
+        except OSError as error:
+            tell(f"{folder}: the table of FLOPs cannot be written ({error}); training goes on")
+        finally:
+            profiler.end_profile()
 
     def outside_forward(self, whole: Iterable[nn.Parameter]) -> AbstractContextManager[None]:
         """Where modules may run beside the engine's forward, as `cluster.outside_forward` says."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import IO, Any
 
 import torch
@@ -24,8 +25,8 @@ from mtllm_ds.data.stream.stream import StepBatches, TrainStream
 from mtllm_ds.draws import seed_of
 from mtllm_ds.errors import UserError
 from mtllm_ds.objectives.base import Objective, ObjectiveOutput, StepWeights, add_sums, over_ranks, tokens_in
+from mtllm_ds.observe.profiler import PROFILES, StepProfiler
 from mtllm_ds.observe.sinks import Sink
-from mtllm_ds.observe.throughput import Throughput
 from mtllm_ds.preflight.resume import newest_checkpoint, open_checkpoint
 from mtllm_ds.step_parts import in_part
 from mtllm_ds.training.engine import Engine
@@ -38,10 +39,9 @@ from mtllm_ds.training.guards import (
     watched_gradients,
 )
 from mtllm_ds.training.history import History
+from mtllm_ds.training.meter import Meter
 from mtllm_ds.training.preemption import Preemption
 from mtllm_ds.training.saving import Best, Saver
-
-_TOKENS = "tokens read since the last row"
 
 
 @dataclass
@@ -60,6 +60,8 @@ class Trainer:
     task: TaskEntry | None
     chat: ChatEntry | None
     saver: Saver
+    meter: Meter
+    profiler: StepProfiler
     sinks: list[Sink]
     preemption: Preemption
     watch: Watch
@@ -73,7 +75,6 @@ class Trainer:
     """Held by rank 0 until `close`: nobody else trains into the folder."""
 
     def __post_init__(self) -> None:
-        self._throughput = Throughput()
         self._dropped: set[int] = set()
         self._sums = self.objective.empty_sums()
         self._eval = dict(self.newest_figures)
@@ -91,10 +92,15 @@ class Trainer:
             self.warn("run.validate_at_start=true: asked to stop on the way; the run goes on without the row of step 0")
         while step < run.max_steps:
             done, last = step + 1, step + 1 == run.max_steps
-            with in_part("step"):
+            self.profiler.begin(done)
+            with self.meter.step():
                 data = self._next(done, batches)
                 learning_rate = self.engine.set_step(step)
                 loss = self._take_step(step, data)
+            if self.profiler.is_over(done):
+                self.watch.enter("save", done)
+                with self.meter.pause("profiling"):
+                    self.profiler.write()
             if loss is not None and self._spikes(done, loss):
                 # The weights of an earlier step, the data behind those that led here.
                 step = self._roll_back(done, loss, data.cursor)
@@ -127,18 +133,23 @@ class Trainer:
                 parts.callback(self.lock.close)
             parts.callback(self.watch.close)
             parts.callback(self.engine.close)
+            parts.callback(self.profiler.close)
             parts.callback(self.finish)
 
     def _next(self, done: int, batches: Iterator[StepBatches]) -> StepBatches:
         """The next step's data, or a stop of all ranks when one of them has none."""
         self.watch.enter("data", done)
         with in_part("data"):
-            data = together(lambda: next(batches), self.cluster.device)
+            data = together(lambda: self._wait_for(batches), self.cluster.device)
         if self.settings.data.on_error == "skip":  # what is dropped is bounded over all ranks together
             dropped = union_over_ranks(self.stream.skipped_blocks, self._dropped, self.cluster.device)
             together(lambda: self.stream.note_skipped(dropped), self.cluster.device)
             self._dropped = dropped
         return data
+
+    def _wait_for(self, batches: Iterator[StepBatches]) -> StepBatches:
+        with self.meter.waiting():
+            return next(batches)
 
     def _take_step(self, step: int, data: StepBatches) -> float | None:
         """The step's loss over all ranks; None where nobody asks for it, or its update was left out."""
@@ -158,7 +169,7 @@ class Trainer:
             self.engine.step()
             local_loss += output.loss_sum.detach()
             sums = add_sums(sums, output.sums)
-            self._throughput.add(tokens_in(batch, self.objective.side))
+            self.meter.took(tokens_in(batch, self.objective.side), batch.host.num_valid)
         facts = StepFacts(
             loss=float(local_loss),
             grad_norm=self.engine.grad_norm(),
@@ -219,9 +230,17 @@ class Trainer:
         return state.step
 
     def _forward_backward(self, step: int, index: int, batch: Batch, count: torch.Tensor) -> ObjectiveOutput:
-        output = self._forward(step, index, batch)
-        self.engine.backward(output.loss_sum, count)
+        with self.meter.flops.micro_batch():
+            with self._table_of(step) if index == 0 else nullcontext():
+                output = self._forward(step, index, batch)
+            self.engine.backward(output.loss_sum, count)
         return output
+
+    def _table_of(self, step: int) -> AbstractContextManager[None]:
+        """What DeepSpeed's FLOPs profiler says of a step's first forward, in the step that it is asked for."""
+        if step + 1 != self.settings.training.flops_profiler_step:
+            return nullcontext()
+        return self.engine.flops_table(Path(self.settings.run.output_dir) / PROFILES, step + 1, self.warn)
 
     @torch.no_grad()
     def _preview(self, step: int, index: int, batch: Batch) -> ObjectiveOutput:
@@ -250,15 +269,14 @@ class Trainer:
         torch.manual_seed(seed_of(self.settings.run.seed, step, self.stream.first_lanes[index]))
 
     def _log(self, done: int, learning_rate: float) -> None:
-        tokens, seconds = self._throughput.read()
-        totals = over_ranks({**self._sums, _TOKENS: torch.tensor(float(tokens))}, self.cluster.device)
+        totals = over_ranks({**self._sums, **self.meter.totals()}, self.cluster.device)
         self._sums = self.objective.empty_sums()
-        all_tokens = float(totals.pop(_TOKENS))
+        cost = self.meter.figures(totals)
         row: dict[str, Any] = {"step": done, **self.objective.summarize(totals, self.languages)}
         row |= {
             "learning_rate": learning_rate,
             "grad_norm": self.engine.grad_norm(),
-            "tokens_per_second": all_tokens / seconds,
+            **cost,
             "seconds": time.perf_counter() - self._started,
         }
         row["seconds_left"] = row["seconds"] / (done - self.start_step) * (self.settings.run.max_steps - done)
@@ -301,12 +319,11 @@ class Trainer:
         """Figures of validation, written as a row; None where the run was asked to stop on the way."""
         assert self.validate is not None
         self.watch.enter("validation", done)
-        began = time.perf_counter()
-        found = self.validate(lambda: self.preemption.requested)
+        with self.meter.pause("validation"):
+            found = self.validate(lambda: self.preemption.requested)
         if found is None:
             return None
         figures = {f"eval_{name}": value for name, value in found.items()}
-        self._throughput.pause(time.perf_counter() - began)
         self._write({"step": done, **figures})
         require_sound_figures(done, figures)
         return figures
@@ -317,7 +334,10 @@ class Trainer:
 
     def _save(self, done: int, cursor: dict[str, Any], is_best: bool, *, must: bool) -> None:
         self.watch.enter("save", done)
-        began = time.perf_counter()
+        with self.meter.pause("saving"):
+            self._write_checkpoint(done, cursor, is_best, must=must)
+
+    def _write_checkpoint(self, done: int, cursor: dict[str, Any], is_best: bool, *, must: bool) -> None:
         trainable = TrainableState(self.engine.deepspeed)
         state = CheckpointState(
             step=done,
@@ -332,7 +352,6 @@ class Trainer:
         )
         best = Best(self._best_figure, self._eval[self._best_figure]) if is_best else None
         self.saver.save(state, trainable, best, must=must)
-        self._throughput.pause(time.perf_counter() - began)
 
     def _write(self, row: dict[str, Any]) -> None:
         for sink in self.sinks:

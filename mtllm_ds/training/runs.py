@@ -14,6 +14,7 @@ from mtllm_ds.cluster.agree import from_main
 from mtllm_ds.cluster.launch import Cluster, join_cluster, leave_cluster
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.config.seeds import seed_runs
+from mtllm_ds.observe.profiler import ProfileRequest
 from mtllm_ds.preflight.resume import Resume, runs_to_make
 from mtllm_ds.training.assemble import run_training
 from mtllm_ds.training.preemption import EXIT_PREEMPTED, ignore_requests
@@ -21,21 +22,21 @@ from mtllm_ds.training.preemption import EXIT_PREEMPTED, ignore_requests
 SUMMARY = "seeds.json"
 
 
-def train(settings: Settings, resume: Resume) -> int:
+def train(settings: Settings, resume: Resume, profile: ProfileRequest | None = None) -> int:
     """Join the ranks, run a recipe once or once a seed, leave; returns the exit status of `run_training`."""
     cluster = join_cluster()
-    status = run_seeds(settings, cluster, resume)
+    status = run_seeds(settings, cluster, resume, profile)
     if status == EXIT_PREEMPTED:
         ignore_requests()
     leave_cluster()
     return status
 
 
-def run_seeds(settings: Settings, cluster: Cluster, resume: Resume) -> int:
+def run_seeds(settings: Settings, cluster: Cluster, resume: Resume, profile: ProfileRequest | None = None) -> int:
     """Every run that the settings ask for, one after the other; ends at the first that was asked to stop."""
     # Which are left is told by rank 0 alone: folders may look different from other machines for a moment.
     for run, goes_on in from_main(lambda: runs_to_make(settings, resume), cluster.device):
-        if status := run_training(run, cluster, resume=goes_on):
+        if status := run_training(run, cluster, resume=goes_on, profile=profile):
             return status
     if settings.run.seeds is not None and cluster.is_main:
         _summarize(Path(settings.run.output_dir), seed_runs(settings))

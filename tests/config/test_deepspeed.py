@@ -36,6 +36,11 @@ def test_every_auto_is_resolved(file, precision):
         ({"zero_optimization": {"stage": 3}, "optimizer": {}}, "remove 'optimizer'"),
         ({"zero_optimization": {"stage": 3, "unheard_of": "auto"}}, "unheard_of"),
         ({"zero_optimization": {"stage": 3}, "bf16": {"enabled": False}}, "contradicts"),
+        (
+            {"zero_optimization": {"stage": 3}, "flops_profiler": {"enabled": True}},
+            r"flops_profiler.enabled=true: .*flops_profiler_step",
+        ),
+        ({"zero_optimization": {"stage": 3}, "wall_clock_breakdown": True}, r"wall_clock_breakdown=true: .*--profile"),
     ],
 )
 def test_what_contradicts_the_recipe_is_refused(tmp_path, content, message):

@@ -48,6 +48,8 @@ def test_printed_settings_are_a_recipe_again(recipe, tmp_path):
         ("run.max_steps=0", ("run.max_steps", "0", "greater than 0")),
         ("training.precision=fp16", ("training.precision", "'fp16'", "'bf16'")),
         ("model.connector.hidden_size=4", ("model.connector.hidden_size=4", "model.connector.type=mlp")),
+        ("training.peak_tflops=0", ("training.peak_tflops", "0", "greater than 0")),
+        ("training.flops_profiler_step=10000", ("training.flops_profiler_step=10000", "run.max_steps=")),
         ("no_equals_sign", ("no_equals_sign", "section.key=value")),
         ("model.llm.name=package:not_there/model", ("model.llm.name", "not_there", "pip")),
     ],

@@ -14,7 +14,8 @@ from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import arrange_reader, build_reader
 from mtllm_ds.models.loading import llm_config
 from mtllm_ds.objectives.base import Parts, build_objective
-from mtllm_ds.planning.hardware import GPUS, Machine
+from mtllm_ds.observe.gpus import GPUS
+from mtllm_ds.planning.hardware import Machine
 from mtllm_ds.planning.hooks import ZeroHooks
 from mtllm_ds.planning.paper import batch_on_paper, objective_on_paper, text_of
 from mtllm_ds.planning.plan import Planner

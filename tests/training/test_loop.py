@@ -57,10 +57,11 @@ def test_all_parts_are_closed_whichever_fails_and_signals_are_given_back_last():
     trainer = object.__new__(Trainer)
     trainer.saver, trainer.sinks = part("saver"), [part("sink", fails=True)]
     trainer.engine, trainer.watch, trainer.lock = part("engine", fails=True), part("watch"), part("lock")
+    trainer.profiler = part("profiler")
     trainer.preemption = part("preemption")
     with pytest.raises(RuntimeError, match="engine"):
         trainer.close()
-    assert closed == ["saver", "sink", "engine", "watch", "lock", "preemption"]
+    assert closed == ["saver", "sink", "profiler", "engine", "watch", "lock", "preemption"]
 
 
 def stop_in_the_first_validation(recipe):
