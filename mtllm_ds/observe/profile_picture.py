@@ -17,10 +17,6 @@ def draw_parts(seconds: StepSeconds, title: str) -> bytes:
 
     sides = {"device": seconds.device, "host": seconds.host} if seconds.device else {"host": seconds.host}
     figure = Figure(figsize=(5.5 * len(sides), 4), layout="constrained")
-    headings = {
-        "device": _device_heading(seconds),
-        "host": f"the loop's thread: {_milliseconds(seconds.step)} per step",
-    }
     for axes, (side, parts) in zip(figure.subplots(1, len(sides), squeeze=False)[0], sides.items(), strict=True):
         names = sorted(parts, key=lambda name: parts[name])
         bars = axes.barh(names, [1e3 * parts[name] for name in names], color=_COLOURS[side])
@@ -28,7 +24,7 @@ def draw_parts(seconds: StepSeconds, title: str) -> bytes:
             bars, [f"{_milliseconds(parts[name])}  {parts[name] / seconds.step:.0%}" for name in names], padding=3
         )
         axes.set_xlabel(f"milliseconds per step, mean of {seconds.num_steps}")
-        axes.set_title(headings[side], fontsize="medium")
+        axes.set_title(_heading(seconds, side), fontsize="medium")
         axes.margins(x=0.35)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
@@ -37,11 +33,11 @@ def draw_parts(seconds: StepSeconds, title: str) -> bytes:
     return picture.getvalue()
 
 
-def _device_heading(seconds: StepSeconds) -> str:
-    assert seconds.idle is not None
-    assert seconds.exposed_communication is not None
+def _heading(seconds: StepSeconds, side: str) -> str:
+    if side == "host" or seconds.idle is None or seconds.exposed_communication is None:
+        return f"the loop's thread: {_milliseconds(seconds.step)} per step"
     idle, exposed = _milliseconds(seconds.idle), _milliseconds(seconds.exposed_communication)
-    return f"the GPU's work; it is idle {idle}, {exposed} are collectives alone"
+    return f"the GPU's work; idle {idle}, collectives alone {exposed}"
 
 
 def _milliseconds(seconds: float) -> str:
