@@ -122,6 +122,9 @@ def _widths(module: nn.Module) -> tuple[int, int] | None:
         return module.in_features, module.out_features
     if type(module).__name__ == "Conv1D" and hasattr(module, "nx"):  # GPT-2's
         return int(module.nx), int(module.nf)  # type: ignore[arg-type]
+    if type(module).__name__.endswith("Router") and isinstance(table := getattr(module, "weight", None), nn.Parameter):
+        outer, inner = _shape(table)
+        return inner, outer
     return None
 
 

@@ -272,6 +272,8 @@ class Trainer:
         totals = over_ranks({**self._sums, **self.meter.totals()}, self.cluster.device)
         self._sums = self.objective.empty_sums()
         cost = self.meter.figures(totals)
+        for line in self.meter.missing():
+            self.warn(line)
         row: dict[str, Any] = {"step": done, **self.objective.summarize(totals, self.languages)}
         row |= {
             "learning_rate": learning_rate,

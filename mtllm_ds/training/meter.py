@@ -34,6 +34,7 @@ class Meter:
     def __init__(self, cluster: Cluster, peak: Peak | None) -> None:
         self._cluster, self._peak = cluster, peak
         self.flops = StepFlops()
+        self._told: set[str] = set()
         self._begin()
 
     @contextmanager
@@ -96,6 +97,13 @@ class Meter:
         found |= {f"{what}_seconds": spent for what, spent in self._paused.items()}
         self._begin()
         return found
+
+    def missing(self) -> Iterator[str]:
+        """What the FLOPs lack, each line once."""
+        for kind in self.flops.unseen:
+            if kind not in self._told:
+                self._told.add(kind)
+                yield f"the FLOPs of {kind} are told without its attention, which cannot be seen: they and MFU are too low"
 
     def _begin(self) -> None:
         self._since = time.perf_counter()

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import struct
 import time
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from mtllm_ds.observe.profile_parts import seconds_by_part
+from mtllm_ds.observe.profile_picture import draw_parts
 from mtllm_ds.step_parts import RANGE, in_part
 
 
@@ -70,6 +72,13 @@ def test_kernels_belong_to_the_part_that_launched_them_and_bare_collectives_are_
     assert found.parts is found.device
     assert found.exposed_communication == pytest.approx(1)
     assert found.idle == pytest.approx((16 - 1.5 - 4 - 0.5) / 2)
+
+
+def test_a_picture_has_both_sides_where_there_is_a_gpu(tmp_path):
+    host = seconds_by_part(written(tmp_path / "host.json", HOST))
+    both = seconds_by_part(written(tmp_path / "gpu.json", [*HOST, *launched(1, 1.5, 1.5, 3)]))
+    widths = [struct.unpack(">I", draw_parts(found, "steps 1 to 2")[16:20])[0] for found in (host, both)]
+    assert widths[1] == 2 * widths[0]
 
 
 def test_a_trace_without_a_step_is_refused(tmp_path):
