@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -43,7 +45,12 @@ class Seen:
         self._passes: dict[tuple[int, bool], int] = defaultdict(int)
         self._found: dict[tuple[int, bool], Products] = defaultdict(Products)
         self._names: dict[int, str] = {}
-        self._handles = [_watch_attention(self._attention)]
+        self._ends = ExitStack()
+        self._ends.callback(_watch_attention(self._attention))
+        if (
+            "torch._dynamo" in sys.modules
+        ):  # what is compiled runs as it is written meanwhile, or the hooks would be compiled too
+            self._ends.enter_context(torch.compiler.set_stance("force_eager"))
 
     def watch(self, module: nn.Module, places: int) -> None:
         """A pass through a module begins, over so many places."""
@@ -58,12 +65,11 @@ class Seen:
             self._owner[id(part)] = module
             look = self._linear if _widths(part) else self._experts if _is_experts(part) else None
             if look is not None:
-                self._handles.append(part.register_forward_hook(look).remove)
+                self._ends.callback(part.register_forward_hook(look).remove)
 
     def products(self) -> dict[tuple[int, bool], Products]:
         """What was seen, by module and mode of gradients; nothing looks on any more."""
-        for end in self._handles:
-            end()
+        self._ends.close()
         found = {}
         for key, places in self._places.items():
             products, passes = self._found[key], self._passes[key]

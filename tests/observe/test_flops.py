@@ -11,7 +11,7 @@ from mtllm_ds.data.stream.collate import Collator, Sample
 from mtllm_ds.data.stream.stream import TrainStream
 from mtllm_ds.models.build import arrange_reader, build_reader
 from mtllm_ds.objectives.base import Parts, build_objective
-from mtllm_ds.observe.flops import StepFlops
+from mtllm_ds.observe.flops import StepFlops, note_padded
 from mtllm_ds.planning.paper import batch_on_paper, objective_on_paper, text_of
 from mtllm_ds.planning.rehearsal import rehearse
 from mtllm_ds.preflight.plan import check_run
@@ -142,3 +142,19 @@ def test_a_run_counts_what_its_plan_counts(dialogues, overrides):
     counted = StepFlops()
     take(objective, batch, counted)
     assert counted.take().hardware == trace.flops
+
+
+def test_layers_that_are_compiled_are_counted_too():
+    """Which runs them once as they are written, and compiles no hook: what is compiled then is all that runs from there on."""
+    model, mask, states = torch.nn.Sequential(torch.nn.Linear(4, 8)), torch.ones(2, 5), torch.randn(2, 5, 4)
+    compiled, counted, frames = torch.compile(model.forward, backend="eager"), StepFlops(), []
+    torch._dynamo.reset()
+    for _ in range(3):
+        with counted.micro_batch():
+            note_padded(model, mask)
+            compiled(states).sum().backward()
+        frames.append(torch._dynamo.utils.counters["frames"]["ok"])
+        assert counted.take().model == 2 * 2 * (2 * 5) * 4 * 8
+    assert frames[1] - frames[0] == 1
+    assert frames[2] == frames[1]
+    assert not model[0]._forward_hooks
