@@ -1,6 +1,6 @@
 """Everything that needs a GPU, in parts of at most nine minutes; see GPU.md for the order of commands.
 
-    python3 -m benchmarks.gpu_suite [--part 1 2 3 4] [--output FOLDER] [--wheels FOLDER]
+    python3 -m benchmarks.gpu_suite [--part 1 2 3 4 5 6 7] [--output FOLDER] [--wheels FOLDER]
     make gpu-suite [PY=python3] [WHEELS=folder]
     REHEARSE=1 python3 -m benchmarks.gpu_suite      the same at toy size on a CPU, Triton in its interpreter
 
@@ -28,7 +28,7 @@ from benchmarks.kernels.results import folder
 
 ROOT = Path(__file__).parent.parent
 SITE = ROOT / "build/gpu-site"
-PART_SECONDS = 9 * 60
+PARTS, PART_SECONDS = range(1, 8), 9 * 60
 REHEARSAL_SLOWNESS = 8  # an interpreter, on a machine with few cores
 
 
@@ -49,6 +49,9 @@ def stages(output: Path) -> list[Stage]:
     def benchmark(module: str, *more: str) -> tuple[str, ...]:
         return ("-W", "ignore", "-m", f"benchmarks.kernels.{module}", "--output", str(output), *more)
 
+    def training(size: str) -> tuple[str, ...]:
+        return ("-W", "ignore", "-m", "benchmarks.training.speed", "--size", size, "--results", str(output))
+
     accuracy = ("--rows", "512", "--vocabulary", "128256", "--width", "1024")
     return [
         Stage("tests", 1, tests(), 380, runs_kernels=False),
@@ -57,6 +60,10 @@ def stages(output: Path) -> list[Stage]:
         Stage("accuracy", 3, benchmark("accuracy", *accuracy), 200),
         Stage("counters", 3, benchmark("counters"), 280),
         Stage("step", 4, benchmark("step"), 300),
+        *(
+            Stage(f"training_{size}", part, training(f"gpu_{size}"), 530, runs_kernels=False)
+            for part, size in zip((5, 6, 7), ("even", "options", "pages"), strict=True)
+        ),
     ]
 
 
@@ -113,7 +120,7 @@ def install(wheels: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path)
-    parser.add_argument("--part", type=int, nargs="+", choices=(1, 2, 3, 4), help="of the first half hour; all without")
+    parser.add_argument("--part", type=int, nargs="+", choices=PARTS, help="of at most nine minutes; all without")
     parser.add_argument("--only", nargs="+", help="names of stages")
     parser.add_argument("--wheels", type=Path, help="folder of wheels to use beside the machine's own packages")
     arguments = parser.parse_args()

@@ -1,17 +1,18 @@
-"""A mean difference between two kinds of trained models, over seeds and held-out texts, with its interval."""
+"""Intervals: of a mean difference between two kinds of trained models, over seeds and held-out texts, and of a median."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import binom
 from scipy.stats import t as student_t
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean difference, in nats per token where nothing else is said, and the ends of its interval."""
+    """A mean difference, in nats per token where nothing else is said, or a median, and the ends of its interval."""
 
     mean: float
     low: float
@@ -47,6 +48,16 @@ def mean_ratio(
     variance = by_seed.var(ddof=1) / num_seeds + _variance_of_sum(np.concatenate(residuals) / len(gaps), together)
     half = float(student_t.ppf(1 - level / 2, num_seeds - 1) * np.sqrt(variance))
     return Interval(mean, mean - half, mean + half)
+
+
+def median_interval(values: Sequence[float], level: float) -> Interval:
+    """The median, and the values between which that of all lies with probability 1 - `level` or more, whatever their distribution:
+    how many of the sample lie below it is binomial. Where there are too few values for that the interval has no ends."""
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    below = int(binom.ppf(level / 2, len(ordered), 0.5)) - 1
+    if below < 0:
+        return Interval(float(np.median(ordered)), -np.inf, np.inf)
+    return Interval(float(np.median(ordered)), float(ordered[below]), float(ordered[-1 - below]))
 
 
 def _variance_of_sum(residuals: np.ndarray, names: np.ndarray) -> float:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import torch
 
-PACKAGES = ("torch", "triton", "liger-kernel", "cut-cross-entropy")
+PACKAGES = (
+    "torch", "triton", "liger-kernel", "cut-cross-entropy", "transformers", "peft", "deepspeed", "accelerate", "flash-attn",
+)  # fmt: skip
 
 
 def device_name() -> str:

@@ -1,4 +1,4 @@
-"""Where the kernels' figures are kept: benchmarks/results/<device>/kernels/, or a folder given by the caller.
+"""Where figures are kept: benchmarks/results/<device>/kernels/, another benchmark's beside it, or a folder given by the caller.
 
 Rows are written as they come: a run that is stopped half-way has lost nothing but the row it was at.
 """
@@ -15,12 +15,12 @@ from benchmarks.kernels.provenance import provenance
 from mtllm_ds import atomic
 
 
-def folder(output: Path | None = None) -> Path:
+def folder(output: Path | None = None, benchmark: str = "kernels") -> Path:
     """The given folder or the device's own, made if need be."""
     device = "cpu"
     if torch.cuda.is_available():
         device = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
-    path = output or Path("benchmarks/results") / device / "kernels"
+    path = output or Path("benchmarks/results") / device / benchmark
     path.mkdir(parents=True, exist_ok=True)
     return path
 

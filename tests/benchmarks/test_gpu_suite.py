@@ -81,7 +81,7 @@ def test_ours_come_first_and_what_compiles_last(device: str) -> None:
 
 def test_no_part_outlasts_its_time(tmp_path: Path) -> None:
     stages = gpu_suite.stages(tmp_path)
-    for part in (1, 2, 3, 4):
+    for part in gpu_suite.PARTS:
         assert 0 < sum(s.limit_seconds for s in stages if s.part == part) <= gpu_suite.PART_SECONDS
 
 
