@@ -92,8 +92,9 @@ class Meter:
         found["peak_memory_bytes"] = most["peak_memory_bytes"]
         if self._cluster.device.type == "cuda":
             found["peak_reserved_bytes"] = most["peak_reserved_bytes"]
-        found |= {f"sent_bytes/{kind}": number / steps for kind, number in sorted(self._sent.items())}
-        found |= {f"collectives/{kind}": number / steps for kind, number in sorted(self._calls.items())}
+        for kind, number in sorted(self._calls.items()):
+            found[f"sent_bytes/{kind}"] = self._sent[kind] / steps
+            found[f"collectives/{kind}"] = number / steps
         found |= {f"{what}_seconds": spent for what, spent in self._paused.items()}
         self._begin()
         return found
