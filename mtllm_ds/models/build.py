@@ -35,6 +35,8 @@ def arrange_reader(reader: Reader, settings: Settings) -> None:
         reader.connector.requires_grad_(False)
     if settings.training.activation_checkpointing:
         reader.trained_model.gradient_checkpointing_enable({"use_reentrant": False})
+        # Inputs that want a gradient are a need of the reentrant kind; for theirs ZeRO-3 would gather the embeddings in backward.
+        reader.trained_model.disable_input_require_grads()
 
 
 def dtype_of(settings: Settings) -> torch.dtype:
