@@ -28,13 +28,11 @@ def outside_forward(engine: Any, whole: Iterable[nn.Parameter] = ()) -> Iterator
     if offload is None:  # every rank holds all weights
         yield
         return
-    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
-
     own = offload.param_coordinator
     own._clean_inflight_param_registry()  # what was gathered ahead and is not used yet
     with ExitStack() as stack:
-        stack.enter_context(gathered(p for p in whole if p.ds_status == ZeroParamStatus.NOT_AVAILABLE))  # type: ignore[attr-defined]
-        kept = [p for p in engine.module.parameters() if p.ds_status == ZeroParamStatus.AVAILABLE]
+        stack.enter_context(gathered(p for p in whole if _is_away(p)))
+        kept = [p for p in engine.module.parameters() if not _is_away(p)]
         for parameter in kept:
             parameter.ds_active_sub_modules.add(_KEEPS_WHOLE)
         offload.param_coordinator = _without_trace(offload)
@@ -44,6 +42,13 @@ def outside_forward(engine: Any, whole: Iterable[nn.Parameter] = ()) -> Iterator
             offload.param_coordinator = own
             for parameter in kept:
                 parameter.ds_active_sub_modules.discard(_KEEPS_WHOLE)
+
+
+def _is_away(parameter: Any) -> bool:
+    """Whether ranks hold shares of it alone; a weight that every rank keeps whole is none of ZeRO's."""
+    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+
+    return getattr(parameter, "ds_status", None) == ZeroParamStatus.NOT_AVAILABLE
 
 
 def _without_trace(offload: Any) -> Any:

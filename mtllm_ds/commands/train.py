@@ -64,6 +64,7 @@ def main(arguments: Sequence[str]) -> int:
 def _check(settings: Settings, world_size: int, resume: Resume, profile: ProfileRequest | None) -> None:
     """All that a run of these settings would be refused for before it loads a weight; nothing is written."""
     from mtllm_ds.checkpoint.store import checkpoint_root
+    from mtllm_ds.planning.this_machine import layout_lines
     from mtllm_ds.preflight.plan import describe_plan
     from mtllm_ds.preflight.resume import (
         check_whole_run,
@@ -83,6 +84,7 @@ def _check(settings: Settings, world_size: int, resume: Resume, profile: Profile
         require_fit_folder(root, state, damaged)
         for line in lines:
             print(line)
-        print(describe_plan(check_whole_run(run, world_size, state, read_all_shards=True)))
+        plan = check_whole_run(run, world_size, state, read_all_shards=True)
+        print("\n".join([*layout_lines(run, world_size), describe_plan(plan)]))
     if not runs:
         print("every seed is finished; nothing is left to train")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ _OWNED = (
     "gradient_accumulation_steps",
     "gradient_clipping",
 )
+PERSISTENCE_THRESHOLD = 10**5
+"""DeepSpeed's own, where a file says nothing"""
 # Filled in where a file says nothing: by default DeepSpeed sums gradients in bf16, and takes only its own AdamW on the CPU.
 _DEFAULTED = ("data_types.grad_accum_dtype", "communication_data_type", "zero_force_ds_cpu_optimizer")
 
@@ -86,9 +89,15 @@ def _kind(value: Any) -> str:
     return {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(type(value), "a number")
 
 
-def zero_stage(config: dict[str, Any]) -> int:
+def zero_stage(config: Mapping[str, Any]) -> int:
     """ZeRO stage of a resolved configuration."""
     return int(config.get("zero_optimization", {}).get("stage", 0))
+
+
+def persistence_threshold(config: Mapping[str, Any]) -> int:
+    """Elements of the largest weight that ZeRO-3 keeps whole by itself, in a resolved configuration."""
+    zero = config.get("zero_optimization", {})
+    return int(zero.get("stage3_param_persistence_threshold", PERSISTENCE_THRESHOLD))
 
 
 def _derived_values(
@@ -108,7 +117,7 @@ def _derived_values(
         "activation_checkpointing.partition_activations": False,
         "zero_optimization.reduce_bucket_size": 2**26,
         "zero_optimization.stage3_prefetch_bucket_size": 2**25,
-        "zero_optimization.stage3_param_persistence_threshold": 10**5,
+        "zero_optimization.stage3_param_persistence_threshold": PERSISTENCE_THRESHOLD,
     }
 
 

@@ -224,6 +224,11 @@ class TrainingSettings(Section):
     flops_profiler_step: int | None = Field(default=None, gt=0)
     """The step in whose first forward rank 0 asks DeepSpeed's FLOPs profiler, which writes a table of modules into
     `output_dir/profile`; null asks it never."""
+    whole_frozen_gib: Annotated[float, Field(ge=0, le=2**20)] | Literal["auto"] = "auto"
+    """Under ZeRO-3, GiB of frozen weights that every rank keeps whole, so that nothing of them is gathered: as many as fit of a
+    stack's encoder (its embeddings, then its layers), the language model's input embeddings, its head, and what else stands outside
+    of its layers. What is below the file's persistence threshold comes on top. `auto`: a twentieth of the device's memory; 0: none.
+    Same losses."""
 
 
 class CommonSections(Section):

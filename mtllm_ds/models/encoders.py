@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, PretrainedConfig
 
+from mtllm_ds.cluster.zero import buffers_to
 from mtllm_ds.config.sections import EncoderSettings
 from mtllm_ds.errors import UserError
 from mtllm_ds.models import whole_masks
@@ -63,6 +64,11 @@ class FrozenEncoder(nn.Module):
     def train(self, mode: bool = True) -> FrozenEncoder:
         """Stay in evaluation mode: dropout and layerdrop would change the states (and desynchronise ranks)."""
         return super().train(False)
+
+    def stand_apart(self, device: torch.device) -> None:
+        """Leave the tree of modules, buffers on `device`, so that an engine does not see it; its weights must be whole."""
+        buffers_to(self.model, device)
+        self.__dict__["model"] = self._modules.pop("model")
 
     @torch.no_grad()
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

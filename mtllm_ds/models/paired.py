@@ -101,6 +101,8 @@ class _Recorder(nn.Module):
         super().__init__()
         # No child of this module: ZeRO gathers nothing for it.
         self.__dict__ |= {"layer": layer, "sweep": sweep, "gives_tuples": gives_tuples}
+        # A model asks its weights for their dtype and device, and outside of its layers there may be none that ZeRO knows.
+        self._parameters["of_layer"] = next(layer.parameters())
         self.given: tuple[tuple, dict[str, Any]] | None = None
 
     def __getattr__(self, name: str) -> Any:

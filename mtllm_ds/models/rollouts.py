@@ -96,7 +96,7 @@ class StudentWriter:
                 stopping_criteria=StoppingCriteriaList(
                     [_Full(torch.tensor([rooms[row] for row in rows], device=device))]
                 ),
-                synced_gpus=self._by_layers and _is_partitioned(self._head),
+                synced_gpus=self._by_layers and _is_partitioned(self._student),
             )
         found = dict(zip(rows, written.tolist(), strict=True))
         return [self._until_end(found[row][:room]) if room else [] for row, room in enumerate(rooms)]
@@ -128,8 +128,8 @@ def _prompt_ids(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     return ids, (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]).long()
 
 
-def _is_partitioned(head: OutputHead) -> bool:
-    return hasattr(head.weight, "ds_id")
+def _is_partitioned(student: nn.Module) -> bool:
+    return any(hasattr(parameter, "ds_id") for parameter in student.parameters())
 
 
 class _Full(StoppingCriteria):

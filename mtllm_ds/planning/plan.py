@@ -22,6 +22,7 @@ from mtllm_ds.planning.roofline import StepTime, time_of_step
 from mtllm_ds.planning.trace import Trace
 from mtllm_ds.planning.zero import Kept, Traffic, ZeroSettings, gathers_of, kept_by_rank, traffic_of_step
 from mtllm_ds.planning.zero3 import GatherRules, Gathers
+from mtllm_ds.preflight.whole import Whole, check_whole, choose_whole
 
 SCALING = 8, 4096
 """GPUs of the picture, at least and at most"""
@@ -34,6 +35,8 @@ class Plan:
     machine: Machine
     zero: ZeroSettings
     trace: Trace
+    whole: Whole
+    """Of frozen weights under ZeRO-3"""
     cells_in_forward: int
     micro_batches: int
     samples_per_step: int
@@ -66,6 +69,11 @@ class Plan:
         return self.memory_bytes <= self.machine.gpu.memory_bytes * (1 - self.machine.memory_headroom)
 
     @property
+    def sent_bytes(self) -> int:
+        """What a rank sends in a step."""
+        return sum(one.sent_bytes for one in self.traffic)
+
+    @property
     def samples_per_second(self) -> float:
         return self.samples_per_step / self.time.step
 
@@ -77,7 +85,7 @@ class Planner:
     settings: Settings
     text: Text
     _traces: dict[tuple[int, bool], Trace] = field(default_factory=dict)
-    _gathers: dict[tuple[int, bool, GatherRules, int], Gathers] = field(default_factory=dict)
+    _gathers: dict[tuple[int, bool, GatherRules, int, tuple[str, ...]], Gathers] = field(default_factory=dict)
     """The number of ranks does not enter"""
     warnings: list[str] = field(default_factory=list)
 
@@ -95,7 +103,9 @@ class Planner:
         cells = cells_in_forward(data.lanes, data.cells_per_forward, machine.num_ranks)
         micro_batches = ceil(ceil(data.lanes / machine.num_ranks) / data.cells_per_forward)
         samples = data.lanes * samples_per_cell(self.settings, self.text)
-        return self._layout(machine, self._ds_config(machine, {}), cells, micro_batches, samples)
+        ds_config = self._ds_config(machine, {})
+        check_whole(self.settings, ds_config)
+        return self._layout(machine, ds_config, cells, micro_batches, samples)
 
     def variants(self, own: Plan) -> Iterator[tuple[str, Plan]]:
         """What else the same recipe could do, each with what it changes."""
@@ -173,14 +183,19 @@ class Planner:
         if recomputes is None:
             recomputes = self.settings.training.activation_checkpointing
         zero, trace = ZeroSettings.of(ds_config), self._trace(cells, recomputes)
-        key = cells, recomputes, zero.rules, micro_batches if zero.stage == 3 else 0
+        whole = Whole({})
+        if zero.stage == 3:
+            frozen = [(weight.part, weight.numel) for weight in trace.weights if not weight.trains]
+            whole = choose_whole(self.settings, ds_config, frozen, machine.gpu.memory_bytes)
+        trace = trace.keeping(whole.holds)
+        key = cells, recomputes, zero.rules, micro_batches if zero.stage == 3 else 0, tuple(whole.bytes_by_part)
         if key not in self._gathers:
             self._gathers[key] = gathers_of(trace, zero, micro_batches)
         gathers = self._gathers[key]
         kept = kept_by_rank(trace, zero, gathers, machine.num_ranks)
         traffic = traffic_of_step(trace, zero, gathers, micro_batches, machine.num_ranks)
         time = time_of_step(trace, zero, traffic, kept, micro_batches, machine)
-        return Plan(machine, zero, trace, cells, micro_batches, samples, kept, traffic, time)
+        return Plan(machine, zero, trace, whole, cells, micro_batches, samples, kept, traffic, time)
 
     def _trace(self, cells: int, recomputes: bool) -> Trace:
         if (cells, recomputes) not in self._traces:

@@ -9,12 +9,14 @@ from mtllm_ds.objectives.base import Objective
 from mtllm_ds.planning.hooks import ZeroHooks
 from mtllm_ds.planning.operations import Operations, fused_attention
 from mtllm_ds.planning.trace import Trace, Weight
+from mtllm_ds.preflight.whole import frozen_parts
 
 
 def rehearse(objective: Objective, batch: Batch, optim: OptimSettings) -> Trace:
     """What a micro-batch does. The objective lies on `meta` and is spent afterwards; the batch lies on the CPU."""
     groups = parameter_groups(objective, optim)
     group_of = {id(p): number for number, group in enumerate(groups) for p in group["params"]}
+    part_of = {id(parameter): part for part, parameter in frozen_parts(objective)}
     hooks, operations = ZeroHooks(objective), Operations()
     objective.count(batch)
     on_paper = batch.to("meta")
@@ -25,7 +27,9 @@ def rehearse(objective: Objective, batch: Batch, optim: OptimSettings) -> Trace:
         with hooks.backward():
             loss.backward()
     return Trace(
-        weights=[Weight(name, p.numel(), group_of.get(id(p))) for name, p in hooks.weights.items()],
+        weights=[
+            Weight(name, p.numel(), group_of.get(id(p)), part_of.get(id(p), "")) for name, p in hooks.weights.items()
+        ],
         modules=hooks.modules,
         events=hooks.events,
         operations=operations.found,

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from mtllm_ds.planning.plan import Plan
 from mtllm_ds.planning.roofline import crossing_bytes
+from mtllm_ds.preflight.whole import size
 
 NOT_MEASURED = (
     "bytes of collectives, weights, masters and moments are exact (tests on two CPU ranks of ZeRO-2 and ZeRO-3); activations "
     "are those of eager PyTorch on paper; no GPU was measured: neither peak memory nor seconds"
 )
-_GIB, _MIB = 2**30, 2**20
 
 
 def as_json(
@@ -55,13 +55,13 @@ def as_text(own: Plan, variants: Mapping[str, Plan], said: Mapping[str, Any], wa
         f"{own.cells_in_forward} cells",
         "",
         "memory of one GPU",
-        *(f"  {name:18}{_size(num_bytes):>12}" for name, num_bytes in own.memory.items()),
-        f"  {'together':18}{_size(own.memory_bytes):>12}   of {_size(gpu.memory_bytes)}{'' if own.fits else ': DOES NOT FIT'}",
-        *([f"  {'on the host':18}{_size(own.kept.on_cpu):>12}"] if own.kept.on_cpu else []),
+        *(f"  {name:18}{size(num_bytes):>12}" for name, num_bytes in own.memory.items()),
+        f"  {'together':18}{size(own.memory_bytes):>12}   of {size(gpu.memory_bytes)}{'' if own.fits else ': DOES NOT FIT'}",
+        *([f"  {'on the host':18}{size(own.kept.on_cpu):>12}"] if own.kept.on_cpu else []),
         "",
         "sent in a step by one rank",
         *(
-            f"  {one.kind.replace('_', '-'):15}{one.what:32}{_size(one.sent_bytes):>12} in {one.num_calls:,} calls of "
+            f"  {one.kind.replace('_', '-'):15}{one.what:32}{size(one.sent_bytes):>12} in {one.num_calls:,} calls of "
             f"{one.num_ranks} ranks"
             for one in own.traffic
         ),
@@ -75,11 +75,23 @@ def as_text(own: Plan, variants: Mapping[str, Plan], said: Mapping[str, Any], wa
         _HEADER,
         _row("as it is", own, own),
         *(_row(name, plan, own) for name, plan in variants.items()),
+        *own.whole.lines(),
+        *layout_line(own, variants),
         "",
         *(f"warning     {line}" for line in warnings),
         f"note        {NOT_MEASURED}",
     ]
     return "\n".join(lines)
+
+
+def layout_line(own: Plan, variants: Mapping[str, Plan]) -> Iterator[str]:
+    """Said where all weights fit a device whole, and ZeRO-2, which gathers none of them, sends less."""
+    whole = variants.get("ZeRO-2")
+    if whole is not None and whole.fits and whole.sent_bytes < own.sent_bytes:
+        yield (
+            f"layout      all weights fit a device whole: with training.deepspeed=zero2 a rank sends {size(whole.sent_bytes)} in a "
+            f"step and not {size(own.sent_bytes)}, and holds {size(whole.memory_bytes)} and not {size(own.memory_bytes)}"
+        )
 
 
 def draw_scaling(scaling: Mapping[str, Sequence[Plan]], title: str) -> bytes:
@@ -138,10 +150,9 @@ def _seconds(plan: Plan) -> dict[str, float]:
 
 
 def _row(name: str, plan: Plan, own: Plan) -> str:
-    sent = sum(one.sent_bytes for one in plan.traffic)
     crossing = sum(crossing_bytes(one, plan.machine) for one in plan.traffic)
     return (
-        f"  {name:28}{_size(plan.memory_bytes):>12}{_size(sent):>13}{_size(crossing):>15}{plan.time.step:>9.3f} s"
+        f"  {name:28}{size(plan.memory_bytes):>12}{size(plan.sent_bytes):>13}{size(crossing):>15}{plan.time.step:>9.3f} s"
         f"{plan.samples_per_second:>13,.0f}  {plan.samples_per_second / own.samples_per_second:>5.2f} x  "
         f"{plan.time.bottleneck}{'' if plan.fits else '; DOES NOT FIT'}"
     )
@@ -168,7 +179,3 @@ def _figures(plan: Plan) -> dict[str, Any]:
         "seconds": asdict(plan.time),
         "samples_per_second": plan.samples_per_second,
     }
-
-
-def _size(num_bytes: float) -> str:
-    return f"{num_bytes / _GIB:,.2f} GiB" if num_bytes >= _GIB / 10 else f"{num_bytes / _MIB:,.2f} MiB"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 EventKind = Literal["enter", "leave", "enter_backward", "leave_backward", "touch", "gradient"]
@@ -19,6 +19,10 @@ class Weight:
     numel: int
     group: int | None
     """AdamW's group of it; None where it is frozen"""
+    part: str = ""
+    """Of a frozen one: as `preflight.whole` calls what it belongs to"""
+    is_whole: bool = False
+    """Under ZeRO-3, too, every rank keeps it whole"""
 
     @property
     def trains(self) -> bool:
@@ -88,6 +92,19 @@ class Trace:
     def num_trained(self) -> int:
         """Elements that train."""
         return sum(weight.numel for weight in self.weights if weight.trains)
+
+    @property
+    def num_whole(self) -> int:
+        """Elements that every rank keeps whole under ZeRO-3, too."""
+        return sum(weight.numel for weight in self.weights if weight.is_whole)
+
+    def keeping(self, holds: Callable[[str, int], bool]) -> Trace:
+        """The same with frozen weights whole where `holds(part, elements)`."""
+        weights = [
+            weight if weight.trains else replace(weight, is_whole=holds(weight.part, weight.numel))
+            for weight in self.weights
+        ]
+        return replace(self, weights=weights)
 
     @property
     def num_frozen(self) -> int:

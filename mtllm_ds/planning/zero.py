@@ -119,12 +119,14 @@ def kept_by_rank(trace: Trace, zero: ZeroSettings, gathers: Gathers, num_ranks: 
     trained = [weight for weight in trace.weights if weight.trains]
     buckets = zero.reduce_bucket
     if zero.stage == 3:
-        share = sum(_share(weight.numel, num_ranks) for weight in trace.weights)
+        shared = [weight for weight in trace.weights if not weight.is_whole]
+        share = sum(_share(weight.numel, num_ranks) for weight in shared)
         own = sum(_share(weight.numel, num_ranks) for weight in trained)
         whole = sum(trace.weights[index].numel for index in persistent_weights(trace, zero.rules))
+        whole += trace.num_whole
         copies = sum(
             _share(weight.numel, num_ranks) * num_ranks // zero.num_copying_ranks
-            for weight in trace.weights
+            for weight in shared
             if zero.num_copying_ranks > 1
         )
         masters_apart = zero.weight_bytes != _FP32 or zero.optimizer_on_cpu

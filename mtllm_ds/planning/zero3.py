@@ -67,6 +67,8 @@ def persistent_weights(trace: Trace, rules: GatherRules) -> frozenset[int]:
     """Weights so small that they stay whole on every rank, and are gathered once a step, after the update."""
     total, found = 0, set()
     for index, weight in enumerate(trace.weights):
+        if weight.is_whole:  # not ZeRO's
+            continue
         if weight.numel + total <= rules.model_persistence_threshold and weight.numel <= rules.persistence_threshold:
             found.add(index)
             total += weight.numel
@@ -103,6 +105,9 @@ class _Coordinator:
     def __post_init__(self) -> None:
         self.numel = [weight.numel for weight in self.trace.weights]
         self.persistent = persistent_weights(self.trace, self.rules)
+        shared = {index for index, weight in enumerate(self.trace.weights) if not weight.is_whole}
+        self.own = [shared.intersection(module.weights) for module in self.trace.modules]
+        self.below = [shared.intersection(module.below) for module in self.trace.modules]
         self.status = [_Status.AWAY] * len(self.numel)
         self.users: list[set[int]] = [set() for _ in self.numel]
         self.has_copy = [self.rules.has_copies] * len(self.numel)
@@ -149,14 +154,13 @@ class _Coordinator:
                 self.has_copy[weight] &= not one.trains
 
     def _of(self, module: int) -> set[int]:
-        return {*self.trace.modules[module].weights, *self.adopted[module]}
+        return self.own[module] | self.adopted[module]
 
     def _of_later(self, later: int, releasing: int) -> set[int]:
         """What a later module uses, as DeepSpeed looks at it: by the depth of the module that is released."""
         if self.trace.modules[releasing].is_leaf:
-            return {*self.trace.modules[later].below, *self.adopted[later]}
-        own = self.trace.modules[later]
-        return {*(() if own.is_leaf else own.weights), *self.adopted[later]}
+            return self.below[later] | self.adopted[later]
+        return (set() if self.trace.modules[later].is_leaf else self.own[later]) | self.adopted[later]
 
     def _begin(self) -> None:
         """Every forward of the engine begins so."""
@@ -189,7 +193,7 @@ class _Coordinator:
         self._fetch(event.module, is_recomputed=False)
 
     def _touch(self, event: Event) -> None:
-        if self.status[event.weight] is _Status.AWAY:
+        if self.status[event.weight] is _Status.AWAY and not self.trace.weights[event.weight].is_whole:
             self.adopted[event.module].add(event.weight)
             self._gather([event.weight], by_copies=False)
             self.status[event.weight] = _Status.THERE

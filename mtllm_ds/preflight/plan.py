@@ -49,6 +49,7 @@ from mtllm_ds.preflight.start import (
     warnings_of,
 )
 from mtllm_ds.preflight.targets import open_targets
+from mtllm_ds.preflight.whole import check_whole
 
 _SIDES = {"encoder": "encoder", "llm": "LLM"}
 
@@ -112,6 +113,7 @@ def check_run(
         settings, world_size=world_size, micro_batch_size=micro_batch_size, micro_batches_per_step=micro_batches
     )
     check_deepspeed(ds_config, world_size, settings.training.deepspeed)
+    check_whole(settings, ds_config)
     if (odd := settings.objective.only_under_stage_3) is not None and zero_stage(ds_config) < 3:
         raise UserError(
             f"{odd}: has no effect with training.deepspeed={settings.training.deepspeed}, which leaves weights whole; remove "

@@ -18,6 +18,7 @@ from mtllm_ds.checkpoint.store import checkpoint_root, load_kept, restore_checkp
 from mtllm_ds.cluster.agree import from_main, sum_over_ranks, together, wait_for_all
 from mtllm_ds.cluster.launch import Cluster
 from mtllm_ds.cluster.watch import Phase, Watch
+from mtllm_ds.cluster.whole import all_parameters
 from mtllm_ds.cluster.zero import TrainableState, full_numel, partitioned_loading
 from mtllm_ds.config.load import to_yaml
 from mtllm_ds.config.schema import Settings
@@ -27,7 +28,6 @@ from mtllm_ds.models.build import arrange_reader, build_reader
 from mtllm_ds.models.readers import Reader
 from mtllm_ds.objectives.base import Objective, Parts, build_objective
 from mtllm_ds.objectives.validation import evaluate_objective
-from mtllm_ds.observe.gpus import Peak
 from mtllm_ds.observe.profiler import ProfileRequest, StepProfiler
 from mtllm_ds.observe.sinks import JsonlSink, LastingSink, ScreenSink, Sink, TensorBoardSink, read_rows
 from mtllm_ds.observe.teachers import knowledge_of, knowledge_table
@@ -36,6 +36,7 @@ from mtllm_ds.preflight.output_folder import cannot_be_written
 from mtllm_ds.preflight.paired import pairing_line
 from mtllm_ds.preflight.plan import RunPlan
 from mtllm_ds.preflight.resume import Resume, check_whole_run, find_checkpoint, open_checkpoint, require_fit_folder
+from mtllm_ds.preflight.whole import Whole, arrange_whole, memory_of
 from mtllm_ds.teachers.bank import load_bank
 from mtllm_ds.teachers.beside import teacher_beside
 from mtllm_ds.training.engine import Engine
@@ -132,13 +133,16 @@ def _open_run(
     arrange_reader(reader, settings)
     objective = together(lambda: _objective(plan, reader, kept, device), device)
     kept = kept_tensors(objective, plan, kept)
+    device_bytes = from_main(lambda: memory_of(device, cluster.world_size), device)
+    whole = together(lambda: arrange_whole(objective, settings, plan.ds_config, device, device_bytes), device)
     engine = Engine(objective.train(), settings, plan.ds_config)
     start_step = 0
     if found is not None:
         restore_checkpoint(found[0], found[1], TrainableState(engine.deepspeed))
         start_step = found[1].step
     peak = peak_for(settings, device)
-    _say(console, plan, reader, objective, start_step, peak)
+    told = [] if peak is None else [f"MFU is of {peak.flops / 1e12:,.1f} TFLOP/s per rank: {peak.source}"]
+    _say(console, plan, reader, objective, start_step, [*whole.lines(), *told])
 
     def tell(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -302,7 +306,7 @@ def _metrics(settings: Settings) -> Path:
 
 
 def _say(
-    console: Console, plan: RunPlan, reader: Reader, objective: Objective, start_step: int, peak: Peak | None
+    console: Console, plan: RunPlan, reader: Reader, objective: Objective, start_step: int, more: Iterable[str]
 ) -> None:
     settings = plan.settings
     for line in (
@@ -310,11 +314,11 @@ def _say(
         *(f"warning: {line}" for line in plan.warnings),
         *plan.teachers,
         *pairing_line(plan.pairing),
-        *([] if peak is None else [f"MFU is of {peak.flops / 1e12:,.1f} TFLOP/s per rank: {peak.source}"]),
+        *more,
     ):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     trainable = sum(full_numel(p) for p in objective.parameters() if p.requires_grad)
-    frozen = sum(full_numel(p) for p in objective.parameters() if not p.requires_grad)
+    frozen = sum(full_numel(p) for p in all_parameters(objective) if not p.requires_grad)
     bidirectional = settings.model.reader == "encoder" or settings.model.given_llm.bidirectional
     attention = {model.config._attn_implementation for model in reader.running_models}
     console.print(

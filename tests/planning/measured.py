@@ -11,6 +11,7 @@ from rich.console import Console
 
 from mtllm_ds.cluster.collectives import COUNTS, CollectiveCounts
 from mtllm_ds.cluster.launch import join_cluster
+from mtllm_ds.cluster.whole import kept_whole
 from mtllm_ds.cluster.zero import flat_masters
 from mtllm_ds.training.assemble import open_run
 from tests.distributed.ranks import ranks
@@ -69,11 +70,12 @@ def _of_deepspeed(counted: dict[str, int]) -> dict[str, int]:
 def _between_steps(engine: Any) -> tuple[int, int | None]:
     """Bytes of weights and gradients."""
     parameters, optimizer = list(engine.module.parameters()), engine.optimizer
+    whole = kept_whole(engine.module)
     if engine.zero_optimization_stage() == 2:
         frozen = [p for p in parameters if not p.requires_grad]
         return _num_bytes([*frozen, *optimizer.bit16_groups_flat]), None
     buckets = [bucket.buffer for bucket in optimizer.ipg_buckets.values()]
-    weights = _num_bytes([*(p.ds_tensor for p in parameters), *parameters])  # what is away has no element
+    weights = _num_bytes([*(p.ds_tensor for p in parameters), *parameters, *whole])  # what is away has no element
     return weights, _num_bytes([optimizer.grad_partitions_flat_buffer, *buckets])
 
 

@@ -7,12 +7,14 @@ from math import ceil
 from pathlib import Path
 
 import pytest
+import torch
 
 from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.config.deepspeed import resolve_deepspeed
 from mtllm_ds.planning.paper import batch_on_paper, objective_on_paper, text_of
 from mtllm_ds.planning.rehearsal import rehearse
 from mtllm_ds.planning.zero import ZeroSettings, gathers_of, kept_by_rank, traffic_of_step
+from mtllm_ds.preflight.whole import choose_whole, memory_of
 from mtllm_ds.training.runs import run_seeds
 from tests.distributed.ranks import PARTITIONED, ranks
 from tests.fixtures.dialogue_runs import PACKED, make_dialogue_run
@@ -61,6 +63,8 @@ FILES = {
 }  # fmt: skip
 STACK = {"model__reader": "stacked", "model__connector__trainable": "true"}
 MERGED = {"model__start": "first", "model__merge_start_lora": "true"}
+WHOLE = {"training__whole_frozen_gib": "auto"}
+SHARED = {"training__whole_frozen_gib": 0}
 CASES = {
     "stage 1": ("stage1", PARTITIONED, {}),
     "stage 1, shipped thresholds": ("stage1", "cpu", {}),
@@ -81,6 +85,14 @@ CASES = {
     "tokens, ZeRO-2": ("tokens", "zero2", {}),
     "tokens, start frozen": ("tokens", "between", MERGED),
     "tokens, start teaches": ("tokens", PARTITIONED, {**MERGED, "objective__frozen_self": "start"}),
+    "stage 1, small models whole": ("stage1", PARTITIONED, WHOLE),
+    "stage 1, small models whole, thresholds between": ("stage1", "between", WHOLE),
+    "stage 1, small models whole, fetched ahead": ("stage1", "ahead", WHOLE),
+    "stage 1, small models whole, copies": ("stage1", "copies", WHOLE),
+    "stage 1, small models whole, bf16": ("stage1", "between", {**WHOLE, "training__precision": "bf16"}),
+    "stage 1, encoder's embeddings whole": ("stage1", PARTITIONED, {"training__whole_frozen_gib": 31_000 / 2**30}),
+    "stage 2, small models whole": ("stage2", PARTITIONED, {**STACK, **WHOLE}),
+    "tokens, small models whole": ("tokens", "between", {**PACKED, **WHOLE}),
 }
 
 
@@ -88,7 +100,8 @@ CASES = {
 def test_a_step_sends_and_keeps_what_its_plan_says(recipes, case):
     method, file, overrides = CASES[case]
     name = str(recipes["folder"] / f"{file}.json") if file in FILES else file
-    overrides = {**overrides, "training__deepspeed": name}
+    shared = {} if file == "zero2" else SHARED
+    overrides = {**shared, **overrides, "training__deepspeed": name}
     if "model__start" in overrides:
         overrides["model__start"] = str(recipes["folder"] / overrides["model__start"])
     overrides, seen = measure(recipes[method], case.replace(" ", "_").replace(",", ""), **overrides)
@@ -105,9 +118,10 @@ def plan(recipe, overrides):
     batch = batch_on_paper(settings, text, data.cells_per_forward, objective.student.hidden_size)
     trace = rehearse(objective, batch, settings.optim)
     micro_batches = ceil(data.lanes / RANKS / data.cells_per_forward)
-    zero = ZeroSettings.of(
-        resolve_deepspeed(settings, world_size=RANKS, micro_batch_size=1, micro_batches_per_step=micro_batches)
-    )
+    ds_config = resolve_deepspeed(settings, world_size=RANKS, micro_batch_size=1, micro_batches_per_step=micro_batches)
+    zero, device = ZeroSettings.of(ds_config), memory_of(torch.device("cpu"), RANKS)
+    frozen = [(weight.part, weight.numel) for weight in trace.weights if not weight.trains]
+    trace = trace.keeping(choose_whole(settings, ds_config, frozen, device).holds)
     gathers = gathers_of(trace, zero, micro_batches)
     kept = kept_by_rank(trace, zero, gathers, RANKS)
     payload, calls = Counter(), Counter()

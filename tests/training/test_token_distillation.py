@@ -34,7 +34,7 @@ def train(recipe, overrides):
 def run_on(world_size, recipe, name, **overrides):
     overrides |= {"run__output_dir": str(recipe.parent / name)}
     if world_size > 1:
-        overrides["training__deepspeed"] = PARTITIONED
+        overrides |= {"training__deepspeed": PARTITIONED, "training__whole_frozen_gib": 0}
     assert ranks(world_size).run(train, recipe, overrides) == [0] * world_size
     return settings_of(recipe, **overrides)
 
@@ -101,7 +101,7 @@ def test_two_ranks_gather_the_head_once_a_forward_and_never_in_backward(recipe, 
     """In training and in validation, with activation checkpointing."""
     overrides = {
         "run__output_dir": str(recipe.parent / f"gathers_{reader}"), "training__deepspeed": PARTITIONED,
-        "model__reader": reader, "run__max_steps": "3", "run__validate_every": "3",
+        "training__whole_frozen_gib": 0, "model__reader": reader, "run__max_steps": "3", "run__validate_every": "3",
         "training__activation_checkpointing": "true", "objective__nll_weight": "0.5",
         **(PACKED if packed else {}),
     }  # fmt: skip
