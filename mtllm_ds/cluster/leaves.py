@@ -9,6 +9,14 @@ import torch
 from torch import nn
 
 
+def gather_without_gradients(module: nn.Module) -> None:
+    """Let ZeRO-3 gather all of a frozen module's weights in one call, whatever it does in a forward that has no gradients. Before
+    an engine takes it."""
+    from deepspeed.utils import set_z3_leaf_module
+
+    set_z3_leaf_module(module, True)
+
+
 def gather_as_one(modules: Iterable[nn.Module]) -> None:
     """Let ZeRO-3 gather each of these in one call. Before an engine takes them; their states come as the first positional input.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from mtllm_ds.cluster.leaves import gather_without_gradients
 from mtllm_ds.config.names import is_missing_folder, resolve_model_name
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.config.sections import EncoderSettings, LLMSettings, ModelSettings
@@ -30,9 +31,11 @@ def build_reader(settings: Settings, device: torch.device) -> Reader:
 
 
 def arrange_reader(reader: Reader, settings: Settings) -> None:
-    """The last before an objective takes a reader: does its connector train, and what does its backward recompute?"""
-    if isinstance(reader, StackedModel) and not settings.connector_trains:
-        reader.connector.requires_grad_(False)
+    """The last before an objective takes a reader: what is gathered together, does its connector train, what is recomputed?"""
+    if isinstance(reader, StackedModel):
+        gather_without_gradients(reader.encoder)
+        if not settings.connector_trains:
+            reader.connector.requires_grad_(False)
     if settings.training.activation_checkpointing:
         reader.trained_model.gradient_checkpointing_enable({"use_reentrant": False})
         # Inputs that want a gradient are a need of the reentrant kind; for theirs ZeRO-3 would gather the embeddings in backward.

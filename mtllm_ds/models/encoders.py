@@ -71,12 +71,19 @@ class FrozenEncoder(nn.Module):
         self.__dict__["model"] = self._modules.pop("model")
 
     @torch.no_grad()
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Final hidden states: (B, S) int64 ids and mask -> (B, S, hidden_size)."""
-        note_padded(self.model, attention_mask)
+    def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+        """Final hidden states: (B, S) int64 ids and mask -> (B, S, hidden_size). Of lists a list, for which ZeRO-3 gathers an
+        encoder in shares but once."""
         with in_part("encoder"):
-            whole = whole_masks.attention_mask(self.model, attention_mask, causal=False)
-            return self.model(input_ids=input_ids, attention_mask=whole).last_hidden_state
+            if isinstance(input_ids, torch.Tensor):
+                return self._states(input_ids, attention_mask)
+            return [self._states(ids, mask) for ids, mask in zip(input_ids, attention_mask, strict=True)]
+
+    def _states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        note_padded(self.model, attention_mask)
+        whole = whole_masks.attention_mask(self.model, attention_mask, causal=False)
+        states: torch.Tensor = self.model(input_ids=input_ids, attention_mask=whole).last_hidden_state
+        return states
 
 
 def encoder_family(settings: EncoderSettings) -> tuple[str, PretrainedConfig]:

@@ -50,7 +50,7 @@ class StackedModel(Reader):
     def embeddings(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """What the LLM reads in place of embeddings of tokens: (B, S_e) ids and mask -> (B, S_e, D_l), with gradients."""
         note_padded(self.connector, mask)
-        return self._connected(self._encoded(ids, mask))
+        return self._connected(self._centred(self.encoder(ids, mask), ids))
 
     def packed_states(self, packed: PackedBatch) -> torch.Tensor:
         """Final states of the stack for packed samples: (R, P, D_l), with gradients."""
@@ -63,10 +63,9 @@ class StackedModel(Reader):
         return self.embeddings(batch.encoder_ids, batch.encoder_mask)
 
     def _heard_packed(self, packed: PackedBatch) -> torch.Tensor:
-        states = [
-            self._encoded(ids, mask).flatten(0, 1)
-            for ids, mask in zip(packed.encoder_buckets, packed.encoder_bucket_masks, strict=True)
-        ]
+        buckets = packed.encoder_buckets
+        encoded = self.encoder(buckets, packed.encoder_bucket_masks)
+        states = [self._centred(own, ids).flatten(0, 1) for own, ids in zip(encoded, buckets, strict=True)]
         rows, width = packed.encoder.source.shape
         note_packed(self.connector, (rows, width), packed.encoder.cu_seqlens)
         return self._connected(packed.encoder.gather(torch.cat(states)))
@@ -83,7 +82,6 @@ class StackedModel(Reader):
             embedded: torch.Tensor = self.connector(states)
             return embedded
 
-    def _encoded(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def _centred(self, states: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """What enters the connector: (B, S_e, D_e)."""
-        states = self.encoder(ids, mask)
         return states if self.centring is None else self.centring(states, ids)

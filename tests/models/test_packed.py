@@ -1,10 +1,12 @@
 """Packing is layout only: packed and padded batches give the same vectors and gradients, for every family."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import Llama4TextConfig, ModernBertConfig
+from transformers import AttentionInterface, AttentionMaskInterface, Llama4TextConfig, ModernBertConfig
 
 from mtllm_ds.config.sections import LoraSettings
 from mtllm_ds.data.stream.collate import Batch
@@ -13,6 +15,7 @@ from mtllm_ds.errors import UserError
 from mtllm_ds.models.encoders import FrozenEncoder
 from mtllm_ds.models.lora import add_lora
 from mtllm_ds.models.packed import require_packing
+from mtllm_ds.models.readers import base_of
 from mtllm_ds.models.stacked import StackedModel
 from mtllm_ds.teachers.frozen_self import FrozenSelf
 from tests.models.test_stacked import FAMILIES, family_model
@@ -93,3 +96,47 @@ def test_other_windows_refuse_to_pack_too():
         require_packing(Llama4TextConfig(attention_chunk_size=8), True, max_length=9)
     with pytest.raises(UserError, match=r"sliding window \(\d+\) of this modernbert model"):
         require_packing(ModernBertConfig(local_attention=16), True, max_length=17)
+
+
+def segment_by_segment(module, query, key, value, attention_mask, scaling=None, is_causal=None, **told):
+    """In place of flash attention's kernel of variable lengths, which no CPU runs: attention within the borders that it is told."""
+    borders = told["cu_seq_lens_q"]
+    assert attention_mask is None
+    assert query.shape[0] == 1
+    assert borders.dtype == torch.int32
+    assert borders.equal(told["cu_seq_lens_k"])
+    assert [int(borders[0]), int(borders[-1])] == [0, query.shape[2]]
+    assert told["max_length_q"] == told["max_length_k"] == int(torch.diff(borders).max())
+    seen.append(torch.diff(borders).tolist())
+    groups, causal = query.shape[1] // key.shape[1], module.is_causal if is_causal is None else is_causal
+    parts = [
+        nn.functional.scaled_dot_product_attention(
+            query[:, :, start:end],
+            key[:, :, start:end].repeat_interleave(groups, 1),
+            value[:, :, start:end].repeat_interleave(groups, 1),
+            is_causal=causal,
+            scale=scaling,
+        )
+        for start, end in pairwise(borders.tolist())
+    ]
+    return torch.cat(parts, 2).transpose(1, 2), None
+
+
+seen: list[list[int]] = []
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_flash_attention_is_told_the_borders_of_the_samples(bidirectional):
+    """transformers hands every layer what `run_packed` says; without padding and without a mask the states are the same."""
+    AttentionInterface.register("flash_by_hand", segment_by_segment)
+    AttentionMaskInterface.register("flash_by_hand", lambda *_, **__: None)
+    model = stack("llama", bidirectional)
+    _, packed = batches()
+    masked = model.packed_states(packed.packed)
+    base_of(model.llm).config._attn_implementation = "flash_by_hand"
+    seen.clear()
+    told = model.packed_states(packed.packed)
+    layout = packed.packed.encoder
+    assert seen == [[4, 1, 3, 2, 4, 3, 2]] * base_of(model.llm).config.num_hidden_layers
+    torch.testing.assert_close(layout.of_tokens(told), layout.of_tokens(masked), atol=1e-5, rtol=1e-5)
+    assert not told[layout.segment_ids < 0].any()

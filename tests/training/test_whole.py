@@ -14,7 +14,9 @@ from tests.training.test_paired_sweep import gathered
 from tests.training.test_runs import train_until, train_with
 
 STEPS = 4
+FORWARDS = 2
 TABLE, ENCODER_TABLE = 512 * 24 * 4, 480 * 16 * 4
+ENCODER_BYTES = 4 * (480 * 16 + 2 * (4 * (16 * 16 + 16) + 2 * 16 * 32 + 32 + 16 + 2 * 2 * 16) + 2 * 16)
 TIMES = ("seconds", "tokens_per_second", "seconds_left")
 
 
@@ -63,6 +65,8 @@ def test_nothing_but_layers_is_gathered_and_every_figure_stays(request, name):
         assert ("encoder" in parts) is (overrides.get("model__reader") != "llm")
         assert {part: counts for part, counts in shared.items() if part not in parts} == whole
         assert whole["layers"][0] > 0
+        if "encoder" in parts:  # in one call of each forward, however many buckets of lengths there are
+            assert shared["encoder"] == (FORWARDS, FORWARDS * ENCODER_BYTES // (2 if "bf16" in name else 1))
         assert shared["embed_tokens"][1] >= TABLE // (2 if "bf16" in name else 1)
 
 
@@ -70,9 +74,8 @@ def test_the_encoders_table_alone_is_kept_where_its_layers_do_not_fit(texts):
     run = chosen(texts, "table", (ENCODER_TABLE + 100) / 2**30)
     shared = chosen(texts, "shared", 0)
     (after, _), (before, _) = (ranks(2).run(gathered, texts, one, False) for one in (run, shared))
-    forwards = 2
     for less, more in zip(after, before, strict=True):
-        assert more["encoder"][1] - less["encoder"][1] == forwards * ENCODER_TABLE
+        assert more["encoder"][1] - less["encoder"][1] == FORWARDS * ENCODER_TABLE
         assert more["embed_tokens"] == less["embed_tokens"]
     assert losses_of(settings_of(texts, **run)) == losses_of(settings_of(texts, **shared))
 
