@@ -216,6 +216,9 @@ class TrainingSettings(Section):
     """Precision of the frozen models and of the forward; gradients accumulate and are reduced in fp32."""
     activation_checkpointing: bool = False
     """Recompute the LLM's layers in backward: less memory, about a third more time."""
+    compile: bool | Literal["layers"] = False
+    """`layers`: torch.compile of each layer of the model that trains; needs a C++ compiler (CPU) or Triton (GPU), and minutes in
+    the first steps. Under ZeRO-3 layers are then gathered whole. Losses differ by rounding."""
     deepspeed: str = "zero3"
     """DeepSpeed configuration: the name of one that ships, or a file; its `auto` values are filled from these settings."""
     peak_tflops: float | None = Field(default=None, gt=0)
@@ -229,6 +232,13 @@ class TrainingSettings(Section):
     stack's encoder (its embeddings, then its layers), the language model's input embeddings, its head, and what else stands outside
     of its layers. What is below the file's persistence threshold comes on top. `auto`: a twentieth of the device's memory; 0: none.
     Same losses."""
+
+    @field_validator("compile")
+    @classmethod
+    def _what_is_compiled(cls, value: bool | str) -> bool | str:
+        if value is True:
+            raise ValueError("expected false or layers")
+        return value
 
 
 class CommonSections(Section):

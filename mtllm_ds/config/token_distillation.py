@@ -97,6 +97,11 @@ class TokenDistillation(ObjectiveSettings):
                 f"objective.nll_weight={self.nll_weight}: the student would learn by heart what it wrote itself "
                 "(objective.rollouts); set it to 0, and objective.kl_weight above 0"
             )
+        if self.rollouts is not None and run.training.compile:
+            yield (
+                "training.compile=layers: has no effect on what objective.rollouts writes but to compile it anew for each length; "
+                "set it to false"
+            )
         if self.rollouts is not None and run.model.llm is not None:
             yield from _too_long(self.rollouts, run.model.llm.max_length)
         if run.model.llm is not None and run.model.llm.bidirectional:

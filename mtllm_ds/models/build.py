@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from mtllm_ds.cluster.leaves import gather_without_gradients
+from mtllm_ds.cluster.leaves import gather_as_one, gather_without_gradients
 from mtllm_ds.config.names import is_missing_folder, resolve_model_name
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.config.sections import EncoderSettings, LLMSettings, ModelSettings
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.base_dropout import switch_off_dropout
+from mtllm_ds.models.compiled import layers_to_compile
 from mtllm_ds.models.connector import build_connector
 from mtllm_ds.models.encoders import load_encoder
 from mtllm_ds.models.liger import use_liger_kernels
@@ -36,6 +37,8 @@ def arrange_reader(reader: Reader, settings: Settings) -> None:
         gather_without_gradients(reader.encoder)
         if not settings.connector_trains:
             reader.connector.requires_grad_(False)
+    if settings.training.compile:
+        gather_as_one(layers_to_compile(reader.trained_model))
     if settings.training.activation_checkpointing:
         reader.trained_model.gradient_checkpointing_enable({"use_reentrant": False})
         # Inputs that want a gradient are a need of the reentrant kind; for theirs ZeRO-3 would gather the embeddings in backward.

@@ -25,6 +25,7 @@ from mtllm_ds.config.schema import Settings
 from mtllm_ds.data.stream.stream import EvalStream, TrainStream
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import arrange_reader, build_reader
+from mtllm_ds.models.compiled import compile_layers
 from mtllm_ds.models.readers import Reader
 from mtllm_ds.objectives.base import Objective, Parts, build_objective
 from mtllm_ds.objectives.validation import evaluate_objective
@@ -131,6 +132,8 @@ def _open_run(
     kept = together(lambda: load_kept(found[0]), device) if found is not None else None
     start_reader(reader, plan, cluster, kept)
     arrange_reader(reader, settings)
+    if settings.training.compile:
+        together(lambda: compile_layers(reader.trained_model, device), device)
     objective = together(lambda: _objective(plan, reader, kept, device), device)
     kept = kept_tensors(objective, plan, kept)
     device_bytes = from_main(lambda: memory_of(device, cluster.world_size), device)
