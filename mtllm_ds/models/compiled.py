@@ -7,6 +7,7 @@ lengths that differ.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -42,15 +43,19 @@ def compile_layers(model: Any, device: torch.device) -> None:
     Raises:
         UserError: this machine cannot compile, or the model has no list of layers.
     """
-    # Dropout is drawn as without compiling.
-    options = {"options": {"fallback_random": True}} if BACKEND == "inductor" else {}
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
     try:
-        torch.compile(torch.nn.functional.silu, backend=BACKEND, **options)(torch.ones(8, device=device))
+        _compiled(torch.nn.functional.silu)(torch.ones(8, device=device))
     except Exception as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
         raise UserError(
             f"training.compile=layers: torch.compile does not work on this machine ({why}); set it to false"
         ) from error
     for layer in layers_to_compile(model):
-        layer.forward = torch.compile(layer.forward, backend=BACKEND, **options)  # type: ignore[method-assign]
+        layer.forward = _compiled(layer.forward)
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    # Dropout is drawn as without compiling.
+    options: dict[str, Any] | None = {"fallback_random": True} if BACKEND == "inductor" else None
+    return torch.compile(function, backend=BACKEND, options=options)

@@ -7,7 +7,8 @@ from dataclasses import replace
 from mtllm_ds.cluster.launch import device_alone
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.errors import UserError
-from mtllm_ds.planning.hardware import GPUS, Machine
+from mtllm_ds.observe.gpus import GPUS
+from mtllm_ds.planning.hardware import Machine
 from mtllm_ds.planning.paper import text_of
 from mtllm_ds.planning.plan import Planner
 from mtllm_ds.planning.report import layout_line

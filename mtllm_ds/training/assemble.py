@@ -37,7 +37,7 @@ from mtllm_ds.preflight.output_folder import cannot_be_written
 from mtllm_ds.preflight.paired import pairing_line
 from mtllm_ds.preflight.plan import RunPlan
 from mtllm_ds.preflight.resume import Resume, check_whole_run, find_checkpoint, open_checkpoint, require_fit_folder
-from mtllm_ds.preflight.whole import Whole, arrange_whole, memory_of
+from mtllm_ds.preflight.whole import arrange_whole, memory_of
 from mtllm_ds.teachers.bank import load_bank
 from mtllm_ds.teachers.beside import teacher_beside
 from mtllm_ds.training.engine import Engine
