@@ -123,7 +123,9 @@ def write_report(size: Size, folder: Path, results: Path) -> str:
     kept.add({"variant": "product share", "share": share}, {f"training/{size.name}/product_share": share})
     shutil.copy(folder / "rounds.csv", kept.path / f"{size.name}_rounds.csv")
     atomic.write_bytes(kept.path / f"{size.name}.png", draw_size(size.name, found, TITLES, where))
-    return f"{table_of(found)}\n\n{parts_table(where)}\nProducts alone, at the machine's measured rate: {share:.0%} of our step"
+    text = f"{table_of(found)}\n\n{parts_table(where)}\n\nProducts alone, at the machine's measured rate: {share:.0%} of our step"
+    atomic.write_text(kept.path / f"{size.name}.md", f"{text}\n")
+    return text
 
 
 def parts_table(where: Mapping[str, Any]) -> str:

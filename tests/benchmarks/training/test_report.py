@@ -71,7 +71,7 @@ def test_a_report_leaves_figures_table_and_picture(folder):
     assert figures["training/smoke/kinds/products"] == 0.25
     assert figures["training/smoke/product_share"] == pytest.approx(6 / 25 / figures["training/smoke/ours/seconds"])
     names = {path.name for path in (folder / "results").iterdir()}
-    assert names == {"smoke.csv", "smoke_rounds.csv", "smoke.png", "summary.json", "provenance.json"}
+    assert names == {"smoke.csv", "smoke.md", "smoke_rounds.csv", "smoke.png", "summary.json", "provenance.json"}
 
 
 @pytest.mark.parametrize("kind", MAX_LENGTHS)
