@@ -14,7 +14,8 @@ from tests.distributed.nodes import DEEPSPEED, Cluster, why_no_ssh, why_not
 from tests.distributed.ranks import ranks
 from tests.fixtures.runs import REPOSITORY, losses_of, make_run, settings_of
 
-STEPS, STRUCK = 24, 7
+STEPS, STRUCK = 48, 7
+"""Of a run, and when it is struck: a busy machine must not finish it before the blow is felt."""
 BOUND_SECONDS = 10
 """Of a step, before a watcher ends it."""
 LONG_SECONDS = 240
