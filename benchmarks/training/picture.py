@@ -12,7 +12,7 @@ from mtllm_ds.evaluation.report.pictures import FAINT, INK, figure_of, png_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from benchmarks.training.report import Measured
+    from benchmarks.training.measured import Measured
 
 _OURS, _OTHERS = "#d9541e", "#9aa5b1"
 _SHADES = ("#f0a07c", "#9cc3e6", "#b8d8b0", "#e3cf8f", "#c9b6dd", "#cbd2d9", "#efb9b9", "#a9d5d0")

@@ -1,75 +1,29 @@
-"""From rounds to figures: medians with intervals, ratios round by round, a table, a picture."""
+"""What is written of the figures: a table, a picture, `summary.json`."""
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
-import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.intervals import Interval, median_interval
+from benchmarks.intervals import Interval
 from benchmarks.kernels.results import Results
+from benchmarks.training.measured import Measured, figures_of, read_rounds
 from benchmarks.training.parts import PARTS
 from benchmarks.training.picture import draw_size
-from benchmarks.training.rounds import WARMUP
 from benchmarks.training.sizes import Size
 from mtllm_ds import atomic
 
-LEVEL = 0.05
-"""Outside of all intervals together"""
 TITLES = {
     "ours": "ours", "bare": "our engine alone: forward, backward, step", "plain": "two passes, layers gathered whole",
     "trainer": "Trainer + PEFT + DeepSpeed ZeRO-3", "alone": "one rank, plain PyTorch", "liger": "ours, liger-kernel",
     "no_flash": "ours, SDPA", "liger_no_flash": "ours, liger-kernel, SDPA",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One variant over the rounds that count."""
-
-    seconds: Interval
-    """Of a step: the median"""
-    documents_per_second: float
-    tokens_per_second: float
-    """The LLM's tokens of both passes' documents, each document once"""
-    peak_bytes: int
-    over_ours: Interval | None
-    """Its seconds over ours in the same round: the median; None of ours, and where ours did not run beside it"""
-
-
-def read_rounds(path: Path) -> dict[str, list[dict[str, float]]]:
-    """By variant: its rounds, in order, warm-up left out."""
-    found: dict[str, list[dict[str, float]]] = {}
-    with path.open(newline="", encoding="utf-8") as stream:
-        for row in csv.DictReader(stream):
-            name = row.pop("variant")
-            if int(row["round"]) >= WARMUP:
-                found.setdefault(name, []).append({key: float(value) for key, value in row.items()})
-    return found
-
-
-def figures_of(rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Measured]:
-    """By variant, in the order in which they stand."""
-    ours = {row["round"]: row["seconds"] for row in rounds.get("ours", ())}
-    found = {}
-    for name, rows in rounds.items():
-        ratios = [row["seconds"] / ours[row["round"]] for row in rows if row["round"] in ours]
-        found[name] = Measured(
-            seconds=median_interval([row["seconds"] for row in rows], LEVEL),
-            documents_per_second=statistics.median(row["documents"] / row["seconds"] for row in rows),
-            tokens_per_second=statistics.median(row["llm_tokens"] / row["seconds"] for row in rows),
-            peak_bytes=int(max(row["peak_bytes"] for row in rows)),
-            over_ours=median_interval(ratios, LEVEL) if name != "ours" and ratios else None,
-        )
-    return found
 
 
 def loop_overhead(found: Mapping[str, Measured]) -> float | None:

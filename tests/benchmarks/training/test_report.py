@@ -9,8 +9,9 @@ from scipy.stats import binom
 
 from benchmarks.intervals import median_interval
 from benchmarks.training.lengths import MAX_LENGTHS, draw_lengths
+from benchmarks.training.measured import figures_of, read_rounds
 from benchmarks.training.parts import OUTSIDE, PARTS
-from benchmarks.training.report import figures_of, loop_overhead, read_rounds, write_report
+from benchmarks.training.report import loop_overhead, write_report
 from benchmarks.training.rounds import WARMUP
 from benchmarks.training.sizes import SIZES
 
