@@ -87,12 +87,10 @@ def test_other_weights_of_the_sentence_encoder_are_another_evaluation(place, tmp
 
 
 def evaluate_on_rank(model, source, output):
-    """On each rank of a pool, which stays together."""
+    """On each rank of a pool."""
     join_cluster()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mtllm_ds.cluster.launch.leave_cluster", lambda: None)
-        place = SimpleNamespace(folder=Path(output).parent, stack=model)
-        return evaluate(place, source=source, output=Path(output).name)
+    place = SimpleNamespace(folder=Path(output).parent, stack=model)
+    return evaluate(place, source=source, output=Path(output).name)
 
 
 def test_ranks_share_languages_and_a_mistake_stops_all(place, tmp_path):

@@ -184,7 +184,6 @@ def generate_on_rank(stack, source, output, piped):
     piped_here = piped[join_cluster().rank]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(piped_here)))
-        patch.setattr("mtllm_ds.cluster.launch.leave_cluster", lambda: None)  # the tests' ranks stay together
         given = ["--input", source, "--language", "deu_Latn", "--output", output, "--max-new-tokens", NEW]
         return run_command(["generate", str(stack), *map(str, given), "--precision", "fp32"])
 

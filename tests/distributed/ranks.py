@@ -95,7 +95,10 @@ def _serve(rank: int, world_size: int, port: int, pipe: Connection) -> None:
     }  # fmt: skip
     import torch
 
+    from mtllm_ds.cluster import launch
+
     torch.set_num_threads(1)
+    launch.leave_cluster = lambda: None  # whatever a command does at its end: the pool goes on
     while True:
         try:
             function, args = pipe.recv()

@@ -39,6 +39,8 @@ class Shifted(nn.Module):
         self.table = table
 
     def forward(self, input_ids, attention_mask):
+        if isinstance(input_ids, list):
+            return [self.table((ids + 1) % 60) for ids in input_ids]
         return self.table((input_ids + 1) % 60)
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from mtllm_ds.checkpoint.store import checkpoint_root
 from tests.distributed.ranks import PARTITIONED, ranks
 from tests.fixtures.dialogue_runs import PACKED, make_dialogue_run
-from tests.fixtures.runs import losses_of, make_run, rows_of, settings_of
+from tests.fixtures.runs import learnt, losses_of, make_run, rows_of, settings_of
 from tests.training.test_paired_sweep import gathered
 from tests.training.test_runs import train_until, train_with
 
@@ -17,7 +17,6 @@ STEPS = 4
 FORWARDS = 2
 TABLE, ENCODER_TABLE = 512 * 24 * 4, 480 * 16 * 4
 ENCODER_BYTES = 4 * (480 * 16 + 2 * (4 * (16 * 16 + 16) + 2 * 16 * 32 + 32 + 16 + 2 * 2 * 16) + 2 * 16)
-TIMES = ("seconds", "tokens_per_second", "seconds_left")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +55,7 @@ def test_nothing_but_layers_is_gathered_and_every_figure_stays(request, name):
         one, other = ranks(2).run(gathered, recipe, run, False)
         assert one == other
         found[gib] = one
-        rows[gib] = [{k: v for k, v in row.items() if k not in TIMES} for row in rows_of(settings_of(recipe, **run))]
+        rows[gib] = [learnt(row) for row in rows_of(settings_of(recipe, **run))]
     assert rows[0] == rows["auto"]
     assert len(rows[0]) > STEPS
     for shared, whole in zip(found[0], found["auto"], strict=True):

@@ -118,9 +118,6 @@ def test_dialogues_become_shards_that_tell_their_whole_history(done, tmp_path, c
 
 
 def run_on_rank(arguments):
-    from mtllm_ds.cluster import launch
-
-    launch.leave_cluster = lambda: None  # the pool goes on
     from mtllm_ds.commands.prepare import main as prepare
 
     return prepare(["sdrrl", *arguments])
