@@ -21,8 +21,9 @@ from mtllm_ds import atomic
 
 TITLES = {
     "ours": "ours", "bare": "our engine alone: forward, backward, step", "plain": "two passes, layers gathered whole",
-    "trainer": "Trainer + PEFT + DeepSpeed ZeRO-3", "alone": "one rank, plain PyTorch", "liger": "ours, liger-kernel",
-    "no_flash": "ours, SDPA", "liger_no_flash": "ours, liger-kernel, SDPA",
+    "trainer": "Trainer + PEFT + DeepSpeed ZeRO-3", "alone": "one rank, plain PyTorch", "sdpa": "ours, SDPA",
+    "sdpa_liger": "ours, SDPA, liger-kernel", "flash": "ours, flash-attn", "flash_liger": "ours, flash-attn, liger-kernel",
+    "sdpa_compiled": "ours, SDPA, layers compiled",
 }  # fmt: skip
 
 
@@ -32,8 +33,8 @@ def loop_overhead(found: Mapping[str, Measured]) -> float | None:
     return None if bare is None or bare.over_ours is None else 1 / bare.over_ours.mean - 1
 
 
-def table_of(found: Mapping[str, Measured]) -> str:
-    """Markdown: a row a variant."""
+def table_of(size: Size, found: Mapping[str, Measured]) -> str:
+    """Markdown: a row a variant; those that did not run are named below."""
     lines = [
         "| variant | s per step (median, 95% interval) | documents/s | tokens/s | over ours | GB |",
         "|---|---|---|---|---|---|",
@@ -45,6 +46,9 @@ def table_of(found: Mapping[str, Measured]) -> str:
             f"{one.tokens_per_second:,.0f} | {over} | {one.peak_bytes / 1e9:.1f} |"
         )
     overhead = loop_overhead(found)
+    missing = [TITLES.get(one.name, one.name) for one in size.variants if one.name not in found]
+    if missing:
+        lines += ["", f"Left out, since it failed (the log of the step `rounds` tells why): {', '.join(missing)}"]
     if overhead is not None:
         lines += ["", f"Loop overhead over forward, backward and step on the same batches: {overhead:+.1%}"]
     return "\n".join(lines)
@@ -77,7 +81,8 @@ def write_report(size: Size, folder: Path, results: Path) -> str:
     kept.add({"variant": "product share", "share": share}, {f"training/{size.name}/product_share": share})
     shutil.copy(folder / "rounds.csv", kept.path / f"{size.name}_rounds.csv")
     atomic.write_bytes(kept.path / f"{size.name}.png", draw_size(size.name, found, TITLES, where))
-    text = f"{table_of(found)}\n\n{parts_table(where)}\n\nProducts alone, at the machine's measured rate: {share:.0%} of our step"
+    products = f"Products alone, at the machine's measured rate: {share:.0%} of our step"
+    text = "\n\n".join([table_of(size, found), parts_table(where), products])
     atomic.write_text(kept.path / f"{size.name}.md", f"{text}\n")
     return text
 

@@ -39,6 +39,7 @@ ALONE = Variant(name="alone", kind="alone")
 AGAINST = (OURS, BARE, PLAIN, TRAINER, ALONE)
 OPTIONS = (
     OURS,
+    Variant(name="sdpa_compiled", kind="ours", overrides=("model.attention=sdpa", "training.compile=layers")),
     *(
         Variant(name=name, kind="ours", overrides=(f"model.attention={attention}", f"model.liger={liger}"))
         for name, attention, liger in (
@@ -142,4 +143,5 @@ def _rehearsed(size: Size) -> Size:
 
 
 def _needs_a_gpu(variant: Variant) -> bool:
-    return any("flash" in override or "liger=true" in override for override in variant.overrides)
+    needs = ("flash", "liger=true", "compile")
+    return any(need in override for override in variant.overrides for need in needs)

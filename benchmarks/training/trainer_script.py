@@ -96,8 +96,8 @@ def build_trainer(folder: Path, num_steps: int, callbacks: Sequence[TrainerCallb
         output_dir=str(folder / "runs/trainer"), max_steps=num_steps, learning_rate=given["learning_rate"],
         weight_decay=given["weight_decay"], max_grad_norm=given["max_grad_norm"], lr_scheduler_type="linear",
         per_device_train_batch_size=1, gradient_accumulation_steps=given["gradient_accumulation_steps"],
-        bf16=given["precision"] == "bf16", deepspeed=given["deepspeed"], logging_steps=10, save_strategy="no", report_to="none",
-        remove_unused_columns=False, disable_tqdm=True,
+        bf16=given["precision"] == "bf16", use_cpu=not torch.cuda.is_available(), deepspeed=given["deepspeed"], logging_steps=10,
+        save_strategy="no", report_to="none", remove_unused_columns=False, disable_tqdm=True,
         accelerator_config={"use_configured_state": not torch.cuda.is_available()},
     )  # fmt: skip
     dtype = torch.bfloat16 if given["precision"] == "bf16" else torch.float32

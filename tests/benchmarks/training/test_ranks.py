@@ -2,6 +2,7 @@
 
 import gc
 import json
+import shutil
 
 import pytest
 import torch
@@ -100,6 +101,16 @@ def test_our_variants_begin_with_the_same_losses(material, expected, kind):
 def test_the_script_begins_with_the_same_losses(material, expected):
     found = first_step(ranks(2).run(losses_of_script, material))
     assert [loss * SIZE.samples_per_cell for loss in found] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_script_trains_in_bf16(material, expected, tmp_path):
+    """Which `TrainingArguments` refuse on a CPU that is not asked for."""
+    folder = shutil.copytree(material, tmp_path / "bf16")
+    given = json.loads((folder / "trainer.json").read_text())
+    given |= {"precision": "bf16", "deepspeed": {**given["deepspeed"], "bf16": {"enabled": True}}}
+    (folder / "trainer.json").write_text(json.dumps(given))
+    found = first_step(ranks(2).run(losses_of_script, folder))
+    assert [loss * SIZE.samples_per_cell for loss in found] == pytest.approx(expected, rel=0.05)
 
 
 def test_the_update_of_one_rank_is_that_of_adamw_in_fp32():

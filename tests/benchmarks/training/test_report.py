@@ -68,6 +68,10 @@ def test_a_report_leaves_figures_table_and_picture(folder):
     table = write_report(SIZES["smoke"], folder, folder / "results")
     assert "+2.0%" in table
     assert "backward 60.0%" in table
+    assert (
+        "(the log of the step `rounds` tells why): two passes, layers gathered whole, one rank, plain PyTorch\n"
+        in table
+    )
     figures = json.loads((folder / "results/summary.json").read_text())
     assert figures["training/smoke/kinds/products"] == 0.25
     assert figures["training/smoke/product_share"] == pytest.approx(6 / 25 / figures["training/smoke/ours/seconds"])
