@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeAlias
 
 from mtllm_ds.errors import PeerFailedError, UnsoundStepError, UserError
+from mtllm_ds.redaction import redacted
 
 
 class Parser(argparse.ArgumentParser):
@@ -79,7 +80,7 @@ def run_and_exit(main: Callable[[], int]) -> NoReturn:
         status = main()
     except (UserError, UnsoundStepError) as error:
         if _speaks():
-            print(f"error: {error}", file=sys.stderr)
+            print(redacted(f"error: {error}"), file=sys.stderr)
         status = error.exit_status
     except PeerFailedError as error:
         status = error.exit_status

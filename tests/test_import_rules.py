@@ -7,7 +7,8 @@ ROOT = Path(__file__).parent.parent
 
 FLOORS = {
     "mtllm_ds.errors": 0, "mtllm_ds.atomic": 0, "mtllm_ds.child_processes": 0, "mtllm_ds.draws": 0, "mtllm_ds.tensor_draws": 0,
-    "mtllm_ds.file_lock": 0, "mtllm_ds.text_files": 0, "mtllm_ds.step_parts": 0,
+    "mtllm_ds.file_lock": 0, "mtllm_ds.text_files": 0, "mtllm_ds.step_parts": 0, "mtllm_ds.redaction": 0,
+    "mtllm_ds.supply_chain": 6,
     "mtllm_ds.command_line": 0, "mtllm_ds.config": 0, "mtllm_ds.languages": 0, "mtllm_ds.weight_names": 0,
     "mtllm_kernels": 0,
     "mtllm_ds.data": 1, "mtllm_ds.observe": 1, "mtllm_ds.cluster": 1,

@@ -141,7 +141,8 @@ class RemoteSettings(Section):
     """Keeps ranges that were read and checked, shared by all processes of a machine."""
     cache_bytes: int = Field(default=16 << 30, ge=0)
     """Beyond this, what was not used for longest is dropped; 0 keeps nothing."""
-    attempts: int = Field(default=6, gt=0)
+    attempts: int = Field(default=8, gt=0)
+    """Of each read before the run stops: a server that refuses at once is waited for a minute."""
     first_wait_seconds: float = Field(default=0.5, ge=0)
     """Doubled after every attempt, and varied by half, so that many processes do not come back at once."""
     timeout_seconds: float = Field(default=60.0, gt=0)

@@ -4,9 +4,11 @@ Files are only ever read as bytes, by name below one root: nothing is executed, 
 run a shell) are refused.
 """
 
+import errno
 import hashlib
 import os
 import random
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -14,21 +16,31 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from mtllm_ds.config.data import RemoteSettings
 from mtllm_ds.errors import UserError
+from mtllm_ds.redaction import redacted
 
 _SIZES_AT_ONCE = 16
 UNKNOWN_SIZE = -1
 """Of a file that is there, on a server that does not say how large it is"""
 REMOTE_SCHEMES = ("http", "https", "s3", "hf")
-
+_TOLD_AT_ATTEMPT = 2
+"""One failure is nothing; from then on somebody may wonder why the run stands still."""
+_RANGE_BEYOND_END = 416
+_DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
+"""What is wrong with a local file itself; anything else (a stale mount, no free handles) is no damage that may be skipped."""
 
 _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "GatedRepoError")
 
 
 class StorageError(OSError):
-    """A read failed for good: the file is missing, too short, altered, or out of reach."""
+    """A read failed for good, and the file is to blame: missing, too short, or altered. One out of reach is a `UserError`."""
+
+
+class _WrongBytesError(OSError):
+    """An answer came, but not what was asked for."""
 
 
 def check_member_name(name: str) -> str:
@@ -55,7 +67,8 @@ class Storage(ABC):
         """`length` bytes from `offset`. `is_whole` tells whether they are the right ones; remote reads are repeated if not.
 
         Raises:
-            StorageError: out of reach, too short, or never the right bytes.
+            StorageError: missing, too short, or never the right bytes.
+            UserError: out of reach.
         """
 
     @abstractmethod
@@ -67,12 +80,17 @@ def open_storage(location: str, remote: RemoteSettings | None = None) -> Storage
     """Storage of a local folder or a remote URL.
 
     Raises:
-        UserError: the scheme is not one that is served.
+        UserError: the scheme is not one that is served, or the URL holds a secret.
     """
     scheme, separator, _ = location.partition(":")
     if not separator or "/" in scheme or "\\" in scheme:
         return LocalStorage(os.path.expanduser(location))
     if scheme in REMOTE_SCHEMES and location.startswith(f"{scheme}://"):
+        if "@" in urlsplit(location).netloc or "?" in location:
+            raise UserError(
+                f"'{redacted(location)}': a login or a query in a URL would be saved with the run and told in messages; leave it "
+                "out, and put a login for http(s):// into ~/.netrc"
+            )
         return RemoteStorage(location, scheme, remote or RemoteSettings())
     allowed = ", ".join(f"{known}://" for known in REMOTE_SCHEMES)
     raise UserError(f"'{location}': '{scheme}:' is not served; use a local folder or {allowed}")
@@ -92,6 +110,10 @@ class LocalStorage(Storage):
             with open(Path(self.root) / check_member_name(name), "rb", buffering=0) as file:
                 data = os.pread(file.fileno(), length, offset)
         except OSError as error:
+            if error.errno not in _DAMAGE:
+                raise UserError(
+                    f"data set {self.root}: '{name}' cannot be read ({error.strerror}); start again with --resume once it can"
+                ) from error
             raise StorageError(f"cannot read '{name}' in '{self.root}': {error.strerror}") from error
         if len(data) != length:
             raise StorageError(f"'{name}' ends at byte {offset + len(data)}, before byte {offset + length}")
@@ -127,9 +149,9 @@ class RemoteStorage(Storage):
             options = {"cache_type": "none"} if self._scheme == "hf" else {}  # which would read ahead by megabytes
             data = filesystem.cat_file(url, start=offset, end=offset + length, **options)
             if len(data) != length:
-                raise OSError(f"{len(data)} bytes came instead of {length} (does the server serve ranges?)")
+                raise _WrongBytesError(f"{len(data)} bytes came instead of {length} (does the server serve ranges?)")
             if not is_whole(data):
-                raise OSError("its bytes are not those that were written (sha256 differs)")
+                raise _WrongBytesError("its bytes are not those that were written (sha256 differs)")
             return data
 
         data = self._try(name, fetch)
@@ -180,16 +202,26 @@ class RemoteStorage(Storage):
 
     def _refused(self, error: Exception) -> UserError:
         """Trying again would not help."""
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = redacted((str(error) or type(error).__name__).splitlines()[0])
         return UserError(
             f"data set {self.root}: may not be read ({reason}); give this machine the credentials that {self._scheme}:// asks for"
         )
 
     def _give_up(self, url: str, attempt: int, error: Exception) -> None:
-        """Raise if that was the last attempt."""
-        if attempt == self._settings.attempts:
-            reason = str(error.__cause__ or error) or type(error).__name__
-            raise StorageError(f"cannot read '{url}' after {attempt} attempts: {reason.splitlines()[0]}") from error
+        """Raise if that was the last attempt; say once that there are some."""
+        reason = redacted((str(error.__cause__ or error) or type(error).__name__).splitlines()[0])
+        attempts = self._settings.attempts
+        if attempt == attempts:
+            failed = f"cannot read '{url}' after {attempt} attempts: {reason}"
+            if isinstance(error, _WrongBytesError) or getattr(error, "status", None) == _RANGE_BEYOND_END:
+                raise StorageError(failed) from error
+            raise UserError(
+                f"data set {self.root}: {failed}; start again with --resume once it answers "
+                "(data.remote.attempts says how often it is asked)"
+            ) from error
+        if attempt == _TOLD_AT_ATTEMPT:
+            told = f"warning: cannot read '{url}' ({reason}); it is asked again, {attempts - attempt} times at most"
+            print(told, file=sys.stderr, flush=True)
 
     def _connect(self) -> Any:
         """The filesystem, one a process: fsspec's connections do not survive a fork."""
@@ -204,7 +236,8 @@ class RemoteStorage(Storage):
                     self._settings.timeout_seconds
                 )  # of silence: a large file on a slow line may take as long as it likes
                 options["client_kwargs"] = {
-                    "timeout": aiohttp.ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds)
+                    "timeout": aiohttp.ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds),
+                    "trust_env": True,  # logins from ~/.netrc, proxies from the environment
                 }
             self._filesystem = os.getpid(), fsspec.filesystem(self._scheme, **options)
         return self._filesystem[1]

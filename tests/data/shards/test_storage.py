@@ -156,6 +156,15 @@ def test_other_schemes_are_refused(location):
         open_storage(location)
 
 
+@pytest.mark.parametrize(
+    "location", ["https://me:word@host/set", "s3://KEY:word@bucket/set", "https://host/set?signature=word"]
+)
+def test_a_url_with_a_secret_is_refused_without_being_repeated(location):
+    with pytest.raises(UserError, match="would be saved with the run") as caught:
+        open_storage(location)
+    assert "word" not in str(caught.value)
+
+
 @pytest.mark.parametrize("location", ["s3://bucket/x", "hf://datasets/user/name", "https://host/x"])
 def test_allowed_schemes_connect_only_when_read(location):
     assert open_storage(location).root == location
