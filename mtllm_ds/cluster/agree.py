@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 
 from mtllm_ds.cluster.collectives import counted
-from mtllm_ds.cluster.launch import COLLECTIVE_TIMEOUT, NO_TIMEOUT, set_collective_timeout
 from mtllm_ds.errors import PeerFailedError, UserError
 from mtllm_ds.step_parts import in_part
 
@@ -66,18 +65,6 @@ def together(work: Callable[[], Result], device: torch.device) -> Result:
     if mistake is not None and culprit == own_rank():
         raise mistake
     raise PeerFailedError(UserError.exit_status)
-
-
-def patiently(work: Callable[[], Result], device: torch.device) -> Result:
-    """`together` of work that may take one rank hours longer than another: whoever is done waits without a bound.
-
-    For work outside training, whose watch sets bounds of its own.
-    """
-    set_collective_timeout(NO_TIMEOUT)
-    try:
-        return together(work, device)
-    finally:
-        set_collective_timeout(COLLECTIVE_TIMEOUT)
 
 
 def each_together(items: Iterable[Result], device: torch.device) -> Iterator[Result]:

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from mtllm_ds.cluster.agree import patiently, together, wait_for_all
+from mtllm_ds.cluster.agree import together, wait_for_all
 from mtllm_ds.cluster.launch import Cluster
+from mtllm_ds.cluster.patience import patiently
 from mtllm_ds.data.shards.blocks import Block
 from mtllm_ds.data.shards.manifest import Manifest
 from mtllm_ds.data.shards.targets import GroupSink, TargetWriter, TeacherIdentity

@@ -69,8 +69,9 @@ def run(options: argparse.Namespace) -> None:
 
     if options.answers_in not in (None, PROMPT):
         options.answers_in = check_language(options.answers_in)
-    from mtllm_ds.cluster.agree import from_main, patiently, together
+    from mtllm_ds.cluster.agree import from_main, together
     from mtllm_ds.cluster.launch import join_cluster_if_launched, leave_cluster
+    from mtllm_ds.cluster.patience import patiently
     from mtllm_ds.cluster.precision import reading_dtype
     from mtllm_ds.data.writing.display import CountDisplay
     from mtllm_ds.evaluation.generation.found import evaluate_languages, load_found

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from mtllm_ds import atomic
-from mtllm_ds.cluster.agree import patiently, together, wait_for_all
+from mtllm_ds.cluster.agree import together, wait_for_all
 from mtllm_ds.cluster.launch import Cluster
+from mtllm_ds.cluster.patience import patiently
 from mtllm_ds.data.text.padding import longest_first
 from mtllm_ds.errors import UserError
 
