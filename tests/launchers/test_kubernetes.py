@@ -16,6 +16,8 @@ def test_the_job_resumes_a_recipe_that_ships_into_the_volume_that_all_pods_see()
     worker = job["spec"]["pytorchReplicaSpecs"]["Worker"]
     policy = job["spec"]["elasticPolicy"]
     assert policy["minReplicas"] == policy["maxReplicas"] == worker["replicas"]
+    assert worker["restartPolicy"] == "OnFailure"  # torchrun tells a run that was asked to stop and saved as status 1
+    assert job["spec"]["runPolicy"]["backoffLimit"] > 0
     pod = worker["template"]["spec"]
     (container,) = pod["containers"]
     launcher, *command = container["command"]
