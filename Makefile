@@ -10,7 +10,7 @@ PIP = .venv/bin/python -m pip install -q --disable-pip-version-check -c constrai
 export DS_ACCELERATOR ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help venv demo test lint docs format clean
+.PHONY: help venv demo test lint docs supply-chain format clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
 
@@ -65,6 +65,9 @@ lint: $(VENV)  ## ruff, mypy, and the links of the pages
 docs: $(VENV)  ## the pages and the reference as a searchable site in build/site; a dead link fails
 	$(SITE)
 	@echo "site: build/site/index.html"
+
+supply-chain: $(VENV)  ## installed packages against pins, records of their files, and each other; no network
+	$(PY) -m mtllm_ds.supply_chain hashes.txt
 
 format: $(VENV)  ## let ruff mend what it can
 	$(PY) -m ruff check --fix .
