@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from benchmarks.faults.runs import BOUND_SECONDS, SAVED, Material, Outcome
+from benchmarks.steps import commit
 
 _WAIT_SECONDS = 300.0
 
@@ -31,6 +32,9 @@ def read_only_disk(material: Material) -> Outcome:
 
 def _on_disk(material: Material, name: str, options: str, mended: str) -> Outcome:
     folder = material.run(name) / "checkpoints"
+    while folder.is_mount():  # of a case that was itself killed
+        subprocess.run(["umount", str(folder)], check=True)
+    material.fresh(name)
     folder.mkdir(parents=True)
     _mount(["-t", "tmpfs", "-o", options, "tmpfs", str(folder)])
     try:
@@ -45,7 +49,8 @@ def _on_disk(material: Material, name: str, options: str, mended: str) -> Outcom
         mistakes += material.differences(name)
         steps = sorted(int(path.name[5:]) for path in folder.glob("step_*"))
         line = next((line for line in ranks.said.splitlines() if "NOT SAVED" in line), "")
-        return Outcome(name, time.monotonic() - began, statuses, line, steps[-1] if steps else 0, mistakes)
+        saved = steps[-1] if steps else 0
+        return Outcome(name, time.monotonic() - began, statuses, line, saved, mistakes, commit())
     finally:
         subprocess.run(["umount", str(folder)], check=False)
 

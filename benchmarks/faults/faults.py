@@ -2,16 +2,17 @@
 
     python -m benchmarks.faults.faults [--only WORD ...] [--moments 100] [--output runs/faults] [--results FOLDER]
 
-Each case ends by itself, goes on with `--resume auto`, and has the losses of the run that nothing struck. What is done stays done.
+Each case ends by itself, goes on with `--resume auto`, and has the losses of the run that nothing struck. What is done stays done;
+results are written once no case is missing, with the commits that the cases ran on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import random
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -19,14 +20,18 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.faults.disks import full_disk, may_mount, read_only_disk
-from benchmarks.faults.injection import KINDS, PLACES, Fault
-from benchmarks.faults.runs import BOUND_SECONDS, STRUCK, Material, Outcome, embedded_material
+from benchmarks.faults.injection import KINDS, NAN, PLACES, Fault
+from benchmarks.faults.runs import BOUND_SECONDS, STRUCK, Material, Outcome, embedded_material, origin
+from benchmarks.faults.shard_server import ShardServer
 from benchmarks.steps import commit
 from mtllm_ds import atomic
 from mtllm_ds.checkpoint.store import checkpoint_folders
 from mtllm_ds.command_line import Parser, natural_int, run_and_exit
+from mtllm_ds.preflight.resume import find_checkpoint
 
 Case = Callable[[], Outcome]
+_ANSWERS = 9
+"""Blocks that a shard server gives before it dies, of about 15 in a run: each of four lanes reads one in two or three steps."""
 _SAVE_SECONDS = 0.5
 """Within which a process is killed after its save began; one of this size takes about as long."""
 
@@ -39,6 +44,11 @@ def cases(material: Material, num_moments: int) -> dict[str, Case]:
             for kind in KINDS:
                 found[f"{kind}, {place}, rank {rank}"] = lambda k=kind, p=place, r=rank: material.strike(k, p, r)  # type: ignore[misc]
     found["SIGUSR1, step, rank 1"] = lambda: material.strike("SIGUSR1", "step", 1)
+    for logged, log_every in (("logged", 1), ("not logged", 2)):
+        name = f"{NAN} in a step that is {logged}, rank 1"
+        found[name] = lambda n=name, e=log_every: material.strike(NAN, "step", 1, f"run.log_every={e}", name=n)  # type: ignore[misc]
+    found["a shard server dies and comes back"] = lambda: _server_back(material)
+    found["a shard server dies"] = lambda: _server_away(material)
     found["a reader process is killed"] = lambda: _reader_killed(material)
     found["a slow rank"] = lambda: _slow(material)
     found["the newest checkpoint is damaged"] = lambda: _damaged(material)
@@ -54,28 +64,69 @@ def cases(material: Material, num_moments: int) -> dict[str, Case]:
 
 def _reader_killed(material: Material) -> Outcome:
     name = "a reader process is killed"
-    fault = Fault("a reader is killed", "step", 1, STRUCK["step"], material.folder / name / "struck")
-    fault.note.parent.mkdir(parents=True)
+    fault = Fault("a reader is killed", "step", 1, STRUCK["step"], material.fresh(name) / "struck")
     ranks = material.start(name, "data.num_workers=1", fault=fault)
     statuses = ranks.wait(300)
     ranks.kill()
     line = next((line for line in ranks.said.splitlines() if "a reader process died" in line), "")
     mistakes = [] if line and statuses == [2, 2] else [f"{statuses}: {ranks.said[-600:]}"]
-    return Outcome(name, 0.0, statuses, line, 2, mistakes + material.finish(name))
+    return Outcome(name, 0.0, statuses, line, 2, mistakes + material.finish(name), commit())
+
+
+_AT_ONCE = ["data.remote.cache_bytes=0", "data.remote.first_wait_seconds=0.2", "data.remote.attempts=8"]
+
+
+def _server_back(material: Material) -> Outcome:
+    """A second later, while the ranks still ask."""
+    name = "a shard server dies and comes back"
+    material.fresh(name)
+    server = ShardServer(material.train)
+    server.start(dies_at_answer=_ANSWERS)
+    revival = server.start_after_death(seconds=1.0)
+    try:
+        mistakes = material.finish(name, f"data.train={server.url}", *_AT_ONCE)
+        revival.join(BOUND_SECONDS)
+    finally:
+        server.close()
+    mistakes += ["it never died"] if revival.is_alive() else []
+    return Outcome(name, 0.0, [0, 0], "", 6, mistakes, commit())
+
+
+def _server_away(material: Material) -> Outcome:
+    """Until the run has ended; then it goes on."""
+    name = "a shard server dies"
+    material.fresh(name)
+    server = ShardServer(material.train)
+    server.start(dies_at_answer=_ANSWERS)
+    more = [f"data.train={server.url}", "data.on_error=skip", "data.max_skipped_share=1", *_AT_ONCE]
+    try:
+        ranks = material.start(name, *more)
+        statuses = ranks.wait(300)
+        ranks.kill()
+        line = next((line for line in ranks.said.splitlines() if line.startswith("error: data set")), "")
+        mistakes = [] if line and statuses == [2, 2] else [f"{statuses}: {ranks.said[-600:]}"]
+        mistakes += [] if server.is_dead else ["it never died"]
+        server.start()
+        newest, _, _ = find_checkpoint(material.run(name) / "checkpoints", "auto")
+        saved = 0 if newest is None else newest.step
+        return Outcome(name, 0.0, statuses, line, saved, mistakes + material.finish(name, *more), commit())
+    finally:
+        server.close()
 
 
 def _slow(material: Material) -> Outcome:
     name = "a slow rank"
-    (material.folder / name).mkdir(parents=True)
-    ranks = material.start(name, fault=Fault("slow", "step", 1, 1, material.folder / name / "struck", often=True))
+    fault = Fault("slow", "step", 1, 1, material.fresh(name) / "struck", often=True)
+    ranks = material.start(name, fault=fault)
     statuses = ranks.wait(300)
     ranks.kill()
     mistakes = material.differences(name) if statuses == [0, 0] else [f"{statuses}: {ranks.said[-600:]}"]
-    return Outcome(name, 0.0, statuses, "", 6, mistakes)
+    return Outcome(name, 0.0, statuses, "", 6, mistakes, commit())
 
 
 def _damaged(material: Material) -> Outcome:
     name = "the newest checkpoint is damaged"
+    material.fresh(name)
     mistakes = material.finish(name)
     newest = list(checkpoint_folders(material.run(name) / "checkpoints").values())[-1] / "moments.safetensors"
     data = bytearray(newest.read_bytes())
@@ -84,20 +135,20 @@ def _damaged(material: Material) -> Outcome:
     mistakes += material.finish(name)
     said = (material.folder / name / "log.txt").read_text(encoding="utf-8")
     line = next((line for line in said.splitlines() if "passed over" in line), "")
-    return Outcome(name, 0.0, [0, 0], line, 6, mistakes + ([] if line else ["nothing was said"]))
+    return Outcome(name, 0.0, [0, 0], line, 6, mistakes + ([] if line else ["nothing was said"]), commit())
 
 
 def _other_ranks(material: Material) -> Outcome:
     name, mistakes, statuses = "1, 2, 3 and 1 ranks", [], []
-    (material.folder / name).mkdir(parents=True)
+    folder = material.fresh(name)
     for number, world_size in enumerate((1, 2, 3)):
-        fault = Fault("SIGTERM", "step", world_size - 1, 1 + number, material.folder / name / "struck")
+        fault = Fault("SIGTERM", "step", world_size - 1, 1 + number, folder / "struck")
         ranks = material.start(name, world_size=world_size, fault=fault)
         statuses = ranks.wait(300)
         ranks.kill()
         mistakes += [] if statuses == [85] * world_size else [f"{world_size} ranks: {statuses}: {ranks.said[-600:]}"]
     mistakes += material.finish(name, world_size=1)
-    return Outcome(name, 0.0, statuses, "", 6, mistakes)
+    return Outcome(name, 0.0, statuses, "", 6, mistakes, commit())
 
 
 def write_results(folder: Path, outcomes: dict[str, Outcome], root: Path) -> None:
@@ -121,8 +172,8 @@ def write_results(folder: Path, outcomes: dict[str, Outcome], root: Path) -> Non
         said = one.said.replace("|", "/").replace(f"{root}/", "").removeprefix("watch: ")
         rows.append(f"| {name} | {one.seconds:.1f} s | {one.statuses} | {kept} | {one.saved} | {said} |")
     atomic.write_text(folder / "table.md", "\n".join(rows) + "\n")
-    origin = {"commit": commit(), "python": platform.python_version(), "machine": platform.machine(), "ranks": 2}
-    atomic.write_json(folder / "provenance.json", origin)
+    commits = dict(Counter(one.commit for one in outcomes.values()))
+    atomic.write_json(folder / "provenance.json", {**origin(), "cases_by_commit": commits})
 
 
 def main() -> int:
@@ -140,7 +191,8 @@ def main() -> int:
     console, material = Console(), embedded_material(options.output.absolute())
     assert material.truth
     outcomes: dict[str, Outcome] = {}
-    for name, case in cases(material, options.moments).items():
+    wanted = cases(material, options.moments)
+    for name, case in wanted.items():
         place = options.output / "outcomes" / f"{name}.json"
         if place.exists():
             outcomes[name] = Outcome(**json.loads(place.read_text(encoding="utf-8")))
@@ -150,9 +202,13 @@ def main() -> int:
             one = outcomes[name]
             told = f"{name}: {'as promised' if not one.mistakes else one.mistakes} ({one.seconds:.1f} s) {one.said}"
             console.print(told, highlight=False, markup=False, soft_wrap=True)
-    write_results(options.results, outcomes, material.folder)
     bad = [name for name, one in outcomes.items() if one.mistakes]
-    console.print(f"{len(outcomes) - len(bad)} of {len(outcomes)} as promised; {options.results / 'table.md'}")
+    console.print(f"{len(outcomes) - len(bad)} of {len(outcomes)} as promised")
+    if missing := len(wanted) - len(outcomes):
+        console.print(f"{missing} of {len(wanted)} cases are missing: no results are written")
+    else:
+        write_results(options.results, outcomes, material.folder)
+        console.print(f"results: {options.results / 'table.md'}", highlight=False)
     return 1 if bad else 0
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -14,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,8 @@ KINDS: dict[str, Callable[[], object]] = {
     "SIGKILL": _signal(signal.SIGKILL),
     "SIGSTOP": _signal(signal.SIGSTOP),
 }
+NAN = "NaN"
+"""A loss that is none, in a step: nothing ends there but all ranks together."""
 POLITE = ("SIGINT", "SIGTERM", "SIGUSR1")
 """Those after which a run saves and leaves in good order."""
 OTHERS: dict[str, Callable[[], object]] = {
@@ -106,6 +109,7 @@ def record_memory(folder: Path, rank: int) -> None:
         if phase == "data":
             info = ask()
             row = {
+                "process": os.getpid(),
                 "step": step,
                 "allocated_bytes": info.uordblks + info.hblkhd,
                 "python_blocks": sys.getallocatedblocks(),
@@ -159,8 +163,21 @@ class Fault:
 
             return call
 
+        def spoiling(forward: Callable) -> Callable:
+            def call(engine: Engine, batch: Any) -> Any:
+                output = forward(engine, batch)
+                if now["phase"] != "step" or now["step"] < self.step or struck:
+                    return output
+                struck.append(time.time())
+                self._note()
+                return replace(output, loss_sum=output.loss_sum * math.nan)
+
+            return call
+
         Watch.enter = noted(Watch.enter)  # type: ignore[method-assign]
-        if self.place == "step":
+        if self.kind == NAN:
+            Engine.forward = spoiling(Engine.forward)  # type: ignore[method-assign]
+        elif self.place == "step":
             Engine.backward = striking("step", Engine.backward)  # type: ignore[method-assign]
         elif self.place == "rollout":
             StudentWriter.write = striking("prepare", StudentWriter.write)  # type: ignore[method-assign]
@@ -171,8 +188,11 @@ class Fault:
         else:  # it gathers with the others
             TrainableState.get = striking("save", TrainableState.get)  # type: ignore[method-assign]
 
-    def _strike(self) -> None:
+    def _note(self) -> None:
         self.note.write_text(str(time.time()))
+
+    def _strike(self) -> None:
+        self._note()
         fault = {**KINDS, **OTHERS}[self.kind]
         if not self.delay_seconds:
             fault()

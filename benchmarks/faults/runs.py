@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import json
+import platform
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from benchmarks.faults.injection import POLITE, Fault
+import numpy as np
+import yaml
+from safetensors.numpy import load_file
+
+from benchmarks.faults.injection import NAN, POLITE, Fault
 from benchmarks.faults.ranks import Ranks
-from mtllm_ds.errors import UserError
+from benchmarks.steps import commit
+from mtllm_ds.errors import UnsoundStepError, UserError
 from mtllm_ds.preflight.resume import find_checkpoint
 from mtllm_ds.training.preemption import EXIT_PREEMPTED
 
@@ -41,6 +52,8 @@ class Outcome:
     saved: int
     """Step of the newest whole checkpoint"""
     mistakes: list[str]
+    commit: str = ""
+    """Of the code that was struck"""
 
 
 class Material:
@@ -64,6 +77,12 @@ class Material:
         """Its run folder."""
         return self.folder / name / "run"
 
+    def fresh(self, name: str) -> Path:
+        """A case's folder without what a case that was itself killed has left there."""
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+        (self.folder / name).mkdir(parents=True)
+        return self.folder / name
+
     def finish(self, name: str, *more: str, world_size: int = 2) -> list[str]:
         """Go on with a run, or begin one, to its end; what is wrong with it then."""
         ranks = self.start(name, *more, world_size=world_size)
@@ -74,8 +93,10 @@ class Material:
         return self.differences(name)
 
     def differences(self, name: str) -> list[str]:
-        """Where a finished run's losses are not those of the run that nothing struck."""
+        """Where a finished run's losses, or weights where it logs means of several steps, are not those of the undisturbed run."""
         found, truth = losses_of(self.run(name)), self.truth
+        if yaml.safe_load((self.run(name) / "config.yaml").read_text(encoding="utf-8"))["run"]["log_every"] > 1:
+            return self._other_weights(name)
         if found.keys() != truth.keys():
             return [f"steps {sorted(found)} instead of {sorted(truth)}"]
         return [
@@ -83,6 +104,22 @@ class Material:
             for step, loss in truth.items()
             if abs(found[step] - loss) > 1e-5 * abs(loss)
         ]
+
+    def _other_weights(self, name: str) -> list[str]:
+        found, truth = (
+            load_file(self.run(one) / "checkpoints" / f"step_{STEPS:08d}" / "trainable.safetensors")
+            for one in (name, "truth")
+        )
+        if found.keys() != truth.keys():
+            return ["other weights than those of the undisturbed run"]
+        return [key for key in truth if not np.allclose(found[key], truth[key], rtol=1e-4, atol=1e-6)]
+
+    @property
+    def train(self) -> Path:
+        """The training shards."""
+        return Path(
+            next(word for word in self._arguments if word.startswith("data.train=")).removeprefix("data.train=")
+        )
 
     @property
     def truth(self) -> dict[int, float]:
@@ -95,13 +132,13 @@ class Material:
             self._truth = losses_of(self.run("truth"))
         return self._truth
 
-    def strike(self, kind: str, place: str, rank: int, *, name: str = "", delay_seconds: float = 0.0) -> Outcome:
+    def strike(
+        self, kind: str, place: str, rank: int, *more: str, name: str = "", delay_seconds: float = 0.0
+    ) -> Outcome:
         """Put a fault into a fresh run, see it end, go on to the end."""
         name = name or f"{kind} in a {place}, rank {rank}".replace(" a evaluation", " an evaluation")
-        folder = self.folder / name
-        fault = Fault(kind, place, rank, STRUCK[place], folder / "struck", delay_seconds)
-        folder.mkdir(parents=True, exist_ok=True)
-        ranks = self.start(name, fault=fault)
+        fault = Fault(kind, place, rank, STRUCK[place], self.fresh(name) / "struck", delay_seconds)
+        ranks = self.start(name, *more, fault=fault)
         end = time.monotonic() + _RUN_SECONDS
         while not fault.note.exists() and None in ranks.wait(0.1) and time.monotonic() < end:
             pass
@@ -123,8 +160,8 @@ class Material:
             mistakes.append(str(error))
         if saved < SAVED:
             mistakes.append("the checkpoint before the strike is gone")
-        mistakes += self.finish(name)
-        return Outcome(name, seconds, statuses, line, saved, mistakes)
+        mistakes += self.finish(name, *more)
+        return Outcome(name, seconds, statuses, line, saved, mistakes, commit())
 
 
 def _named(
@@ -134,6 +171,12 @@ def _named(
     if kind in POLITE:
         line = next((line for line in said.splitlines() if "stopped by request" in line), "")
         return line, [] if line and statuses == [EXIT_PREEMPTED] * 2 else [f"no good order: {statuses}"]
+    if kind == NAN:
+        wanted = f"error: step {STRUCK[place]}: rank {rank} could not take it soundly"
+        line = next((line for line in said.splitlines() if line.startswith(wanted)), "")
+        return line, [] if line and statuses == [UnsoundStepError.exit_status] * 2 else [
+            f"not stopped by all: {statuses}"
+        ]
     told = [line for line in said.splitlines() if line.startswith("watch: ")]
     line = next((line for line in told if line.startswith(f"watch: rank {rank} ")), "")
     mistakes = [] if line else [f"rank {rank} is not named: {told}"]
@@ -142,10 +185,31 @@ def _named(
     return line, mistakes + (["a rank ended as if all were well"] if 0 in statuses else [])
 
 
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """Of a file with a JSON object per line, whose last may be cut off by a kill."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
+
+
 def losses_of(run: Path) -> dict[int, float]:
     """Training losses by step."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+    return {row["step"]: row["loss"] for row in rows_of(run / "metrics.jsonl") if "loss" in row}
+
+
+def origin() -> dict[str, object]:
+    """Where figures come from."""
+    return {
+        "commit": commit(),
+        "date": datetime.date.today().isoformat(),
+        "python": platform.python_version(),
+        "torch": metadata.version("torch"),
+        "deepspeed": metadata.version("deepspeed"),
+        "machine": platform.machine(),
+        "ranks": 2,
+    }
 
 
 def embedded_material(folder: Path) -> Material:
@@ -156,14 +220,15 @@ def embedded_material(folder: Path) -> Material:
     for name, text in (("train", "stage1_valid"), ("valid", "topics_valid")):
         if not (folder / name / "manifest.json").exists():
             source = f"eng_Latn=assets/text/{text}_eng_Latn.jsonl.xz"
-            output = ["--output", str(folder / name)]
+            output = ["--output", str(folder / name), "--block-samples", "8"]
             run_command(["prepare", "dialogues", "--plain", "--input", source, *models, *output])
     return Material(
         folder / "cases",
         [
             "--recipe", "mtllm_generative", f"data.train={folder / 'train'}", f"data.validation={folder / 'valid'}",
-            "data.validation_samples=64", "data.lanes=4", "data.cells_per_forward=1", "data.encoder_tokens_per_cell=64",
-            "data.llm_tokens_per_cell=64", "model.connector.init=default", "model.connector.match_scale=false",
+            "data.validation_samples=64", "data.lanes=4", "data.cells_per_forward=1", "data.queue_size=8",
+            "data.encoder_tokens_per_cell=64", "data.llm_tokens_per_cell=64", "model.connector.init=default",
+            "model.connector.match_scale=false",
             "objective.rollouts={max_new_tokens: 4, share: 0.5}", "model.encoder.max_length=48", "model.llm.max_length=48",
         ],
     )  # fmt: skip

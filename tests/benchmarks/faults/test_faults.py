@@ -1,9 +1,12 @@
 """The worst of `make faults`, on tiny models: a rank that is stopped, holds its interpreter, does not return, or dies."""
 
+import json
+
 import pytest
 
-from benchmarks.faults.injection import KINDS, PLACES
-from benchmarks.faults.runs import Material, _named
+from benchmarks.faults import faults
+from benchmarks.faults.injection import KINDS, NAN, PLACES
+from benchmarks.faults.runs import Material, Outcome, _named
 from tests.fixtures.dialogue_runs import make_dialogue_run
 
 BOUND_SECONDS = 15.0
@@ -32,7 +35,11 @@ def test_a_fault_ends_the_run_in_time_with_its_rank_and_phase_and_nothing_is_los
     assert why in outcome.said
 
 
-def test_a_polite_signal_in_a_save_ends_in_good_order(material):
+def test_a_polite_signal_in_a_save_ends_in_good_order_whatever_an_interrupted_case_has_left(material):
+    left = material.folder / "SIGTERM in a save, rank 0"
+    (left / "run").mkdir(parents=True)
+    (left / "struck").write_text("long ago")
+    (left / "run" / "config.yaml").write_text("")
     assert material.strike("SIGTERM", "save", 0).mistakes == []
 
 
@@ -43,4 +50,26 @@ def test_the_table_tells_what_is_not_as_promised():
     assert "is not named" in _named(said, "SIGKILL", "save", 0, [-9, 1], 0.0)[1][0]
     assert _named(said, "SIGKILL", "step", 0, [-9, 0], 0.0)[1] == ["a rank ended as if all were well"]
     assert _named("", "SIGTERM", "step", 0, [85, 1], 0.0)[1] == ["no good order: [85, 1]"]
+    nan = "error: step 3: rank 1 could not take it soundly (its loss nan)"
+    assert _named(nan, NAN, "step", 1, [3, 3], 0.0) == (nan, [])
+    assert _named(nan, NAN, "step", 0, [3, 3], 0.0)[1] == ["not stopped by all: [3, 3]"]
     assert (len(KINDS), len(PLACES)) == (11, 4)
+
+
+def test_results_are_written_once_no_case_is_missing(tmp_path, monkeypatch, capsys):
+    names = ["one", "two"]
+    made = {name: lambda n=name: Outcome(n, 1.0, [0, 0], f"watch: {n}", 6, [], f"commit-of-{n}") for name in names}
+    material = type("Nothing", (), {"truth": {1: 1.0}, "folder": tmp_path})()
+    monkeypatch.setattr(faults, "embedded_material", lambda folder: material)
+    monkeypatch.setattr(faults, "cases", lambda *_: made)
+    results = tmp_path / "results"
+    words = ["faults", "--output", str(tmp_path / "out"), "--results", str(results)]
+    monkeypatch.setattr("sys.argv", [*words, "--only", "one"])
+    assert faults.main() == 0
+    assert not results.exists()
+    assert "1 of 2 cases are missing" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", words)
+    assert faults.main() == 0
+    origin = json.loads((results / "provenance.json").read_text())
+    assert origin["cases_by_commit"] == {"commit-of-one": 1, "commit-of-two": 1}
+    assert json.loads((results / "summary.json").read_text())["cases_as_promised"] == 2
