@@ -1,4 +1,8 @@
-"""The server of the shards dies in the middle of a training: nothing is lost, repeated, or silent."""
+"""The server of the shards dies in the middle of a training, or a reader process does: nothing is lost, repeated, or silent."""
+
+import multiprocessing
+import os
+import signal
 
 import pytest
 
@@ -94,3 +98,83 @@ def test_a_server_that_stays_away_ends_the_run_in_one_line_and_it_goes_on_later(
     assert "\n" not in told[0][1]
     server.start()
     assert_is(run_on_two(recipe, name, "auto", **more), truth)
+
+
+def kill_a_reader():
+    """On a rank: what a system out of memory does to it."""
+    for child in multiprocessing.active_children():
+        os.kill(child.pid, signal.SIGKILL)
+
+
+def train_until_a_reader_is_killed(recipe, overrides):
+    """On a rank of a pool: rank 1 loses its readers in step 3."""
+    from mtllm_ds.training.engine import Engine
+
+    cluster, backward, calls = join_cluster(), Engine.backward, []
+
+    def struck(*given):
+        calls.append(1)
+        if cluster.rank == 1 and len(calls) == 5:  # two forwards per step
+            kill_a_reader()
+        return backward(*given)
+
+    Engine.backward = struck
+    try:
+        return run_training(settings_of(recipe, **overrides), cluster, False)
+    finally:
+        Engine.backward = backward
+
+
+def test_a_reader_process_that_is_killed_ends_the_run_in_one_line_and_it_goes_on(recipe, truth):
+    more = {"data__num_workers": 1}
+    with pytest.raises(RankError) as caught:
+        ranks(2).run(train_until_a_reader_is_killed, recipe, overrides_of(recipe, "reader", **more))
+    quiet, told = caught.value.errors
+    assert quiet[0] == "PeerFailedError"
+    assert told[0] == "UserError"
+    assert "a reader process died" in told[1]
+    assert_is(run_on_two(recipe, "reader", "auto", **more), truth)
+
+
+PASSWORD, TOKEN, KEY = "word-of-the-server", "hf_AbCdEfGhIjKlMnOpQr", "key-of-the-bucket"
+
+
+def train_with_secrets(recipe, overrides, netrc):
+    """On a rank of a pool, with whatever a user's environment may hold."""
+    before = dict(os.environ)
+    os.environ |= {"NETRC": str(netrc), "HF_TOKEN": TOKEN, "AWS_SECRET_ACCESS_KEY": KEY, "WANDB_API_KEY": KEY}
+    try:
+        return train(recipe, overrides, False)
+    finally:
+        os.environ.clear()
+        os.environ |= before
+
+
+def test_what_a_run_saves_holds_no_secret_and_nothing_that_could_run_code(recipe, truth, tmp_path):
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"machine 127.0.0.1 login reader password {PASSWORD}\n")
+    netrc.chmod(0o600)
+    server = ShardServer(recipe.parent / "train", login=f"reader:{PASSWORD}")
+    server.start()
+    try:
+        overrides = overrides_of(recipe, "secrets", data__train=server.url, run__tensorboard=True)
+        assert ranks(2).run(train_with_secrets, recipe, overrides, netrc) == [0, 0]
+    finally:
+        server.close()
+    assert_is(settings_of(recipe, **overrides), truth)
+    files = [path for path in (recipe.parent / "secrets").rglob("*") if path.is_file()]
+    for path in files:
+        held = [word for word in (PASSWORD, TOKEN, KEY) if word.encode() in path.read_bytes()]
+        assert not held, path
+    own = [path for path in files if path.parent.name != "tensorboard" and path.name != ".lock"]
+    assert {path.suffix for path in own} == {".yaml", ".jsonl", ".json", ".safetensors"}
+
+
+@pytest.mark.parametrize(
+    "url", [f"http://reader:{PASSWORD}@127.0.0.1:1/set", f"http://127.0.0.1:1/set?signature={PASSWORD}"]
+)
+def test_a_url_with_a_secret_is_refused_before_anything_is_saved(recipe, url):
+    with pytest.raises(RankError, match="would be saved with the run") as caught:
+        run_on_two(recipe, "refused", data__train=url)
+    assert PASSWORD not in str(caught.value).splitlines()[0]
+    assert not (recipe.parent / "refused").exists()

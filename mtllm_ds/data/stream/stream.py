@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -169,7 +170,8 @@ class TrainStream:
                 worker_init_fn=partial(_start_reader, parent=os.getpid()),
                 collate_fn=_Part.pack,  # type: ignore[arg-type]
             )
-            parts = (pickle.loads(packed) for packed in loader)  # of our own workers, never of a data set
+            packed_parts = _without_interruptions(loader)
+            parts = (pickle.loads(packed) for packed in packed_parts)  # of our own workers, never of a data set
         while True:
             try:
                 step = [next(parts) for _ in range(workers)]
@@ -265,6 +267,16 @@ class _Parts(IterableDataset):
         blocks = self._manifest.blocks_of_rows(np.concatenate([np.empty(0, np.int64), *cells]))
         found = dict.fromkeys(self._manifest.index.language[blocks].tolist())
         return tuple(self._manifest.languages[language] for language in found)
+
+
+def _without_interruptions(loader: DataLoader) -> Iterator[bytes]:
+    """The loader's items. A worker's death is told where the next item is asked for: torch's handler of SIGCHLD would raise in
+    whatever the main thread does just then, such as a backward, where the other ranks are left waiting."""
+    before = signal.getsignal(signal.SIGCHLD)
+    items = iter(loader)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, before)
+    return items
 
 
 def _start_reader(worker: int, parent: int) -> None:

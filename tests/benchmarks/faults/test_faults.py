@@ -35,6 +35,12 @@ def test_a_fault_ends_the_run_in_time_with_its_rank_and_phase_and_nothing_is_los
     assert why in outcome.said
 
 
+def test_a_loss_that_is_not_finite_on_one_rank_stops_all_at_a_step_that_is_not_logged(material):
+    outcome = material.strike(NAN, "step", 1, "run.log_every=2")
+    assert outcome.mistakes == []
+    assert "step 3: rank 1 could not take it soundly" in outcome.said
+
+
 def test_a_polite_signal_in_a_save_ends_in_good_order_whatever_an_interrupted_case_has_left(material):
     left = material.folder / "SIGTERM in a save, rank 0"
     (left / "run").mkdir(parents=True)
