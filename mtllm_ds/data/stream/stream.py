@@ -275,7 +275,7 @@ def _without_interruptions(loader: DataLoader) -> Iterator[bytes]:
     before = signal.getsignal(signal.SIGCHLD)
     items = iter(loader)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, before)
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)  # None: of a library that is not Python's
     return items
 
 
