@@ -21,7 +21,7 @@ from rich.console import Console
 
 from benchmarks.faults.disks import full_disk, may_mount, read_only_disk
 from benchmarks.faults.injection import KINDS, NAN, PLACES, Fault
-from benchmarks.faults.runs import BOUND_SECONDS, STRUCK, Material, Outcome, embedded_material, origin
+from benchmarks.faults.runs import BOUND_SECONDS, STRUCK, WORDS, Material, Outcome, embedded_material, origin
 from benchmarks.faults.shard_server import ShardServer
 from benchmarks.steps import commit
 from mtllm_ds import atomic
@@ -32,8 +32,6 @@ from mtllm_ds.preflight.resume import find_checkpoint
 Case = Callable[[], Outcome]
 _ANSWERS = 9
 """Blocks that a shard server gives before it dies, of about 15 in a run: each of four lanes reads one in two or three steps."""
-_SAVE_SECONDS = 0.5
-"""Within which a process is killed after its save began; one of this size takes about as long."""
 
 
 def cases(material: Material, num_moments: int) -> dict[str, Case]:
@@ -57,8 +55,8 @@ def cases(material: Material, num_moments: int) -> dict[str, Case]:
         found |= {"full disk": lambda: full_disk(material), "read-only disk": lambda: read_only_disk(material)}
     draw = random.Random(0)
     for moment in range(num_moments):
-        name, delay = f"SIGKILL at moment {moment} of a save", draw.uniform(0.001, _SAVE_SECONDS)
-        found[name] = lambda n=name, d=delay: material.strike("SIGKILL", "save", 0, name=n, delay_seconds=d)  # type: ignore[misc]
+        name, share = f"SIGKILL at moment {moment} of a save", draw.random()
+        found[name] = lambda n=name, s=share: material.strike("SIGKILL", "save", 0, name=n, share_of_save=s)  # type: ignore[misc]
     return found
 
 
@@ -155,6 +153,7 @@ def write_results(folder: Path, outcomes: dict[str, Outcome], root: Path) -> Non
     """`summary.json` (figures), `table.md` and `provenance.json`; paths in it begin below `root`."""
     folder.mkdir(parents=True, exist_ok=True)
     good = [one for one in outcomes.values() if not one.mistakes]
+    moments = [one for name, one in outcomes.items() if "at moment" in name]
     atomic.write_figures(
         folder / "summary.json",
         {
@@ -162,7 +161,8 @@ def write_results(folder: Path, outcomes: dict[str, Outcome], root: Path) -> Non
             "cases_as_promised": len(good),
             "slowest_end_seconds": round(max(one.seconds for one in outcomes.values()), 1),
             "bound_seconds": BOUND_SECONDS,
-            "random_moments_of_a_save": sum("at moment" in name for name in outcomes),
+            "random_moments": len(moments),
+            "random_moments_within_the_save": sum(WORDS["save"] in one.said for one in moments),
             **{f"seconds/{name}": round(one.seconds, 1) for name, one in outcomes.items() if "at moment" not in name},
         },
     )

@@ -130,8 +130,8 @@ class Fault:
     step: int
     note: Path
     """Holds the time of the strike."""
-    delay_seconds: float = 0.0
-    """It strikes so much later, whatever is done then."""
+    share_of_save: float | None = None
+    """In place "save": it strikes so far into one, as a share of the time that the rank's save before took."""
     often: bool = False
     """At every chance."""
 
@@ -143,13 +143,18 @@ class Fault:
         from mtllm_ds.models.rollouts import StudentWriter
         from mtllm_ds.training.engine import Engine
 
-        now: dict[str, Any] = {"phase": "start", "step": 0}
+        now: dict[str, Any] = {"phase": "start", "step": 0, "since": time.monotonic(), "save_seconds": 0.0}
         struck: list[float] = []
 
         def noted(enter: Callable) -> Callable:
             def call(watch: Watch, phase: str, step: int) -> None:
-                now.update(phase=phase, step=step)
+                if now["phase"] == "save":
+                    now["save_seconds"] = time.monotonic() - now["since"]
+                now.update(phase=phase, step=step, since=time.monotonic())
                 enter(watch, phase, step)
+                if self.share_of_save is not None and phase == "save" and step >= self.step and not struck:
+                    struck.append(time.time())
+                    self._strike_later(self.share_of_save * now["save_seconds"])
 
             return call
 
@@ -175,6 +180,8 @@ class Fault:
             return call
 
         Watch.enter = noted(Watch.enter)  # type: ignore[method-assign]
+        if self.share_of_save is not None:
+            return
         if self.kind == NAN:
             Engine.forward = spoiling(Engine.forward)  # type: ignore[method-assign]
         elif self.place == "step":
@@ -193,13 +200,10 @@ class Fault:
 
     def _strike(self) -> None:
         self._note()
-        fault = {**KINDS, **OTHERS}[self.kind]
-        if not self.delay_seconds:
-            fault()
-            return
+        {**KINDS, **OTHERS}[self.kind]()
 
-        def later() -> None:
-            time.sleep(self.delay_seconds)
-            fault()
-
-        threading.Thread(target=later, daemon=True).start()
+    def _strike_later(self, seconds: float) -> None:
+        """Whatever is done then."""
+        timer = threading.Timer(seconds, self._strike)
+        timer.daemon = True
+        timer.start()

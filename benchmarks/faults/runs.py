@@ -31,7 +31,7 @@ _RUN_SECONDS = 600.0
 """For a whole run without one, on a busy machine."""
 STEPS, SAVED, STRUCK = 6, 2, {"step": 3, "rollout": 3, "save": 4, "evaluation": 4}
 """Length of a run, steps between its checkpoints, and where faults strike."""
-_WORDS = {
+WORDS = {
     "step": "taking step 3",
     "rollout": "preparing step 3 (its rollouts or previews)",
     "save": "saving step 4",
@@ -133,11 +133,11 @@ class Material:
         return self._truth
 
     def strike(
-        self, kind: str, place: str, rank: int, *more: str, name: str = "", delay_seconds: float = 0.0
+        self, kind: str, place: str, rank: int, *more: str, name: str = "", share_of_save: float | None = None
     ) -> Outcome:
         """Put a fault into a fresh run, see it end, go on to the end."""
         name = name or f"{kind} in a {place}, rank {rank}".replace(" a evaluation", " an evaluation")
-        fault = Fault(kind, place, rank, STRUCK[place], self.fresh(name) / "struck", delay_seconds)
+        fault = Fault(kind, place, rank, STRUCK[place], self.fresh(name) / "struck", share_of_save)
         ranks = self.start(name, *more, fault=fault)
         end = time.monotonic() + _RUN_SECONDS
         while not fault.note.exists() and None in ranks.wait(0.1) and time.monotonic() < end:
@@ -149,7 +149,7 @@ class Material:
         mistakes = [] if fault.note.exists() else ["the fault never struck"]
         if None in statuses:
             mistakes.append(f"still there after {BOUND_SECONDS:.0f} s: {statuses}")
-        line, wrong = _named(ranks.said, kind, place, rank, statuses, delay_seconds)
+        line, wrong = _named(ranks.said, kind, place, rank, statuses, anywhere=share_of_save is not None)
         mistakes += wrong
         try:
             newest, damaged, _ = find_checkpoint(self.run(name) / "checkpoints", "auto")
@@ -165,9 +165,9 @@ class Material:
 
 
 def _named(
-    said: str, kind: str, place: str, rank: int, statuses: list[int | None], delay: float
+    said: str, kind: str, place: str, rank: int, statuses: list[int | None], *, anywhere: bool = False
 ) -> tuple[str, list[str]]:
-    """The line that tells of a fault, and what it or the statuses lack."""
+    """The line that tells of a fault, and what it or the statuses lack; with `anywhere` it may name another phase."""
     if kind in POLITE:
         line = next((line for line in said.splitlines() if "stopped by request" in line), "")
         return line, [] if line and statuses == [EXIT_PREEMPTED] * 2 else [f"no good order: {statuses}"]
@@ -180,8 +180,8 @@ def _named(
     told = [line for line in said.splitlines() if line.startswith("watch: ")]
     line = next((line for line in told if line.startswith(f"watch: rank {rank} ")), "")
     mistakes = [] if line else [f"rank {rank} is not named: {told}"]
-    if line and _WORDS[place] not in line and not delay:
-        mistakes.append(f"'{_WORDS[place]}' is not named: {line}")
+    if line and WORDS[place] not in line and not anywhere:
+        mistakes.append(f"'{WORDS[place]}' is not named: {line}")
     return line, mistakes + (["a rank ended as if all were well"] if 0 in statuses else [])
 
 

@@ -49,16 +49,24 @@ def test_a_polite_signal_in_a_save_ends_in_good_order_whatever_an_interrupted_ca
     assert material.strike("SIGTERM", "save", 0).mistakes == []
 
 
+def test_a_rank_is_killed_by_time_in_a_save(material):
+    outcome = material.strike("SIGKILL", "save", 0, share_of_save=0.0)
+    assert outcome.mistakes == []
+    assert "died while saving step 4" in outcome.said
+    assert outcome.saved == 2
+
+
 def test_the_table_tells_what_is_not_as_promised():
     said = "watch: rank 0 (process 7 on a) died while taking step 3\n"
-    assert _named(said, "SIGKILL", "step", 0, [-9, 1], 0.0) == (said.strip(), [])
-    assert _named(said, "SIGKILL", "step", 1, [1, -9], 0.0)[1][0].startswith("rank 1 is not named")
-    assert "is not named" in _named(said, "SIGKILL", "save", 0, [-9, 1], 0.0)[1][0]
-    assert _named(said, "SIGKILL", "step", 0, [-9, 0], 0.0)[1] == ["a rank ended as if all were well"]
-    assert _named("", "SIGTERM", "step", 0, [85, 1], 0.0)[1] == ["no good order: [85, 1]"]
+    assert _named(said, "SIGKILL", "step", 0, [-9, 1]) == (said.strip(), [])
+    assert _named(said, "SIGKILL", "step", 1, [1, -9])[1][0].startswith("rank 1 is not named")
+    assert "is not named" in _named(said, "SIGKILL", "save", 0, [-9, 1])[1][0]
+    assert _named(said, "SIGKILL", "save", 0, [-9, 1], anywhere=True)[1] == []
+    assert _named(said, "SIGKILL", "step", 0, [-9, 0])[1] == ["a rank ended as if all were well"]
+    assert _named("", "SIGTERM", "step", 0, [85, 1])[1] == ["no good order: [85, 1]"]
     nan = "error: step 3: rank 1 could not take it soundly (its loss nan)"
-    assert _named(nan, NAN, "step", 1, [3, 3], 0.0) == (nan, [])
-    assert _named(nan, NAN, "step", 0, [3, 3], 0.0)[1] == ["not stopped by all: [3, 3]"]
+    assert _named(nan, NAN, "step", 1, [3, 3]) == (nan, [])
+    assert _named(nan, NAN, "step", 0, [3, 3])[1] == ["not stopped by all: [3, 3]"]
     assert (len(KINDS), len(PLACES)) == (11, 4)
 
 
