@@ -1,4 +1,4 @@
-# A training step beside plain two passes, a script for Hugging Face's Trainer, and plain PyTorch: SIZE=cpu (about six minutes on two
+# A training step beside plain two passes, a script for Hugging Face's Trainer, and plain PyTorch: SIZE=cpu (about ten minutes on two
 # idle cores) or smoke; the sizes for a GPU are parts of gpu-suite. Its parts are kept: a killed run goes on by the same command.
 SIZE ?= cpu
 TRAINING_MORE ?=

@@ -16,6 +16,7 @@ from benchmarks.kernels.results import Results
 from benchmarks.training.measured import Measured, figures_of, read_rounds
 from benchmarks.training.parts import PARTS
 from benchmarks.training.picture import draw_size
+from benchmarks.training.scaling import draw_from_one_gpu
 from benchmarks.training.sizes import Size
 from mtllm_ds import atomic
 
@@ -79,12 +80,22 @@ def write_report(size: Size, folder: Path, results: Path) -> str:
             kept.add({"variant": f"{kind}: {name}", "seconds": seconds}, {key: seconds / where["step"]})
     share = where["product_flops"] / where["product_rate"] / found["ours"].seconds.mean
     kept.add({"variant": "product share", "share": share}, {f"training/{size.name}/product_share": share})
+    if size.scales:
+        kept.add(*scaling_row(size, folder, found["ours"].seconds.mean, kept.path))
     shutil.copy(folder / "rounds.csv", kept.path / f"{size.name}_rounds.csv")
     atomic.write_bytes(kept.path / f"{size.name}.png", draw_size(size.name, found, TITLES, where))
     products = f"Products alone, at the machine's measured rate: {share:.0%} of our step"
     text = "\n\n".join([table_of(size, found), parts_table(where), products])
     atomic.write_text(kept.path / f"{size.name}.md", f"{text}\n")
     return text
+
+
+def scaling_row(size: Size, folder: Path, seconds: float, results: Path) -> tuple[dict[str, Any], dict[str, float]]:
+    """Documents a second of the plan that begins at this step, by GPUs; its picture into `results`."""
+    picture, found = draw_from_one_gpu(folder, seconds)
+    atomic.write_bytes(results / f"{size.name}_scaling.png", picture)
+    row = {"variant": "planned scaling", **{f"documents_per_second_{gpus}": rate for gpus, rate in found.items()}}
+    return row, {f"training/{size.name}/planned/{gpus}_gpus/documents_per_second": rate for gpus, rate in found.items()}
 
 
 def parts_table(where: Mapping[str, Any]) -> str:

@@ -81,6 +81,8 @@ class Size:
     seconds: float
     """No round begins later than this after the first"""
     precision: Literal["bf16", "fp32"] = "bf16"
+    scales: bool = False
+    """Whether the planner shall begin at our step, for more GPUs; documents are `max_length` long, on one GPU"""
     lora: dict[str, Any] = field(default_factory=lambda: {"rank": 16, "alpha": 32, "dropout": 0.0})
 
     @property
@@ -111,13 +113,13 @@ SIZES = {
     for size in (
         Size(
             name="cpu", encoder=_SMALL_ENCODER, llm=_SMALL_LLM, lengths="paragraphs", max_length=128, lanes=16,
-            cells_per_forward=8, seconds=270, **_CPU,
+            cells_per_forward=8, seconds=400, **_CPU,
         ),
         Size(
             name="smoke", encoder=_TINY_ENCODER, llm=_TINY_LLM, lengths=24, max_length=32, lanes=4, samples_per_cell=2,
             cells_per_forward=1, num_rounds=6, seconds=60, precision="fp32", **_CPU,
         ),
-        Size(name="gpu_even", variants=(OURS, PLAIN, TRAINER, ALONE), **_EVEN, **_GPU),
+        Size(name="gpu_even", variants=(OURS, PLAIN, TRAINER, ALONE), scales=True, **_EVEN, **_GPU),
         Size(name="gpu_options", variants=OPTIONS, **_EVEN, **_GPU),
         Size(name="gpu_pages", variants=(OURS, BARE, TRAINER, ALONE), lengths="pages", lanes=64, cells_per_forward=8, **_GPU),
     )

@@ -35,6 +35,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--bandwidth-utilisation", type=_share, default=0.8, help="of the datasheet's bandwidths (default %(default)s)"
     )
+    parser.add_argument(
+        "--measured-step",
+        type=_seconds,
+        metavar="SECONDS",
+        help="that a step of this recipe took on --measured-gpus of these GPUs: operators are planned as slow as that says",
+    )
+    parser.add_argument("--measured-gpus", type=positive_int, help="(default 1)")
     parser.add_argument("--output", type=Path, help="folder for plan.json and scaling.png (8 to 4,096 GPUs)")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that replace the recipe's")
     return parser.parse_intermixed_args(arguments)
@@ -46,11 +53,16 @@ def main(arguments: Sequence[str]) -> int:
     from mtllm_ds import atomic
     from mtllm_ds.config import load_settings
     from mtllm_ds.observe.gpus import GPUS
+    from mtllm_ds.planning.calibrate import calibrated
     from mtllm_ds.planning.hardware import Machine
     from mtllm_ds.planning.paper import text_of
     from mtllm_ds.planning.plan import Planner
     from mtllm_ds.planning.report import as_json, as_text, draw_scaling
 
+    if options.measured_gpus is not None and options.measured_step is None:
+        raise UserError(
+            f"--measured-gpus={options.measured_gpus}: has no effect without --measured-step; give that or leave it out"
+        )
     if options.output is not None:
         _make_folder(options.output)
     settings = load_settings(options.recipe, options.overrides)
@@ -63,8 +75,15 @@ def main(arguments: Sequence[str]) -> int:
     )
     text = text_of(settings, options.encoder_tokens, options.llm_tokens)
     tokens = {side: getattr(text, f"{side}_tokens") for side in settings.model.given}
-    said = {"recipe": options.recipe, **{f"{side} tokens of a sample": count for side, count in tokens.items()}}
+    said: dict[str, object] = {
+        "recipe": options.recipe,
+        **{f"{side} tokens of a sample": count for side, count in tokens.items()},
+    }
     planner = Planner(settings, text)
+    if options.measured_step is not None:
+        num_gpus = options.measured_gpus or 1
+        machine = calibrated(planner, machine, num_gpus, options.measured_step)
+        said |= {"measured": f"{options.measured_step:g} s per step on {num_gpus} GPUs"}
     own = planner.plan(machine)
     variants = dict(planner.variants(own))
     print(as_text(own, variants, said, planner.warnings))
@@ -83,6 +102,17 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output={folder}: cannot be made ({error.strerror}); choose another folder") from error
+
+
+def _seconds(text: str) -> float:
+    """A number above 0, below infinity."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds above 0")
+    return number
 
 
 def _share(text: str) -> float:

@@ -76,8 +76,14 @@ class Peak:
 
 def peak_of(device_name: str, precision: Literal["bf16", "fp32"]) -> Peak | None:
     """The datasheet's dense products of a whole GPU; None of one that is not known here (of fp32 it counts no tf32)."""
-    for gpu in GPUS.values():
-        if re.search(gpu.device_name, device_name) and " MIG " not in device_name:
-            flops = gpu.bf16_flops if precision == "bf16" else gpu.fp32_flops
-            return Peak(flops, f"dense {precision} of {device_name}: {gpu.source}")
-    return None
+    gpu = gpu_of(device_name)
+    if gpu is None:
+        return None
+    flops = gpu.bf16_flops if precision == "bf16" else gpu.fp32_flops
+    return Peak(flops, f"dense {precision} of {device_name}: {gpu.source}")
+
+
+def gpu_of(device_name: str) -> Gpu | None:
+    """The datasheet of a whole GPU by what its driver calls it; None of one that is not known here."""
+    known = (gpu for gpu in GPUS.values() if re.search(gpu.device_name, device_name))
+    return next(known, None) if " MIG " not in device_name else None

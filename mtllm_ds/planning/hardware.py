@@ -20,6 +20,8 @@ class Machine:
     """Share of the datasheet's bandwidths, of memory and of networks, that are reached"""
     memory_headroom: float = 0.1
     """Share of the memory that is left to CUDA, NCCL and fragments"""
+    slowdown: float = 1.0
+    """Operators and update take so many times what this roofline allows; found from a step that was measured (`calibrate.py`)"""
     hop_seconds_within: float = 2e-6
     """A ring's step between GPUs of a node; assumed"""
     hop_seconds_between: float = 5e-6

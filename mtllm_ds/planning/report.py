@@ -8,14 +8,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from mtllm_ds.planning.hardware import Machine
 from mtllm_ds.planning.plan import Plan
 from mtllm_ds.planning.roofline import crossing_bytes
 from mtllm_ds.preflight.whole import size
 
-NOT_MEASURED = (
-    "bytes of collectives, weights, masters and moments are exact (tests on two CPU ranks of ZeRO-2 and ZeRO-3); activations "
-    "are those of eager PyTorch on paper; no GPU was measured: neither peak memory nor seconds"
-)
+
+def not_measured(machine: Machine) -> str:
+    """What a plan's figures rest on."""
+    known = "no GPU was measured: neither peak memory nor seconds"
+    if machine.slowdown != 1:
+        known = "one step was measured, whose network is in its seconds; no peak memory was"
+    return (
+        "bytes of collectives, weights, masters and moments are exact (tests on two CPU ranks of ZeRO-2 and ZeRO-3); activations "
+        f"are those of eager PyTorch on paper; {known}"
+    )
 
 
 def as_json(
@@ -35,7 +42,7 @@ def as_json(
         "plan": _figures(own),
         "variants": {name: _figures(plan) for name, plan in variants.items()},
         "scaling": {name: [_figures(plan) for plan in plans] for name, plans in scaling.items()},
-        "not_measured": NOT_MEASURED,
+        "not_measured": not_measured(own.machine),
     }  # fmt: skip
 
 
@@ -50,6 +57,11 @@ def as_text(own: Plan, variants: Mapping[str, Plan], said: Mapping[str, Any], wa
         f"assumed     {machine.compute_utilisation:.0%} of its products and {machine.bandwidth_utilisation:.0%} of its bandwidths "
         f"are reached, {machine.memory_headroom:.0%} of its memory is left free; a hop of a ring takes "
         f"{machine.hop_seconds_within * 1e6:g} us within a node, {machine.hop_seconds_between * 1e6:g} us between nodes",
+        *(
+            [f"calibrated  operators take {machine.slowdown:.3g} x what that allows, as the measured step says"]
+            if machine.slowdown != 1
+            else []
+        ),
         f"model       {trace.num_trained:,} parameters train, {trace.num_frozen:,} are frozen; ZeRO stage {zero.stage}",
         f"batch       {own.samples_per_step:,} samples per step; a rank makes {own.micro_batches} forwards of "
         f"{own.cells_in_forward} cells",
@@ -79,7 +91,7 @@ def as_text(own: Plan, variants: Mapping[str, Plan], said: Mapping[str, Any], wa
         *layout_line(own, variants),
         "",
         *(f"warning     {line}" for line in warnings),
-        f"note        {NOT_MEASURED}",
+        f"note        {not_measured(machine)}",
     ]
     return "\n".join(lines)
 
@@ -120,7 +132,12 @@ def draw_scaling(scaling: Mapping[str, Sequence[Plan]], title: str) -> bytes:
         axes.set_xlabel("GPUs, the same work on each")
         axes.grid(color="#e3e7eb", linewidth=0.6)
         axes.legend(fontsize=7, frameon=False)
-    figure.suptitle(f"{title} (on paper, no GPU was measured)", fontsize=10)
+    known = (
+        "no GPU was measured"
+        if own[0].machine.slowdown == 1
+        else "operators as slow as one measured step, no network measured"
+    )
+    figure.suptitle(f"{title} (on paper, {known})", fontsize=10)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
     return stream.getvalue()

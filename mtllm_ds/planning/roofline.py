@@ -42,6 +42,7 @@ def time_of_step(
     """Collectives that can run beside computation do so where `overlap_comm` says; those after the update wait for it."""
     bandwidth = machine.gpu.memory_bandwidth * machine.bandwidth_utilisation
     flops = (machine.gpu.bf16_flops if zero.weight_bytes == 2 else machine.gpu.fp32_flops) * machine.compute_utilisation
+    flops, bandwidth = flops / machine.slowdown, bandwidth / machine.slowdown
     times = [(operation.flops / flops, operation.traffic_bytes / bandwidth) for operation in trace.operations]
     compute, memory = (micro_batches * sum(column) for column in zip(*times, strict=True))
     update = 0.0 if zero.optimizer_on_cpu else kept.optimizer * _UPDATE_TRAFFIC / bandwidth

@@ -58,12 +58,27 @@ def test_a_plan_in_words_figures_and_a_picture(recipe, tmp_path):
     assert (out / "scaling.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_measured_step_is_where_the_plan_begins(recipe, tmp_path, capsys):
+    plan = ["plan", "--recipe", str(recipe), "--gpus-per-node", "2", "--output", str(tmp_path)]
+    assert run_command([*plan, "--measured-step", "0.01", "--measured-gpus", "2"]) == 0
+    assert "measured 0.01 s per step on 2 GPUs" in capsys.readouterr().out
+    figures = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))
+    assert figures["plan"]["seconds"]["step"] == pytest.approx(0.01, rel=1e-4)
+    assert figures["assumed"]["slowdown"] > 1
+
+
 def test_mistakes_are_told_in_one_line(recipe, tmp_path):
     plan = ["plan", "--recipe", str(recipe)]
     with pytest.raises(UserError, match=r"data.lanes=6: fewer than the 8 GPUs; raise it or plan for fewer nodes"):
         run_command(plan)
     with pytest.raises(UserError, match=r"--compute-utilisation: '2' is no number above 0 and at most 1"):
         run_command([*plan, "--compute-utilisation", "2"])
+    with pytest.raises(UserError, match=r"--measured-step: '-1' is no number of seconds above 0"):
+        run_command([*plan, "--measured-step", "-1"])
+    with pytest.raises(
+        UserError, match=r"--measured-gpus=2: has no effect without --measured-step; give that or leave it out"
+    ):
+        run_command([*plan, "--measured-gpus", "2"])
     with pytest.raises(UserError, match=r"--encoder-tokens=65: more than model.encoder.max_length=64"):
         run_command([*plan, "--encoder-tokens", "65"])
     (tmp_path / "taken").write_text("")
