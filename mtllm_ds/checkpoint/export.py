@@ -33,8 +33,8 @@ from mtllm_ds.data.text.tokenization import TokenizerSpec, family_of, pretrained
 from mtllm_ds.errors import UserError
 from mtllm_ds.weight_names import CENTRING, CONNECTOR, is_addition, part
 
-FORMAT = 4
-_READABLE = (1, 2, 3, 4)
+FORMAT = 5
+_READABLE = (1, 2, 3, 4, 5)
 _PARTS = ("connector", "centring", "head", "trained")
 _IDENTITY = ("fingerprint", "weights", "tokenizer_family")
 """What tells a base model from others, and how texts are made for it; the rest of a base are its settings."""
@@ -96,7 +96,7 @@ class Export:
             model=ModelSettings(
                 reader=self.reader,  # type: ignore[arg-type]
                 encoder=EncoderSettings(**bases["encoder"]) if "encoder" in bases else None,
-                llm=LLMSettings(**bases["llm"], bidirectional=self.config["bidirectional"]) if "llm" in bases else None,
+                llm=LLMSettings(**bases["llm"], **self._of_llm()) if "llm" in bases else None,
                 trainable=trainable,
                 connector=ConnectorSettings(**self.config["connector"]),
                 lora=lora,
@@ -112,6 +112,10 @@ class Export:
             step=self.config["step"],
             metrics=self.config["metrics"],
         )
+
+    def _of_llm(self) -> dict[str, Any]:
+        """Settings of the language model alone."""
+        return {"bidirectional": self.config["bidirectional"], "quantization": self.config.get("quantization")}
 
     def _part(self, name: str) -> dict[str, torch.Tensor]:
         path = self.folder / f"{name}.safetensors"
@@ -222,6 +226,7 @@ def _config(trained: Trained, families: Mapping[str, str]) -> dict[str, Any]:
         "connector": model.connector.model_dump(mode="json"),
         "trainable": model.trainable if isinstance(model.trainable, str) else list(model.trainable),
         "bidirectional": None if model.llm is None else model.llm.bidirectional,
+        "quantization": None if model.llm is None else model.llm.quantization,
         "step": trained.step,
         "metrics": trained.metrics,
     }

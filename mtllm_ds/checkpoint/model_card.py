@@ -8,6 +8,7 @@ import yaml
 
 from mtllm_ds.checkpoint.model import Trained
 from mtllm_ds.config.names import resolve_model_name
+from mtllm_ds.config.sections import ModelSettings
 from mtllm_ds.data.shards.manifest import TaskEntry
 
 # Base models whose licence is known without asking a hub; by the start of the name's last part.
@@ -153,9 +154,15 @@ def _reader_line(trained: Trained) -> str:
     if model.reader == "stacked":
         return (
             f"The encoder of `{model.given_encoder.name}` reads the text in any of its languages; a {model.connector.type} "
-            f"connector and {how} let `{model.given_llm.name}` understand it."
+            f"connector and {how} let `{model.given_llm.name}`{_weights(model)} understand it."
         )
-    return f"`{model.given[model.reader].name}` reads the text, adapted by {how}."
+    return f"`{model.given[model.reader].name}`{_weights(model)} reads the text, adapted by {how}."
+
+
+def _weights(model: ModelSettings) -> str:
+    """How a reader holds the weights of its language model, where not as they are."""
+    is_quantised = "llm" in model.sides and model.given_llm.quantization is not None
+    return ", its layers in int8," if is_quantised else ""
 
 
 def _task_line(task: TaskEntry) -> str:

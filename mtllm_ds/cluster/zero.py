@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -88,6 +88,21 @@ def gathered(parameters: Iterable[nn.Parameter], modify: bool = False) -> Iterat
 
     with deepspeed.zero.GatheredParameters(sharded, modifier_rank=0 if modify else None):
         yield
+
+
+def remade(parameter: nn.Parameter, make: Callable[[torch.Tensor], torch.Tensor]) -> nn.Parameter:
+    """A frozen parameter of what `make` makes of a whole one, in shares if that was in shares; the old one is given up.
+
+    Called by all ranks alike.
+    """
+    assert not parameter.requires_grad, "an optimizer may hold it"
+    with gathered([parameter]):
+        new = nn.Parameter(make(parameter.data), requires_grad=False)
+    if hasattr(parameter, "ds_id"):
+        parameter.convert_to_zero_parameters([new])  # type: ignore[attr-defined]
+        # What ZeRO gave the old one refers to it in circles, and would keep its share until some later collection of garbage.
+        vars(parameter).clear()
+    return new
 
 
 def full_numel(parameter: nn.Parameter) -> int:

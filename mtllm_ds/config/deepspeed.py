@@ -161,9 +161,26 @@ def _check(config: dict[str, Any], settings: Settings, path: Path) -> None:
                 "returns, and an objective returns its own kind; remove it, and "
                 "set training.flops_profiler_step or train with --profile"
             )
+    _check_quantization(config, settings, path)
     bf16 = bool(config.get("bf16", {}).get("enabled", False))
     if bf16 != (settings.training.precision == "bf16"):
         raise UserError(
             f"training.deepspeed={path}: bf16.enabled={str(bf16).lower()} contradicts "
             f'training.precision={settings.training.precision}; write "auto" there'
         )
+
+
+def _check_quantization(config: dict[str, Any], settings: Settings, path: Path) -> None:
+    zero, llm = config.get("zero_optimization", {}), settings.model.llm
+    where = f"training.deepspeed={path}: zero_optimization"
+    if zero.get("zero_quantized_nontrainable_weights"):
+        raise UserError(
+            f"{where}.zero_quantized_nontrainable_weights=true: DeepSpeed quantises frozen weights in fp16 alone; remove it, and "
+            "set model.llm.quantization=int8"
+        )
+    for name in ("zero_quantized_weights", "stage3_use_all_reduce_for_fetch_params"):
+        if zero.get(name) and llm is not None and llm.quantization is not None:
+            raise UserError(
+                f"{where}.{name}=true: would read 8-bit weights as numbers, which model.llm.quantization={llm.quantization} packs; "
+                "remove one of the two"
+            )

@@ -104,6 +104,7 @@ def _reader(settings: CommonSections) -> Iterator[str]:
         if side not in model.given:
             yield f"model.{side}.name is missing: model.reader={model.reader} needs it; set it"
     yield from _trainable(settings)
+    yield from _quantization(settings)
     yield from _from_scratch(settings)
     if model.start is None and model.merge_start_lora:
         yield "model.merge_start_lora=true: has no effect without model.start; name the run or export to start from"
@@ -128,6 +129,17 @@ def _from_scratch(settings: CommonSections) -> Iterator[str]:
         yield "model.llm.from_scratch=true: what is not trained would stay random; set model.trainable=all"
     if model.start is not None:
         yield f"model.llm.from_scratch=true: has no effect beside model.start={model.start}; remove one of the two"
+
+
+def _quantization(settings: CommonSections) -> Iterator[str]:
+    model = settings.model
+    if model.llm is None or model.llm.quantization is None:
+        return
+    where = f"model.llm.quantization={model.llm.quantization}"
+    if "llm" not in model.sides:
+        yield f"{where}: has no effect with model.reader={model.reader}; remove it"
+    elif model.trainable != "lora":
+        yield f"{where}: weights in 8 bits do not train; set model.trainable=lora, or quantization to null"
 
 
 def _trainable(settings: CommonSections) -> Iterator[str]:

@@ -97,6 +97,10 @@ class LLMSettings(Section):
     max_length: int = Field(default=512, gt=4, json_schema_extra=FIXED)
     """Longest LLM input in tokens, specials included."""
     trust_remote_code: bool = False
+    quantization: Literal["int8"] | None = Field(default=None, json_schema_extra=FIXED)
+    """`int8`: the linear layers of its frozen layers keep 8 bits of each weight (a step per output), are shared out and gathered so
+    under ZeRO-3, and are dequantised where they are used: about half the memory and bytes of bf16. Teacher and student read the
+    same. Needs `model.trainable: lora`."""
     from_scratch: bool = Field(default=False, json_schema_extra=FIXED)
     """Weights are drawn from `run.seed`; `name` then needs a tokenizer only. The vocabulary is the tokenizer's."""
     config: Annotated[dict[str, Any], BeforeValidator(_none_is_empty)] = Field(default={}, json_schema_extra=FIXED)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from mtllm_ds.cluster.leaves import gather_as_one, gather_without_gradients
 from mtllm_ds.config.names import is_missing_folder, resolve_model_name
@@ -17,6 +18,7 @@ from mtllm_ds.models.base_dropout import switch_off_dropout
 from mtllm_ds.models.compiled import layers_to_compile
 from mtllm_ds.models.connector import build_connector
 from mtllm_ds.models.encoders import load_encoder
+from mtllm_ds.models.int8_linear import dequantise_layers
 from mtllm_ds.models.liger import use_liger_kernels
 from mtllm_ds.models.loading import base_fingerprint, choose_attention, is_same_model, load_llm
 from mtllm_ds.models.lora import leave_unread, let_train
@@ -63,6 +65,13 @@ def load_reader(
     reader = new_reader(model, device, dtype)
     put_weights(reader, weights)
     return reader.to(device).eval().requires_grad_(False)
+
+
+def merged(llm: Any, model: ModelSettings) -> PreTrainedModel:
+    """A reader's LLM with its LoRA in its weights, whole on this rank; 8-bit weights become what they stand for."""
+    dequantise_layers(llm)
+    plain: PreTrainedModel = llm.merge_and_unload() if model.trainable == "lora" else llm
+    return plain
 
 
 def base_reader(

@@ -10,6 +10,7 @@ from transformers import PretrainedConfig
 from mtllm_ds.config.sections import LLMSettings, ModelSettings
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.from_scratch import draw_weights
+from mtllm_ds.models.int8_trial import require_int8
 from mtllm_ds.models.lora import require_modules
 from mtllm_ds.models.packed import require_packing
 from mtllm_ds.models.probe import Probe
@@ -39,6 +40,8 @@ def check_llm(
             f"model.reader=stacked: {model.given_llm.name} is a {text.model_type} model whose layers look up ids of their own, "
             "so it cannot read an encoder's states; name another model"
         )
+    if model.given_llm.quantization == "int8":
+        require_int8(text_model_class(text, model.given_llm), text, model.given_llm.bidirectional)
     if model.attention == "sdpa" and not text_model_class(text, model.given_llm)._supports_sdpa:
         raise UserError(
             f"model.attention=sdpa: transformers has none for a {text.model_type} model; set model.attention=auto"
@@ -60,6 +63,13 @@ def unprobed_warning(model: ModelSettings, found: Probe | None) -> list[str]:
         f"model.llm.name={model.given_llm.name}: {found}; make sure that it attends as model.llm.bidirectional="
         f"{str(model.given_llm.bidirectional).lower()} says, or name a model of a known family"
     ]
+
+
+def quantization_line(model: ModelSettings) -> tuple[str, ...]:
+    """What to print of it."""
+    if "llm" not in model.sides or model.given_llm.quantization is None:
+        return ()
+    return ("LLM         its layers' weights have 8 bits and a step per output (model.llm.quantization=int8)",)
 
 
 def require_room(llm: LLMSettings, config: PretrainedConfig, longest: int, where: str = "model.llm.name") -> None:

@@ -23,6 +23,7 @@ from mtllm_ds.errors import UserError
 from mtllm_ds.models.base_dropout import switch_off_dropout
 from mtllm_ds.models.direction import set_direction
 from mtllm_ds.models.from_scratch import architecture_fingerprint, draw_weights, scratch_config
+from mtllm_ds.models.int8_linear import quantise_layers
 from mtllm_ds.models.quiet import quiet_transformers
 from mtllm_ds.models.text_models import probe_llm, text_model, text_model_class, without_pooler
 from mtllm_ds.models.weightless import empty_model, is_weightless
@@ -80,10 +81,10 @@ def load_weights(
 
 def load_llm(settings: LLMSettings, attention: str, dtype: torch.dtype, *, seed: int = 0) -> PreTrainedModel:
     """The LLM without its output head, of a multimodal model the text model alone: its forward accepts `inputs_embeds`. With
-    `from_scratch` its weights are drawn from `seed`.
+    `from_scratch` its weights are drawn from `seed`; its `quantization` is done.
 
     Raises:
-        UserError: it cannot be loaded, or `probe_llm` refuses it.
+        UserError: it cannot be loaded or quantised, or `probe_llm` refuses it.
     """
     config = llm_config(settings)
     probe_llm(settings, config)
@@ -105,6 +106,8 @@ def load_llm(settings: LLMSettings, attention: str, dtype: torch.dtype, *, seed:
             **without_pooler(text_class),
         )
         model = text_model(model, text_class)
+    if settings.quantization == "int8":
+        quantise_layers(model)
     model.config.use_cache = False
     set_direction(model, settings.bidirectional)
     switch_off_dropout(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mtllm_ds.cluster.parameter_groups import parameter_groups
 from mtllm_ds.config.sections import OptimSettings
 from mtllm_ds.data.stream.collate import Batch
+from mtllm_ds.models.int8_linear import num_more_weights
 from mtllm_ds.objectives.base import Objective
 from mtllm_ds.planning.hooks import ZeroHooks
 from mtllm_ds.planning.operations import Operations, fused_attention
@@ -35,4 +36,5 @@ def rehearse(objective: Objective, batch: Batch, optim: OptimSettings) -> Trace:
         operations=operations.found,
         peak_bytes=operations.peak_bytes,
         head_bytes=operations.head_bytes,
+        num_more_weights=num_more_weights(objective),
     )

@@ -11,6 +11,7 @@ from typing import Any
 from mtllm_ds.planning.hardware import Machine
 from mtllm_ds.planning.plan import Plan
 from mtllm_ds.planning.roofline import crossing_bytes
+from mtllm_ds.planning.trace import Trace
 from mtllm_ds.preflight.whole import size
 
 
@@ -62,7 +63,8 @@ def as_text(own: Plan, variants: Mapping[str, Plan], said: Mapping[str, Any], wa
             if machine.slowdown != 1
             else []
         ),
-        f"model       {trace.num_trained:,} parameters train, {trace.num_frozen:,} are frozen; ZeRO stage {zero.stage}",
+        f"model       {trace.num_trained:,} parameters train, {trace.num_frozen:,} are frozen{_in_int8(trace)}; "
+        f"ZeRO stage {zero.stage}",
         f"batch       {own.samples_per_step:,} samples per step; a rank makes {own.micro_batches} forwards of "
         f"{own.cells_in_forward} cells",
         "",
@@ -151,6 +153,10 @@ _CURVES: dict[str, tuple[str, Any]] = {
     "network between nodes": ("#2b6cb0", lambda plan: plan.time.between),
     "latency of collectives": ("#c05a8c", lambda plan: plan.time.latency),
 }
+
+
+def _in_int8(trace: Trace) -> str:
+    return ", the language model's layers in int8" if trace.num_more_weights else ""
 
 
 def _seconds(plan: Plan) -> dict[str, float]:

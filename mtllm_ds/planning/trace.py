@@ -77,6 +77,8 @@ class Trace:
     """Most bytes of tensors that are no parameters, at one moment (`head_bytes` left out)"""
     head_bytes: int
     """Scratch of the fused loss on the head"""
+    num_more_weights: int = 0
+    """That 8-bit weights are more than the elements which hold them"""
 
     @property
     def flops(self) -> int:
@@ -108,5 +110,5 @@ class Trace:
 
     @property
     def num_frozen(self) -> int:
-        """Elements that do not."""
-        return sum(weight.numel for weight in self.weights if not weight.trains)
+        """Weights that do not."""
+        return sum(weight.numel for weight in self.weights if not weight.trains) + self.num_more_weights

@@ -25,7 +25,9 @@ from mtllm_ds.config.schema import Settings
 from mtllm_ds.data.stream.stream import EvalStream, TrainStream
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import arrange_reader, build_reader
+from mtllm_ds.models.checks import quantization_line
 from mtllm_ds.models.compiled import compile_layers
+from mtllm_ds.models.int8_linear import num_more_weights
 from mtllm_ds.models.readers import Reader
 from mtllm_ds.objectives.base import Objective, Parts, build_objective
 from mtllm_ds.objectives.validation import evaluate_objective
@@ -316,12 +318,14 @@ def _say(
         *plan.dialogue,
         *(f"warning: {line}" for line in plan.warnings),
         *plan.teachers,
+        *quantization_line(settings.model),
         *pairing_line(plan.pairing),
         *more,
     ):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     trainable = sum(full_numel(p) for p in objective.parameters() if p.requires_grad)
     frozen = sum(full_numel(p) for p in all_parameters(objective) if not p.requires_grad)
+    frozen += num_more_weights(objective)
     bidirectional = settings.model.reader == "encoder" or settings.model.given_llm.bidirectional
     attention = {model.config._attn_implementation for model in reader.running_models}
     console.print(

@@ -15,7 +15,7 @@ from mtllm_ds.checkpoint.model_card import language_model_card
 from mtllm_ds.config.sections import LLMSettings
 from mtllm_ds.data.text.tokenization import TokenizerSpec, pretrained_tokenizer
 from mtllm_ds.errors import UserError
-from mtllm_ds.models.build import load_reader, located
+from mtllm_ds.models.build import load_reader, located, merged
 from mtllm_ds.models.head_parts import entrance, head_class
 from mtllm_ds.models.loading import llm_config
 from mtllm_ds.models.quiet import quiet_transformers
@@ -42,8 +42,7 @@ def write_language_model(trained: Trained, output: Path, dtype: torch.dtype = to
 def _with_weights(trained: Trained, settings: Any) -> Any:
     """The whole model in float32."""
     reader: Any = load_reader(settings, trained.weights, torch.device("cpu"), torch.float32)
-    body = reader.llm.merge_and_unload() if settings.trainable == "lora" else reader.llm
-    return with_head(settings.given_llm, body, trained.lm_head or {})
+    return with_head(settings.given_llm, merged(reader.llm, settings), trained.lm_head or {})
 
 
 def with_head(llm: LLMSettings, body: Any, head: Mapping[str, torch.Tensor]) -> Any:

@@ -14,7 +14,7 @@ from mtllm_ds.config.sections import ModelSettings
 from mtllm_ds.data.shards.manifest import ChatEntry
 from mtllm_ds.data.text.tokenization import TokenizerSpec, pretrained_tokenizer
 from mtllm_ds.errors import UserError
-from mtllm_ds.models.build import load_reader, located
+from mtllm_ds.models.build import load_reader, located, merged
 from mtllm_ds.models.generation import end_ids, generation_settings
 from mtllm_ds.models.lm_head import load_output_head
 from mtllm_ds.transfer_sets.hugging_face_folder import check_replaceable, new_hugging_face_folder
@@ -40,30 +40,25 @@ def write_merged(place: str | Path, output: Path, dtype: torch.dtype = torch.flo
     model = located(trained.model, trained.bases, str(place), {})
     reader: Any = load_reader(model, trained.weights, torch.device("cpu"), torch.float32)
     llm, chat = model.given_llm, trained.chat
-    merged = _merged(reader, model).to(dtype) if chat is None else _writing(reader, model, chat).to(dtype)
+    whole: Any = merged(reader.llm, model) if chat is None else _writing(reader, model, chat)
     tokenizer = pretrained_tokenizer(
         TokenizerSpec(name=llm.name, revision=llm.revision, side="llm", trust_remote_code=llm.trust_remote_code)
     )
     if chat is not None and chat.template is not None:
         tokenizer.chat_template = chat.template
     with new_hugging_face_folder(output, trained.step) as temporary:
-        merged.save_pretrained(temporary)
+        whole.to(dtype).save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        card = merged_card(trained) if chat is None else language_model_card(trained, type(merged).__name__)
+        card = merged_card(trained) if chat is None else language_model_card(trained, type(whole).__name__)
         atomic.write_text(temporary / "README.md", card)
     return trained
-
-
-def _merged(reader: Any, model: ModelSettings) -> Any:
-    """The LLM without a head, its LoRA in its weights."""
-    return reader.llm.merge_and_unload() if model.trainable == "lora" else reader.llm
 
 
 def _writing(reader: Any, model: ModelSettings, chat: ChatEntry) -> Any:
     """The LLM with its base's head; it ends where a turn ends."""
     llm = model.given_llm
     head = load_output_head(llm, reader, torch.float32)
-    whole = with_head(llm, _merged(reader, model), dict(head.named_parameters()))
+    whole = with_head(llm, merged(reader.llm, model), dict(head.named_parameters()))
     whole.generation_config = generation_settings(llm, whole.base_model)
     whole.generation_config.eos_token_id = end_ids(whole, [chat.end_id])
     return whole

@@ -50,6 +50,33 @@ def test_what_contradicts_the_recipe_is_refused(tmp_path, content, message):
         resolve_deepspeed(settings(file), world_size=1, micro_batch_size=1, micro_batches_per_step=1)
 
 
+@pytest.mark.parametrize(
+    ("key", "quantization", "message"),
+    [
+        (
+            "zero_quantized_nontrainable_weights",
+            None,
+            "quantises frozen weights in fp16 alone; remove it, and set model.llm",
+        ),
+        ("zero_quantized_weights", "int8", "would read 8-bit weights as numbers"),
+        ("stage3_use_all_reduce_for_fetch_params", "int8", "would read 8-bit weights as numbers"),
+        ("zero_quantized_weights", None, None),
+        ("stage3_use_all_reduce_for_fetch_params", None, None),
+    ],
+)
+def test_ways_of_deepspeed_that_would_spoil_8_bits_are_refused(tmp_path, key, quantization, message):
+    file = tmp_path / "ds.json"
+    file.write_text(json.dumps({"zero_optimization": {"stage": 3, key: True}, "bf16": {"enabled": "auto"}}))
+    model = {**RECIPE["model"], "llm": {**RECIPE["model"]["llm"], "quantization": quantization}}
+    recipe = parse_settings({**RECIPE, "model": model, "training": {"deepspeed": str(file)}}, "test")
+    if message is None:
+        assert resolve_deepspeed(recipe, world_size=1, micro_batch_size=1, micro_batches_per_step=1)
+        return
+    with pytest.raises(UserError, match=message) as caught:
+        resolve_deepspeed(recipe, world_size=1, micro_batch_size=1, micro_batches_per_step=1)
+    assert str(caught.value).startswith(f"training.deepspeed={file}: zero_optimization.{key}=true: ")
+
+
 def test_a_file_that_says_nothing_of_gradients_gets_fp32(tmp_path):
     file = tmp_path / "ds.json"
     file.write_text(json.dumps({"zero_optimization": {"stage": 3}, "bf16": {"enabled": "auto"}}))

@@ -66,6 +66,15 @@ def recipe(tmp_path):
         (["model.trainable=all", "data.targets=x", "model.lora.rank=4"], "model.lora: has no effect with"),
         (["model.trainable=[]", "data.targets=x"], "name modules, or set lora or all"),
         (["model.trainable=layers"], "a list of modules such as"),
+        (
+            [*TUNING, "model.trainable=[norm]", "model.llm.quantization=int8"],
+            "model.llm.quantization=int8: weights in 8 bits do not train; set model.trainable=lora, or quantization to null",
+        ),
+        (
+            [*TUNING, "model.reader=encoder", "model.llm.quantization=int8"],
+            "model.llm.quantization=int8: has no effect with model.reader=encoder; remove it",
+        ),
+        (["model.llm.quantization=int4"], "model.llm.quantization"),
         (["data.llm_tokens_per_cell=9"], "data.encoder_tokens_per_cell=null: the other side has a budget"),
         (
             [*ANSWERS, "objective.frozen_self=start"],

@@ -26,10 +26,11 @@ refused in one line.
 - *packed rows*: whether token budgets (`data.llm_tokens_per_cell`) may be used.
 - *stacked*: whether an encoder's states can be put in (`model.reader: stacked`); the LLM alone can be trained anyway.
 - *SimCSE*: whether `objective.attention_dropout` finds dropout of attention weights (flash attention 4 has none).
+- *8 bits*: whether `model.llm.quantization: int8` holds; **no**: refused by name (matrices outside of `nn.Linear`, as experts).
 - Right padding changes no state of any of them; none keeps dropout of its own when frozen.
 
-| family | published class | text model | both ways | packed rows | stacked | SimCSE | notes |
-|---|---|---|---|---|---|---|---|
+| family | published class | text model | both ways | packed rows | stacked | SimCSE | 8 bits | notes |
+|---|---|---|---|---|---|---|---|---|
 """
 
 ENCODERS_HEAD = """
@@ -65,6 +66,7 @@ def row_of(family: Family, found: Measured) -> str:
         _said(found.packs),
         _said(found.takes_embeddings),
         _said(found.takes_attention_dropout),
+        "yes" if found.takes_8_bits else "**no**",
         family.note,
     )
     return f"| {' | '.join(cells)} |"

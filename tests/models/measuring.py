@@ -11,10 +11,13 @@ import torch
 
 from mtllm_ds.config.sections import LLMSettings
 from mtllm_ds.data.stream.packing import pack_rows
+from mtllm_ds.errors import UserError
 from mtllm_ds.models.base_dropout import set_attention_dropout
 from mtllm_ds.models.loading import load_llm
 from mtllm_ds.models.packed import run_packed
+from mtllm_ds.models.paired import layers_of
 from mtllm_ds.models.text_models import embedding_size
+from tests.fixtures.rounding import rounded_to_8_bits
 from tests.models.families import Family
 
 TEXT, NEXT_TEXT = (5, 9, 6, 7, 8), (3, 4, 9)
@@ -31,16 +34,19 @@ class Measured:
     takes_embeddings: bool
     has_own_dropout: bool
     takes_attention_dropout: bool
+    takes_8_bits: bool
 
 
-def load(folder: Path, bidirectional: bool) -> Any:
-    return load_llm(LLMSettings(name=str(folder), bidirectional=bidirectional), "sdpa", torch.float32).eval()
+def load(folder: Path, bidirectional: bool, **more: Any) -> Any:
+    settings = LLMSettings(name=str(folder), bidirectional=bidirectional, **more)
+    return load_llm(settings, "sdpa", torch.float32).eval()
 
 
 @torch.no_grad()
 def measure(family: Family, folder: Path) -> Measured:
     """Load the family from `folder`, looking both ways where it is not refused that, and look at its states."""
-    model = load(folder, bidirectional=not family.refused)
+    ways = not family.refused
+    model = load(folder, bidirectional=ways)
     alone, changed = states(model, [TEXT]), states(model, [(*TEXT[:-1], 4)])
     padded = states(model, [TEXT, (*TEXT, 3, 3)])
     padded_changed = states(model, [(*TEXT[:-1], 4), (*TEXT, 3, 3)])
@@ -57,6 +63,7 @@ def measure(family: Family, folder: Path) -> Measured:
         takes_embeddings=_takes_embeddings(model),
         has_own_dropout=own_dropout,
         takes_attention_dropout=places > 0 and not torch.equal(*dropped),
+        takes_8_bits=_takes_8_bits(folder, ways),
     )
 
 
@@ -102,3 +109,17 @@ def _takes_embeddings(model: Any) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def _takes_8_bits(folder: Path, ways: bool) -> bool:
+    """Whether 8-bit weights give the states of a model whose layers' linear weights were rounded."""
+    try:
+        quantised = load(folder, ways, quantization="int8")
+    except UserError:
+        return False
+    rounded = load(folder, ways)
+    owner, name = layers_of(rounded)
+    for part in owner.get_submodule(name).modules():
+        if isinstance(part, torch.nn.Linear):
+            part.weight.data = rounded_to_8_bits(part.weight)
+    return torch.equal(states(quantised, [TEXT]), states(rounded, [TEXT]))

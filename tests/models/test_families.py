@@ -77,6 +77,26 @@ def test_the_probe_finds_what_is_measured(saved, measured, title):
     assert probed.both_ways == (not refused)
 
 
+@pytest.mark.parametrize("title", LLMS)
+def test_8_bits_are_refused_before_loading_where_they_do_not_hold(saved, measured, title):
+    name = str(saved(title))
+    settings = {"name": name, "bidirectional": not LLMS[title].refused, "quantization": "int8"}
+    model = ModelSettings(llm=settings, reader="llm")
+    if measured(title).takes_8_bits:
+        check_llm(model, config_of(name), packed=False)
+        return
+    with pytest.raises(
+        UserError,
+        match=r"^model\.llm\.quantization=int8: this .* model holds matrices of its layers in .* set it to null$",
+    ):
+        check_llm(model, config_of(name), packed=False)
+    with pytest.raises(
+        UserError,
+        match=r"^model\.llm\.quantization=int8: this .* model holds matrices of its layers in .* set it to null$",
+    ):
+        load_llm(LLMSettings(**settings), "sdpa", torch.float32)
+
+
 @pytest.mark.parametrize("title", [title for title in LLMS if LLMS[title].refused])
 def test_both_ways_is_refused_by_name_where_it_is_untrue(saved, title):
     name = str(saved(title))

@@ -64,6 +64,7 @@ FILES = {
 STACK = {"model__reader": "stacked", "model__connector__trainable": "true"}
 MERGED = {"model__start": "first", "model__merge_start_lora": "true"}
 WHOLE = {"training__whole_frozen_gib": "auto"}
+INT8 = {"model__llm__quantization": "int8"}
 SHARED = {"training__whole_frozen_gib": 0}
 CASES = {
     "stage 1": ("stage1", PARTITIONED, {}),
@@ -92,6 +93,11 @@ CASES = {
     "stage 1, small models whole, bf16": ("stage1", "between", {**WHOLE, "training__precision": "bf16"}),
     "stage 1, encoder's embeddings whole": ("stage1", PARTITIONED, {"training__whole_frozen_gib": 31_000 / 2**30}),
     "stage 2, small models whole": ("stage2", PARTITIONED, {**STACK, **WHOLE}),
+    "stage 1, int8": ("stage1", "between", INT8),
+    "stage 1, int8, bf16": ("stage1", PARTITIONED, {**INT8, "training__precision": "bf16"}),
+    "stage 1, int8, small models whole": ("stage1", "ahead", {**INT8, **WHOLE}),
+    "stage 1, int8, ZeRO-2, bf16": ("stage1", "zero2", {**INT8, "training__precision": "bf16"}),
+    "tokens, int8, packed, copies": ("tokens", "copies", {**INT8, **PACKED}),
     "tokens, small models whole": ("tokens", "between", {**PACKED, **WHOLE}),
 }
 
