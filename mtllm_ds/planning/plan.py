@@ -127,6 +127,7 @@ class Planner:
                 machine, ds_config, own.cells_in_forward, own.micro_batches, own.samples_per_step, not recomputes
             ),
         )
+        yield from self._in_int8(own)
         more = replace(machine, num_nodes=2 * machine.num_nodes)
         if more.num_ranks <= lanes:
             yield f"{more.num_nodes} nodes, same batch", self.plan(more)
@@ -136,6 +137,22 @@ class Planner:
             f"{more.num_nodes} nodes, batch x 2",
             self._layout(more, ds_config, own.cells_in_forward, own.micro_batches, scale),
         )
+
+    def _in_int8(self, own: Plan) -> Iterator[tuple[str, Plan]]:
+        """With the language model's layers in 8 bits, where a run could have that."""
+        model = self.settings.model
+        if "llm" not in model.sides or model.trainable != "lora" or model.given_llm.quantization is not None:
+            return
+        llm = model.given_llm.model_copy(update={"quantization": "int8"})
+        settings = self.settings.model_copy(update={"model": model.model_copy(update={"llm": llm})})
+        ds_config = self._ds_config(own.machine, {})
+        try:
+            plan = Planner(settings, self.text)._layout(
+                own.machine, ds_config, own.cells_in_forward, own.micro_batches, own.samples_per_step
+            )
+        except UserError:  # a family whose layers keep matrices elsewhere
+            return
+        yield "LLM's layers in int8", plan
 
     def scaling(self, own: Plan) -> dict[str, list[Plan]]:
         """From 8 to 4,096 GPUs (1, 2, 4 ... whole nodes), each GPU with the work that it has in this plan, so that the batch grows

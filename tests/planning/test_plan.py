@@ -134,7 +134,7 @@ def test_variants_change_what_they_are_meant_to(recipe):
     found = dict(plans.variants(own))
     assert list(found) == [
         "ZeRO-2", "ZeRO-3, hpZ of 2", "ZeRO-3, offload to the CPU", "micro-batch x 2", "micro-batch / 2", "activations recomputed",
-        "8 nodes, same batch", "8 nodes, batch x 2",
+        "LLM's layers in int8", "8 nodes, same batch", "8 nodes, batch x 2",
     ]  # fmt: skip
     assert found["ZeRO-2"].kept.weights > own.kept.weights
     assert found["ZeRO-3, offload to the CPU"].memory_bytes < own.memory_bytes
@@ -144,6 +144,9 @@ def test_variants_change_what_they_are_meant_to(recipe):
     )
     assert found["activations recomputed"].trace.peak_bytes < own.trace.peak_bytes
     assert found["activations recomputed"].trace.flops > own.trace.flops
+    assert found["LLM's layers in int8"].kept.weights < own.kept.weights
+    assert found["LLM's layers in int8"].sent_bytes < own.sent_bytes
+    assert found["LLM's layers in int8"].trace.flops == own.trace.flops
     assert found["8 nodes, same batch"].samples_per_step == own.samples_per_step
     assert found["8 nodes, batch x 2"].samples_per_step == 2 * own.samples_per_step
 
