@@ -140,6 +140,11 @@ def _quantization(settings: CommonSections) -> Iterator[str]:
         yield f"{where}: has no effect with model.reader={model.reader}; remove it"
     elif model.trainable != "lora":
         yield f"{where}: weights in 8 bits do not train; set model.trainable=lora, or quantization to null"
+    elif settings.training.compile and not settings.training.activation_checkpointing:
+        yield (
+            f"training.compile={settings.training.compile}: would keep every layer's dequantised weights for the backward, which "
+            f"{where} saves; set training.activation_checkpointing=true, or compile to false"
+        )
 
 
 def _trainable(settings: CommonSections) -> Iterator[str]:

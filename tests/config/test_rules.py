@@ -74,6 +74,10 @@ def recipe(tmp_path):
             [*TUNING, "model.reader=encoder", "model.llm.quantization=int8"],
             "model.llm.quantization=int8: has no effect with model.reader=encoder; remove it",
         ),
+        (
+            ["training.compile=layers", "model.llm.quantization=int8"],
+            "training.compile=layers: would keep every layer's dequantised weights for the backward",
+        ),
         (["model.llm.quantization=int4"], "model.llm.quantization"),
         (["data.llm_tokens_per_cell=9"], "data.encoder_tokens_per_cell=null: the other side has a budget"),
         (
@@ -116,6 +120,7 @@ def test_each_mistake_is_told(recipe, overrides, message):
         ["data.encoder_tokens_per_cell=9", "data.llm_tokens_per_cell=9", "data.queue_size=9", "data.encoder_buckets=9"],
         ["data.on_error=skip", "data.max_skipped_share=0.5"],
         ["data.validation=valid", "data.validation_samples=9"],
+        ["model.llm.quantization=int8", "training.compile=layers", "training.activation_checkpointing=true"],
     ],
 )
 def test_what_has_an_effect_is_accepted_and_kept(recipe, overrides):

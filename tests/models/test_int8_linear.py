@@ -3,6 +3,7 @@
 import copy
 import json
 import lzma
+import weakref
 from itertools import islice
 
 import pytest
@@ -101,6 +102,19 @@ def test_backward_keeps_the_bytes_and_not_the_dequantised_weight():
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         layer(torch.ones(1, 64, requires_grad=True))
     assert kept == [64 * 64 + 64 * 4]
+
+
+def test_what_zero_takes_away_between_forward_and_backward_is_gone():
+    """A weight that is released after the forward is kept by nobody; the backward reads what was gathered for it."""
+    layer = Int8Linear(6, 4, nn.Parameter(packed(weight_of((4, 6), torch.float32)), requires_grad=False), None)
+    states = torch.ones(2, 6, requires_grad=True)
+    out = layer(states)
+    again, kept = layer.weight.data.clone(), weakref.ref(layer.weight.data.untyped_storage())
+    layer.weight.data = torch.empty(0)
+    assert kept() is None
+    layer.weight.data = again
+    out.sum().backward()
+    assert torch.equal(states.grad, torch.ones(2, 4) @ dequantised(again, (4, 6)))
 
 
 def test_layers_alone_are_quantised_and_come_back_as_what_they_stand_for():

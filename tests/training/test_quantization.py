@@ -12,7 +12,7 @@ from mtllm_ds import MTLLM
 from mtllm_ds.checkpoint.export import export_run
 from mtllm_ds.data.text.tokenization import TokenizerSpec
 from mtllm_ds.transfer_sets.merged_llm import write_merged
-from tests.distributed.ranks import PARTITIONED, ranks
+from tests.distributed.ranks import PARTITIONED, RankError, ranks
 from tests.fixtures.dialogue_runs import PACKED, make_dialogue_run
 from tests.fixtures.dialogues import build, records
 from tests.fixtures.models import llama_config
@@ -152,6 +152,23 @@ def test_a_run_goes_on_and_its_export_reads_as_the_run_did(texts):
     assert "int8" not in (texts.parent / "on_rounded_export" / "README.md").read_text()
 
 
+@pytest.mark.parametrize(("first", "then"), [("null", "int8"), ("int8", "null")])
+def test_a_start_may_have_had_another_base(texts, first, then):
+    """Its LoRA goes on, or stays as a frozen part; what may not change is the base of one run."""
+    begun = chosen(texts, f"begun_{first}", model__llm__quantization=first)
+    assert ranks(RANKS).run(train_with, texts, False, begun) == [0] * RANKS
+    for merges in ("false", "true"):
+        run = chosen(
+            texts, f"from_{first}_{merges}", model__start=begun["run__output_dir"], model__merge_start_lora=merges,
+            model__llm__quantization=then, run__max_steps=1,
+        )  # fmt: skip
+        assert ranks(RANKS).run(train_with, texts, False, run) == [0] * RANKS
+        losses = losses_of(settings_of(texts, **run))
+        assert losses[1] < losses_of(settings_of(texts, **begun))[1]
+    with pytest.raises(RankError, match=r"--resume: model\.llm\.quantization"):
+        ranks(1).run(train_with, texts, True, begun | {"model__llm__quantization": then})
+
+
 def test_what_is_merged_is_what_it_stood_for(dialogues):
     """A folder that transformers loads, in no 8 bits."""
     merged = {}
@@ -172,7 +189,9 @@ def test_what_is_merged_is_what_it_stood_for(dialogues):
 def test_compiled_layers_read_8_bits_too(texts):
     losses = []
     for compiles in ("false", "layers"):
-        run = chosen(texts, f"compiled_{compiles}", training__compile=compiles, **INT8)
+        run = chosen(
+            texts, f"compiled_{compiles}", training__compile=compiles, training__activation_checkpointing="true", **INT8
+        )
         (counted, _) = ranks(RANKS).run(train_compiled, texts, run, "aot_eager")
         assert counted["graph_break"] == {}
         losses.append([*losses_of(settings_of(texts, **run)).values()])
