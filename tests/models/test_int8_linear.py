@@ -30,7 +30,7 @@ from tests.fixtures.runs import REPOSITORY
 TEXTS = REPOSITORY / "assets" / "text" / "stage1_valid_eng_Latn.jsonl.xz"
 
 DTYPES = (torch.float32, torch.bfloat16)
-SHAPES = ((1, 1), (3, 5), (7, 2), (16, 33), (40, 24))
+SHAPES = ((1, 1), (3, 5), (7, 2), (16, 33), (40, 24), (130, 3))
 
 
 def weight_of(shape, dtype, seed=0):
