@@ -34,7 +34,8 @@ class Plan:
 
     def build(self) -> Plan:
         budget, text, responses = self.budget, self.folder("text"), self.folder("responses")
-        self._add("models", [python("-m", "benchmarks.public_models.write", "--out", self.models)], [], 120)
+        write = python("-m", "benchmarks.public_models.write", "--out", self.models, "--models", "e5-small", "smollm2")
+        self._add("models", [write], [], 120)
         given = ["--budget", budget.name]
         computes = ["--precision", self.precision]
         more: list[object] = ["--parallel"] if self.parallel else []

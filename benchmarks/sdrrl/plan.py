@@ -100,7 +100,8 @@ class Plan:
 
     def _add_material(self) -> None:
         budget, text = self.budget, self.folder("text")
-        self._add("models", [python("-m", "benchmarks.public_models.write", "--out", self.models)], [], 120)
+        write = python("-m", "benchmarks.public_models.write", "--out", self.models, "--models", "smollm2")
+        self._add("models", [write], [], 120)
         given = ["--budget", budget.name]
         read = python("-m", "benchmarks.sdrrl.text", "--text", self.text, *given, "--output", text)
         self._add("text", [read], [], 15)

