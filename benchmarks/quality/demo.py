@@ -1,13 +1,12 @@
 """The last part of `make demo`: what an exported model learned, shown by the borrowed head on real help text.
 
 python -m benchmarks.quality.demo --export runs/demo/export --text assets/text --output runs/demo/report
+    [--more-tests runs/bases/help_text]   test items in languages that do not ship, as `make help-text` leaves them
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import lzma
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from benchmarks.quality.text.folder_text import read_jsonl
 from benchmarks.quality.vectors.borrowed_head import Embedders, LabelledTexts, borrowed_head
 from benchmarks.quality.vectors.borrowed_head_report import write_report
 from mtllm_ds import MTLLM
@@ -28,6 +28,7 @@ def parse() -> argparse.Namespace:
     parser = Parser(description="The borrowed head on an exported model.")
     parser.add_argument("--export", type=Path, required=True, help="folder written by `mtllm-ds export`")
     parser.add_argument("--text", type=Path, default=Path("assets/text"), help="folder of the text sample")
+    parser.add_argument("--more-tests", type=Path, help="folder of `make help-text`: its languages are read too")
     parser.add_argument("--output", type=Path, required=True, help="folder of the report")
     parser.add_argument("--ridge-texts", type=int, default=6000, help="stage-1 texts that the ridge is fitted on")
     add_precision(parser)
@@ -38,27 +39,43 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     options = parse()
     console = Console()
+    tests = _tests(options.text, options.more_tests)
     console.print("reading the test items in every language with the stacked model, the LLM and the MT encoder")
     dtype = reading_dtype(options.precision, torch.device(options.device))
     model = MTLLM.from_pretrained(options.export, device=options.device, dtype=dtype)
-    tests = sorted(options.text.glob("topics_test_*.jsonl.xz"))
-    if not tests:
-        raise UserError(f"--text {options.text}: no topics_test_*.jsonl.xz there; name the folder of the text sample")
-    train_texts = [row["text"] for row in _rows(options.text / f"stage1_train_{ENGLISH}.jsonl.xz")]
+    train_texts = [row["text"] for row in read_jsonl(options.text / f"stage1_train_{ENGLISH}.jsonl.xz")]
     stride = max(1, len(train_texts) // options.ridge_texts)
     result = borrowed_head(
         _embedders(model),
         train=_labelled(options.text / f"topics_train_{ENGLISH}.jsonl.xz"),
         valid=_labelled(options.text / f"topics_valid_{ENGLISH}.jsonl.xz"),
-        tests={path.name.removeprefix("topics_test_").removesuffix(".jsonl.xz"): _labelled(path) for path in tests},
+        tests=tests,
         stage1_train=train_texts[::stride],
-        stage1_valid=[row["text"] for row in _rows(options.text / f"stage1_valid_{ENGLISH}.jsonl.xz")],
+        stage1_valid=[row["text"] for row in read_jsonl(options.text / f"stage1_valid_{ENGLISH}.jsonl.xz")],
     )
     write_report(
         result, options.output, "The borrowed head: topics of help paragraphs, read without translation", console
     )
     console.print(f"\nreport: {options.output}/table.json, {options.output}/table.png", highlight=False)
     return 0
+
+
+def _tests(text: Path, more: Path | None) -> dict[str, LabelledTexts]:
+    """Test items by language, in the order of codes: those of the sample, then those of other languages in `more`."""
+    paths = {_language(path, "topics_test_"): path for path in text.glob("topics_test_*.jsonl.xz")}
+    if not paths:
+        raise UserError(f"--text {text}: no topics_test_*.jsonl.xz there; name the folder of the text sample")
+    if more is not None:
+        others = {_language(path, "test_"): path for path in more.glob("test_*.jsonl")}
+        if not others:
+            raise UserError(f"--more-tests {more}: no test_LANG.jsonl there; make them with `make help-text`")
+        paths = others | paths
+    tests = {code: _labelled(path) for code, path in sorted(paths.items())}
+    return {code: items for code, items in tests.items() if items.texts}
+
+
+def _language(path: Path, prefix: str) -> str:
+    return path.name.removeprefix(prefix).split(".")[0]
 
 
 def _embedders(model: MTLLM) -> Embedders:
@@ -83,19 +100,12 @@ def _remember(read: Callable[[list[str], str], torch.Tensor]) -> Callable[[Seque
 
 
 def _labelled(path: Path) -> LabelledTexts:
-    rows = _rows(path)
+    rows = read_jsonl(path)
     return LabelledTexts(
         texts=[row["text"] for row in rows],
         labels=[row["label"] for row in rows],
         english=[row.get("text_en", row["text"]) for row in rows],
     )
-
-
-def _rows(path: Path) -> list[dict]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; --text names the folder of the text sample")
-    with lzma.open(path, "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
 
 
 if __name__ == "__main__":

@@ -16,8 +16,12 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.quality.vectors.ridge import fit_ridge, fvu
+from mtllm_ds.languages import ENGLISH
 
 STRENGTHS = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+
+KNOWN_RETRIEVAL = 0.5
+"""An encoder knows a language if, by its own mean states, it finds the English original of at least so many test items."""
 
 Embed = Callable[[Sequence[str], str], np.ndarray]
 """(texts, FLORES code) -> (n, width) mean-pooled vectors."""
@@ -80,16 +84,17 @@ def borrowed_head(
     tests: dict[str, LabelledTexts],
     stage1_train: Sequence[str],
     stage1_valid: Sequence[str],
-    english: str = "eng_Latn",
+    english: str = ENGLISH,
     num_examples: int = 3,
 ) -> dict:
     """Evaluate the stacked model on `tests` (FLORES code -> items), everything else being English.
 
-    Returns `{"languages": {code: {mtllm, llm, ridge, originals, retrieval, n}}, "chance", "fvu", "ridge_fvu", "gap_closed",
-    "examples"}`: accuracies of the one head on MT-LLM vectors, on the LLM's own vectors of the foreign text, on the ridge's
-    (mean encoder states -> LLM vectors) and on the LLM's vectors of the English originals; `retrieval` is the share of items
-    whose English original has the highest centred cosine; FVU is on `stage1_valid`. `gap_closed` is the mean over languages
-    other than `english` of (mtllm - llm) divided by that of (originals - llm).
+    Returns `{"languages": {code: {mtllm, llm, ridge, originals, retrieval, encoder_retrieval, n}}, "chance", "fvu",
+    "ridge_fvu", "gap_closed", "examples"}`: accuracies of the one head on MT-LLM vectors, on the LLM's own vectors of the
+    foreign text, on the ridge's (mean encoder states -> LLM vectors) and on the LLM's vectors of the English originals;
+    `retrieval` is the share of items whose English original has the highest centred cosine, `encoder_retrieval` the same by
+    the MT encoder alone, which tells whether it knows the language (`unknown_languages`); FVU is on `stage1_valid`.
+    `gap_closed` is the mean over languages other than `english` of (mtllm - llm) divided by that of (originals - llm).
     """
     head = fit_head(embed.llm(train.texts, english), train.labels, embed.llm(valid.texts, english), valid.labels)
     target, target_valid = embed.llm(stage1_train, english), embed.llm(stage1_valid, english)
@@ -108,18 +113,35 @@ def borrowed_head(
             "ridge": float(head.score(ridge(embed.encoder(test.texts, code)), test.labels)),
             "originals": float(head.score(originals, test.labels)),
             "retrieval": retrieval_accuracy(cosines, test.english),
+            "encoder_retrieval": _encoder_retrieval(embed.encoder, test, code, english),
             "n": len(test.texts),
         }
         if code != english and len(examples) < num_examples:
             examples.append(_example(code, test, cosines, row=len(test.texts) // 3))
     return {
         "languages": languages,
-        "chance": majority_accuracy(train.labels, next(iter(tests.values())).labels),
+        "chance": majority_accuracy(train.labels, max(tests.values(), key=lambda test: len(test.labels)).labels),
         "fvu": fvu(embed.mtllm(stage1_valid, english), target_valid),
         "ridge_fvu": fvu(ridge(encoder_valid), target_valid),
-        "gap_closed": gap_closed({code: row for code, row in languages.items() if code != english}),
+        "gap_closed": gap_closed(foreign(languages, english)),
         "examples": examples,
     }
+
+
+def foreign(languages: dict[str, dict], english: str = ENGLISH) -> dict[str, dict]:
+    """Rows of the languages that are not English."""
+    return {code: row for code, row in languages.items() if code != english}
+
+
+def unknown_languages(languages: dict[str, dict]) -> list[str]:
+    """Languages that the encoder does not know: what it makes of them leads to no English original (`KNOWN_RETRIEVAL`)."""
+    return [code for code, row in languages.items() if row["encoder_retrieval"] < KNOWN_RETRIEVAL]
+
+
+def _encoder_retrieval(encoder: Embed, test: LabelledTexts, code: str, english: str) -> float:
+    """Retrieval of the English originals by the encoder alone; each side's own mean is taken off, and with it the language."""
+    own, originals = encoder(test.texts, code), encoder(test.english, english)
+    return retrieval_accuracy(centred_cosines(own, originals, own.mean(0), originals.mean(0)), test.english)
 
 
 def gap_closed(rows: dict[str, dict]) -> float:

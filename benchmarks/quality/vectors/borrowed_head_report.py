@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.quality.vectors.borrowed_head import KNOWN_RETRIEVAL, foreign, gap_closed, unknown_languages
 from mtllm_ds.atomic import write_figures, write_json
+from mtllm_ds.languages import ENGLISH
 
 COLUMNS = {
     "llm": "LLM reads it itself",
@@ -39,17 +43,27 @@ def flat_figures(result: dict) -> dict[str, float]:
 
 def print_table(result: dict, title: str, console: Console) -> None:
     """The table, the figures that judge it, and the example queries with their nearest English texts."""
-    table = Table(title=title, title_justify="left", caption_justify="left")
-    table.add_column("language")
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False
+    )  # 80 columns hold it
+    table.add_column("language", no_wrap=True)
     for heading in COLUMNS.values():
         table.add_column(heading, justify="right", max_width=13)
-    table.add_column("retrieval", justify="right")
-    table.add_column("n", justify="right")
-    for code, row in result["languages"].items():
+    for heading in ("gap closed", "retrieval", "n"):
+        table.add_column(heading, justify="right")
+    languages, others = result["languages"], foreign(result["languages"])
+    unknown = unknown_languages(others)
+    for code, row in languages.items():
         scores = [f"{row[name]:.3f}" for name in COLUMNS]
         if row["mtllm"] > row["llm"]:
             scores[list(COLUMNS).index("mtllm")] = f"[bold]{row['mtllm']:.3f}[/bold]"
-        table.add_row(code, *scores, f"{row['retrieval']:.3f}", str(row["n"]))
+        closed = gap_closed({code: row}) if code != ENGLISH else math.nan
+        shown = "-" if math.isnan(closed) else f"{closed:.0%}"
+        table.add_row(code + "*" * (code in unknown), *scores, shown, f"{row['retrieval']:.3f}", str(row["n"]))
+    table.add_section()
+    table.add_row(
+        f"mean of {len(others)}", *(f"{_mean(others, name):.3f}" for name in COLUMNS), f"{result['gap_closed']:.0%}"
+    )
     console.print(table)
     console.print(
         f"Accuracy of one head, fitted on the LLM's vectors of English only (chance {result['chance']:.3f}).\n"
@@ -57,11 +71,28 @@ def print_table(result: dict, title: str, console: Console) -> None:
         f"Held-out FVU {result['fvu']:.3f} (ridge {result['ridge_fvu']:.3f}).",
         highlight=False,
     )
+    if unknown:
+        console.print(_about_unknown(others, unknown), highlight=False)
     for example in result["examples"]:
         console.print(f"\n[bold]{example['language']}[/bold]  {_cut(example['query'])}", highlight=False)
         for place, found in enumerate(example["nearest"], 1):
             mark = " [green](its original)[/green]" if found["text"] == example["original"] else ""
             console.print(f"   {place}. {found['cosine']:+.2f}  {_cut(found['text'])}{mark}", highlight=False)
+
+
+def _mean(rows: dict[str, dict], column: str) -> float:
+    return sum(row[column] for row in rows.values()) / len(rows)
+
+
+def _about_unknown(rows: dict[str, dict], unknown: list[str]) -> str:
+    """Says what the star means, and the figure without such languages; the means above have them."""
+    known = {code: row for code, row in rows.items() if code not in unknown}
+    found = ", ".join(f"{code} {rows[code]['encoder_retrieval']:.0%}" for code in unknown)
+    without = f"\nDistance that is closed without them: {gap_closed(known):.0%}." if known else ""
+    return (
+        f"* Not known to the encoder, which finds fewer than {KNOWN_RETRIEVAL:.0%} of their English originals alone: "
+        f"{found}.{without}"
+    )
 
 
 def draw_table(result: dict, path: Path, title: str) -> None:
@@ -81,7 +112,8 @@ def draw_table(result: dict, path: Path, title: str) -> None:
         for x, height in zip(places, heights, strict=True):
             axes.text(x, height + 0.008, f"{height:.2f}"[1:], ha="center", fontsize=7.5, color="#333333")
     axes.axhline(result["chance"], color="#555555", linestyle=":", linewidth=1, label="chance", zorder=3)
-    axes.set_xticks(range(len(languages)), list(languages))
+    unknown = unknown_languages(foreign(languages))
+    axes.set_xticks(range(len(languages)), [code + "*" * (code in unknown) for code in languages])
     axes.set_ylabel("accuracy of the borrowed head")
     axes.set_ylim(0, 1.18 * max(row[name] for row in languages.values() for name in COLUMNS))
     axes.grid(axis="y", color="#e4e4e4", zorder=0)

@@ -1,6 +1,7 @@
 """The borrowed head on worlds whose answers are known: a perfect student, a deaf one, and a linear one."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -34,6 +35,8 @@ class World:
         return np.stack([np.random.default_rng(hash_of(t)).normal(size=WIDTH) for t in texts])
 
     def encoder(self, texts, code):
+        if code == "gaz_Latn":  # which it does not know
+            return self.llm(texts, code)
         return self.meaning(texts) @ self.mixing + 3.0
 
     def items(self, numbers, code="eng_Latn"):
@@ -41,9 +44,9 @@ class World:
         texts = english if code == "eng_Latn" else [f"{code}-{n}" for n in numbers]
         return bh.LabelledTexts(texts, [self.label(t) for t in texts], english)
 
-    def evaluate(self, mtllm):
+    def evaluate(self, mtllm, codes=("deu_Latn", "eng_Latn")):
         embed = bh.Embedders(mtllm=mtllm, llm=self.llm, encoder=self.encoder)
-        tests = {code: self.items(range(500, 590), code) for code in ("deu_Latn", "eng_Latn")}
+        tests = {code: self.items(range(500, 590), code) for code in codes}
         train = [f"en-{n}" for n in range(300)]
         return bh.borrowed_head(
             embed,
@@ -69,7 +72,7 @@ def test_perfect_student_reads_like_the_originals(perfect):
     row = perfect["languages"]["deu_Latn"]
     assert row["mtllm"] == row["originals"] > 0.95
     assert row["llm"] < 0.6
-    assert row["retrieval"] == 1.0
+    assert row["retrieval"] == row["encoder_retrieval"] == 1.0
     assert row["n"] == 90
     assert perfect["fvu"] == 0.0
     assert perfect["gap_closed"] == pytest.approx(1.0)
@@ -79,6 +82,22 @@ def test_perfect_student_reads_like_the_originals(perfect):
 def test_linear_encoder_is_solved_by_the_ridge(perfect):
     assert perfect["ridge_fvu"] < 1e-6
     assert perfect["languages"]["deu_Latn"]["ridge"] == perfect["languages"]["deu_Latn"]["originals"]
+
+
+def test_a_language_that_the_encoder_does_not_know_is_told(tmp_path):
+    world = World()
+    codes = ("deu_Latn", "eng_Latn", "gaz_Latn")
+    result = world.evaluate(lambda texts, code: world.llm(texts, code if code == "gaz_Latn" else "eng_Latn"), codes)
+    assert bh.unknown_languages(result["languages"]) == ["gaz_Latn"]
+    console = Console(record=True, width=140)
+    write_report(result, tmp_path, "A world of numbers", console)
+    shown = console.export_text()
+    assert re.search(r"gaz_Latn\* .* 0% ", shown)
+    assert re.search(r"deu_Latn .* 100% ", shown)
+    # The mean has both languages; without the unknown one everything is closed.
+    assert re.search(rf"mean of 2 .* {result['gap_closed']:.0%} ", shown)
+    assert 0 < result["gap_closed"] < 1
+    assert "closed without them: 100%." in shown
 
 
 def test_deaf_student_gains_nothing():
@@ -112,7 +131,7 @@ def test_report_writes_table_and_picture_and_prints_examples(perfect, tmp_path):
     write_report(perfect, tmp_path / "report", "A world of numbers", console)
     table = json.loads((tmp_path / "report" / "table.json").read_text())
     assert set(table) == {"deu_Latn", "eng_Latn"}
-    assert set(table["deu_Latn"]) == {"mtllm", "llm", "ridge", "originals", "retrieval", "n"}
+    assert set(table["deu_Latn"]) == {"mtllm", "llm", "ridge", "originals", "retrieval", "encoder_retrieval", "n"}
     assert (tmp_path / "report" / "table.png").read_bytes().startswith(b"\x89PNG")
     summary = json.loads((tmp_path / "report" / "summary.json").read_text())
     assert summary["deu_Latn/retrieval"] == table["deu_Latn"]["retrieval"]
