@@ -98,13 +98,21 @@ class Watch:
         if self._dumps:
             faulthandler.unregister(signal.SIGUSR2)
         if self._state in (watcher.FAILED, watcher.LOST):
-            with self._lock:  # it has a line to say before it goes
+            with self._lock:
                 self._closed = True
                 self._write()
+            self._await_last_word()
         elif self._process is not None:
             self._process.kill()
             self._process.wait()
         set_collective_timeout(COLLECTIVE_TIMEOUT)
+
+    def _await_last_word(self) -> None:
+        """The watcher has a line to say before it goes; where a launcher is all that keeps a container or a SLURM step alive, it
+        would be lost once this rank, and the launcher with it, has left."""
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(watcher.LAST_WORD_SECONDS)
 
     def _set_state(self, state: int) -> None:
         with self._lock:

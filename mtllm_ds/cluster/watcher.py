@@ -38,6 +38,8 @@ LIFELESS_SECONDS = 4.0
 """Without a beat, which should come every second: stopped, or its interpreter is held."""
 _FOLDER_SECONDS = 10.0
 """Longest that a shared folder is waited for: it may be what hangs."""
+LAST_WORD_SECONDS = GRACE_SECONDS + 3 * _FOLDER_SECONDS
+"""Within which all is said of a rank that failed."""
 
 
 class Seen(NamedTuple):

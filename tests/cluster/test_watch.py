@@ -191,15 +191,20 @@ def test_one_that_fails_is_told_and_may_live_on_without_its_watcher(ranks):
 
 
 @pytest.mark.parametrize(
-    ("error", "state"),
+    ("error", "state", "said"),
     [
-        (UserError("a"), watcher.ORDERLY),
-        (PeerFailedError(2), watcher.ORDERLY),
-        (RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer"), watcher.LOST),
-        (RuntimeError("shapes differ"), watcher.FAILED),
+        (UserError("a"), watcher.ORDERLY, ""),
+        (PeerFailedError(2), watcher.ORDERLY, ""),
+        (
+            RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer"),
+            watcher.LOST,
+            "lost the other ranks",
+        ),
+        (RuntimeError("shapes differ"), watcher.FAILED, "failed"),
     ],
 )
-def test_closing_leaves_no_process_and_no_bound(tmp_path, monkeypatch, error, state):
+def test_closing_leaves_no_process_no_bound_and_nothing_unsaid(tmp_path, monkeypatch, capfd, error, state, said):
+    """A launcher, and the container that it lives in, may end as soon as the rank has left."""
     bounds = []
     monkeypatch.setattr(watch, "set_collective_timeout", bounds.append)
     found = Watch(tmp_path, {**LIMITS, "step": 5.0})
@@ -209,7 +214,9 @@ def test_closing_leaves_no_process_and_no_bound(tmp_path, monkeypatch, error, st
     found.note_failure(error)
     assert watcher.Seen.read(found._memory).state == state
     found.close()
-    assert found._process.wait(LONG) is not None
+    assert found._process.returncode is not None
+    words = capfd.readouterr().err
+    assert words.endswith(f" {said} while validating after step 1\n") if said else not words
     assert bounds[1] == timedelta(seconds=35)
     assert bounds[2] > timedelta(days=365)  # no bound is not thirty minutes
     assert bounds[-1] == COLLECTIVE_TIMEOUT

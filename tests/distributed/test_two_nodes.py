@@ -16,11 +16,11 @@ from tests.fixtures.runs import REPOSITORY, losses_of, make_run, settings_of
 
 STEPS, STRUCK = 48, 7
 """Of a run, and when it is struck: a busy machine must not finish it before the blow is felt."""
-BOUND_SECONDS = 10
+BOUND_SECONDS = 20
 """Of a step, before a watcher ends it."""
 LONG_SECONDS = 240
 """For what a busy machine does sooner, or never."""
-PHASE = re.compile(r"while (taking|waiting for the data of|logging|saving) step \d+")
+PHASE = re.compile(r"while (preparing|taking|waiting for the data of|logging|saving) step \d+")
 ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "GLOO_SOCKET_IFNAME": "eth0"}
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
