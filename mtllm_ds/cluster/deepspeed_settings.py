@@ -27,7 +27,6 @@ _KNOWN = (
     "zero_force_ds_cpu_optimizer",
     "zero_allow_untested_optimizer",
     "activation_checkpointing",
-    "aio",
     "comms_logger",
     "flops_profiler",
     "steps_per_print",

@@ -29,7 +29,6 @@ _SECTIONS = (
     "fp16",
     "data_types",
     "activation_checkpointing",
-    "aio",
     "comms_logger",
     "flops_profiler",
 )
@@ -145,12 +144,24 @@ def _leaves(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
     return [leaf for key, child in node.items() for leaf in _leaves(child, f"{prefix}.{key}" if prefix else key)]
 
 
+def _place(config: Mapping[str, Any], section: str) -> str:
+    """Where an offloaded part of ZeRO lies; what is no section is refused with DeepSpeed's own words, later."""
+    given = config.get("zero_optimization", {}).get(section)
+    return str(given.get("device", "none")).lower() if isinstance(given, Mapping) else "none"
+
+
 def _check(config: dict[str, Any], settings: Settings, path: Path) -> None:
     stage = config.get("zero_optimization", {}).get("stage", 0)
     if stage not in (2, 3):
         raise UserError(f"training.deepspeed={path}: zero_optimization.stage={stage}; this project runs stages 2 and 3")
     if config.get("fp16", {}).get("enabled", False):
         raise UserError(f"training.deepspeed={path}: fp16.enabled=true; use training.precision=bf16 or fp32")
+    for section in ("offload_optimizer", "offload_param"):
+        if _place(config, section) == "nvme":
+            raise UserError(
+                f"training.deepspeed={path}: zero_optimization.{section}.device=nvme: nothing here was tried with weights or "
+                "moments on a disk, and checkpoints read and write those in memory; set it to cpu"
+            )
     for name, is_on in (
         ("flops_profiler.enabled", config.get("flops_profiler", {}).get("enabled")),
         ("wall_clock_breakdown", config.get("wall_clock_breakdown")),

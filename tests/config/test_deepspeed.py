@@ -41,6 +41,14 @@ def test_every_auto_is_resolved(file, precision):
             r"flops_profiler.enabled=true: .*flops_profiler_step",
         ),
         ({"zero_optimization": {"stage": 3}, "wall_clock_breakdown": True}, r"wall_clock_breakdown=true: .*--profile"),
+        (
+            {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme", "nvme_path": "/d"}}},
+            r"zero_optimization.offload_optimizer.device=nvme: .*set it to cpu",
+        ),
+        (
+            {"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme", "nvme_path": "/d"}}},
+            r"zero_optimization.offload_param.device=nvme: ",
+        ),
     ],
 )
 def test_what_contradicts_the_recipe_is_refused(tmp_path, content, message):
