@@ -21,7 +21,9 @@ def calibrated(planner: Planner, machine: Machine, num_gpus: int, seconds: float
     """
     per_node = min(num_gpus, machine.gpus_per_node)
     if num_gpus % per_node:
-        raise UserError(f"--measured-gpus={num_gpus}: no multiple of the {per_node} GPUs of a node (--gpus-per-node)")
+        raise UserError(
+            f"--measured-gpus={num_gpus}: no multiple of the {per_node} GPUs of a node; give one, or set --gpus-per-node"
+        )
     there = replace(machine, num_nodes=num_gpus // per_node, gpus_per_node=per_node)
 
     def step_seconds(slowdown: float) -> float:

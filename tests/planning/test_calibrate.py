@@ -40,6 +40,6 @@ def test_seconds_that_cannot_be_are_one_line(planner):
         ):
             calibrated(planner, machine, 2, seconds)
     with pytest.raises(
-        UserError, match=r"^--measured-gpus=3: no multiple of the 2 GPUs of a node \(--gpus-per-node\)$"
+        UserError, match=r"^--measured-gpus=3: no multiple of the 2 GPUs of a node; give one, or set --gpus-per-node$"
     ):
         calibrated(planner, machine, 3, 1.0)
