@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from mtllm_ds.config.deepspeed import resolve_deepspeed
+from mtllm_ds.config.deepspeed import resolve_deepspeed, zero_stage
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.data.stream.schedule import cells_in_forward
 from mtllm_ds.errors import UserError
+from mtllm_ds.models.loading import llm_config
 from mtllm_ds.objectives.base import Objective, StepWeights
 from mtllm_ds.planning.hardware import Machine
 from mtllm_ds.planning.paper import Text, batch_on_paper, objective_on_paper, samples_per_cell
@@ -22,7 +23,8 @@ from mtllm_ds.planning.roofline import StepTime, time_of_step
 from mtllm_ds.planning.trace import Trace
 from mtllm_ds.planning.zero import Kept, Traffic, ZeroSettings, gathers_of, kept_by_rank, traffic_of_step
 from mtllm_ds.planning.zero3 import GatherRules, Gathers
-from mtllm_ds.preflight.whole import Whole, check_whole, choose_whole
+from mtllm_ds.preflight.paired import check_pairing
+from mtllm_ds.preflight.whole import Whole, check_objective_gathers, check_whole, choose_whole, only_under_stage_3
 
 SCALING = 8, 4096
 """GPUs of the picture, at least and at most"""
@@ -93,7 +95,8 @@ class Planner:
         """The run as its recipe has it.
 
         Raises:
-            UserError: more ranks than `data.lanes`, or a DeepSpeed file that does not fit.
+            UserError: more ranks than `data.lanes`, or a DeepSpeed file that does not fit, or that a run would refuse beside
+                other settings.
         """
         data = self.settings.data
         if machine.num_ranks > data.lanes:
@@ -105,6 +108,9 @@ class Planner:
         samples = data.lanes * samples_per_cell(self.settings, self.text)
         ds_config = self._ds_config(machine, {})
         check_whole(self.settings, ds_config)
+        check_objective_gathers(self.settings, ds_config)
+        llm = self.settings.model.llm
+        check_pairing(self.settings, llm_config(llm) if llm is not None else None, zero_stage(ds_config))
         return self._layout(machine, ds_config, cells, micro_batches, samples)
 
     def variants(self, own: Plan) -> Iterator[tuple[str, Plan]]:
@@ -240,6 +246,8 @@ def _left_out(settings: Settings, objective: Objective, batch: Batch) -> Iterato
         objective.prepare([batch], StepWeights(refuse, refuse, torch.device("cpu")))
     except _RunsFirstError:
         yield "what the objective runs before a step's first forward (rollouts, negatives over a step) is not counted"
+    if odd := only_under_stage_3(settings):
+        yield f"ZeRO-2 is planned without {' and '.join(odd)}, which a run would refuse there"
     if settings.objective.bank is not None:
         yield "the teachers of the languages are not counted: neither their memory nor their forwards"
     if settings.model.merge_start_lora:

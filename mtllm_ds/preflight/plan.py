@@ -49,7 +49,7 @@ from mtllm_ds.preflight.start import (
     warnings_of,
 )
 from mtllm_ds.preflight.targets import open_targets
-from mtllm_ds.preflight.whole import check_whole
+from mtllm_ds.preflight.whole import check_objective_gathers, check_whole
 
 _SIDES = {"encoder": "encoder", "llm": "LLM"}
 
@@ -114,11 +114,7 @@ def check_run(
     )
     check_deepspeed(ds_config, world_size, settings.training.deepspeed)
     check_whole(settings, ds_config)
-    if (odd := settings.objective.only_under_stage_3) is not None and zero_stage(ds_config) < 3:
-        raise UserError(
-            f"{odd}: has no effect with training.deepspeed={settings.training.deepspeed}, which leaves weights whole; remove "
-            "it, or choose a file of ZeRO-3"
-        )
+    check_objective_gathers(settings, ds_config)
     model = settings.model
     if model.encoder is not None:
         encoder_family(model.encoder)

@@ -123,6 +123,25 @@ def check_whole(settings: Settings, ds_config: Mapping[str, Any], sizes: Mapping
     raise UserError(f"training.whole_frozen_gib={wanted}: has no effect: {why}; set it to auto")
 
 
+def only_under_stage_3(settings: Settings) -> list[str]:
+    """Settings as they stand that have no effect where every rank holds all weights whole."""
+    model, training = settings.model, settings.training
+    found = [settings.objective.only_under_stage_3] if settings.objective.only_under_stage_3 is not None else []
+    found += ["model.paired_sweep=true"] if model.paired_sweep is True else []
+    return found + (
+        [f"training.whole_frozen_gib={training.whole_frozen_gib:g}"] if training.whole_frozen_gib != "auto" else []
+    )
+
+
+def check_objective_gathers(settings: Settings, ds_config: Mapping[str, Any]) -> None:
+    """Refuse what an objective says of gathers where there are none."""
+    if (odd := settings.objective.only_under_stage_3) is not None and zero_stage(ds_config) < 3:
+        raise UserError(
+            f"{odd}: has no effect with training.deepspeed={settings.training.deepspeed}, which leaves weights whole; remove "
+            "it, or choose a file of ZeRO-3"
+        )
+
+
 def arrange_whole(
     objective: Objective, settings: Settings, ds_config: Mapping[str, Any], device: torch.device, device_bytes: int
 ) -> Whole:

@@ -151,6 +151,20 @@ def test_variants_change_what_they_are_meant_to(recipe):
     assert found["8 nodes, batch x 2"].samples_per_step == 2 * own.samples_per_step
 
 
+def test_what_a_run_refuses_under_zero_2_is_refused_on_paper_and_said_of_the_variant(recipe, dialogues):
+    with pytest.raises(UserError, match=r"model.paired_sweep=true: ZeRO stage 2 leaves weights whole"):
+        planner(recipe, training__deepspeed="zero2", model__paired_sweep="true").plan(PERFECT)
+    layers = {"objective__rollouts__gather": "layers", "objective__rollouts__max_new_tokens": 4}
+    with pytest.raises(UserError, match=r"objective.rollouts.gather=layers: has no effect"):
+        planner(dialogues, training__deepspeed="zero2", **layers).plan(PERFECT)
+    plans = planner(dialogues, training__deepspeed="zero3", training__whole_frozen_gib=0, **layers)
+    assert "ZeRO-2" in dict(plans.variants(plans.plan(PERFECT)))
+    assert plans.warnings[-1] == (
+        "ZeRO-2 is planned without objective.rollouts.gather=layers and training.whole_frozen_gib=0, which a run would refuse "
+        "there"
+    )
+
+
 def test_copies_within_a_node_take_weights_off_the_network(recipe):
     """At thresholds of 0, with all weights of a toy too small for the shipped ones."""
     plans = planner(recipe, data__lanes=64, training__deepspeed=PARTITIONED)
