@@ -16,6 +16,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.quality.vectors.ridge import fit_ridge, fvu
+from mtllm_ds.evaluation.items.masking import without_copies
 from mtllm_ds.languages import ENGLISH
 
 STRENGTHS = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
@@ -139,9 +140,21 @@ def unknown_languages(languages: dict[str, dict]) -> list[str]:
 
 
 def _encoder_retrieval(encoder: Embed, test: LabelledTexts, code: str, english: str) -> float:
-    """Retrieval of the English originals by the encoder alone; each side's own mean is taken off, and with it the language."""
-    own, originals = encoder(test.texts, code), encoder(test.english, english)
-    return retrieval_accuracy(centred_cosines(own, originals, own.mean(0), originals.mean(0)), test.english)
+    """Retrieval of the English originals by the encoder alone.
+
+    Names are taken out that a text copies from its original, since they lead to it in any language; each side's own mean is
+    taken off, and with it the language.
+    """
+    masked = [
+        (without_copies(text, original), without_copies(original, text))
+        for text, original in zip(test.texts, test.english, strict=True)
+    ]
+    pairs = [pair for pair in masked if all(pair)]
+    if not pairs:  # English, or text that is nothing but copies of it
+        return 1.0
+    texts, originals = zip(*pairs, strict=True)
+    own, wanted = encoder(texts, code), encoder(originals, english)
+    return retrieval_accuracy(centred_cosines(own, wanted, own.mean(0), wanted.mean(0)), originals)
 
 
 def gap_closed(rows: dict[str, dict]) -> float:

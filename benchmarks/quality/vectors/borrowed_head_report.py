@@ -90,8 +90,8 @@ def _about_unknown(rows: dict[str, dict], unknown: list[str]) -> str:
     found = ", ".join(f"{code} {rows[code]['encoder_retrieval']:.0%}" for code in unknown)
     without = f"\nDistance that is closed without them: {gap_closed(known):.0%}." if known else ""
     return (
-        f"* Not known to the encoder, which finds fewer than {KNOWN_RETRIEVAL:.0%} of their English originals alone: "
-        f"{found}.{without}"
+        f"* Not known to the encoder, which finds fewer than {KNOWN_RETRIEVAL:.0%} of their English originals alone, copied "
+        f"names left out: {found}.{without}"
     )
 
 

@@ -100,6 +100,28 @@ def test_a_language_that_the_encoder_does_not_know_is_told(tmp_path):
     assert "closed without them: 100%." in shown
 
 
+class WorldOfNames(World):
+    """Each item begins with a name that its translation copies, and the encoder reads nothing but an item's first word."""
+
+    def encoder(self, texts, code):
+        return np.stack([np.random.default_rng(hash_of(text.split()[0])).normal(size=WIDTH) for text in texts])
+
+    def items(self, numbers, code="eng_Latn"):
+        plain = super().items(numbers, code)
+        texts, english = (
+            [f"Name{n} {t}" for n, t in zip(numbers, side, strict=True)] for side in (plain.texts, plain.english)
+        )
+        return bh.LabelledTexts(texts, plain.labels, english)
+
+
+def test_to_find_copied_names_is_not_to_know_a_language():
+    world = WorldOfNames()
+    rows = world.evaluate(world.llm)["languages"]
+    assert rows["deu_Latn"]["encoder_retrieval"] < 0.1
+    assert rows["eng_Latn"]["encoder_retrieval"] == 1.0
+    assert bh.unknown_languages(rows) == ["deu_Latn"]
+
+
 def test_deaf_student_gains_nothing():
     world = World()
     result = world.evaluate(world.llm)
