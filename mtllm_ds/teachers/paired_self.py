@@ -26,6 +26,8 @@ class PairedSelf(FrozenSelf):
 
     def __init__(self, student: StackedModel | LLMReader, *, gives_tuples: bool, keeps_start: bool = False) -> None:
         super().__init__(student, keeps_start=keeps_start)
+        self.was_asked_beside = False
+        """Whether an objective has ever asked so; one that asks by itself (`vectors`, `states`) shares nothing."""
         self._sweep = PairedSweep(base_of(student.llm), gives_tuples=gives_tuples, kept=self._kept)
 
     @property
@@ -34,9 +36,11 @@ class PairedSelf(FrozenSelf):
         return self._sweep.layers
 
     def vectors_beside(self, batch: Batch, student: Callable[[], Said]) -> tuple[torch.Tensor, Said]:
+        self.was_asked_beside = True
         return self._sweep(lambda: self.vectors(batch), self._trained(student))
 
     def states_beside(self, batch: Batch, student: Callable[[], Said]) -> tuple[torch.Tensor, Said]:
+        self.was_asked_beside = True
         return self._sweep(lambda: self.states(batch), self._trained(student))
 
     def _trained(self, student: Callable[[], Said]) -> Callable[[], Said]:

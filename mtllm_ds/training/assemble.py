@@ -41,6 +41,7 @@ from mtllm_ds.preflight.plan import RunPlan
 from mtllm_ds.preflight.resume import Resume, check_whole_run, find_checkpoint, open_checkpoint, require_fit_folder
 from mtllm_ds.preflight.whole import arrange_whole, memory_of
 from mtllm_ds.teachers.bank import load_bank
+from mtllm_ds.teachers.base import Teacher
 from mtllm_ds.teachers.beside import teacher_beside
 from mtllm_ds.training.engine import Engine
 from mtllm_ds.training.history import History
@@ -136,7 +137,8 @@ def _open_run(
     arrange_reader(reader, settings)
     if settings.training.compile:
         together(lambda: compile_layers(reader.trained_model, device), device)
-    objective = together(lambda: _objective(plan, reader, kept, device), device)
+    teacher = together(lambda: teacher_beside(settings, reader, plan.task, plan.pairing), device)
+    objective = together(lambda: _objective(plan, reader, teacher, kept, device), device)
     kept = kept_tensors(objective, plan, kept)
     device_bytes = from_main(lambda: memory_of(device, cluster.world_size), device)
     whole = together(lambda: arrange_whole(objective, settings, plan.ds_config, device, device_bytes), device)
@@ -173,6 +175,7 @@ def _open_run(
         preemption=preemption,
         watch=watch,
         warn=warn,
+        teacher=teacher,
         start_step=start_step,
         history=History(**found[1].history) if found is not None else History(),
         newest_figures=found[1].metrics if found is not None else {},
@@ -232,12 +235,16 @@ def _train_stream(plan: RunPlan, cluster: Cluster, cursor: dict | None) -> Train
 
 
 def _objective(
-    plan: RunPlan, reader: Reader, kept: Mapping[str, torch.Tensor] | None, device: torch.device
+    plan: RunPlan,
+    reader: Reader,
+    teacher: Teacher | None,
+    kept: Mapping[str, torch.Tensor] | None,
+    device: torch.device,
 ) -> Objective:
     parts = Parts(
         settings=plan.settings,
         student=reader,
-        teacher=teacher_beside(plan.settings, reader, plan.task, plan.pairing),
+        teacher=teacher,
         bank=load_bank(plan.settings, device),
         num_languages=max(len(m.languages) for m in (plan.train, plan.validation) if m is not None),
         task=plan.task,

@@ -29,6 +29,8 @@ from mtllm_ds.observe.profiler import PROFILES, StepProfiler
 from mtllm_ds.observe.sinks import Sink
 from mtllm_ds.preflight.resume import newest_checkpoint, open_checkpoint
 from mtllm_ds.step_parts import in_part
+from mtllm_ds.teachers.base import Teacher
+from mtllm_ds.teachers.paired_self import PairedSelf
 from mtllm_ds.training.engine import Engine
 from mtllm_ds.training.guards import (
     StepFacts,
@@ -67,6 +69,8 @@ class Trainer:
     watch: Watch
     warn: Callable[[str], None]
     """Tells a line on the main rank."""
+    teacher: Teacher | None = None
+    """That the objective was given."""
     start_step: int = 0
     history: History = field(default_factory=History)
     newest_figures: dict[str, float] = field(default_factory=dict)
@@ -110,6 +114,8 @@ class Trainer:
             if done % run.log_every == 0 or last:
                 self._log(done, learning_rate)
             self.watch.started()
+            if step == self.start_step:
+                self._check_sweep()
             is_best = self._validate(done) if done % run.validate_every == 0 or last else False
             stop = stop or self.history.validation_due
             if done % run.save_every == 0 or is_best or last or stop:
@@ -193,6 +199,18 @@ class Trainer:
             if failures.on_loss_spike == "ignore"
             else float(sum_over_ranks(local_loss.double()) / count.clamp(min=1))
         )
+
+    def _check_sweep(self) -> None:
+        """An objective of a user may ask its teacher by itself, which is known once it has: on all ranks alike, as it gathers."""
+        if not isinstance(self.teacher, PairedSelf) or self.teacher.was_asked_beside:
+            return
+        why = (
+            f"objective.name={self.settings.objective.name} asks its teacher by itself (vectors, states) and not beside the "
+            "student (vectors_beside, states_beside), so that ZeRO-3 gathers each layer three times a step"
+        )
+        if self.settings.model.paired_sweep is True:
+            raise UserError(f"model.paired_sweep=true: has no effect: {why}; ask so, or set it to auto")
+        self.warn(f"no teacher beside the student: {why}")
 
     def _spikes(self, done: int, loss: float) -> bool:
         """Whether the run rolls back for a spike of the loss, on all ranks or on none; told in any case."""

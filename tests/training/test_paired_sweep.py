@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.training.assemble import open_run
-from tests.distributed.ranks import PARTITIONED, ranks
+from tests.distributed.ranks import PARTITIONED, RankError, ranks
 from tests.fixtures.dialogue_runs import PACKED, make_dialogue_run
 from tests.fixtures.models import llama_config
 from tests.fixtures.runs import learnt, losses_of, make_run, rows_of, settings_of
@@ -171,3 +171,35 @@ def test_where_one_rank_cannot_try_it_all_take_the_word_of_rank_0(texts, failing
     }  # fmt: skip
     assert ranks(2).run(teacher_with, texts, overrides, failing_rank) == [kind, kind]
     assert len(losses_of(settings_of(texts, **overrides))) == 2
+
+
+def warnings_of_one_that_asks_by_itself(recipe, overrides):
+    """On a rank: what a run warns of whose objective, as one from elsewhere may, takes no notice of its student's pass."""
+    from mtllm_ds.teachers.base import Teacher
+    from mtllm_ds.teachers.paired_self import PairedSelf
+
+    trainer = open_run(settings_of(recipe, **overrides), join_cluster(), False, Console(quiet=True))
+    told, beside = [], PairedSelf.vectors_beside
+    trainer.warn = told.append
+    PairedSelf.vectors_beside = Teacher.vectors_beside
+    try:
+        trainer.run()
+    finally:
+        PairedSelf.vectors_beside = beside
+        trainer.close()
+    return told
+
+
+def test_an_objective_that_asks_its_teacher_by_itself_is_told(texts):
+    overrides = {
+        "run__output_dir": str(texts.parent / "by_itself"), "run__max_steps": 2, "run__validate_every": 2,
+        "run__save_every": 2, "training__deepspeed": PARTITIONED, "data__cells_per_forward": 3,
+    }  # fmt: skip
+    (told,) = ranks(1).run(warnings_of_one_that_asks_by_itself, texts, overrides)
+    (line,) = told
+    assert line.startswith("no teacher beside the student: objective.name=pooled_alignment asks its teacher by itself")
+    demanded = overrides | {"run__output_dir": str(texts.parent / "demanded"), "model__paired_sweep": "true"}
+    with pytest.raises(
+        RankError, match=r"^UserError: model\.paired_sweep=true: has no effect: objective\.name=pooled_"
+    ):
+        ranks(1).run(warnings_of_one_that_asks_by_itself, texts, demanded)
