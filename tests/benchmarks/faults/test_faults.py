@@ -63,6 +63,10 @@ def test_the_table_tells_what_is_not_as_promised():
     assert "is not named" in _named(said, "SIGKILL", "save", 0, [-9, 1])[1][0]
     assert _named(said, "SIGKILL", "save", 0, [-9, 1], anywhere=True)[1] == []
     assert _named(said, "SIGKILL", "step", 0, [-9, 0])[1] == ["a rank ended as if all were well"]
+    lost = "step_4: cannot be written (RuntimeError); NOT SAVED: training goes on, and the checkpoints before it stay; make room"
+    assert _named(f"step 4/6\n{lost}\n", "exception", "save", 0, [0, 0]) == (lost, [])
+    assert _named("step 4/6", "exception", "save", 0, [0, 0])[1] == ["a save that failed is not told"]
+    assert "a rank ended as if all were well" in _named(lost, "exception", "step", 0, [0, 0])[1]
     assert _named("", "SIGTERM", "step", 0, [85, 1])[1] == ["no good order: [85, 1]"]
     nan = "error: step 3: rank 1 could not take it soundly (its loss nan)"
     assert _named(nan, NAN, "step", 1, [3, 3]) == (nan, [])
