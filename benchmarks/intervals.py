@@ -1,4 +1,4 @@
-"""Intervals: of a mean difference between two kinds of trained models, over seeds and held-out texts, and of a median."""
+"""Intervals: of a mean difference between two kinds of trained models, over seeds and texts; of a median; of a share."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binom
+from scipy.stats import binom, binomtest
 from scipy.stats import t as student_t
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean difference, in nats per token where nothing else is said, or a median, and the ends of its interval."""
+    """A mean difference, in nats per token where nothing else is said, a median or a share, and the ends of its interval."""
 
     mean: float
     low: float
@@ -58,6 +58,12 @@ def median_interval(values: Sequence[float], level: float) -> Interval:
     if below < 0:
         return Interval(float(np.median(ordered)), -np.inf, np.inf)
     return Interval(float(np.median(ordered)), float(ordered[below]), float(ordered[-1 - below]))
+
+
+def share_interval(num_right: int, num: int, level: float) -> Interval:
+    """A share of independent answers, between the ends of Clopper and Pearson's exact interval."""
+    ends = binomtest(num_right, num).proportion_ci(1 - level, method="exact")
+    return Interval(num_right / num, float(ends.low), float(ends.high))
 
 
 def _variance_of_sum(residuals: np.ndarray, names: np.ndarray) -> float:

@@ -1,0 +1,115 @@
+"""A step of the facts benchmark: what each choice is worth to a model behind each question, in nats.
+
+Writes a row for every question and form to --output: {item, kind, country, language, form, answer, tokens, bytes, nll, blind};
+the last four are lists, a figure a choice. `nll` is the choice's cross-entropy behind the question, summed over its tokens;
+`blind` the same behind the question with dots in place of the name.
+
+An LLM reads the question itself, a stack through its encoder with the language's tag. Choices are English, and the LLM's to tell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+
+from benchmarks.facts.budgets import BUDGETS
+from benchmarks.facts.items import HALVES, Item, make_items
+from benchmarks.facts.templates import KINDS, WORDINGS
+from mtllm_ds.atomic import write_text
+from mtllm_ds.cluster.precision import reading_dtype
+from mtllm_ds.command_line import Parser, add_precision, quiet_libraries, run_and_exit
+from mtllm_ds.errors import UserError
+from mtllm_ds.evaluation.generation.readings import cross_entropies
+from mtllm_ds.inference import MTLLM
+from mtllm_ds.models.speaker import Speaker
+
+Row = dict[str, Any]
+FORMS = ("plain", "labelled", "chat")
+"""The question alone; with the labels `Question:` and `Answer:` of its language; as a user's message"""
+
+
+def main() -> int:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument("--llm", help="a language model, which reads the questions itself")
+    who.add_argument("--stack", help="an export, whose encoder reads them")
+    add("--budget", choices=list(BUDGETS), required=True)
+    add("--half", choices=HALVES, required=True, help="of the countries")
+    add("--language", choices=list(WORDINGS), required=True)
+    add(
+        "--kinds",
+        type=json.loads,
+        required=True,
+        help='JSON of kinds and the forms to ask them in: {"capital": ["chat"]}',
+    )
+    add("--device", default="cpu")
+    add_precision(parser)
+    add("--output", type=Path, required=True)
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    dtype = reading_dtype(options.precision, device)
+    if options.llm is not None:
+        model = MTLLM.from_base("llm", options.llm, device=device, dtype=dtype)
+    else:
+        model = MTLLM.from_pretrained(options.stack, device=device, dtype=dtype)
+    budget = BUDGETS[options.budget]
+    items = make_items(budget.seed, options.half, budget.num_of(options.half))
+    speaker = model.speaker(plain=False)
+    if options.stack is not None and speaker.sides == ["llm"]:
+        raise UserError(f"--stack={options.stack}: has no encoder that reads the questions; name the export of a stack")
+    rows: list[Row] = []
+    wanted = [(kind, form) for kind in KINDS for form in options.kinds.get(kind, ())]
+    for kind, form in track(wanted, options.language):
+        of_kind = [item for item in items if item.kind == kind]
+        rows += ask(speaker, of_kind, options.language, form, budget.batch_size)
+    write_text(options.output, "".join(json.dumps(row) + "\n" for row in rows))
+    return 0
+
+
+def ask(speaker: Speaker, items: Sequence[Item], language: str, form: str, batch_size: int) -> list[Row]:
+    """A row for each question."""
+    asked = [(item, choice) for item in items for choice in item.choices]
+    told = _worth(speaker, [(item.question(language), choice) for item, choice in asked], language, form, batch_size)
+    blindly = sorted({(item.question(language, blind=True), choice) for item, choice in asked})
+    blind = dict(zip(blindly, _worth(speaker, blindly, language, form, batch_size), strict=True))
+    rows = []
+    for number, item in enumerate(items):
+        own = told[number * len(item.choices) : (number + 1) * len(item.choices)]
+        dots = item.question(language, blind=True)
+        rows.append({
+            "item": item.id, "kind": item.kind, "country": item.country, "language": language, "form": form, "answer": item.answer,
+            "tokens": [tokens for _, tokens in own], "bytes": [len(choice.encode()) for choice in item.choices],
+            "nll": [nll for nll, _ in own], "blind": [blind[dots, choice][0] for choice in item.choices],
+        })  # fmt: skip
+    return rows
+
+
+def prompt_of(question: str, language: str, form: str) -> Any:
+    """What is read: a text, or messages."""
+    if form == "chat":
+        return [{"role": "user", "content": question}]
+    return WORDINGS[language].labelled(question) if form == "labelled" else question
+
+
+def _worth(
+    speaker: Speaker, pairs: Sequence[tuple[str, str]], language: str, form: str, batch_size: int
+) -> list[tuple[float, int]]:
+    """Of each question and choice: the choice's summed cross-entropy in nats, and its number of tokens."""
+    prompts = [prompt_of(question, language, form) for question, _ in pairs]
+    choices = [choice if form == "chat" else f" {choice}" for _, choice in pairs]
+    codes = [language] * len(pairs) if "encoder" in speaker.sides else None
+    read, ids = speaker.read_with(prompts, choices, codes)
+    nll = cross_entropies(speaker, read, ids, batch_size)
+    return [(float(one), len(own)) for one, own in zip(nll, ids, strict=True)]
+
+
+if __name__ == "__main__":
+    quiet_libraries()
+    run_and_exit(main)
