@@ -31,7 +31,8 @@ from mtllm_ds.models.speaker import Speaker
 
 Row = dict[str, Any]
 FORMS = ("plain", "labelled", "chat")
-"""The question alone; with the labels `Question:` and `Answer:` of its language; as a user's message"""
+"""The question alone; with the labels `Question:` and `Answer:` of its language; as a user's message, which an LLM
+without a chat template is not asked"""
 
 
 def main() -> int:
@@ -65,7 +66,10 @@ def main() -> int:
     if options.stack is not None and speaker.sides == ["llm"]:
         raise UserError(f"--stack={options.stack}: has no encoder that reads the questions; name the export of a stack")
     rows: list[Row] = []
-    wanted = [(kind, form) for kind in KINDS for form in options.kinds.get(kind, ())]
+    forms = [
+        form for form in FORMS if form != "chat" or "encoder" in speaker.sides or speaker.chat_template is not None
+    ]
+    wanted = [(kind, form) for kind in KINDS for form in options.kinds.get(kind, ()) if form in forms]
     for kind, form in track(wanted, options.language):
         of_kind = [item for item in items if item.kind == kind]
         rows += ask(speaker, of_kind, options.language, form, budget.batch_size)
