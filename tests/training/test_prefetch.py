@@ -77,3 +77,43 @@ def test_no_step_throws_its_trace_away_and_weights_come_ahead(recipe, zero, tmp_
         assert (thrown_away, late) == (0, 0)
         assert ahead_of_time > 5
     assert len(losses_of(settings_of(recipe, **overrides))) == STEPS
+
+
+def first_layer_when_the_encoder_begins(recipe, overrides):
+    """On a rank, each time that the encoder begins in training: whether weights of the LLM's first layer are on their way."""
+    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+
+    from mtllm_ds.models.encoders import FrozenEncoder
+    from mtllm_ds.models.paired import layers_of
+    from mtllm_ds.models.readers import base_of
+
+    begin, seen = FrozenEncoder.forward, []
+    trainer = open_run(settings_of(recipe, **overrides), join_cluster(), False, Console(quiet=True))
+    owner, place = layers_of(base_of(trainer.objective.student.llm))
+    weights = [p for p in owner.get_submodule(place)[0].parameters() if not p.requires_grad]
+
+    def beginning(self, *args):
+        seen.append(any(p.ds_status == ZeroParamStatus.INFLIGHT for p in weights))
+        return begin(self, *args)
+
+    FrozenEncoder.forward = beginning
+    try:
+        trainer.run()
+        trainer.close()
+    finally:
+        FrozenEncoder.forward = begin
+    return seen
+
+
+def test_the_first_layer_comes_while_the_encoder_reads(recipe, tmp_path):
+    """From the third step on, when the order of modules is known."""
+    ahead = ZERO["zero_optimization"] | {"stage3_prefetch_bucket_size": 5000, "stage3_max_live_parameters": 10**9}
+    (tmp_path / "ahead.json").write_text(json.dumps(ZERO | {"zero_optimization": ahead}))
+    overrides = {
+        "run__output_dir": str(recipe.parent / "beside_the_encoder"), "run__max_steps": STEPS, "run__validate_every": 100,
+        "training__deepspeed": str(tmp_path / "ahead.json"),
+    }  # fmt: skip
+    one, other = ranks(2).run(first_layer_when_the_encoder_begins, recipe, overrides)
+    forwards = len(one) // STEPS
+    assert forwards > 0
+    assert all(one[2 * forwards :]) and all(other[2 * forwards :])
