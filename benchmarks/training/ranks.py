@@ -54,7 +54,10 @@ def plain(turns: Turns, folder: Path, name: str, overrides: Sequence[str], num_r
         return make(settings, reader, task, pairing)
 
     assemble.teacher_beside = with_leaves
-    ours(turns, folder, name, [*overrides, "model.paired_sweep=false"], num_rounds)
+    try:
+        ours(turns, folder, name, [*overrides, "model.paired_sweep=false"], num_rounds)
+    finally:
+        assemble.teacher_beside = make
 
 
 def bare(turns: Turns, folder: Path, name: str, overrides: Sequence[str], num_rounds: int) -> None:
