@@ -80,8 +80,11 @@ class Group:
 
     def take(self) -> list[Turn]:
         """Let all ranks make one step: what each tells of it."""
-        for pipe in self._pipes:
-            pipe.send("go")
+        for rank, pipe in enumerate(self._pipes):
+            try:
+                pipe.send("go")
+            except OSError:
+                raise RuntimeError(f"rank {rank} has died") from None
         return self._answers(TURN_SECONDS)
 
     def close(self) -> None:
