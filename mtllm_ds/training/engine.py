@@ -57,10 +57,11 @@ class Engine:
         try:
             yield
             profiler.stop_profile()
-            folder.mkdir(parents=True, exist_ok=True)
-            profiler.print_model_profile(step, output_file=str(folder / f"deepspeed_flops_of_step_{step}.txt"))
-        except OSError as error:
-            tell(f"{folder}: the table of FLOPs cannot be written ({error}); training goes on")
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                profiler.print_model_profile(step, output_file=str(folder / f"deepspeed_flops_of_step_{step}.txt"))
+            except OSError as error:
+                tell(f"{folder}: the table of FLOPs cannot be written ({error}); training goes on")
         finally:
             profiler.end_profile()
 

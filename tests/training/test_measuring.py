@@ -96,3 +96,25 @@ def test_profiled_steps_leave_a_trace_seconds_by_part_and_a_picture(run):
     written = json.loads((folder / "seconds-rank0.json").read_text())
     assert written["host"] == pytest.approx(found.host)
     assert (folder / "seconds-rank0.png").read_bytes().startswith(b"\x89PNG")
+
+
+def error_of_a_profiled_forward(recipe, overrides):
+    """On a rank: what comes out of a step whose forward fails while DeepSpeed's profiler looks at it."""
+    trainer = open_run(settings_of(recipe, **overrides), join_cluster(), False, Console(quiet=True))
+
+    def fails(batch):
+        raise OSError("a stale file handle")
+
+    trainer.engine.forward = fails
+    try:
+        trainer.run()
+    except OSError as error:
+        return str(error)
+    finally:
+        trainer.close()
+
+
+def test_a_forward_that_fails_under_the_profiler_is_no_table_that_cannot_be_written(tmp_path):
+    recipe = make_run(tmp_path)
+    overrides = {"run__output_dir": str(tmp_path / "fails"), "run__max_steps": 2, "training__flops_profiler_step": 1}
+    assert ranks(1).run(error_of_a_profiled_forward, recipe, overrides) == ["a stale file handle"]
