@@ -67,8 +67,8 @@ class Steps:
         """Run what is not done; False where something is left. After the deadline no new step begins; those under way are finished,
         or with `ends_there` asked to end, and go on another time.
 
-        Raises `UserError` when a step fails: the others under way are finished first, so that they need not run again. An optional
-        one that fails is told, and the run goes on without it and what needs it.
+        Raises `UserError` when SIGTERM left something, or a step fails: the others under way are finished first, so that they need
+        not run again. An optional one that fails is told, and the run goes on without it and what needs it.
         """
         _check(steps)
         done = {step.name for step in steps if self.is_done(step)}
@@ -107,7 +107,7 @@ class Steps:
                                 self._console.print(
                                     f"not needed for the result: {error}", highlight=False, markup=False
                                 )
-                            elif in_time or not was_stopped:
+                            elif not was_stopped:
                                 failure = failure or error
                             continue
                         done.add(step.name)
@@ -120,7 +120,10 @@ class Steps:
             signal.signal(signal.SIGTERM, old)
         if failure is not None:
             raise failure
-        return len(done) == len(steps)
+        num_left = len(steps) - len(done)
+        if num_left and self._stopping and in_time:
+            raise UserError(f"stopped by SIGTERM: {num_left} of {len(steps)} steps are left; start again to go on")
+        return not num_left
 
     def _take(self, step: Step) -> float:
         folder = self.root / step.name
@@ -151,10 +154,11 @@ class Steps:
         status = process.wait()
         with self._lock:
             self._running.discard(process)
-            was_stopped = self._stopping and status in _STOPPED
+            was_asked = self._stopping
         if status:
             path = self.root / step.name / LOG
             lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+            was_stopped = was_asked and (status in _STOPPED or _ELASTIC_STOPPED in lines[-1])
             kind = _StoppedError if was_stopped else UserError
             raise kind(f"step {step.name} failed (status {status}): {lines[-1][:300]}; see {path}")
 
@@ -169,6 +173,8 @@ class Steps:
 
 _STOPPED = (-signal.SIGTERM, 128 + signal.SIGTERM, EXIT_PREEMPTED)
 """Statuses of what ended since it was asked to: by the signal itself, or a training that saved first"""
+_ELASTIC_STOPPED = f"got signal: {signal.SIGTERM.value}"
+"""Last words of `torch.distributed.run`, which passes the signal on to its ranks, waits for them, and ends with 1"""
 
 
 def _timeout(seconds: float | None) -> float | None:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -109,7 +110,7 @@ Steps(Path({str(tmp_path / "run")!r}), 1, {{}}, Console(quiet=True)).run([Step("
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    assert "step a failed (status -15)" in process.communicate(timeout=30)[1]
+    assert "stopped by SIGTERM: 1 of 1 steps are left; start again to go on" in process.communicate(timeout=30)[1]
     with pytest.raises(ProcessLookupError):
         os.kill(int(sleeper.read_text()), 0)
     assert not (tmp_path / "run" / "a" / "done.json").exists()
@@ -159,6 +160,36 @@ def test_an_optional_step_that_fails_leaves_the_rest_of_the_run(tmp_path):
 def test_a_training_that_saved_when_the_deadline_came_is_left_for_another_time(tmp_path):
     plan = [Step("a", [failing(tmp_path / "waits", EXIT_PREEMPTED)])]
     assert not steps_in(tmp_path / "run").run(plan, deadline_seconds=2.0, ends_there=True)
+
+
+def test_a_launcher_of_ranks_that_was_asked_to_end_is_left_for_another_time(tmp_path):
+    """It ends with status 1 whatever its ranks do, which get the signal from it and save."""
+    saved = tmp_path / "saved"
+    (tmp_path / "rank.py").write_text(
+        f"import pathlib, signal, sys, time\nsaved = pathlib.Path({str(saved)!r})\n"
+        f"signal.signal(signal.SIGTERM, lambda *_: (saved.touch(), sys.exit({EXIT_PREEMPTED})))\n"
+        f"pathlib.Path({str(tmp_path / 'waits')!r}).touch()\ntime.sleep(60)\n"
+    )
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=1",
+        str(tmp_path / "rank.py"),
+    ]
+    steps = steps_in(tmp_path / "run")
+    threading.Thread(target=stop_when, args=(steps, tmp_path / "waits"), daemon=True).start()
+    with pytest.raises(UserError, match="1 of 1 steps are left"):
+        steps.run([Step("a", [launch])])
+    assert saved.exists()
+
+
+def stop_when(steps: Steps, path: Path) -> None:
+    """What SIGTERM to the whole run does, as soon as a file is there."""
+    while not path.exists():
+        time.sleep(0.05)
+    steps._stop()
 
 
 def test_a_step_that_fails_after_the_deadline_is_not_just_left(tmp_path):
