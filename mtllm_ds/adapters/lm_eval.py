@@ -1,14 +1,15 @@
 """A model of ours in lm-evaluation-harness, as its model `mtllm`: contexts are read in their language, the LLM tells continuations.
 
-    python -m mtllm_ds.adapters.lm_eval run --model mtllm --model_args pretrained=my_writer --tasks xnli_de,xnli_fr
+    python -m mtllm_ds.adapters.lm_eval run --model mtllm --model_args pretrained=my_writer --tasks belebele_deu_Latn
 
 is the harness's own command line with this model in it. From Python, importing this module registers it:
 
 >>> import mtllm_ds.adapters.lm_eval
->>> lm_eval.simple_evaluate("mtllm", {"pretrained": "my_writer", "lang": "deu_Latn"}, tasks=["xnli_de"])
+>>> lm_eval.simple_evaluate("mtllm", {"pretrained": "my_writer", "lang": "deu_Latn"}, tasks=["my_task"])
 
 A request is a context and its continuation, which is what a stack takes: the encoder reads the context, with the tag of the task's
-language, and the LLM tells the continuation. An LLM that reads alone is asked as the harness asks any other.
+language, and the LLM tells the continuation. Tasks whose text stands in their choices (xnli, pawsx) leave an encoder nothing to
+read, and are refused. An LLM that reads alone is asked as the harness asks any other.
 
 Needs the extra `lm-eval`.
 """
@@ -103,13 +104,16 @@ class MTLLMForHarness(LM):
         )
         self._device = model.device
         self._speaker = model.speaker(plain=bool(plain))
-        self._needs_language = "encoder" in self._speaker.sides
+        self._has_encoder = "encoder" in self._speaker.sides
+        self._needs_language = self._has_encoder and bool(model.languages)
         if not self._needs_language and (lang is not None or languages is not None):
             name = "lang" if lang is not None else "languages"
-            raise UserError(f"{name}: has no effect where an LLM reads the contexts itself; leave it out")
+            who = "an encoder without tags" if self._has_encoder else "an LLM"
+            raise UserError(f"{name}: has no effect where {who} reads the contexts; leave it out")
         self._language_of = TaskLanguages(lang, languages)
         self._name = f"{pretrained}{'-plain' if plain else ''}"
         self._shown: set[str] = set()
+        self._ends_blank: set[str] = set()
 
     @classmethod
     def create_from_arg_obj(
@@ -139,6 +143,7 @@ class MTLLMForHarness(LM):
             blanks = context[len(context.rstrip()) :] if not context.startswith(_MESSAGES) else ""
             context, continuation = context[: len(context) - len(blanks)], blanks + continuation
             with _named(request):
+                self._require_context(request, context, blanks)
                 (prompt,), (ids,) = self._speaker.read_with(
                     [_prompt(context)], [continuation], language, self._template
                 )
@@ -217,6 +222,25 @@ class MTLLMForHarness(LM):
                 _log.info("%s is read as %s", task, language)
                 self._shown.add(task)
             yield request, language
+
+    def _require_context(self, request: Instance, context: str, blanks: str) -> None:
+        """Refuse to have an encoder read nothing; with examples in front of nothing say so once, for the LLM's sake.
+
+        Choices behind nothing (`acc_mutual_info`) are asked after those of the document, which are the first.
+        """
+        if not self._has_encoder or request.idx:
+            return
+        if not context:
+            raise UserError(
+                "prompts[0]: no context that the encoder could read, the task's text stands in its choices; take a task with "
+                "contexts, such as belebele, or plain=true"
+            )
+        if "\n\n" in blanks and (task := str(request.task_name)) not in self._ends_blank:
+            _log.warning(
+                "contexts of %s end with an empty line: does its text stand in its choices, unread by the encoder?",
+                task,
+            )
+            self._ends_blank.add(task)
 
     def _windows(self, text: str, language: str | None) -> Iterator[_Told]:
         """A whole text behind nothing: the harness's windows, each behind the one token before it (in a stack behind an empty

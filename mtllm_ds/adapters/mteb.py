@@ -27,7 +27,7 @@ from mtllm_ds.adapters.task_languages import TaskLanguages
 from mtllm_ds.checkpoint.trained import read_trained
 from mtllm_ds.errors import UserError
 from mtllm_ds.inference import MTLLM
-from mtllm_ds.languages import check_language
+from mtllm_ds.languages import ENGLISH, check_language
 
 
 class MTLLMEncoder(AbsEncoder):
@@ -52,18 +52,24 @@ class MTLLMEncoder(AbsEncoder):
             encoder, llm: where base models are, if they moved
 
         Raises:
-            UserError: as `MTLLM.from_pretrained`, or a code is unknown.
+            UserError: as `MTLLM.from_pretrained`, a code is unknown, or the encoder has no tags and reads all languages alike.
         """
         self.model = MTLLM.from_pretrained(folder, encoder=encoder, llm=llm, device=device, dtype=dtype)
+        self._has_tags = bool(self.model.languages)
+        for name, given in (("languages", languages), ("fallback", fallback)):
+            if given is not None and not self._has_tags:
+                raise UserError(
+                    f"{name}: has no effect on an encoder without tags, which reads all languages alike; leave it out"
+                )
         self._table = TaskLanguages(table=languages)
         self._fallback = None if fallback is None else self._known(fallback)
         if fallback is not None and self._fallback is None:
             raise UserError(f"fallback={fallback}: the encoder has no tag for it; name one that it has")
         # MTEB keeps results by name and revision: whatever changes vectors is in it.
-        given = [read_trained(folder).fingerprint, dict(self._table.table), self._fallback, str(dtype)]
+        settings = [read_trained(folder).fingerprint, dict(self._table.table), self._fallback, str(dtype)]
         self.mteb_model_meta = ModelMeta(
             loader=None, name=f"mtllm-ds/{Path(folder).resolve().name}",
-            revision=hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:16], release_date=None,
+            revision=hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16], release_date=None,
             languages=[code.replace("_", "-") for code in self.model.languages] or None,
             n_parameters=None, memory_usage_mb=None, max_tokens=None, embed_dim=self.model.reader.hidden_size,
             license=None, open_weights=None, public_training_code=None, public_training_data=None, framework=["PyTorch"],
@@ -93,8 +99,11 @@ class MTLLMEncoder(AbsEncoder):
         return self.model.encode(texts, language, batch_size=batch_size).numpy()
 
     def starred(self, tasks: Iterable[Any]) -> dict[str, list[str]]:
-        """Subsets of tasks in a language that the encoder lacks, by task: their figures say little of the model."""
-        found = {}
+        """Subsets of tasks in a language that the encoder lacks, by task: their figures say little of the model. None where it
+        has no tags, which tell what it knows."""
+        found: dict[str, list[str]] = {}
+        if not self._has_tags:
+            return found
         for task in tasks:
             lacking = [
                 subset
@@ -107,6 +116,8 @@ class MTLLMEncoder(AbsEncoder):
         return found
 
     def _language(self, task: Any, subset: str, prompt_type: str | None) -> str:
+        if not self._has_tags:
+            return ENGLISH  # no tag is read
         where = f"{task.name}/{subset}"
         for name in ([f"{where}/{prompt_type}"] if prompt_type else []) + [where]:
             if (code := self._table.named(name)) is not None:
@@ -114,9 +125,10 @@ class MTLLMEncoder(AbsEncoder):
         # Tasks of parallel texts hand over a column, whose name is its language.
         codes = sorted({*task.hf_subsets_to_langscripts.get(subset, [subset])})
         if len(codes) != 1:
+            way = f", or say it for queries and documents, as in languages={{'{where}/query': CODE, '{where}/document': CODE}}"
             raise UserError(
-                f"{where}: holds {' and '.join(codes)}, and MTEB does not say which of the two a text is in; leave it out, or "
-                f"say it for queries and documents, as in languages={{'{where}/query': CODE, '{where}/document': CODE}}"
+                f"{where}: holds {' and '.join(codes)}, and MTEB does not say which of them a text is in; leave it out"
+                f"{way if prompt_type else ''}"
             )
         known = self._known(codes[0]) or self._fallback
         if known is None:
@@ -127,9 +139,9 @@ class MTLLMEncoder(AbsEncoder):
         return known
 
     def _known(self, code: str) -> str | None:
-        """The FLORES-200 code of MTEB's `deu-Latn`, where the encoder has a tag for it or needs none."""
+        """The FLORES-200 code of MTEB's `deu-Latn`, where the encoder has a tag for it."""
         try:
             found = check_language(code.replace("-", "_"))
         except UserError:
             return None
-        return found if not self.model.languages or found in self.model.languages else None
+        return found if found in self.model.languages else None

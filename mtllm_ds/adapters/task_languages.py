@@ -12,9 +12,21 @@ import yaml
 from mtllm_ds.errors import UserError
 from mtllm_ds.languages import ALIASES, FLORES_200, check_language
 
+_CODES = frozenset([*FLORES_200, *(alias for alias in ALIASES if "_" in alias)])
+_SUITES = frozenset(
+    """
+    arc arc_challenge_mt bertaqa boolqa careqa copa eqbench glianorex headqa hellaswag indicxnli lambada_openai_mt
+    lambada_openai_mt_stablelm m_mmlu mela mgsm mgsm_direct mgsm_en_cot mgsm_native_cot openbookqa paws pisa piqa siqa
+    truthfulqa-multi_gen truthfulqa-multi_mc1 truthfulqa-multi_mc2 tydiqa_goldp wnli xcopa xlsum xnli xquad xstorycloze xwinograd
+    """.split()  # noqa: SIM905 - one name a line would be 35 lines
+)
+"""Whose tasks end with a short code; elsewhere one may be anything: `agieval_lsat_ar` is analytical reasoning, `xnli_eu_mt` a
+machine translation, `mlqa_ar_de` holds two languages."""
+
 
 class TaskLanguages:
-    """FLORES-200 codes of tasks, by name: from a table, else one for all, else the code at the end of the name."""
+    """FLORES-200 codes of tasks, by name: from a table, else one for all, else the code at the end of the name (a short one, as
+    `de`, only in suites that are known to be named so)."""
 
     def __init__(self, lang: str | None = None, table: Mapping[str, str] | str | Path | None = None) -> None:
         """
@@ -35,12 +47,15 @@ class TaskLanguages:
             return code
         if self._lang is not None:
             return self._lang
-        parts = task.split("_")
-        for name in ("_".join(parts[-2:]), parts[-1]) if len(parts) > 1 else ():
-            if name in FLORES_200 or name in ALIASES:
-                return check_language(name)
+        suite, _, short = task.rpartition("_")
+        code = "_".join(task.split("_")[-2:])
+        if code != task and code in _CODES:
+            return check_language(code)
+        if suite in _SUITES and short in ALIASES:
+            return check_language(short)
         raise UserError(
-            f"languages: the name of the task '{task}' ends with no language's code; give lang=CODE, or a table in languages"
+            f"languages: the name of the task '{task}' ends with no language's code such as deu_Latn, nor is it of a suite "
+            "whose short codes are known; give lang=CODE, or a table in languages"
         )
 
     def named(self, task: str) -> str | None:
@@ -57,5 +72,5 @@ def _read(table: Mapping[str, str] | str | Path | None) -> dict[str, str]:
             reason = " ".join(str(error).split())
             raise UserError(f"languages={table}: cannot be read ({reason}); give a YAML file") from error
     if not isinstance(found, Mapping) or not all(isinstance(part, str) for pair in found.items() for part in pair):
-        raise UserError(f"languages={table}: no table of tasks and codes; write lines such as 'xnli_de: deu_Latn'")
+        raise UserError(f"languages={table}: no table of tasks and codes; write lines such as 'belebele_*: deu_Latn'")
     return dict(found)

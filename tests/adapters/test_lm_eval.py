@@ -14,7 +14,7 @@ from mtllm_ds.models.lm_head import load_output_head
 from mtllm_ds.transfer_sets.merged_llm import write_merged
 from tests.fixtures.dialogues import TEMPLATE
 from tests.fixtures.exports import make_export
-from tests.fixtures.models import save_llama, save_mt_model
+from tests.fixtures.models import save_bert, save_llama, save_mt_model
 from tests.fixtures.tokenizers import TEXT
 
 lm_eval = pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
@@ -31,17 +31,17 @@ QUESTIONS = [
 ]
 NEW = 8
 CHOOSE = {
-    "task": "ours_choose_de", "output_type": "multiple_choice", "doc_to_text": "Question: {{question}}\nAnswer:",
+    "task": "ours_choose_deu_Latn", "output_type": "multiple_choice", "doc_to_text": "Question: {{question}}\nAnswer:",
     "doc_to_choice": "{{choices}}", "doc_to_target": "answer",
     "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}, {"metric": "acc_mutual_info"}],
 }  # fmt: skip
 WRITE = {
-    "task": "ours_write_de", "output_type": "generate_until", "doc_to_text": "{{question}}",
+    "task": "ours_write_deu_Latn", "output_type": "generate_until", "doc_to_text": "{{question}}",
     "doc_to_target": "{{choices[answer]}}", "generation_kwargs": {"until": [], "max_gen_toks": NEW, "do_sample": False},
     "metric_list": [{"metric": "exact_match"}],
 }  # fmt: skip
 ROLL = {
-    "task": "ours_roll_de", "output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{question}}",
+    "task": "ours_roll_deu_Latn", "output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{question}}",
     "metric_list": [{"metric": "byte_perplexity"}],
 }  # fmt: skip
 
@@ -199,6 +199,73 @@ def test_a_stack_tells_continuations_behind_what_its_encoder_read(stack, tasks, 
     assert caplog.messages.count(f"{names[0]} is read as deu_Latn") == 1
 
 
+def test_an_encoder_without_tags_needs_no_language(bases, tasks, tmp_path):
+    """Its tasks may be in any; what it is told is what the model itself generates, whatever language is said."""
+    export = make_export(
+        tmp_path, bases={"encoder": save_bert(tmp_path / "bert"), "llm": bases["llm"]}, bidirectional=False
+    )
+    mine = adapter.MTLLMForHarness(str(export))
+    asked = [
+        Instance("generate_until", {}, (row["question"], {"until": [], "max_gen_toks": NEW}), 0, ("ours_easy", 0, 1))
+        for row in QUESTIONS
+    ]
+    model = MTLLM.from_pretrained(export)
+    assert mine.generate_until(asked, disable_tqdm=True) == model.generate(
+        [row["question"] for row in QUESTIONS], "khm_Khmr", max_new_tokens=NEW
+    )
+    with pytest.raises(
+        UserError, match=r"^lang: has no effect where an encoder without tags reads the contexts; leave"
+    ):
+        adapter.MTLLMForHarness(str(export), lang="deu_Latn")
+
+
+@pytest.mark.parametrize("blank", ["", " \n"])
+def test_a_task_whose_text_stands_in_its_choices_leaves_an_encoder_nothing_to_read(blank, stack, tasks):
+    """As the harness's own xnli and pawsx; an LLM that reads alone tells the whole choice."""
+    asked = [
+        Instance("loglikelihood", {}, args, place, ("xnli_de", number, 1))
+        for number, context in enumerate(["A chart", blank])
+        for place, args in enumerate([(context, "A chart, true"), (context, "A chart, wrong"), ("", "A chart, true")])
+    ]
+    mine = adapter.MTLLMForHarness(str(stack))
+    with pytest.raises(
+        UserError, match=r"^task xnli_de, document 1: no context that the encoder could read, .*; take a task with"
+    ):
+        mine.loglikelihood(asked, disable_tqdm=True)
+    assert (
+        len(mine.loglikelihood(asked[:3], disable_tqdm=True)) == 3
+    )  # `acc_mutual_info` asks for choices behind nothing
+    assert len(adapter.MTLLMForHarness(str(stack), plain=True).loglikelihood(asked, disable_tqdm=True)) == 6
+
+
+def test_a_task_of_the_harness_without_context_is_refused_before_its_first_figure(stack, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"premise": "A chart", "hypothesis": "The values"}) + "\n", encoding="utf-8")
+    task = {
+        "task": "pairs_deu_Latn", "dataset_path": "json", "test_split": "test", "output_type": "multiple_choice",
+        "dataset_kwargs": {"data_files": {"test": str(rows)}, "cache_dir": str(tmp_path / "cache")},
+        "doc_to_text": "", "doc_to_choice": "{{[premise+', true, '+hypothesis, premise+', wrong, '+hypothesis]}}",
+        "doc_to_target": 0, "metric_list": [{"metric": "acc"}, {"metric": "acc_mutual_info"}],
+    }  # fmt: skip
+    (tmp_path / "pairs.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
+    manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
+    with pytest.raises(UserError, match=r"^task pairs_deu_Latn, document 0: no context"):
+        evaluate("mtllm", manager, ["pairs_deu_Latn"], model_args=f"pretrained={stack}")
+
+
+def test_examples_in_front_of_nothing_are_asked_about_once(stack, caplog):
+    caplog.set_level("WARNING", "lm_eval")
+    mine = adapter.MTLLMForHarness(str(stack))
+    asked = [
+        Instance("loglikelihood", {}, ("A chart, true, the values\n\n", "The legend"), 0, ("xnli_de", number, 1))
+        for number in range(2)
+    ]
+    mine.loglikelihood(asked, disable_tqdm=True)
+    assert [line for line in caplog.messages if "xnli_de" in line] == [
+        "contexts of xnli_de end with an empty line: does its text stand in its choices, unread by the encoder?"
+    ]
+
+
 def test_a_long_text_behind_an_empty_one_of_the_encoder(stack):
     mine = adapter.MTLLMForHarness(str(stack), lang="deu_Latn", batch_size=3)
     text = " ".join(TEXT)
@@ -267,7 +334,7 @@ def test_a_chat_is_read_by_the_encoder_without_template_and_by_the_llm_with_it(s
         ({"lang": "ell_Latn"}, "ell_Grek"),
         (
             {"lang": "deu_Latn", "plain": True},
-            "^lang: has no effect where an LLM reads the contexts itself; leave it out$",
+            "^lang: has no effect where an LLM reads the contexts; leave it out$",
         ),
         ({"batch_size": "auto"}, "^batch_size=auto: not a whole number from 1 up"),
         ({"dtype": "int8"}, "^dtype=int8: no type for a model's weights; use one of float32"),

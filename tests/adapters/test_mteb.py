@@ -8,6 +8,7 @@ from torch.nn import functional
 from mtllm_ds import MTLLM
 from mtllm_ds.errors import UserError
 from tests.fixtures.exports import make_export
+from tests.fixtures.models import save_bert, save_llama
 from tests.fixtures.tokenizers import TEXT
 
 mteb = pytest.importorskip("mteb", reason="the extra mteb is not installed")
@@ -142,7 +143,9 @@ def test_two_languages_need_a_word_which_is_which(export, truth):
     with pytest.raises(
         UserError, match=r"^Across/de-en: holds deu-Latn and eng-Latn, and MTEB does not say which .*query"
     ):
-        MTLLMEncoder(export).encode([{"text": ["a"]}], **asked)
+        MTLLMEncoder(export).encode([{"text": ["a"]}], **asked, prompt_type=PromptType.query)
+    with pytest.raises(UserError, match=r"^Across/de-en: holds .* which of them a text is in; leave it out$"):
+        MTLLMEncoder(export).encode([{"text": ["a"]}], **asked)  # pairs are not told apart: no table helps
     table = {"Across/de-en/query": "deu_Latn", "Across/*/document": "eng_Latn"}
     model = MTLLMEncoder(export, languages=table)
     for kind, code in ((PromptType.query, "deu_Latn"), (PromptType.document, "eng_Latn")):
@@ -150,3 +153,20 @@ def test_two_languages_need_a_word_which_is_which(export, truth):
         np.testing.assert_allclose(found, truth.encode(TEXT[:2], code), atol=1e-5)
     with pytest.raises(UserError, match=r"^fallback=spa_Latn: the encoder has no tag for it"):
         MTLLMEncoder(export, fallback="spa_Latn")
+
+
+@pytest.mark.parametrize("code", ["pcm-Latn", "bre-Latn", "urd-Latn", "khm-Khmr"])
+def test_an_encoder_without_tags_reads_every_language_and_stars_none(code, tmp_path):
+    bases = {"encoder": save_bert(tmp_path / "bert"), "llm": save_llama(tmp_path / "llm")}
+    export = make_export(tmp_path, bases=bases)
+    about = {"main_score": "accuracy", **ABOUT}
+    task = TaskMetadata(type="Classification", name="Any", eval_langs={"own": [code]}, **about)
+    both = TaskMetadata(type="STS", name="Both", eval_langs={"own": [code, "eng-Latn"]}, **about)
+    model, truth = MTLLMEncoder(export), MTLLM.from_pretrained(export).encode(TEXT[:2], "deu_Latn")
+    for metadata in (task, both):
+        found = model.encode([{"text": TEXT[:2]}], task_metadata=metadata, hf_split="test", hf_subset="own")
+        np.testing.assert_allclose(found, truth, atol=1e-5)
+    assert model.starred([OurTopics()]) == {}
+    for given in ({"languages": {"Any/own": "eng_Latn"}}, {"fallback": "eng_Latn"}):
+        with pytest.raises(UserError, match=f"^{next(iter(given))}: has no effect on an encoder without tags"):
+            MTLLMEncoder(export, **given)

@@ -14,16 +14,33 @@ from mtllm_ds.errors import UserError
         ("m_mmlu_zh", "zho_Hans"),
         ("arc_ceb", "ceb_Latn"),
         ("sib200_ory_Orya", "ory_Orya"),
+        ("ours_kor_Kore", "kor_Hang"),
+        ("mgsm_native_cot_th", "tha_Thai"),
     ],
 )
 def test_the_end_of_a_name_tells_it(task, code):
     assert TaskLanguages()(task) == code
 
 
-@pytest.mark.parametrize("task", ["hellaswag", "de", "arc_easy", "xnli_de_"])
+@pytest.mark.parametrize("task", ["hellaswag", "de", "deu_Latn", "arc_easy", "xnli_de_"])
 def test_a_name_without_one_is_refused(task):
     with pytest.raises(
-        UserError, match=f"^languages: the name of the task '{task}' ends with no language's code; give"
+        UserError, match=f"^languages: the name of the task '{task}' ends with no language's code such as .*; give"
+    ):
+        TaskLanguages()(task)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "agieval_jec_qa_ca", "agieval_lsat_ar", "blimp_nl__infinitival_argument_clause__om_te", "matreshka_yes_no", "mlqa_ar_de",
+        "option_order_robustness_agieval_lsat_ar", "uncheatable_eval_arxiv_cs", "xnli_eu_mt", "zhoblimp_causative_shi_ba",
+    ],
+)  # fmt: skip
+def test_a_short_word_at_the_end_of_the_harness_own_names_is_no_language(task):
+    """Questions of law, machine translation, arXiv's computer science, yes or no, and contexts in another language."""
+    with pytest.raises(
+        UserError, match=f"^languages: the name of the task '{task}' ends with no language's code such as .*; give"
     ):
         TaskLanguages()(task)
 
