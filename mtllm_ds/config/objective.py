@@ -115,6 +115,11 @@ class ObjectiveSettings(Section):
         return False
 
     @property
+    def asks_teacher_ahead(self) -> bool:
+        """Whether its teacher reads all of a step's texts before the first forward, so that it cannot go beside the student."""
+        return False
+
+    @property
     def draws_dropout(self) -> bool:
         """Whether it adds dropout of its own."""
         return False

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from mtllm_ds.config.balanced import BalancedTeachers
 from mtllm_ds.config.objective import ObjectiveSettings
+from mtllm_ds.config.section import unread
 from mtllm_ds.config.sections import CommonSections
 from mtllm_ds.config.token_distillation import TokenDistillation
 
@@ -29,6 +30,11 @@ class PooledAlignment(ObjectiveSettings):
     token_weight: float = Field(default=0.0, ge=0)
     """Weight of the error between the states of words that are one token on both sides (a later variant by the authors: 0.667, with
     sequence_weight 0.333). Needs shards made with `--token-pairs`."""
+    contrastive_weight: float = Field(default=0.0, ge=0)
+    """Weight of a contrastive term in training (not of the paper): a text's vector finds its target among those of the whole step,
+    on all ranks, by the cosine of both less the targets' mean. The teacher then reads before a step's first forward."""
+    contrastive_temperature: float = Field(default=0.05, gt=0)
+    """Divides the cosines of the contrastive term."""
 
     built_by: ClassVar = "mtllm_ds.objectives.pooled_alignment:PooledAlignment"
     students: ClassVar = ("stacked",)
@@ -41,14 +47,25 @@ class PooledAlignment(ObjectiveSettings):
     def columns(self) -> tuple[str, ...]:
         return ("token_pairs",) if self.token_weight else ()
 
+    @property
+    def asks_teacher_ahead(self) -> bool:
+        return self.contrastive_weight > 0 and not self.token_weight
+
     def mistakes(self, run: CommonSections) -> Iterator[str]:
+        if not self.contrastive_weight:
+            yield from unread(self, "objective", ("contrastive_temperature",), "without objective.contrastive_weight")
+        elif not run.data.has_budgets and run.data.lanes * run.data.num_samples_per_cell < 2:
+            yield (
+                f"objective.contrastive_weight={self.contrastive_weight}: compares the texts of a step, and there is one; raise "
+                "data.lanes or data.samples_per_cell"
+            )
         if self.token_weight and run.data.targets is not None:
             yield (
                 f"objective.token_weight={self.token_weight}: needs the teacher's states, and data.targets holds its pooled "
                 "vectors only; remove one of the two"
             )
-        elif not self.token_weight + self.sequence_weight:
-            yield "objective.sequence_weight=0: objective.token_weight is 0 as well; set one of them"
+        elif not self.token_weight + self.sequence_weight + self.contrastive_weight:
+            yield "objective.sequence_weight=0: objective.token_weight and contrastive_weight are 0 as well; set one of them"
 
 
 class TaskTuning(ObjectiveSettings):

@@ -9,7 +9,8 @@ A later variant by the authors (not the paper) adds the error between states of 
     loss = sequence_weight * MSE(z_S, z_T) + token_weight * mean over a row's such words of MSE(h_S[i], h_T[j])
 
 with 0.333 and 0.667; rows without such a word add nothing to the second term. Beyond both: with shards of translations
-(`mtllm-ds prepare shards --llm-text-field`) the stack reads a translation and the LLM its original.
+(`mtllm-ds prepare shards --llm-text-field`) the stack reads a translation and the LLM its original; `contrastive_weight` adds that
+z_S finds its z_T among those of the step (`step_contrast.py`), in training and not in validation.
 
 Source: Schmidt et al., "Self-Distillation for Model Stacking Unlocks Cross-Lingual NLU in 200+ Languages",
 Findings of EMNLP 2024, arXiv 2406.12739. The readable figure is the fraction of variance unexplained,
@@ -26,8 +27,10 @@ from mtllm_ds.config.objectives import PooledAlignment as PooledAlignmentSetting
 from mtllm_ds.data.columns import TOKEN_PAIRS
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.models.readers import Reader, mean_pool
-from mtllm_ds.objectives.base import Objective, ObjectiveOutput, Parts, Sums, per_language, plain, zeros
+from mtllm_ds.objectives.base import Objective, ObjectiveOutput, Parts, StepWeights, Sums, per_language, plain, zeros
+from mtllm_ds.objectives.step_contrast import against_step, contrast, own_targets
 from mtllm_ds.teachers.base import Teacher
+from mtllm_ds.teachers.cached import CachedTeacher
 
 
 class PooledAlignment(Objective):
@@ -41,12 +44,16 @@ class PooledAlignment(Objective):
         *,
         sequence_weight: float = 1.0,
         token_weight: float = 0.0,
+        contrastive_weight: float = 0.0,
+        contrastive_temperature: float = 0.05,
     ) -> None:
         super().__init__()
         self.student = student
         self.teacher = teacher
         self.sequence_weight = sequence_weight
         self.token_weight = token_weight
+        self.contrastive_weight = contrastive_weight
+        self.contrastive_temperature = contrastive_temperature
         self.num_languages = num_languages
 
     @classmethod
@@ -54,17 +61,29 @@ class PooledAlignment(Objective):
         settings, teacher = parts.settings.objective, parts.teacher
         assert isinstance(settings, PooledAlignmentSettings)
         assert teacher is not None
-        weights = {"sequence_weight": settings.sequence_weight, "token_weight": settings.token_weight}
-        return cls(parts.student, teacher, parts.num_languages, **weights)
+        names = ("sequence_weight", "token_weight", "contrastive_weight", "contrastive_temperature")
+        return cls(parts.student, teacher, parts.num_languages, **{name: getattr(settings, name) for name in names})
 
     def count(self, batch: Batch) -> int:
         """Number of valid rows."""
         return batch.host.num_valid
 
+    def prepare(self, batches: Sequence[Batch], step: StepWeights) -> Sequence[Batch]:
+        """With a contrastive term: the teacher's vectors of the whole step, which its forwards then need not ask for."""
+        if not self.contrastive_weight:
+            return batches
+        if isinstance(self.teacher, CachedTeacher):
+            return against_step(batches, [self.teacher.vectors(batch).to(step.device) for batch in batches])
+        with step.outside_forward(()):
+            return against_step(batches, [self.teacher.vectors(batch.to(step.device)) for batch in batches])
+
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """Summed row losses of a micro-batch; rows that are not valid weigh nothing."""
         valid = batch.valid.to(torch.float32)
-        if not self.token_weight:
+        known_BD = own_targets(batch)
+        if not self.token_weight and known_BD is not None:
+            teacher_BD, student_BD = known_BD, self.student.vectors(batch)
+        elif not self.token_weight:
             teacher_BD, student_BD = self.teacher.vectors_beside(batch, lambda: self.student.vectors(batch))
         else:
             teacher_BSD, student_BSD = self.teacher.states_beside(batch, lambda: self.student.padded_states(batch))
@@ -72,22 +91,34 @@ class PooledAlignment(Objective):
             student_BD = mean_pool(student_BSD, batch.encoder_mask)
         sequence_loss = (student_BD - teacher_BD).square().mean(-1) * valid
         row_loss = self.sequence_weight * sequence_loss
-        token_sums: dict[str, torch.Tensor] = {}
+        more_sums = self._empty_sums_of_terms()
         if self.token_weight:
             token_loss, has_pairs = _token_loss(student_BSD, teacher_BSD, _pairs(batch))
             token_loss, has_pairs = token_loss * valid, has_pairs & batch.valid
             row_loss = row_loss + self.token_weight * token_loss
-            token_sums = {"token_loss": token_loss.detach().double().sum(), "token_rows": has_pairs.double().sum()}
+            more_sums |= {"token_loss": token_loss.detach().double().sum(), "token_rows": has_pairs.double().sum()}
+        if (found := contrast(student_BD, batch, self.contrastive_temperature)) is not None:
+            row_loss = row_loss + self.contrastive_weight * found.loss
+            more_sums |= {
+                "contrastive_loss": found.loss.detach().double().sum(),
+                "contrastive_found": found.found.double().sum(),
+                "contrastive_rows": valid.double().sum(),
+            }
         sums = self._sums(row_loss.detach(), sequence_loss.detach(), teacher_BD, valid, batch.languages)
-        return ObjectiveOutput(row_loss.sum(), sums | token_sums)
+        return ObjectiveOutput(row_loss.sum(), sums | more_sums)
 
     def empty_sums(self) -> Sums:
-        token_sums = ("token_loss", "token_rows") if self.token_weight else ()
-        return zeros(
-            "count", "loss", "squared_error", "teacher_square", *token_sums,
+        return self._empty_sums_of_terms() | zeros(
+            "count", "loss", "squared_error", "teacher_square",
             teacher_sum=(self.student.hidden_size,),
             language_loss=(self.num_languages,), language_count=(self.num_languages,),
         )  # fmt: skip
+
+    def _empty_sums_of_terms(self) -> Sums:
+        """Of the terms beside the error of pooled states."""
+        token = ("token_loss", "token_rows") if self.token_weight else ()
+        contrastive = ("contrastive_loss", "contrastive_found", "contrastive_rows") if self.contrastive_weight else ()
+        return zeros(*token, *contrastive)
 
     def _sums(
         self,
@@ -110,7 +141,8 @@ class PooledAlignment(Objective):
         }
 
     def summarize(self, sums: Mapping[str, torch.Tensor], languages: Sequence[str]) -> dict[str, float]:
-        """`loss`, `fvu` (of the pooled states), `token_loss` where there is one, and `loss/<language>` for each language seen."""
+        """`loss`, `fvu` (of the pooled states), `token_loss`, `contrastive_loss` and `contrastive_found` (the share of texts that
+        find their target first) where there are any, and `loss/<language>` for each language seen."""
         count = plain(sums["count"])
         if count == 0:
             return {"loss": 0.0, "fvu": 0.0}
@@ -121,6 +153,8 @@ class PooledAlignment(Objective):
         }
         if "token_loss" in sums:
             figures["token_loss"] = plain(sums["token_loss"]) / max(1.0, plain(sums["token_rows"]))
+        if "contrastive_rows" in sums and (rows := plain(sums["contrastive_rows"])):
+            figures |= {name: plain(sums[name]) / rows for name in ("contrastive_loss", "contrastive_found")}
         for index, name in enumerate(languages):
             seen = plain(sums["language_count"][index])
             if seen and len(languages) > 1:

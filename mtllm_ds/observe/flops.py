@@ -9,7 +9,8 @@ until a row of the log asks for them. Which products a token passes, and which o
 - *Hardware* FLOPs come with what the layout costs: padding, the square of a packed row under a mask, attention scores and whole
   layers that the backward works out anew.
 
-Not counted: elementwise work, recurrences, and what an objective runs before a step's first forward (rollouts, previews).
+Not counted: elementwise work, recurrences, and what an objective runs before a step's first forward (rollouts, previews, a teacher
+that reads a whole step ahead).
 """
 
 from __future__ import annotations

@@ -245,7 +245,10 @@ def _left_out(settings: Settings, objective: Objective, batch: Batch) -> Iterato
     try:
         objective.prepare([batch], StepWeights(refuse, refuse, torch.device("cpu")))
     except _RunsFirstError:
-        yield "what the objective runs before a step's first forward (rollouts, negatives over a step) is not counted"
+        if (
+            not settings.objective.asks_teacher_ahead
+        ):  # a forward that nothing was prepared for asks it, which is counted
+            yield "what the objective runs before a step's first forward (rollouts, negatives over a step) is not counted"
     if odd := only_under_stage_3(settings):
         yield f"ZeRO-2 is planned without {' and '.join(odd)}, which a run would refuse there"
     if settings.objective.bank is not None:

@@ -38,6 +38,10 @@ def _pairing(settings: Settings, config: PretrainedConfig | None, zero_stage: in
         return None
     if zero_stage < 3:
         return Pairing(failure=f"ZeRO stage {zero_stage} leaves weights whole, so that there is nothing to gather")
+    if settings.objective.asks_teacher_ahead:
+        return Pairing(
+            failure="objective.contrastive_weight wants its vectors of a whole step before the first forward"
+        )
     llm, text = settings.model.given_llm, config.get_text_config()
     found = pairing_of(text_model_class(text, llm), text, llm.bidirectional)
     if not found.failure:

@@ -62,6 +62,12 @@ def recipe(tmp_path):
             ["objective.name=masked_next_token", "model.reader=llm", "model.trainable=all", "model.start=a"],
             "takes its head from model.llm.name",
         ),
+        (["objective.contrastive_temperature=0.1"], "has no effect without objective.contrastive_weight; remove it"),
+        (
+            ["objective.contrastive_weight=1", "data.lanes=1", "data.samples_per_cell=1"],
+            "texts of a step, and there is one",
+        ),
+        (["objective.sequence_weight=0"], "objective.token_weight and contrastive_weight are 0 as well"),
         (["model.trainable=all"], "is the language model as it was; cache what it says"),
         (["model.trainable=all", "data.targets=x", "model.lora.rank=4"], "model.lora: has no effect with"),
         (["model.trainable=[]", "data.targets=x"], "name modules, or set lora or all"),

@@ -20,6 +20,7 @@ from tests.distributed.ranks import RankError, ranks
 from tests.fixtures.models import save_llama
 from tests.fixtures.runs import losses_of, make_run, rows_of, settings_of
 
+CONTRASTIVE = {"objective__contrastive_weight": "0.5", "objective__contrastive_temperature": "0.2"}
 ALONE = Cluster(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
 
 
@@ -71,8 +72,9 @@ def test_vectors_of_another_llm_are_refused(recipe, tmp_path):
         assert raised.value.errors[0][0] == "UserError"
 
 
-def test_token_loss_runs_and_wants_its_column(recipe, tmp_path):
-    weights = {"objective__token_weight": "0.667", "objective__sequence_weight": "0.333"}
+@pytest.mark.parametrize("more", [{}, CONTRASTIVE], ids=["alone", "contrastive"])
+def test_token_loss_runs_and_wants_its_column(recipe, tmp_path, more):
+    weights = {"objective__token_weight": "0.667", "objective__sequence_weight": "0.333", **more}
     with pytest.raises(
         UserError,
         match=r"has no column 'token_pairs', which .* reads; add it by",
@@ -88,7 +90,26 @@ def test_token_loss_runs_and_wants_its_column(recipe, tmp_path):
         source = InputFile(path=str(recipe.parent / f"{name}.jsonl"), language="eng_Latn")
         build_shards(ShardSettings(inputs=(source,), **specs, block_samples=8, token_pairs=True), tmp_path / name, 1)
     places = {"data__train": str(tmp_path / "train"), "data__validation": str(tmp_path / "validation")}
-    one, two = (run_on(n, recipe, f"tokens{n}", **weights, **places) for n in (1, 2))
+    one, two = (run_on(n, recipe, f"tokens{n}{len(more)}", **weights, **places) for n in (1, 2))
     assert losses_of(two) == pytest.approx(losses_of(one), rel=1e-5)
     [row] = [row for row in rows_of(one) if "eval_token_loss" in row]
     assert row["eval_token_loss"] > 0
+
+
+@pytest.mark.parametrize("targets", [{}, {"data__targets": "plain"}], ids=["live", "cached"])
+def test_contrastive_term_is_the_same_on_any_number_of_ranks(recipe, targets):
+    if targets:
+        cache(recipe, "plain", recipe.parent / "llm")
+    one, two = (run_on(n, recipe, f"contrast{n}{len(targets)}", **CONTRASTIVE, **targets) for n in (1, 2))
+    assert losses_of(two) == pytest.approx(losses_of(one), rel=1e-5)
+    rows = [row for row in rows_of(one) if "contrastive_loss" in row]
+    assert len(rows) == 3
+    assert all(row["contrastive_loss"] > 0 <= row["contrastive_found"] <= 1 for row in rows)
+    assert not any("eval_contrastive_loss" in row for row in rows_of(one))
+
+
+def test_a_teacher_that_reads_ahead_cannot_go_beside_the_student(recipe):
+    with pytest.raises(
+        UserError, match=r"model\.paired_sweep=true: objective\.contrastive_weight wants .* set it to auto"
+    ):
+        check_run(settings_of(recipe, **CONTRASTIVE, model__paired_sweep="true"), 2)
