@@ -111,7 +111,8 @@ class MTLLMForHarness(LM):
             who = "an encoder without tags" if self._has_encoder else "an LLM"
             raise UserError(f"{name}: has no effect where {who} reads the contexts; leave it out")
         self._language_of = TaskLanguages(lang, languages)
-        self._name = f"{pretrained}{'-plain' if plain else ''}"
+        bits = "" if model.quantization is None else f"-{model.quantization}"
+        self._name = f"{pretrained}{'-plain' if plain else ''}{bits}"
         self._shown: set[str] = set()
         self._ends_blank: set[str] = set()
 

@@ -83,7 +83,8 @@ def merged_card(trained: Trained) -> str:
         "---",
         "# Adapted LLM",
         "",
-        f"`{llm.name}` with what was trained in its weights, by `{trained.objective}` for {trained.step} steps."
+        f"`{llm.name}`{_rounding(trained.model)} with what was trained in its weights, by `{trained.objective}` for "
+        f"{trained.step} steps."
         f"{both_ways} Name this folder in `model.llm.name`, or load it with `AutoModel`.",
         "",
         "**It has no language-model head and generates no text**: it is meant for its final states, which are pooled to"
@@ -102,7 +103,7 @@ def merged_card(trained: Trained) -> str:
 def language_model_card(trained: Trained, model_class: str) -> str:
     """README.md of a language model that trained with its head."""
     llm, teachers = trained.model.given_llm, {n: b for n, b in trained.bases.items() if n.startswith("teacher_of.")}
-    start = "from scratch" if llm.from_scratch else f"from `{llm.name}`"
+    start = "from scratch" if llm.from_scratch else f"from `{llm.name}`{_rounding(trained.model)}"
     lines = [
         "---",
         "library_name: transformers",
@@ -163,6 +164,11 @@ def _weights(model: ModelSettings) -> str:
     """How a reader holds the weights of its language model, where not as they are."""
     is_quantised = "llm" in model.sides and model.given_llm.quantization is not None
     return ", its layers in int8," if is_quantised else ""
+
+
+def _rounding(model: ModelSettings) -> str:
+    """What merged weights of a language model have lost."""
+    return ", the weights of its layers rounded to 8 bits," if _weights(model) else ""
 
 
 def _task_line(task: TaskEntry) -> str:

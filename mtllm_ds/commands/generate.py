@@ -96,7 +96,8 @@ def main(arguments: Sequence[str]) -> int:
             is_chat=options.chat, template=template, options=given,
         )  # fmt: skip
         made_with = identity | {
-            "plain_llm": options.plain_llm, "dtype": str(dtype).removeprefix("torch."), "prompts": _digest(records),
+            "plain_llm": options.plain_llm, "quantization": model.quantization,
+            "dtype": str(dtype).removeprefix("torch."), "prompts": _digest(records),
             "chat": options.chat, "chat_template": template, "seed": options.seed, "max_new_tokens": file.how.max_new_tokens,
             "options": given,
         }  # fmt: skip

@@ -32,6 +32,7 @@ from mtllm_ds.inference.speakers import Speakers, plain_llm
 from mtllm_ds.languages import check_language
 from mtllm_ds.models.build import base_reader, load_reader, located
 from mtllm_ds.models.heads import TaskHead, head_from, task_scores
+from mtllm_ds.models.int8_linear import dequantise_layers
 from mtllm_ds.models.readers import Reader, mean_pool, span_means
 from mtllm_ds.models.speaker import Speaker
 from mtllm_ds.models.stacked import StackedModel
@@ -49,6 +50,7 @@ class MTLLM:
     Attributes:
         reader: the module that reads ids
         task: what its head answers; None without a head
+        quantization: how the weights of its LLM's layers were rounded, also of the plain LLM in it; None where they were not
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class MTLLM:
         self.reader = reader
         self.task = task
         self.device = device
+        self.quantization = None if llm is None else llm.quantization
         self._tokenizers = tokenizers
         self._head = head
         self._turn = Turn()
@@ -79,16 +82,23 @@ class MTLLM:
         llm: str | None = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        dequantise: bool = False,
     ) -> MTLLM:
         """Load an export, or a run's best checkpoint. `encoder` and `llm` replace the places of base models that it remembers.
+        With `dequantise` an LLM that trained with layers in 8 bits has what they stand for in `dtype`: the same answers, faster
+        where it writes token by token, in the memory of plain weights.
 
-        Raises `UserError` if a file is missing or a base model is not the one it was trained on.
+        Raises `UserError` if a file is missing, a base model is not the one it was trained on, or there is nothing to dequantise.
         """
         trained = read_trained(folder)
         place = usable_device(device)
         places = {side: name for side, name in (("encoder", encoder), ("llm", llm)) if name is not None}
         model = located(trained.model, trained.bases, f"model {folder}", places)
         reader = load_reader(model, trained.weights, place, dtype)
+        if dequantise:
+            if "llm" not in model.sides or model.given_llm.quantization is None:
+                raise UserError(f"dequantise=True: has no effect, {folder} has no weights in 8 bits; leave it out")
+            dequantise_layers(reader)
         tokenizers = {side: load_text_tokenizer(spec) for side, spec in tokenizer_specs(trained, model).items()}
         head = None
         if trained.head is not None:

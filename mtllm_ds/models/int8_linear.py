@@ -49,6 +49,21 @@ class Int8Linear(nn.Linear):
         linear.weight, linear.bias = nn.Parameter(weight, requires_grad=False), self.bias
         return linear
 
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Int8Linear:
+        """Moves alone: a cast would change the bytes, which are no numbers.
+
+        Raises:
+            TypeError: `fn` changes the dtype.
+        """
+        cast = fn(self.weight.new_empty(0)).dtype
+        if cast != self.weight.dtype:
+            raise TypeError(
+                f"8-bit weights packed in {self.weight.dtype} cannot become {cast}: load the model in that dtype, or call "
+                "dequantise_layers first"
+            )
+        super()._apply(fn, recurse)
+        return self
+
 
 class _Product(torch.autograd.Function):
     """The dequantised weight is made anew in backward: kept, it would be what 8 bits save."""
@@ -73,10 +88,12 @@ class _Product(torch.autograd.Function):
 def packed(weight: torch.Tensor) -> torch.Tensor:
     """(O, I) -> (ceil(O I / bytes of the dtype) + O,) of the same dtype: q, filled up to whole elements, and the steps.
 
-    A step is the row's largest magnitude / 127, rounded to bfloat16's digits: a dequantised weight is then the same number in
-    either dtype, up to bfloat16's own rounding, and differs from the weight by at most half a step.
+    The weight is rounded to bfloat16 first, and a step is the row's largest magnitude / 127 with bfloat16's digits: q and the steps
+    are then the same whichever dtype a model is loaded in, so that an export is read with what the run in bf16 trained on. A
+    dequantised weight differs from the weight in bfloat16 by at most half a step.
     """
-    numbers, steps = zip(*(_rounded(rows) for rows in weight.detach().split(_ROWS)), strict=True)
+    num_rows = len(weight) if weight.is_meta else _ROWS
+    numbers, steps = zip(*(_rounded(rows) for rows in weight.detach().split(num_rows)), strict=True)
     small = torch.cat(numbers).flatten()
     filled = functional.pad(small, (0, -small.numel() % weight.itemsize))
     return torch.cat([filled.view(weight.dtype), torch.cat(steps).flatten().to(weight.dtype)])
@@ -84,7 +101,7 @@ def packed(weight: torch.Tensor) -> torch.Tensor:
 
 def _rounded(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(O, I) -> q (O, I) int8, steps (O, 1) float32"""
-    numbers = rows.float()
+    numbers = rows.bfloat16().float()
     steps = (numbers.abs().amax(1, keepdim=True) / _MOST).bfloat16().float()
     divisors = torch.where(steps == 0, 1.0, steps)  # a row of zeros
     return (numbers / divisors).round_().clamp_(-_MOST, _MOST).to(torch.int8), steps
@@ -102,9 +119,14 @@ def quantise_layers(model: PreTrainedModel) -> None:
     """Put an `Int8Linear` in the place of each linear layer of a frozen model's layers; shares of ranks stay shares.
 
     Raises:
-        UserError: its layers stand in no list, or hold matrices elsewhere (fused experts, GPT-2's Conv1D).
+        UserError: its layers stand in no list, hold matrices elsewhere (fused experts, GPT-2's Conv1D) or share one, or it is in
+            float16, which has no room for steps of small weights.
     """
     where = f"model.llm.quantization=int8: this {model.config.get_text_config().model_type} model"
+    if model.dtype == torch.float16:
+        raise UserError(
+            f"{where} is read in float16, which has no room for steps of small weights; use bfloat16 or float32"
+        )
     try:
         owner, name = layers_of(model)
     except LookupError as error:
@@ -114,6 +136,8 @@ def quantise_layers(model: PreTrainedModel) -> None:
         raise UserError(
             f"{where} holds matrices of its layers in {kind}, and nn.Linear alone is quantised; set it to null"
         )
+    if (shared := _shared(layers)) is not None:
+        raise UserError(f"{where} has one matrix in two linear layers, {shared[0]} and {shared[1]}; set it to null")
     _replace(layers, nn.Linear, _quantised)
 
 
@@ -142,6 +166,15 @@ def _replace(module: nn.Module, kind: type[nn.Linear], make: Callable[[Any], nn.
         for name, child in list(part._modules.items()):
             if type(child) is kind:
                 part._modules[name] = made[id(child)] if id(child) in made else made.setdefault(id(child), make(child))
+
+
+def _shared(layers: nn.Module) -> tuple[str, str] | None:
+    """Names of the first two linear layers that have one weight."""
+    names: dict[int, str] = {}
+    for name, part in layers.named_modules():
+        if type(part) is nn.Linear and (first := names.setdefault(id(part.weight), name)) != name:
+            return first, name
+    return None
 
 
 def _kind_of_others(layers: nn.Module) -> str | None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from math import ceil
+from operator import getitem
 from typing import Any
 
 import torch
 
 from mtllm_ds.config.deepspeed import resolve_deepspeed, zero_stage
+from mtllm_ds.config.load import parse_settings
 from mtllm_ds.config.schema import Settings
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.data.stream.schedule import cells_in_forward
@@ -126,13 +129,14 @@ class Planner:
                 ds_config = self._ds_config(machine, {})
                 yield name, self._layout(machine, ds_config, cells, forwards, own.samples_per_step)
         recomputes = self.settings.training.activation_checkpointing
-        ds_config = self._ds_config(machine, {})
-        yield (
-            "activations kept" if recomputes else "activations recomputed",
-            self._layout(
-                machine, ds_config, own.cells_in_forward, own.micro_batches, own.samples_per_step, not recomputes
-            ),
-        )
+        if self._with("training", activation_checkpointing=not recomputes) is not None:
+            ds_config = self._ds_config(machine, {})
+            yield (
+                "activations kept" if recomputes else "activations recomputed",
+                self._layout(
+                    machine, ds_config, own.cells_in_forward, own.micro_batches, own.samples_per_step, not recomputes
+                ),
+            )
         yield from self._in_int8(own)
         more = replace(machine, num_nodes=2 * machine.num_nodes)
         if more.num_ranks <= lanes:
@@ -146,19 +150,33 @@ class Planner:
 
     def _in_int8(self, own: Plan) -> Iterator[tuple[str, Plan]]:
         """With the language model's layers in 8 bits, where a run could have that."""
-        model = self.settings.model
-        if "llm" not in model.sides or model.trainable != "lora" or model.given_llm.quantization is not None:
+        llm = self.settings.model.llm
+        if (
+            llm is None
+            or llm.quantization is not None
+            or (settings := self._with("model", "llm", quantization="int8")) is None
+        ):
             return
-        llm = model.given_llm.model_copy(update={"quantization": "int8"})
-        settings = self.settings.model_copy(update={"model": model.model_copy(update={"llm": llm})})
-        ds_config = self._ds_config(own.machine, {})
+        planner = Planner(settings, self.text)
         try:
-            plan = Planner(settings, self.text)._layout(
+            ds_config = planner._ds_config(own.machine, {})
+            plan = planner._layout(
                 own.machine, ds_config, own.cells_in_forward, own.micro_batches, own.samples_per_step
             )
-        except UserError:  # a family whose layers keep matrices elsewhere
+        except (
+            UserError
+        ):  # a family whose layers keep matrices elsewhere, or a DeepSpeed file that reads them as numbers
             return
         yield "LLM's layers in int8", plan
+
+    def _with(self, *section: str, **changes: Any) -> Settings | None:
+        """The recipe with other values in one section; None where a run would refuse them."""
+        values = self.settings.model_dump(mode="json")
+        reduce(getitem, section, values).update(changes)
+        try:
+            return parse_settings(values, "")
+        except UserError:
+            return None
 
     def scaling(self, own: Plan) -> dict[str, list[Plan]]:
         """From 8 to 4,096 GPUs (1, 2, 4 ... whole nodes), each GPU with the work that it has in this plan, so that the batch grows

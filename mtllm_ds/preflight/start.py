@@ -172,6 +172,25 @@ def warnings_of(settings: Settings, llm_config: PretrainedConfig | None) -> list
             "model.start=null with a frozen connector: the LLM reads through a random projection that never learns; "
             "name a stage-1 run in model.start, or set model.connector.trainable=true"
         )
+    return [*found, *_of_8_bits(settings)]
+
+
+def _of_8_bits(settings: Settings) -> list[str]:
+    """Said where 8-bit weights meet a teacher that has none, or responses that the student writes."""
+    model = settings.model
+    if "llm" not in model.sides or model.given_llm.quantization is None:
+        return []
+    found, where = [], f"model.llm.quantization={model.given_llm.quantization}"
+    if settings.data.targets is not None:
+        found.append(
+            f"{where}: data.targets={settings.data.targets} were written by a teacher whose weights are not in 8 bits, so that the "
+            "student starts with what rounding costs; leave out data.targets to let both read the same weights"
+        )
+    if getattr(settings.objective, "rollouts", None) is not None:
+        found.append(
+            f"{where}: responses are written token by token, and each token dequantises every weight anew, which makes them "
+            "several times slower; set it to null where the weights fit"
+        )
     return found
 
 

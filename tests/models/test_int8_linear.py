@@ -9,6 +9,7 @@ from itertools import islice
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoTokenizer, GPT2Config, GPT2Model, LlamaConfig, LlamaModel, MixtralConfig, MixtralModel
 
 from mtllm_ds.config.sections import LLMSettings
@@ -50,17 +51,51 @@ def test_a_weight_is_off_by_at_most_half_a_step_of_its_row(shape, dtype):
     steps = stored[-num_rows:].double().unsqueeze(1)
     # In float64 from the bytes themselves: bfloat16 rounds what it computes with once more.
     numbers = stored[:-num_rows].view(torch.int8)[: num_rows * width].view(shape).double()
-    exact = weight.double()
+    exact = weight.bfloat16().double()
     assert ((numbers * steps - exact).abs() <= steps / 2 * (1 + 1e-6)).all()
     assert torch.equal(dequantised(stored, shape), (numbers * steps).to(dtype))
     largest = exact.abs().amax(1, keepdim=True)
     assert ((steps - largest / 127).abs() <= 2**-8 * steps).all()
 
 
-def test_both_dtypes_hold_the_same_numbers_of_weights_that_both_can_hold():
-    weight = weight_of((9, 14), torch.bfloat16)
-    low, high = (dequantised(packed(weight.to(dtype)), (9, 14)) for dtype in (torch.bfloat16, torch.float32))
-    assert torch.equal(high.bfloat16(), low)
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16, torch.float32])
+def test_both_dtypes_hold_the_same_bytes_and_steps_of_whatever_is_stored(stored):
+    """A run in bf16 is served in fp32."""
+    torch.manual_seed(0)
+    weight = (torch.randn(9, 14) / 7).to(stored)
+    low, high = (packed(weight.to(dtype)) for dtype in (torch.bfloat16, torch.float32))
+    assert torch.equal(low[:-9].view(torch.int8)[: 9 * 14], high[:-9].view(torch.int8)[: 9 * 14])
+    assert torch.equal(low[-9:].float(), high[-9:])
+    assert torch.equal(dequantised(high, (9, 14)).bfloat16(), dequantised(low, (9, 14)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_layer_moves_and_refuses_to_be_cast(dtype):
+    linear = nn.Linear(6, 4, dtype=dtype).requires_grad_(False)
+    layer = Int8Linear(6, 4, nn.Parameter(packed(linear.weight), requires_grad=False), linear.bias)
+    before = layer.weight.clone()
+    assert torch.equal(layer.to("cpu", dtype).weight, before)
+    other = torch.float16 if dtype == torch.float32 else torch.float32
+    for cast in (lambda: layer.to(other), lambda: nn.Sequential(layer).half(), lambda: layer.double()):
+        with pytest.raises(TypeError, match="8-bit weights packed in"):
+            cast()
+    assert torch.equal(layer.weight, before)
+
+
+def test_on_paper_a_weight_is_packed_at_once():
+    """A plan of an 8B model packs hundreds of large matrices that are not there."""
+    with CountedOperators() as few:
+        stored = packed(torch.empty(4096, 64, device="meta", dtype=torch.bfloat16))
+    assert stored.shape == (4096 * 64 // 2 + 4096,)
+    assert few.num_calls < 30
+
+
+class CountedOperators(TorchDispatchMode):
+    num_calls = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.num_calls += 1
+        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -179,6 +214,13 @@ def test_matrices_that_no_linear_layer_owns_are_refused():
         MixtralConfig(**small, hidden_size=16, intermediate_size=16, num_attention_heads=2, num_key_value_heads=2)
     )
     assert "this mixtral model holds matrices of its layers in" in refused(experts)
+
+
+def test_float16_and_shared_matrices_are_refused():
+    assert "is read in float16" in refused(LlamaModel(llama_config()).half())
+    tied = LlamaModel(llama_config())
+    tied.layers[1].mlp.up_proj.weight = tied.layers[0].mlp.up_proj.weight
+    assert "has one matrix in two linear layers, 0.mlp.up_proj and 1.mlp.up_proj" in refused(tied)
 
 
 def test_a_class_that_reads_its_weights_itself_is_refused():

@@ -151,6 +151,24 @@ def test_variants_change_what_they_are_meant_to(recipe):
     assert found["8 nodes, batch x 2"].samples_per_step == 2 * own.samples_per_step
 
 
+def test_no_variant_is_offered_that_a_run_refuses(recipe, tmp_path):
+    """8 bits beside compiled layers whose activations are kept, and beside a DeepSpeed file that reads weights as numbers."""
+    machine = replace(PERFECT, num_nodes=4, gpus_per_node=2)
+
+    def names(**overrides):
+        plans = planner(recipe, data__lanes=64, **overrides)
+        return {name for name, _ in plans.variants(plans.plan(machine))}
+
+    int8, kept = "LLM's layers in int8", "activations kept"
+    compiled = {"training__compile": "layers", "training__activation_checkpointing": "true"}
+    assert {int8, kept} <= names(**compiled)
+    assert kept not in names(**compiled, model__llm__quantization="int8")
+    assert int8 not in names(training__compile="layers", training__activation_checkpointing="false")
+    file = tmp_path / "as_numbers.json"
+    file.write_text('{"bf16": {"enabled": false}, "zero_optimization": {"stage": 3, "zero_quantized_weights": true}}')
+    assert int8 not in names(training__deepspeed=str(file))
+
+
 def test_what_a_run_refuses_under_zero_2_is_refused_on_paper_and_said_of_the_variant(recipe, dialogues):
     with pytest.raises(UserError, match=r"model.paired_sweep=true: ZeRO stage 2 leaves weights whole"):
         planner(recipe, training__deepspeed="zero2", model__paired_sweep="true").plan(PERFECT)

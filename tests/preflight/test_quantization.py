@@ -7,6 +7,8 @@ from mtllm_ds.errors import UserError
 from mtllm_ds.planning.paper import text_of
 from mtllm_ds.planning.plan import Planner
 from mtllm_ds.preflight.plan import check_run, describe_plan
+from mtllm_ds.preflight.start import warnings_of
+from tests.fixtures.dialogue_runs import make_dialogue_run
 from tests.fixtures.runs import make_run, settings_of
 from tests.planning.test_plan import PERFECT
 
@@ -24,6 +26,30 @@ def test_the_dry_run_says_so(recipe):
         for bits in ("null", "int8")
     }
     assert [line for line in found["int8"] if line not in found["null"]] == [LINE]
+
+
+@pytest.fixture(scope="module")
+def dialogues(tmp_path_factory):
+    return make_dialogue_run(tmp_path_factory.mktemp("dialogues"))
+
+
+def test_responses_that_each_token_of_dequantises_all_weights_are_told(dialogues):
+    """As are cached teachers, whose weights are not in 8 bits."""
+
+    def warnings(**overrides):
+        settings = settings_of(dialogues, model__reader="llm", model__encoder="null", **overrides)
+        return [line for line in warnings_of(settings, None) if "int8" in line]
+
+    int8 = {"model__llm__quantization": "int8"}
+    assert warnings(**int8) == []
+    writes = {"objective__rollouts__max_new_tokens": 4}
+    assert warnings(**writes) == []
+    (said,) = warnings(**int8, **writes)
+    assert said.startswith("model.llm.quantization=int8: responses are written token by token")
+    (said,) = warnings(**int8, data__targets="plain")
+    assert said.startswith(
+        "model.llm.quantization=int8: data.targets=plain were written by a teacher whose weights are not in 8"
+    )
 
 
 def test_a_model_whose_matrices_stand_elsewhere_is_refused_before_anything_is_loaded(recipe):

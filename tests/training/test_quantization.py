@@ -11,6 +11,9 @@ from transformers import AutoModel
 from mtllm_ds import MTLLM
 from mtllm_ds.checkpoint.export import export_run
 from mtllm_ds.data.text.tokenization import TokenizerSpec
+from mtllm_ds.errors import UserError
+from mtllm_ds.models.int8_linear import Int8Linear, dequantise_layers
+from mtllm_ds.models.loading import load_llm
 from mtllm_ds.transfer_sets.merged_llm import write_merged
 from tests.distributed.ranks import PARTITIONED, RankError, ranks
 from tests.fixtures.dialogue_runs import PACKED, make_dialogue_run
@@ -131,6 +134,18 @@ def test_a_student_that_begins_as_its_teacher_has_nothing_to_learn(dialogues):
     assert losses[1] == 0.0
 
 
+def test_an_export_of_a_run_in_bf16_stands_for_the_weights_that_the_run_read(texts):
+    """A base stored in fp32, of which the run rounds to bf16 first; read and merged in fp32."""
+    stored = load_file(texts.parent / "llm" / "model.safetensors")
+    assert any((tensor != tensor.bfloat16()).any() for tensor in stored.values())
+    settings = settings_of(texts, **INT8).model.given_llm
+    trained, served = (load_llm(settings, "eager", dtype) for dtype in (torch.bfloat16, torch.float32))
+    for model in (trained, served):
+        dequantise_layers(model)
+    for (name, one), other in zip(trained.named_parameters(), served.parameters(), strict=True):
+        assert torch.equal(one, other.bfloat16()), name
+
+
 def test_a_run_goes_on_and_its_export_reads_as_the_run_did(texts):
     truth = chosen(texts, "truth", **INT8)
     assert ranks(RANKS).run(train_with, texts, False, truth) == [0, 0]
@@ -147,6 +162,12 @@ def test_a_run_goes_on_and_its_export_reads_as_the_run_did(texts):
         vectors.append(model.encode(["Select the cells.", "Open the page."], lang="eng_Latn"))
     assert torch.equal(*vectors)
     export = texts.parent / "truth_export"
+    plain = MTLLM.from_pretrained(export, dequantise=True)
+    assert plain.quantization == "int8"
+    assert not any(isinstance(part, Int8Linear) for part in plain.reader.modules())
+    assert torch.equal(plain.encode(["Select the cells.", "Open the page."], lang="eng_Latn"), vectors[0])
+    with pytest.raises(UserError, match="dequantise=True: has no effect"):
+        MTLLM.from_pretrained(texts.parent / "on_rounded_export", dequantise=True)
     assert json.loads((export / "config.json").read_text())["quantization"] == "int8"
     assert "its layers in int8," in (export / "README.md").read_text()
     assert "int8" not in (texts.parent / "on_rounded_export" / "README.md").read_text()
@@ -177,6 +198,8 @@ def test_what_is_merged_is_what_it_stood_for(dialogues):
         run = chosen(dialogues, f"merged_{name}", model__reader="llm", **more)
         assert ranks(RANKS).run(train_with, dialogues, False, run) == [0, 0]
         write_merged(run["run__output_dir"], dialogues.parent / f"{name}_folder")
+        card = (dialogues.parent / f"{name}_folder" / "README.md").read_text()
+        assert (", the weights of its layers rounded to 8 bits," in card) == (name == "int8")
         merged[name] = AutoModel.from_pretrained(dialogues.parent / f"{name}_folder").state_dict()
     plain = AutoModel.from_pretrained(dialogues.parent / "rounded_fp32").state_dict()
     assert merged["int8"].keys() == plain.keys()

@@ -149,7 +149,9 @@ def _untouched(
         raise UserError(
             "--untouched is missing: this model's LLM has no LoRA that could be left out; name the LLM that it was trained from"
         )
-    return model.speaker(plain=True), "the same without LoRA"
+    return model.speaker(
+        plain=True
+    ), f"the same without LoRA{'' if model.quantization is None else f', in {model.quantization}'}"
 
 
 def _encode(options: argparse.Namespace, model: MTLLM, languages: Sequence[str], dtype: torch.dtype) -> Encode | None:
