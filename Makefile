@@ -36,12 +36,13 @@ BACKBONE ?= llama
 RANKS ?= 2
 # bf16 halves the time on CPUs with bf16 products and is emulated, slowly, on others.
 PRECISION ?= $(shell grep -qE 'avx512_bf16|amx_bf16' /proc/cpuinfo 2>/dev/null && echo bf16 || echo fp32)
-DEMO = runs/demo
 RECIPE_mt_llama = demo
 RECIPE_mt_minilm = demo_minilm
 RECIPE_e5-small_minilm = demo_e5_minilm
 RECIPE_e5-small_smollm2 = demo_e5_smollm2
 DEMO_RECIPE = $(or $(RECIPE_$(ENCODER)_$(BACKBONE)),$(error ENCODER=$(ENCODER) BACKBONE=$(BACKBONE): no such demo; take mt with llama or minilm, or e5-small with minilm or smollm2))
+# Each form has a folder of its own: runs/demo, runs/demo_minilm, runs/demo_e5_minilm, runs/demo_e5_smollm2.
+DEMO = runs/$(DEMO_RECIPE)
 DEMO_PUBLIC = $(filter e5-small,$(ENCODER))
 DEMO_ENCODER = $(if $(DEMO_PUBLIC),$(PUBLIC_MODELS)/e5-small,assets/mt)
 LLM_llama = assets/llm

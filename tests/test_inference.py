@@ -59,6 +59,18 @@ def test_vectors_are_those_of_the_training_process(trained):
     assert not torch.allclose(found, torch.from_numpy(teacher), atol=1e-3)
 
 
+def test_one_reading_gives_both_vectors(trained):
+    export, texts, _ = trained
+    model = MTLLM.from_pretrained(export)
+    truth = model.encode(texts, "deu_Latn", batch_size=5), model.encode_with_encoder(texts, "deu_Latn", batch_size=5)
+    num_read = []
+    model.reader.encoder.register_forward_hook(lambda encoder, given, states: num_read.append(len(states)))
+    vectors, means = model.encode_both(texts, "deu_Latn", batch_size=5)
+    assert torch.equal(vectors, truth[0])
+    assert torch.equal(means, truth[1])
+    assert sum(num_read) == len(texts)
+
+
 def test_order_and_batches_change_nothing(trained):
     export, texts, _ = trained
     model = MTLLM.from_pretrained(export)

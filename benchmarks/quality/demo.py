@@ -23,6 +23,8 @@ from mtllm_ds.command_line import Parser, add_precision, quiet_libraries, run_an
 from mtllm_ds.errors import UserError
 from mtllm_ds.languages import ENGLISH
 
+BATCH_SIZE = 64
+
 
 def parse() -> argparse.Namespace:
     parser = Parser(description="The borrowed head on an exported model.")
@@ -79,24 +81,35 @@ def _language(path: Path, prefix: str) -> str:
 
 
 def _embedders(model: MTLLM) -> Embedders:
-    """The three ways of reading; each text is read once, however often it is asked for."""
-    return Embedders(
-        mtllm=_remember(lambda texts, code: model.encode(texts, lang=code, batch_size=64)),
-        llm=_remember(lambda texts, code: model.encode_with_llm(texts, batch_size=64)),
-        encoder=_remember(lambda texts, code: model.encode_with_encoder(texts, lang=code, batch_size=64)),
-    )
+    """The three ways of reading; each text is read once, however often it is asked for, and once for stack and encoder."""
+    llm = _Remembered(lambda texts, code: model.encode_with_llm(texts, batch_size=BATCH_SIZE))
+    encoder = _Remembered(lambda texts, code: model.encode_with_encoder(texts, lang=code, batch_size=BATCH_SIZE))
+
+    def read_with_both(texts: list[str], code: str) -> torch.Tensor:
+        vectors, means = model.encode_both(texts, lang=code, batch_size=BATCH_SIZE)
+        encoder.keep(texts, code, means)
+        return vectors
+
+    mtllm = _Remembered(read_with_both)
+    return Embedders(stack=lambda texts, code: (mtllm(texts, code), encoder(texts, code)), llm=llm, encoder=encoder)
 
 
-def _remember(read: Callable[[list[str], str], torch.Tensor]) -> Callable[[Sequence[str], str], np.ndarray]:
-    known: dict[tuple[str, str], np.ndarray] = {}
+class _Remembered:
+    """Vectors of texts of a language, (n, width), each read once."""
 
-    def remembered(texts: Sequence[str], code: str) -> np.ndarray:
-        new = list(dict.fromkeys(text for text in texts if (text, code) not in known))
+    def __init__(self, read: Callable[[list[str], str], torch.Tensor]) -> None:
+        self._read = read
+        self._known: dict[tuple[str, str], np.ndarray] = {}
+
+    def keep(self, texts: Sequence[str], code: str, vectors: torch.Tensor) -> None:
+        """Take vectors that were read elsewhere."""
+        self._known |= {(text, code): row for text, row in zip(texts, vectors.numpy(), strict=True)}
+
+    def __call__(self, texts: Sequence[str], code: str) -> np.ndarray:
+        new = list(dict.fromkeys(text for text in texts if (text, code) not in self._known))
         if new:
-            known.update({(text, code): row for text, row in zip(new, read(new, code).numpy(), strict=True)})
-        return np.stack([known[text, code] for text in texts])
-
-    return remembered
+            self.keep(new, code, self._read(new, code))
+        return np.stack([self._known[text, code] for text in texts])
 
 
 def _labelled(path: Path) -> LabelledTexts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar, overload
 
 import torch
 
@@ -38,6 +38,7 @@ from mtllm_ds.models.speaker import Speaker
 from mtllm_ds.models.stacked import StackedModel
 from mtllm_ds.models.turns import Turn
 
+Found = TypeVar("Found")
 States = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -147,8 +148,7 @@ class MTLLM:
         A text longer than the model's limit is cut there. An unknown tag raises `UserError` with the nearest code. A model
         whose LLM reads alone takes no notice of the language.
         """
-        items = [PlainItem((text,)) for text in checked_texts(texts)]
-        encoded = [self._encoded(item, code) for item, code in zip(items, one_each(lang, items), strict=True)]
+        encoded = self._encoded_texts(texts, lang)
         return self._pooled(encoded, self._tokenizer, batch_size, self.reader.states, self.reader.hidden_size)
 
     def encode_with_llm(self, texts: Iterable[str], batch_size: int = 32) -> torch.Tensor:
@@ -163,9 +163,21 @@ class MTLLM:
     def encode_with_encoder(self, texts: Iterable[str], lang: Languages, batch_size: int = 32) -> torch.Tensor:
         """Mean states of a stack's MT encoder alone: (n, d_encoder) float32 on the CPU."""
         stack = self._stack
-        items = [PlainItem((text,)) for text in checked_texts(texts)]
-        encoded = [self._encoded(item, code) for item, code in zip(items, one_each(lang, items), strict=True)]
+        encoded = self._encoded_texts(texts, lang)
         return self._pooled(encoded, self._tokenizer, batch_size, stack.encoder, stack.encoder.hidden_size)
+
+    def encode_both(
+        self, texts: Iterable[str], lang: Languages, batch_size: int = 32
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `encode` and `encode_with_encoder` give, of one reading: (n, d) and (n, d_encoder), float32 on the CPU."""
+        stack = self._stack
+        encoded = self._encoded_texts(texts, lang)
+        vectors = torch.empty(len(encoded), stack.hidden_size)
+        means = torch.empty(len(encoded), stack.encoder.hidden_size)
+        ids = [one.ids for one in encoded]
+        for rows, (states, said), mask in self._run(ids, self._tokenizer, batch_size, stack.states_of_both):
+            vectors[rows], means[rows] = mean_pool(states, mask).cpu(), mean_pool(said, mask).cpu()
+        return vectors, means
 
     def predict(self, items: Sequence[AnyItem], lang: Languages, batch_size: int = 32) -> list[torch.Tensor]:
         """Scores of each item's answers, float32 on the CPU: (K,) in the order of `task.labels`, or one an option.
@@ -264,6 +276,10 @@ class MTLLM:
             raise UserError(f"model: it is a {type(self.reader).__name__}, not a stack; use MTLLM.encode")
         return self.reader
 
+    def _encoded_texts(self, texts: Iterable[str], lang: Languages) -> list[EncodedItem]:
+        items = [PlainItem((text,)) for text in checked_texts(texts)]
+        return [self._encoded(item, code) for item, code in zip(items, one_each(lang, items), strict=True)]
+
     def _encoded(self, item: AnyItem, lang: str) -> EncodedItem:
         code = check_language(lang)
         tokenizer = self._tokenizer
@@ -293,9 +309,13 @@ class MTLLM:
 
     @torch.no_grad()
     def _run(
-        self, ids: list[list[int]], tokenizer: TextTokenizer, batch_size: int, states: States
-    ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-        """Row numbers, states (b, S, d) and mask (b, S) of batches of similar length."""
+        self,
+        ids: list[list[int]],
+        tokenizer: TextTokenizer,
+        batch_size: int,
+        states: Callable[[torch.Tensor, torch.Tensor], Found],
+    ) -> Iterator[tuple[list[int], Found, torch.Tensor]]:
+        """Row numbers, what `states` finds, such as (b, S, d), and mask (b, S) of batches of similar length."""
         check_batch_size(batch_size)
         for rows in longest_first(list(map(len, ids)), batch_size):
             tokens, mask = (side.to(self.device) for side in padded([ids[row] for row in rows], tokenizer.pad_id))

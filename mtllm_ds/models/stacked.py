@@ -49,8 +49,12 @@ class StackedModel(Reader):
 
     def embeddings(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """What the LLM reads in place of embeddings of tokens: (B, S_e) ids and mask -> (B, S_e, D_l), with gradients."""
-        note_padded(self.connector, mask)
-        return self._connected(self._centred(self.encoder(ids, mask), ids))
+        return self._embedded(self.encoder(ids, mask), ids, mask)
+
+    def states_of_both(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Final states of the stack (B, S_e, D_l) and those of its encoder (B, S_e, D_e), of one reading."""
+        said = self.encoder(ids, mask)
+        return read_padded(self.llm, mask, inputs_embeds=self._embedded(said, ids, mask)), said
 
     def packed_states(self, packed: PackedBatch) -> torch.Tensor:
         """Final states of the stack for packed samples: (R, P, D_l), with gradients."""
@@ -76,6 +80,10 @@ class StackedModel(Reader):
             raise UserError(
                 f"lang={language}: this model centres by language and has no mean of it; train it with text in it"
             )
+
+    def _embedded(self, said: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        note_padded(self.connector, mask)
+        return self._connected(self._centred(said, ids))
 
     def _connected(self, states: torch.Tensor) -> torch.Tensor:
         with in_part("connector"):

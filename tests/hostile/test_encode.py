@@ -31,7 +31,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-@pytest.mark.parametrize("call", ["encode", "encode_with_llm", "encode_with_encoder", "classify"])
+@pytest.mark.parametrize("call", ["encode", "encode_with_llm", "encode_with_encoder", "encode_both", "classify"])
 def test_what_is_no_text_is_told_by_its_number(model, name, call):
     bad, words = BAD[name]
     languages = () if call == "encode_with_llm" else ("eng_Latn",)

@@ -32,9 +32,11 @@ Embed = Callable[[Sequence[str], str], np.ndarray]
 class Embedders:
     """The three ways of reading text that are compared: stacked model, LLM alone, mean of the MT encoder's states."""
 
-    mtllm: Embed
+    stack: Callable[[Sequence[str], str], tuple[np.ndarray, np.ndarray]]
+    """Vectors of the stacked model and means of its encoder's states, of one reading."""
     llm: Embed
     encoder: Embed
+    """The second of `stack` alone, where nobody asks for the first."""
 
 
 @dataclass(frozen=True)
@@ -99,19 +101,22 @@ def borrowed_head(
     """
     head = fit_head(embed.llm(train.texts, english), train.labels, embed.llm(valid.texts, english), valid.labels)
     target, target_valid = embed.llm(stage1_train, english), embed.llm(stage1_valid, english)
-    encoder_valid = embed.encoder(stage1_valid, english)
-    ridge = fit_ridge(embed.encoder(stage1_train, english), target, encoder_valid, target_valid)
-    target_mean, student_mean = target.mean(0), embed.mtllm(stage1_train, english).mean(0)
+    student_train, encoder_train = embed.stack(stage1_train, english)
+    student_valid, encoder_valid = embed.stack(stage1_valid, english)
+    ridge = fit_ridge(encoder_train, target, encoder_valid, target_valid)
+    target_mean, student_mean = target.mean(0), student_train.mean(0)
+    # Before the encoder alone is asked: much of what it then reads is among these.
+    read = {code: embed.stack(test.texts, code) for code, test in tests.items()}
 
     languages: dict[str, dict] = {}
     examples: list[dict] = []
     for code, test in tests.items():
-        student, originals = embed.mtllm(test.texts, code), embed.llm(test.english, english)
+        (student, said), originals = read[code], embed.llm(test.english, english)
         cosines = centred_cosines(student, originals, student_mean, target_mean)
         languages[code] = {
             "mtllm": float(head.score(student, test.labels)),
             "llm": float(head.score(embed.llm(test.texts, code), test.labels)),
-            "ridge": float(head.score(ridge(embed.encoder(test.texts, code)), test.labels)),
+            "ridge": float(head.score(ridge(said), test.labels)),
             "originals": float(head.score(originals, test.labels)),
             "retrieval": retrieval_accuracy(cosines, test.english),
             "encoder_retrieval": _encoder_retrieval(embed.encoder, test, code, english),
@@ -122,7 +127,7 @@ def borrowed_head(
     return {
         "languages": languages,
         "chance": majority_accuracy(train.labels, max(tests.values(), key=lambda test: len(test.labels)).labels),
-        "fvu": fvu(embed.mtllm(stage1_valid, english), target_valid),
+        "fvu": fvu(student_valid, target_valid),
         "ridge_fvu": fvu(ridge(encoder_valid), target_valid),
         "gap_closed": gap_closed(foreign(languages, english)),
         "examples": examples,

@@ -8,7 +8,10 @@ import sys
 import pytest
 
 from benchmarks.quality import demo
+from benchmarks.quality.vectors.borrowed_head import Embedders
+from mtllm_ds.config import load_settings
 from mtllm_ds.errors import UserError
+from mtllm_ds.models.encoders import FrozenEncoder
 from tests.fixtures.exports import make_export
 from tests.fixtures.runs import REPOSITORY
 
@@ -21,6 +24,8 @@ def rows_of(numbers, language):
     if language != "eng_Latn":
         for n, row in zip(numbers, rows, strict=True):
             row["text_en"] = f"eng {LABELS[n % 3]} item {n}"
+            if n % 2:  # nothing copied
+                row["text"] = f"{language[:3]} wort {chr(97 + n)}"
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
@@ -59,6 +64,41 @@ def test_the_table_has_the_languages_of_both_folders(text, tmp_path, monkeypatch
     ), "80 columns hold the table"
 
 
+def read_naively(model):
+    """Every way of reading for itself, and every text as often as it is asked for."""
+
+    def means(texts, code):
+        return model.encode_with_encoder(texts, code, batch_size=demo.BATCH_SIZE).numpy()
+
+    return Embedders(
+        stack=lambda texts, code: (model.encode(texts, code, batch_size=demo.BATCH_SIZE).numpy(), means(texts, code)),
+        llm=lambda texts, code: model.encode_with_llm(texts, batch_size=demo.BATCH_SIZE).numpy(),
+        encoder=means,
+    )
+
+
+def test_the_encoder_reads_each_text_once(text, tmp_path, monkeypatch):
+    sample, more = text
+    given = ["--export", make_export(tmp_path), "--text", sample, "--more-tests", more, "--device", "cpu"]
+    num_read = []
+    forward = FrozenEncoder.forward
+
+    def counted(self, ids, mask):
+        num_read.append(len(ids))
+        return forward(self, ids, mask)
+
+    with monkeypatch.context() as counting:
+        counting.setattr(FrozenEncoder, "forward", counted)
+        assert run(counting, *given, "--output", tmp_path / "once") == 0
+    # Forty English texts (those to be tested are among them), nine German and six French ones, and what is left of both
+    # sides where words are copied: "deu", "fra", "eng".
+    assert sum(num_read) == 40 + 9 + 6 + 3
+    monkeypatch.setattr(demo, "_embedders", read_naively)
+    assert run(monkeypatch, *given, "--output", tmp_path / "naive") == 0
+    once, naive = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("once", "naive"))
+    assert once == pytest.approx(naive, abs=1e-6)
+
+
 def test_a_folder_without_items_is_one_line_before_any_model_is_read(text, tmp_path, monkeypatch):
     given = ["--export", tmp_path / "none", "--output", tmp_path / "report"]
     with pytest.raises(UserError, match=r"--text .*: no topics_test_\*\.jsonl\.xz there; name the folder"):
@@ -87,13 +127,23 @@ def commands(*settings):
         (["ENCODER=e5-small", "BACKBONE=smollm2"], "demo_e5_smollm2", "runs/public/e5-small", "runs/public/smollm2"),
     ],
 )
-def test_a_form_prepares_for_the_models_that_it_trains(settings, recipe, encoder, llm):
+def test_a_form_prepares_for_the_models_that_it_trains_in_a_folder_of_its_own(settings, recipe, encoder, llm):
     status, shown = commands(*settings)
     assert status == 0
     assert shown.count(f"--encoder {encoder} --llm {llm} ") == 2
     assert f"--recipe {recipe} " in shown
     assert f"model.encoder.name={encoder} model.llm.name={llm}\n" in shown
     assert ("benchmarks.public_models.write" in shown) == (encoder != "assets/mt")
+    folder = f"runs/{recipe}"
+    assert f"rm -rf {folder}\n" in shown
+    assert [f"--output {folder}/data/{split}\n" in shown for split in ("train", "validation")] == [True, True]
+    assert f"launchers/export.py {folder} {folder}/export\n" in shown
+    assert f"--export {folder}/export --output {folder}/report" in shown
+    trained = load_settings(recipe)
+    assert trained.run.output_dir == folder
+    assert [str(place) for place in (trained.data.train, trained.data.validation)] == [
+        f"{folder}/data/{split}" for split in ("train", "validation")
+    ]
 
 
 def test_more_languages_are_read_where_help_text_left_them(text, tmp_path):

@@ -45,7 +45,11 @@ class World:
         return bh.LabelledTexts(texts, [self.label(t) for t in texts], english)
 
     def evaluate(self, mtllm, codes=("deu_Latn", "eng_Latn")):
-        embed = bh.Embedders(mtllm=mtllm, llm=self.llm, encoder=self.encoder)
+        embed = bh.Embedders(
+            stack=lambda texts, code: (mtllm(texts, code), self.encoder(texts, code)),
+            llm=self.llm,
+            encoder=self.encoder,
+        )
         tests = {code: self.items(range(500, 590), code) for code in codes}
         train = [f"en-{n}" for n in range(300)]
         return bh.borrowed_head(
