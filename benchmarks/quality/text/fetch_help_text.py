@@ -65,11 +65,12 @@ class Segments(HTMLParser):
         self.open, self.pieces = None, []
 
 
-def read_pages(deb: Path, work: Path) -> dict[str, list]:
-    """Pages of a help package: path under `text/` -> segments."""
+def read_pages(deb: Path, work: Path, name: str) -> dict[str, list]:
+    """Pages of a help package: path under `text/` -> segments. `name` is the language as the package is named after it: that of
+    Catalan holds Valencian too."""
     shutil.rmtree(work, ignore_errors=True)
     subprocess.run(["dpkg-deb", "-x", str(deb), str(work)], check=True)
-    (root,) = work.glob("usr/share/libreoffice/help/*/text")
+    (root,) = (path for path in work.glob("usr/share/libreoffice/help/*/text") if path.parent.name.lower() == name)
     pages = {}
     for path in sorted(root.rglob("*.html")):
         parser = Segments()
@@ -121,7 +122,7 @@ def main() -> int:
     recorded, pages = {}, {}
     for code in [ENGLISH, *args.languages]:
         deb, recorded[code] = apt.package(f"libreoffice-help-{PACKAGES[code]}")
-        pages[code] = read_pages(deb, args.out / "apt" / "unpacked")
+        pages[code] = read_pages(deb, args.out / "apt" / "unpacked", PACKAGES[code])
         print(f"{code}: {len(pages[code])} pages, {recorded[code]['version']}", flush=True)
     write_json(args.out / "packages.json", recorded)
 

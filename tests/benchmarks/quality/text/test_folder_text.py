@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,19 @@ def test_pairs_follow_page_id_and_occurrence():
         "Click Format now, please.": "Klick Format now, please.",
         "Click it once more.": "Noch einmal klicken.",
     }  # two words are too few, what is not translated is no pair
+
+
+def test_a_package_of_two_languages_gives_the_one_that_it_is_named_after(tmp_path):
+    for language, text in (("zh-CN", "one"), ("zh-CN-other", "two")):
+        folder = tmp_path / "deb" / "usr/share/libreoffice/help" / language / "text" / "swriter"
+        folder.mkdir(parents=True)
+        (folder / "a.html").write_text(f'<p id="par_1">{text}</p>')
+    control = tmp_path / "deb" / "DEBIAN" / "control"
+    control.parent.mkdir()
+    control.write_text("Package: x\nVersion: 1\nArchitecture: all\nMaintainer: x <x@x.x>\nDescription: x\n")
+    subprocess.run(["dpkg-deb", "-b", str(tmp_path / "deb"), str(tmp_path / "x.deb")], check=True, capture_output=True)
+    pages = fetch_help_text.read_pages(tmp_path / "x.deb", tmp_path / "work", "zh-cn")
+    assert pages == {"swriter/a.html": [(("par_1", 0), "p", "one")]}
 
 
 def test_fingerprint_folds_case_and_punctuation():
