@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from benchmarks.quality.claim.backbone_steps import PARALLEL_TARGETS, PLAIN_STAGE1, PLAIN_TARGETS, BackboneSteps
-from benchmarks.quality.claim.trainings import RIVALS, ROUND_TRIP, STAGE2, TEACHER, Learner
+from benchmarks.quality.claim.trainings import ROUND_TRIP, STAGE2, TEACHER, Learner
 from benchmarks.quality.claim.variants import PLAIN, VARIANTS, Variant
 from benchmarks.steps import Command, python
 from mtllm_ds.evaluation.items.translated import READINGS
@@ -21,6 +21,11 @@ COPY = "import shutil, sys; shutil.copytree(*sys.argv[1:], dirs_exist_ok=True)"
 
 class BackbonePlan(BackboneSteps):
     """Adds all steps of a backbone to a plan."""
+
+    deciding: Sequence[Learner] = (ROUND_TRIP,)
+    """Rivals that the verdict needs."""
+    controls: Sequence[str] = ("wrong_tag", "shuffled_connector")
+    """Of stage 2 of seed 0: a wrong tag, and a connector whose outputs are shuffled."""
 
     def build(self, ladder: Sequence[str]) -> None:
         """All steps, what the verdict does not need last; `ladder`: earlier checkpoints of the MT model."""
@@ -38,11 +43,11 @@ class BackbonePlan(BackboneSteps):
             self._choose()
         for seed in self.budget.seeds:
             self._chosen_stage1(seed)
-        self._learn(STAGE2)
-        self._learn(ROUND_TRIP)
+        for learner in (STAGE2, *self.deciding):
+            self._learn(learner)
         for seed in self.budget.seeds:
             self._evaluate(seed)
-        for learner in RIVALS:
+        for learner in self.rivals:
             if learner.is_stacked:
                 self._stacked_pilots(learner)
             self._learn(learner)
@@ -57,7 +62,7 @@ class BackbonePlan(BackboneSteps):
 
     def _stacked_pilots(self, learner: Learner, needs: Sequence[str] = ()) -> None:
         needs = [f"shards/{learner.shards}", PLAIN_STAGE1, *needs]
-        self._pilots(learner.name, partial(self._plainly, learner), needs, learner in RIVALS)
+        self._pilots(learner.name, partial(self._plainly, learner), needs, learner in self.rivals)
 
     def _stage1(self, name: str, seed: int, variant: Variant, optional: bool = False) -> None:
         steps = max(2, round(self.budget.stage1_steps * variant.stage1_share))
@@ -67,7 +72,7 @@ class BackbonePlan(BackboneSteps):
             return [self._train(name, training), self._export(name)]
 
         needs = [*self._pilot_names("stage1").values(), self._targets_of(variant)]
-        self.add(name, commands, needs, self._seconds(steps), optional)
+        self.add(name, commands, needs, self.budget.training_seconds("stacked", steps), optional)
 
     def _chosen_stage1(self, seed: int) -> None:
         """Stage 1 of the chosen variant; that of seed 0 may be there already, and some variant has none."""
@@ -85,7 +90,7 @@ class BackbonePlan(BackboneSteps):
             return [self._train(name, training), self._export(name)]
 
         needs = [PLAIN_STAGE1, *self._every_target, *self._after_choice]
-        self.add(name, commands, needs, self._seconds(self.budget.stage1_steps))
+        self.add(name, commands, needs, self.budget.training_seconds("stacked", self.budget.stage1_steps))
 
     @property
     def _every_target(self) -> list[str]:
@@ -99,10 +104,10 @@ class BackbonePlan(BackboneSteps):
 
     def _learn(self, learner: Learner) -> None:
         """One run a seed, and for those that do not stack pilots before."""
-        optional = learner in RIVALS
+        optional = learner in self.rivals
         if not learner.is_stacked:
             training = partial(self._task_training, learner, start=None)
-            self._pilots(learner.name, training, [f"shards/{learner.shards}"], optional)
+            self._pilots(learner.name, training, [f"shards/{learner.shards}"], optional, learner.reader)
         for seed in self.budget.seeds:
             name = f"{learner.name}/seed-{seed}"
 
@@ -114,7 +119,9 @@ class BackbonePlan(BackboneSteps):
                 needs += [f"stage1/seed-{seed}", "shards/monolingual", *self._after_choice]
             if learner is STAGE2:
                 needs.append(f"targets/seed-{seed}")
-            self.add(name, commands, needs, self._seconds(self.budget.task_steps), optional)
+            self.add(
+                name, commands, needs, self.budget.training_seconds(learner.reader, self.budget.task_steps), optional
+            )
 
     def _learn_once(self, learner: Learner, name: str, seed: int) -> list[Command]:
         steps, rate = self.budget.task_steps, self.rate(learner.name)
@@ -137,8 +144,12 @@ class BackbonePlan(BackboneSteps):
             step, name = f"eval/{system}-{seed}", f"{learner.name}/seed-{seed}"
             asked = self._ask_readings(name, step, system, seed, f"translate/{decoding}", self.plan.languages)
             self.add(step, asked, [name, f"translate/{decoding}"], 30 * len(asked))
+        self._ridge(seed)
+
+    def _ridge(self, seed: int, *more: object) -> None:
+        """The ridge with the tuned LLM of a seed."""
         limits = ["--texts", self.budget.ridge_texts, "--max-length", self.budget.max_length]
-        more = ["--data", self.plan.folder("data"), *limits]
+        more = ("--data", self.plan.folder("data"), *limits, *more)
         teacher = self.folder(f"teacher/seed-{seed}") / "export"
         command = ["--mt", self.plan.mt, "--teacher", teacher, *more, "--seed", seed]
         output = ["--output", self.folder(f"eval/ridge-{seed}") / "ridge", "--device", self.plan.device]
@@ -152,14 +163,15 @@ class BackbonePlan(BackboneSteps):
         commands = [self._ask(export, step, learner.answers, seed)]
         if learner is TEACHER:
             commands.append(self._ask(export, step, "english_originals", seed, "--read", "originals"))
-        self.add(step, commands, [name], 60 * len(commands), optional=learner in RIVALS)
+        seconds = self.budget.answering_seconds(learner.reader) * len(commands)
+        self.add(step, commands, [name], seconds, optional=learner in self.rivals)
 
     def _controls(self) -> None:
-        """Stage 2 of seed 0 with a wrong tag, and with a connector whose outputs are shuffled."""
         export = self.folder("stage2/seed-0") / "export"
-        for control in ("wrong_tag", "shuffled_connector"):
+        for control in self.controls:
             command = self._ask(export, f"eval/{control}-0", control, 0, "--control", control)
-            self.add(f"eval/{control}-0", [command], ["stage2/seed-0"], 60, optional=True)
+            seconds = self.budget.answering_seconds("stacked")
+            self.add(f"eval/{control}-0", [command], ["stage2/seed-0"], seconds, optional=True)
 
     def _variant(self, name: str, folder: str, optional: bool = False) -> None:
         """One variant with seed 0, judged on the development languages."""
@@ -178,7 +190,7 @@ class BackbonePlan(BackboneSteps):
             ask = self._ask(self.folder(step) / "export", step, f"variant_{name}", 0, languages=languages)
             return [self._train(step, training), self._export(step), ask]
 
-        self.add(step, commands, needs, self._seconds(self.budget.task_steps) + 40, optional)
+        self.add(step, commands, needs, self.budget.training_seconds("stacked", self.budget.task_steps) + 40, optional)
 
     def _rung(self, number: int, mt: str) -> None:
         """The MT ladder: stack and translate-test on an earlier checkpoint of the MT model, development languages, seed 0."""
@@ -195,7 +207,7 @@ class BackbonePlan(BackboneSteps):
             stage1,
             first,
             ["stage1/seed-0", *self._every_target],
-            self._seconds(self.budget.stage1_steps),
+            self.budget.training_seconds("stacked", self.budget.stage1_steps),
             optional=True,
         )
 
@@ -214,4 +226,6 @@ class BackbonePlan(BackboneSteps):
             ]
 
         needs = [stage1, "shards/monolingual", "targets/seed-0", *self._pilot_names("stage2").values()]
-        self.add(step, commands, needs, self._seconds(self.budget.task_steps) + 250, optional=True)
+        self.add(
+            step, commands, needs, self.budget.training_seconds("stacked", self.budget.task_steps) + 250, optional=True
+        )

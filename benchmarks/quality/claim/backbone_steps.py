@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.quality.claim import trainings
 from benchmarks.quality.claim.plan import SHARED, Commands, Plan
-from benchmarks.quality.claim.trainings import TARGETS_OF_LLM, Learner, Models, Run, Training
+from benchmarks.quality.claim.trainings import RIVALS, TARGETS_OF_LLM, Learner, Models, Run, Training
 from benchmarks.quality.claim.variants import PARALLEL, PLAIN, VARIANTS, Variant
 from benchmarks.steps import Command, python
 from mtllm_ds.evaluation.items.translated import READINGS
@@ -29,6 +29,9 @@ PARALLEL_TARGETS = "targets/parallel"
 
 class BackboneSteps:
     """A backbone's part of a plan; names are relative to the backbone, but for the shared ones."""
+
+    rivals: Sequence[Learner] = RIVALS
+    """Beside the verdict: their steps are optional."""
 
     def __init__(self, plan: Plan, name: str) -> None:
         self.plan, self.budget, self.name = plan, plan.budget, name
@@ -61,16 +64,11 @@ class BackboneSteps:
 
     def _shards(self) -> None:
         plan, data = self.plan, self.plan.folder("data")
-        common = ["--encoder", plan.mt, "--llm", self.llm, "--max-length", self.budget.max_length]
 
         def texts(step: str, split: str, inputs: list[str], *flags: str) -> Command:
             output = self.folder(f"shards/{step}") / split
             more = ["--block-samples", 32, "--num-workers", 1, "--output", output, *flags]
-            return python("launchers/prepare.py", "shards", "--input", *inputs, *common, *more)
-
-        def items(name: str, task: Path, split: str, languages: Sequence[str]) -> Command:
-            more = ["--languages", *languages, "--output", self.folder(f"shards/{name}") / split]
-            return python("launchers/prepare.py", "task", "--task", task, "--split", split, *common, *more)
+            return python("launchers/prepare.py", "shards", "--input", *inputs, *self._sides, *more)
 
         every = (ENGLISH, *plan.languages)
         stage1 = {split: [f"{ENGLISH}={data / f'stage1_{split}.jsonl'}"] for split in ("train", "valid")}
@@ -85,15 +83,33 @@ class BackboneSteps:
             self.add(f"shards/{PARALLEL}", commands, ["data"], 60)
         monolingual = [f"{code}={data / f'monolingual_{code}.jsonl'}" for code in every]
         self.add("shards/monolingual", [texts("monolingual", "train", monolingual)], ["data"], 30)
+        self._task_shards()
+
+    def _task_shards(self) -> None:
+        """Labelled items of the task as it is, of its round trips, and of its translations."""
+        plan = self.plan
         for name, source, languages in (
             ("task", "data", (ENGLISH,)),
             ("round_trip", "translate/round_trip", (ENGLISH,)),
-            ("translate_train", "translate/train", every),
+            ("translate_train", "translate/train", (ENGLISH, *plan.languages)),
         ):
             task = plan.task if source == "data" else plan.folder(source) / "task.yaml"
-            commands = [items(name, task, "train", languages), items(name, task, "valid", (ENGLISH,))]
+            commands = [
+                self._items(f"{name}/train", task, "train", languages),
+                self._items(f"{name}/valid", task, "valid", (ENGLISH,)),
+            ]
             # The verdict needs no translate-train.
             self.add(f"shards/{name}", commands, [source], 30, optional=name == "translate_train")
+
+    def _items(self, place: str, task: Path, split: str, languages: Sequence[str]) -> Command:
+        """Labelled items in `shards/PLACE`."""
+        more = ["--languages", *languages, "--output", self.folder(f"shards/{place}")]
+        return python("launchers/prepare.py", "task", "--task", task, "--split", split, *self._sides, *more)
+
+    @property
+    def _sides(self) -> list[object]:
+        """Both tokenizers, of every command that prepares shards."""
+        return ["--encoder", self.plan.mt, "--llm", self.llm, "--max-length", self.budget.max_length]
 
     def _models(self, mt: str | None) -> Models:
         return Models(mt or self.plan.mt, self.llm, self.bidirectional, self.plan.device, self.plan.precision)
@@ -141,16 +157,13 @@ class BackboneSteps:
     def _export(self, step: str) -> Command:
         return python("launchers/export.py", self.folder(step) / "run", self.folder(step) / "export")
 
-    def _seconds(self, steps: int) -> float:
-        kilotokens = steps * self.budget.lanes * self.budget.tokens_per_cell / 1000
-        return 30 + kilotokens * self.budget.core_seconds_per_kilotoken
-
     def _pilots(
         self,
         learner: str,
         training: Callable[[int, float, int], Training],
         needs: Sequence[str],
         optional: bool = False,
+        reader: str = "stacked",
     ) -> None:
         """Short runs with seed 0, one a learning rate."""
         steps = self.budget.stage1_pilot_steps if learner == "stage1" else self.budget.task_pilot_steps
@@ -159,7 +172,7 @@ class BackboneSteps:
             def commands(name: str = name, rate: float = rate) -> list[Command]:
                 return [self._train(name, training(steps, rate, 0))]
 
-            self.add(name, commands, needs, self._seconds(steps), optional)
+            self.add(name, commands, needs, self.budget.training_seconds(reader, steps), optional)
 
     def _pilot_names(self, learner: str) -> dict[float, str]:
         return {rate: f"{learner}/pilot-{rate:g}" for rate in self.budget.learning_rates}

@@ -47,6 +47,14 @@ class Budget:
     core_seconds_per_kilotoken: float = 0.4
     """Training time, for the plan only."""
 
+    def training_seconds(self, reader: str, steps: int) -> float:
+        """Of one core, start included, for the plan only; `reader`: stacked, encoder or llm."""
+        return 30 + steps * self.lanes * self.tokens_per_cell / 1000 * self.core_seconds_per_kilotoken
+
+    def answering_seconds(self, reader: str) -> float:
+        """Of one system over all test items, for the plan only."""
+        return 60
+
 
 CPU = Budget(
     name="cpu",

@@ -90,6 +90,7 @@ class Run:
     seed: int
     shards: Path
     """Folder of `train` and `valid`."""
+    connector_share: float = CONNECTOR_SHARE
 
     @property
     def overrides(self) -> list[str]:
@@ -140,4 +141,4 @@ def _sizes(budget: Budget) -> list[str]:
 
 
 def _gently(run: Run) -> list[str]:
-    return [f"optim.connector_learning_rate={run.learning_rate * CONNECTOR_SHARE}"]
+    return [f"optim.connector_learning_rate={run.learning_rate * run.connector_share}"]
