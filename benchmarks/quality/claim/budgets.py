@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,16 @@ class Budget:
     core_seconds_per_kilotoken: float = 0.4
     """Training time, for the plan only."""
 
+    @property
+    def is_smoke(self) -> bool:
+        """Does it show that the mechanics work, and nothing else?"""
+        return self.name.endswith("smoke")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What may not change while a run goes on."""
+        return asdict(self)
+
     def training_seconds(self, reader: str, steps: int) -> float:
         """Of one core, start included, for the plan only; `reader`: stacked, encoder or llm."""
         return 30 + steps * self.lanes * self.tokens_per_cell / 1000 * self.core_seconds_per_kilotoken
@@ -54,6 +65,10 @@ class Budget:
     def answering_seconds(self, reader: str) -> float:
         """Of one system over all test items, for the plan only."""
         return 60
+
+    def ridge_seconds(self, seed: int) -> float:
+        """Of one core, for the plan only."""
+        return 120
 
 
 CPU = Budget(

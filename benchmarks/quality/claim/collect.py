@@ -58,10 +58,13 @@ def translate_test(
         )
         for reading in READINGS
     }
-    return _better(parts, system, languages)
+    return better_reading(parts, system, languages)
 
 
-def _better(parts: dict[str, Predictions], system: str, languages: Sequence[str]) -> tuple[Predictions, Readings]:
+def better_reading(
+    parts: Mapping[str, Predictions], system: str, languages: Sequence[str]
+) -> tuple[Predictions, Readings]:
+    """Answers by reading -> plain ones, and the copy-masked ones of the reading that is better over `languages`."""
     masked = [reading for reading in READINGS if reading != "plain"]
     readings = Readings(system, {reading: mean_accuracy(parts[reading], languages) for reading in masked})
     return concatenate([parts["plain"], in_setting(parts[readings.better], "copy_masked")]), readings
@@ -99,19 +102,22 @@ def costs_of(plan: Plan, backbone: str) -> dict[str, Cost]:
     costs = {}
     for learner in LEARNERS:
         if learner.answers not in TRANSLATE_TEST and was_asked(plan, backbone, learner.answers):
-            costs[learner.answers] = Cost(_seconds(folder / f"{learner.answers}-0" / learner.answers, learner.answers))
+            costs[learner.answers] = Cost(
+                seconds_of(folder / f"{learner.answers}-0" / learner.answers, learner.answers)
+            )
     measured = json.loads((plan.folder("gates") / "gates.json").read_text(encoding="utf-8")).values()
     chrf = float(np.mean([row["chrf"] for row in measured]))
-    costs["ridge"] = Cost(_seconds(folder / "ridge-0" / "ridge", "ridge"))
+    costs["ridge"] = Cost(seconds_of(folder / "ridge-0" / "ridge", "ridge"))
     for system, decoding in TRANSLATE_TEST.items():
-        read = _seconds(folder / f"{system}-0" / "plain" / system, system)
+        read = seconds_of(folder / f"{system}-0" / "plain" / system, system)
         written = json.loads((plan.folder(f"translate/{decoding}") / "translation.json").read_text(encoding="utf-8"))
         each = written["seconds"] / written["num_items"] * len(READINGS) / 2  # two of three readings were translated
         costs[system] = Cost(read + each, chrf if decoding == "greedy" else None)
     return costs
 
 
-def _seconds(folder: Path, system: str) -> float:
+def seconds_of(folder: Path, system: str) -> float:
+    """That a system took for an item, as it noted in its folder."""
     return float(json.loads((folder / "summary.json").read_text(encoding="utf-8"))[f"seconds_per_item/{system}"])
 
 
@@ -144,7 +150,7 @@ def ladder_of(plan: Plan, backbone: str, ladder: Mapping[int, str]) -> list[Rung
         parts: dict[str, Predictions] = {
             r: read_predictions([folder / r / "translate_test_greedy" / FILE]) for r in READINGS
         }
-        rival, _ = _better(parts, "translate_test_greedy", plan.development)
+        rival, _ = better_reading(parts, "translate_test_greedy", plan.development)
         stack = read_predictions([folder / "mtllm_stage2" / FILE])
         rungs.append(_rung(Path(mt).name, folder / "gates.json", stack, rival, plan.development))
     folder = plan.folder(f"{backbone}/eval")

@@ -51,9 +51,9 @@ def drawn(rows: list[dict], limit: int | None) -> list[dict]:
 
 
 def known_languages(mt: str, listed: list[str]) -> list[str]:
-    """The task's languages that the MT model has a tag for, without English."""
-    tokenizer = load_text_tokenizer(TokenizerSpec(name=mt, side="encoder"))
-    return [code for code in listed if code in tokenizer.language_codes and code != ENGLISH]
+    """The task's languages that the MT model has a tag for, without English; all of them for an encoder without tags."""
+    tagged = load_text_tokenizer(TokenizerSpec(name=mt, side="encoder")).language_codes
+    return [code for code in listed if code != ENGLISH and (code in tagged or not tagged)]
 
 
 def main() -> int:
@@ -62,18 +62,22 @@ def main() -> int:
     add("--data", type=Path, required=True, help="folder of the text (make help-text, make ddtp)")
     add("--task", choices=list(MANIFESTS), default="lohelp_modules")
     add("--mt", required=True, help="MT model: its tags decide the languages")
+    add("--languages", nargs="+", metavar="CODE", help="foreign ones (default: those of the task)")
+    add("--more-text", type=Path, metavar="FOLDER", help="another task's folder: its English is text of stage 1 too")
     add("--output", type=Path, required=True)
     add("--train-items", type=positive_int)
     add("--valid-items", type=positive_int, help="English validation items, and validation texts of stage 1")
     add("--test-items", type=positive_int)
     add("--stage1-texts", type=positive_int)
     add("--valid-pairs", type=positive_int)
+    add("--fill-valid-pairs", action="store_true", help="from parallel text, on which nothing may then train")
     add("--parallel-texts", type=positive_int, help="translations a language for a stage 1 on parallel text")
+    add("--manifest", type=Path, help="of the frozen files (default: the task's)")
     add("--any-data", action="store_true", help="go on where files are not the frozen ones")
     options = parser.parse_args()
     task = yaml.safe_load((TASKS / f"{options.task}.yaml").read_text(encoding="utf-8"))
-    languages = known_languages(options.mt, task["languages"])
-    changed = changed_files(options.data, languages, manifest_of(options.task))
+    languages = known_languages(options.mt, options.languages or task["languages"])
+    changed = changed_files(options.data, languages, options.manifest or manifest_of(options.task))
     if changed and not options.any_data:
         raise UserError(
             f"{options.data / changed[0]}: not the file that the benchmark was set up with (Debian 12, November 2026); allow "
@@ -95,6 +99,8 @@ def main() -> int:
 def write_texts(options: argparse.Namespace, languages: list[str]) -> dict[str, int]:
     """Stage-1 text, validation pairs, and monolingual text; rows a file."""
     train, valid = (paragraphs(pages) for pages in read_documents(options.data))
+    if options.more_text:
+        train += more_paragraphs(options.data, options.more_text, {row["text"] for row in train})
     texts = {row["text"] for row in train}
     files = {
         "stage1_train": drawn(train, options.stage1_texts),
@@ -102,11 +108,14 @@ def write_texts(options: argparse.Namespace, languages: list[str]) -> dict[str, 
     }
     pairs_train, pairs_valid = split_valid(options.data, read_parallel(options.data, tuple(languages)))
     limit = options.valid_pairs
+    monolingual = MONOLINGUAL if limit is None else limit
     for code in languages:
-        pairs = zip(pairs_valid.english, pairs_valid.translations, strict=True)
-        files[f"valid_{code}"] = drawn([{"text": t[code], "text_en": e} for e, t in pairs if code in t], limit)
-        own = [{"text": found[code]} for found in pairs_train.translations if code in found]
-        files[f"monolingual_{code}"] = drawn(own, MONOLINGUAL if limit is None else limit)
+        files[f"valid_{code}"] = drawn(pairs_of(pairs_valid, code), limit)
+        own = pairs_of(pairs_train, code)
+        if options.fill_valid_pairs and limit is not None:
+            whole = [row for row in own if all(len(text) in PARALLEL_CHARACTERS for text in row.values())]
+            files[f"valid_{code}"] += drawn(whole, limit - len(files[f"valid_{code}"]))
+        files[f"monolingual_{code}"] = drawn([{"text": row["text"]} for row in own], monolingual)
     if options.parallel_texts:
         known = [row["text"] for row in files["stage1_valid"]]
         for split in ("train", "valid"):
@@ -118,10 +127,26 @@ def write_texts(options: argparse.Namespace, languages: list[str]) -> dict[str, 
             row | {"text_en": row["text"]} for row in drawn(train, options.parallel_texts * len(languages))
         ]
     english = [{"text": text} for text in pairs_train.english]
-    files[f"monolingual_{ENGLISH}"] = drawn(english, MONOLINGUAL if limit is None else limit)
+    files[f"monolingual_{ENGLISH}"] = drawn(english, monolingual)
     for name, rows in files.items():
         write_rows(options.output / f"{name}.jsonl", rows)
     return {name: len(rows) for name, rows in files.items()}
+
+
+def pairs_of(pairs: ParallelText, code: str) -> list[dict]:
+    """Translations into one language with their English originals."""
+    both = zip(pairs.english, pairs.translations, strict=True)
+    return [{"text": found[code], "text_en": english} for english, found in both if code in found]
+
+
+def more_paragraphs(data: Path, folder: Path, known: set[str]) -> list[dict]:
+    """English training paragraphs of another task's folder, without those that give away a test or validation item of this one."""
+    train, _ = read_documents(folder)
+    rows = [row for row in paragraphs(train) if row["text"] not in known]
+    texts = [row["text"] for row in rows]
+    valid = LeakTest([item["text"] for item in read_jsonl(data / f"valid_{ENGLISH}.jsonl")])
+    free = set(leak_test(data, ENGLISH).leak_free(texts)) & set(valid.leak_free(texts))
+    return [rows[row] for row in sorted(free)]
 
 
 def parallel_texts(pairs: ParallelText, languages: list[str], limit: int) -> dict[str, list[dict]]:
@@ -131,9 +156,7 @@ def parallel_texts(pairs: ParallelText, languages: list[str], limit: int) -> dic
     """
     files = {}
     for code in languages:
-        both = zip(pairs.english, pairs.translations, strict=True)
-        rows = [{"text": found[code], "text_en": english} for english, found in both if code in found]
-        rows = [row for row in rows if all(len(text) in PARALLEL_CHARACTERS for text in row.values())]
+        rows = [row for row in pairs_of(pairs, code) if all(len(text) in PARALLEL_CHARACTERS for text in row.values())]
         files[f"parallel_{code}"] = drawn(rows, limit)
     return files
 

@@ -39,6 +39,8 @@ class Plan:
     device: str = "cpu"
     precision: str = "fp32"
     any_data: bool = False
+    models: Path = Path("runs/public")
+    """Folder of public models (make public-models)."""
     steps: list[Step] = field(default_factory=list)
 
     def add(
@@ -66,6 +68,10 @@ class Plan:
         train = [self.translate("train", "translate/train", *some)]
         self.add("translate/train", train, ["data"], 200, optional=True)
         self.add("translate/round_trip", [self.translate("round-trip", "translate/round_trip")], ["data"], 200)
+        self.add_baselines()
+
+    def add_baselines(self) -> None:
+        """Answers without a model."""
         for system in ("majority", "tfidf"):
             output = self.folder(f"baseline/{system}") / "predictions.parquet"
             command = ["baseline", "--task", self.task, "--system", system, "--output", output]
@@ -87,7 +93,7 @@ class Plan:
             *(languages or self.languages), "--cache", self.root / "translations", "--output", self.folder(step), *more,
         )  # fmt: skip
 
-    def _data(self) -> Command:
+    def _data(self, *more: object) -> Command:
         limits = {
             "--train-items": self.budget.train_items, "--valid-items": self.budget.valid_items,
             "--test-items": self.budget.test_items, "--stage1-texts": self.budget.stage1_texts,
@@ -97,5 +103,5 @@ class Plan:
         return python(
             "-m", "benchmarks.quality.claim.data", "--data", self.text, "--mt", self.mt, "--output",
             self.folder("data"), "--task", self.task_name, *given,
-            *(["--any-data"] if self.any_data else []),
+            *(["--any-data"] if self.any_data else []), *more,
         )  # fmt: skip

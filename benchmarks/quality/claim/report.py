@@ -71,7 +71,8 @@ def write_quality_report(
     predictions, readings = collect(plan, backbone, counting)
     tables = tuple(build_tables(predictions))
     verdict, comparisons = _judge(predictions, tables, gates, counting, rules, len(plan.budget.seeds))
-    notes = [*_notes(plan, readings), *_variants(plan, backbone, folder)]
+    notes = [*notes_of(plan, readings), *variant_notes(plan, backbone, folder)]
+    learners = [learner.name for learner in LEARNERS if was_asked(plan, backbone, learner.answers)]
     if (plan.folder(backbone) / "choice").is_dir():
         notes += _ladder(plan, backbone, ladder, left)
     if left:
@@ -83,7 +84,7 @@ def write_quality_report(
         costs=costs_of(plan, backbone),
         sections=(gates_section(gates, rules),),
         verdict=verdict,
-        facts=_facts(plan, backbone),
+        facts=facts_of(BackbonePlan(plan, backbone), learners),
         notes=tuple(notes),
     )
     write_report(report, folder, console)
@@ -127,10 +128,10 @@ def _judge(
     return verdict, (*found.values(), Comparison(SYSTEM, rival, "copy_masked", ridge, each))
 
 
-def _facts(plan: Plan, backbone: str) -> dict[str, str]:
-    budget, steps = plan.budget, BackbonePlan(plan, backbone)
+def facts_of(steps: BackbonePlan, learners: Sequence[str]) -> dict[str, str]:
+    """What was run, with what, for how long; `learners`: names of those that answered."""
+    plan, budget = steps.plan, steps.plan.budget
     method = VARIANTS[steps.headline]
-    learners = [learner.name for learner in LEARNERS if was_asked(plan, backbone, learner.answers)]
     rates = {name: f"{steps.rate(name):g}" for name in ("stage1", *learners)}
     data = json.loads((plan.folder("data") / "data.json").read_text(encoding="utf-8"))
     done = [json.loads(path.read_text(encoding="utf-8")) for path in plan.root.rglob(DONE)]
@@ -174,9 +175,10 @@ def _frozen(plan: Plan, changed: Sequence[str]) -> str:
     return "as frozen"
 
 
-def _notes(plan: Plan, readings: Sequence[Readings]) -> list[str]:
+def notes_of(plan: Plan, readings: Sequence[Readings]) -> list[str]:
+    """What a reader must know of the run."""
     notes = []
-    if plan.budget.name == "smoke":
+    if plan.budget.is_smoke:
         notes.append(
             "A smoke run: a handful of items and steps. It shows that the mechanics work; its figures mean nothing."
         )
@@ -186,10 +188,11 @@ def _notes(plan: Plan, readings: Sequence[Readings]) -> list[str]:
         )
         where = "copy-masked, mean over the languages that count"
         notes.append(f"{TITLES[reading.system]}, {where}: {figures}; the table has the better one.")
-    return [*notes, *NOTES.get(place_of(plan.budget.name, plan.task_name), NOTES[plan.task_name])]
+    place = place_of(plan.budget.name.removesuffix("-smoke"), plan.task_name)
+    return [*notes, *NOTES.get(place, NOTES[plan.task_name])]
 
 
-def _variants(plan: Plan, backbone: str, folder: Path) -> list[str]:
+def variant_notes(plan: Plan, backbone: str, folder: Path) -> list[str]:
     """A report of its own on the development languages, and a line a variant here."""
     predictions = variants_of(plan, backbone)
     if predictions is None:

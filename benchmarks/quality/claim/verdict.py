@@ -25,6 +25,8 @@ class Rules:
     """chrF (0 to 100) of the MT model into English, on validation text"""
     min_retrieval: float = 0.5
     """centred retrieval of the English original by the MT encoder, on validation text"""
+    min_pairs: int = 50
+    """a retrieval among fewer pairs says nothing; asked where the number of pairs is known"""
     max_below_tfidf: float = 0.02
     """how far a backbone's English accuracy may lie below TF-IDF's"""
     min_items: int = 300
@@ -41,11 +43,14 @@ class Rules:
 class LanguageGate:
     """Figures of the MT model for one language; NaN counts as failed."""
 
-    chrf: float
+    chrf: float | None
+    """None of an encoder that translates nothing"""
     retrieval: float
     num_items: int
     proxied: bool = False
     development: bool = False
+    num_pairs: int | None = None
+    """that `retrieval` is measured on"""
 
     def reasons(self, rules: Rules) -> list[str]:
         """Why the language does not count; empty if it does."""
@@ -54,10 +59,12 @@ class LanguageGate:
             found.append("used to choose between variants")
         if self.proxied:
             found.append("read with another language's tag")
-        if not self.chrf >= rules.min_chrf:
+        if self.chrf is not None and not self.chrf >= rules.min_chrf:
             found.append(f"chrF {self.chrf:.1f} < {rules.min_chrf:g}")
         if not self.retrieval >= rules.min_retrieval:
             found.append(f"retrieval {self.retrieval:.2f} < {rules.min_retrieval:g}")
+        if self.num_pairs is not None and self.num_pairs < rules.min_pairs:
+            found.append(f"{self.num_pairs} validation pairs < {rules.min_pairs}")
         if self.num_items < rules.min_items:
             found.append(f"{self.num_items} items < {rules.min_items}")
         return found
@@ -79,12 +86,12 @@ def backbone_reason(english_accuracy: float, tfidf_accuracy: float, rules: Rules
     )
 
 
-def gates_section(gates: Mapping[str, LanguageGate], rules: Rules) -> Section:
-    """The gates as a table of the report."""
+def gates_section(gates: Mapping[str, LanguageGate], rules: Rules, gated: str = "MT model") -> Section:
+    """The gates as a table of the report; `gated` says what is measured by them."""
     rows = [
         (
             code,
-            f"{gate.chrf:.1f}",
+            "-" if gate.chrf is None else f"{gate.chrf:.1f}",
             f"{gate.retrieval:.3f}",
             str(gate.num_items),
             "; ".join(gate.reasons(rules)) or "counts",
@@ -92,7 +99,7 @@ def gates_section(gates: Mapping[str, LanguageGate], rules: Rules) -> Section:
         for code, gate in gates.items()
     ]
     columns = ("language", "chrF into English", "retrieval", "items", "verdict on it")
-    return Section("Gates of the MT model", columns, rows, text_column="verdict on it")
+    return Section(f"Gates of the {gated}", columns, rows, text_column="verdict on it")
 
 
 def decide(
@@ -104,18 +111,20 @@ def decide(
     rival: str,
     gap_closed: float,
     rules: Rules = Rules(),
+    gated: str = "MT model",
 ) -> Verdict:
-    """The verdict on "the stacked model beats translate-test with the same MT model".
+    """The verdict on "the stacked model beats its rival", such as translate-test with the same MT model.
 
     Args:
-        primary, plain: the system minus the best translate-test over the counting languages, copy-masked and plain; None where
-            no language counts
-        rival: name of that translate-test
+        primary, plain: the system minus the rival (the best translate-test) over the counting languages, copy-masked and plain;
+            None where no language counts
+        rival: name of that rival
         gap_closed: share of the copy-masked gap that the system closes
+        gated: what languages have to pass the gates of
     """
     languages = counting_languages(gates, rules)
     if backbone_failure or not languages:
-        reason = backbone_failure or "no language passes the gates of the MT model"
+        reason = backbone_failure or f"no language passes the gates of the {gated}"
         return Verdict("gate failed", f"gate failed: {reason}; nothing is claimed")
     assert primary is not None
     assert plain is not None

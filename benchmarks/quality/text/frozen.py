@@ -16,6 +16,8 @@ from mtllm_ds.languages import ENGLISH
 
 MANIFESTS = {"lohelp_modules": "frozen_help_text.json", "ddtp_topics": "frozen_ddtp.json"}
 """Task of the benchmark -> its manifest, beside this file"""
+PUBLIC_MANIFESTS = {"lohelp_modules": Path(__file__).with_name("frozen_help_text_public.json")}
+"""That of a run on public models, where it is another: the help text as today's packages give it, in three languages more"""
 
 
 def manifest_of(task: str) -> Path:
@@ -55,9 +57,13 @@ def main() -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=list(MANIFESTS), required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder of its text")
+    parser.add_argument("--manifest", type=Path, help="file to write (default: the task's)")
     options = parser.parse_args()
     known = sorted(path.stem.removeprefix("test_") for path in options.data.glob("test_*.jsonl"))
-    write_json(manifest_of(options.task), files_of(options.data, [code for code in known if code != ENGLISH]))
+    write_json(
+        options.manifest or manifest_of(options.task),
+        files_of(options.data, [code for code in known if code != ENGLISH]),
+    )
     return 0
 
 

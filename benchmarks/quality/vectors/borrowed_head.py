@@ -119,7 +119,7 @@ def borrowed_head(
             "ridge": float(head.score(ridge(said), test.labels)),
             "originals": float(head.score(originals, test.labels)),
             "retrieval": retrieval_accuracy(cosines, test.english),
-            "encoder_retrieval": _encoder_retrieval(embed.encoder, test, code, english),
+            "encoder_retrieval": encoder_retrieval(embed.encoder, test.texts, test.english, code, english),
             "n": len(test.texts),
         }
         if code != english and len(examples) < num_examples:
@@ -144,22 +144,24 @@ def unknown_languages(languages: dict[str, dict]) -> list[str]:
     return [code for code, row in languages.items() if row["encoder_retrieval"] < KNOWN_RETRIEVAL]
 
 
-def _encoder_retrieval(encoder: Embed, test: LabelledTexts, code: str, english: str) -> float:
-    """Retrieval of the English originals by the encoder alone.
+def encoder_retrieval(
+    encoder: Embed, foreign: Sequence[str], originals: Sequence[str], code: str, english: str = ENGLISH
+) -> float:
+    """Retrieval of the English originals by the encoder alone: does it know the language `code`?
 
     Names are taken out that a text copies from its original, since they lead to it in any language; each side's own mean is
     taken off, and with it the language.
     """
     masked = [
         (without_copies(text, original), without_copies(original, text))
-        for text, original in zip(test.texts, test.english, strict=True)
+        for text, original in zip(foreign, originals, strict=True)
     ]
     pairs = [pair for pair in masked if all(pair)]
     if not pairs:  # English, or text that is nothing but copies of it
         return 1.0
-    texts, originals = zip(*pairs, strict=True)
-    own, wanted = encoder(texts, code), encoder(originals, english)
-    return retrieval_accuracy(centred_cosines(own, wanted, own.mean(0), wanted.mean(0)), originals)
+    texts, wanted_texts = zip(*pairs, strict=True)
+    own, wanted = encoder(texts, code), encoder(wanted_texts, english)
+    return retrieval_accuracy(centred_cosines(own, wanted, own.mean(0), wanted.mean(0)), wanted_texts)
 
 
 def gap_closed(rows: dict[str, dict]) -> float:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from mtllm_ds.atomic import write_bytes
 from mtllm_ds.config.sections import EncoderSettings
 from mtllm_ds.data.text.padding import longest_first, padded
 from mtllm_ds.data.text.task_encoding import encode_item
@@ -18,15 +23,40 @@ States = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class MeanStates:
-    """Call it with texts of one language (FLORES-200 code): (n, d) float64 means over `[tag] x </s>`."""
+    """Call it with texts of one language (FLORES-200 code): (n, d) float64 means over `[tag] x </s>`.
 
-    def __init__(self, mt: str, max_length: int, device: str = "cpu", batch_size: int = 64) -> None:
-        self._encoder = load_encoder(EncoderSettings(name=mt, max_length=max_length), "sdpa", torch.float32).to(device)
+    Args:
+        cache: folder of means that were read before, by the same encoder and in the same dtype: each list of texts is read once
+    """
+
+    def __init__(
+        self,
+        mt: str,
+        max_length: int,
+        device: str = "cpu",
+        batch_size: int = 64,
+        dtype: torch.dtype = torch.float32,
+        cache: Path | None = None,
+    ) -> None:
+        self._encoder = load_encoder(EncoderSettings(name=mt, max_length=max_length), "sdpa", dtype).to(device)
+        self._key = [mt, max_length, str(dtype)]
+        self._cache = cache
         self._tokenizer = load_text_tokenizer(TokenizerSpec(name=mt, side="encoder", max_length=max_length))
         self._device = device
         self._batch_size = batch_size
 
     def __call__(self, texts: Sequence[str], language: str) -> np.ndarray:
+        if self._cache is None:
+            return self._read(texts, language)
+        key = json.dumps([*self._key, language, list(texts)]).encode()
+        path = self._cache / f"{hashlib.sha256(key).hexdigest()[:32]}.npy"
+        if not path.is_file():
+            content = io.BytesIO()
+            np.save(content, self._read(texts, language))
+            write_bytes(path, content.getvalue())
+        return np.load(path)
+
+    def _read(self, texts: Sequence[str], language: str) -> np.ndarray:
         limit = self._tokenizer.spec.max_length
         rows = [encode_item(self._tokenizer, (text,), (), language, limit).ids for text in texts]
         states = pooled(rows, self._tokenizer.pad_id, self._encoder, self._device, self._batch_size)

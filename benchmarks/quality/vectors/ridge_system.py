@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from benchmarks.quality.text.folder_text import read_jsonl
 from benchmarks.quality.vectors.mean_states import MeanStates
@@ -17,7 +18,8 @@ from benchmarks.quality.vectors.ridge import RidgeBaseline, fvu
 from mtllm_ds import MTLLM
 from mtllm_ds.atomic import write_figures
 from mtllm_ds.checkpoint.export import read_export
-from mtllm_ds.command_line import Parser, quiet_libraries, run_and_exit
+from mtllm_ds.cluster.precision import reading_dtype
+from mtllm_ds.command_line import Parser, add_precision, quiet_libraries, run_and_exit
 from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.answers.predictions import concatenate, predictions_of, write_predictions
 from mtllm_ds.evaluation.items.items import load_items
@@ -37,16 +39,19 @@ def main() -> int:
     add("--seed", type=int, required=True)
     add("--output", type=Path, required=True)
     add("--device", default="cpu")
+    add_precision(parser, "fp32")
+    add("--cache", type=Path, help="folder of the encoder's means: runs of other seeds find them there")
     options = parser.parse_args()
     task = load_task(str(options.data / "task" / "task.yaml"))
     if task.type != "classification":
         raise UserError(f"task {task.name}: the ridge reads one text an item, not {task.type}; leave this system out")
-    teacher = MTLLM.from_pretrained(options.teacher, device=options.device)
+    dtype = reading_dtype(options.precision, torch.device(options.device))
+    teacher = MTLLM.from_pretrained(options.teacher, device=options.device, dtype=dtype)
     head = read_export(options.teacher).trained().head
     if head is None:
         raise UserError(f"{options.teacher}: an export without a head; name that of the tuned LLM")
     weight, bias = head["weight"].double().numpy(), head["bias"].double().numpy()
-    means = MeanStates(options.mt, options.max_length, options.device)
+    means = MeanStates(options.mt, options.max_length, options.device, dtype=dtype, cache=options.cache)
 
     def read_english(name: str, split: str) -> list[str]:
         texts = [row["text"] for row in read_jsonl(options.data / f"stage1_{name}.jsonl")]
