@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from benchmarks.quality.claim.data import require_no_leak
+from benchmarks.quality.claim.data import known_languages, require_no_leak
 from benchmarks.quality.text import frozen
 from mtllm_ds.errors import UserError
+from tests.fixtures.models import save_bert
 from tests.fixtures.runs import REPOSITORY
 
 
@@ -98,6 +99,42 @@ def test_parallel_text_holds_no_training_item_and_no_label(folder):
     assert {row["text"] for row in found} == {"d" * 60}
     english = (folder.parent / "data" / "parallel_eng_Latn.jsonl").read_text().splitlines()
     assert all(row["text"] == row["text_en"] for row in map(json.loads, english))
+
+
+def test_an_encoder_without_tags_reads_the_languages_that_are_named(tmp_path):
+    encoder = str(save_bert(tmp_path))
+    assert known_languages(encoder, ["eng_Latn", "cat_Latn", "deu_Latn"]) == ["cat_Latn", "deu_Latn"]
+    assert known_languages("assets/mt", ["eng_Latn", "cat_Latn", "deu_Latn"]) == ["deu_Latn"]
+
+
+def test_english_of_another_task_is_text_of_stage_1_where_it_gives_nothing_away(folder, tmp_path):
+    """Of 12 paragraphs of the other folder its own test has 1, ours 1 and our validation 1; 2 are here already."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "test_eng_Latn.jsonl").write_text(
+        json.dumps({"id": "1", "group": "g", "label": "x", "text": long(90)}) + "\n"
+    )
+    (other / "valid_eng_Latn.jsonl").write_text(json.dumps({"id": "2", "group": "held", "text": long(95)}) + "\n")
+    numbers = [*range(80, 87), 90, 31, 11, 0, 1]
+    pages = [{"page": f"o{n}", "paragraphs": [{"kind": "p", "text": long(n)}]} for n in numbers]
+    (other / "documents_eng_Latn.jsonl.xz").write_bytes(lzma.compress("\n".join(map(json.dumps, pages)).encode()))
+    done = prepare(folder, "--any-data", "--languages", "deu_Latn", "--more-text", str(other), "--valid-pairs", "6",
+                   "--fill-valid-pairs")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    data = folder.parent / "data"
+    texts = {json.loads(line)["text"] for line in (data / "stage1_train.jsonl").read_text().splitlines()}
+    assert texts == {long(n) for n in (*range(6), *range(80, 87))}
+    assert json.loads((data / "data.json").read_text())["languages"] == ["deu_Latn"]
+    # Four validation pairs; the parallel text has nothing long enough to fill up with.
+    assert counts_of(folder)["valid_deu_Latn"] == 4
+
+
+def test_validation_pairs_are_filled_up_from_parallel_text(folder):
+    pairs = "".join(f"{long(n)}\t{'d' * 60}{n}\n" for n in range(50, 56))
+    (folder / "parallel_deu_Latn.tsv.xz").write_bytes(lzma.compress(pairs.encode()))
+    done = prepare(folder, "--any-data", "--languages", "deu_Latn", "--valid-pairs", "7", "--fill-valid-pairs")
+    assert done.returncode == 0, done.stderr
+    assert counts_of(folder)["valid_deu_Latn"] == 7  # four of validation items, three of six others
 
 
 def test_another_folder_than_the_frozen_one_is_refused(folder):
