@@ -140,7 +140,8 @@ def _public(options: argparse.Namespace) -> tuple[PublicPlan, list[PublicBackbon
     (name, *others) = options.backbones
     if others or name not in BY_BACKBONE:
         raise UserError(
-            f"--backbones {' '.join(options.backbones)}: --budget public takes one of {', '.join(BY_BACKBONE)}"
+            f"--backbones {' '.join(options.backbones)}: --budget {options.budget} has sizes for one at a time; name one of "
+            f"{', '.join(BY_BACKBONE)}"
         )
     if options.more_text is None:
         raise UserError("--more-text: stage 1 reads the English of both tasks; name the folder of the other one")
