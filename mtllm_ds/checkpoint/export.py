@@ -2,6 +2,7 @@
 
 config.json                 format, reader, task, base models, connector, where it comes from
 connector.safetensors       weights of the connector (fp32); stacked models only
+layer_mix.safetensors       weights of the encoder's layers (fp32), where several are mixed
 centring.safetensors        means by language, where the connector centres
 head.safetensors            weights of the task head (fp32), where there is one
 adapter/                    LoRA in PEFT's own format, where LoRA trained
@@ -31,11 +32,12 @@ from mtllm_ds.config.sections import ConnectorSettings, EncoderSettings, LLMSett
 from mtllm_ds.data.shards.manifest import TaskEntry
 from mtllm_ds.data.text.tokenization import TokenizerSpec, family_of, pretrained_tokenizer
 from mtllm_ds.errors import UserError
-from mtllm_ds.weight_names import CENTRING, CONNECTOR, is_addition, part
+from mtllm_ds.weight_names import CENTRING, CONNECTOR, LAYER_MIX, is_addition, part
 
-FORMAT = 5
-_READABLE = (1, 2, 3, 4, 5)
-_PARTS = ("connector", "centring", "head", "trained")
+FORMAT = 6
+_READABLE = (1, 2, 3, 4, 5, 6)
+_OF_THE_STACK = {"connector": CONNECTOR, "layer_mix": LAYER_MIX, "centring": CENTRING}
+_PARTS = (*_OF_THE_STACK, "head", "trained")
 _IDENTITY = ("fingerprint", "weights", "tokenizer_family")
 """What tells a base model from others, and how texts are made for it; the rest of a base are its settings."""
 
@@ -89,8 +91,8 @@ class Export:
         weights, lora = read_adapter(self.folder / "adapter", side) if trainable == "lora" else ({}, LoraSettings())
         parts = {name: self._part(name) for name in _PARTS}
         weights |= parts["trained"]
-        for prefix, own in ((CONNECTOR, parts["connector"]), (CENTRING, parts["centring"])):
-            weights |= {f"{prefix}{name}": tensor for name, tensor in own.items()}
+        for part_name, prefix in _OF_THE_STACK.items():
+            weights |= {f"{prefix}{name}": tensor for name, tensor in parts[part_name].items()}
         return Trained(
             place=self.folder,
             model=ModelSettings(
@@ -120,7 +122,12 @@ class Export:
     def _part(self, name: str) -> dict[str, torch.Tensor]:
         path = self.folder / f"{name}.safetensors"
         is_tuned = self.config.get("trainable", "lora") != "lora"
-        expected = {"connector": self.reader == "stacked", "head": self.task is not None, "trained": is_tuned}.get(name)
+        expected = {
+            "connector": self.reader == "stacked",
+            "layer_mix": self.config["connector"].get("layers", "last") != "last",
+            "head": self.task is not None,
+            "trained": is_tuned,
+        }.get(name)
         if not expected and not path.exists():
             return {}
         try:
@@ -190,8 +197,7 @@ def read_export(folder: Path) -> Export:
 def _write_parts(folder: Path, trained: Trained) -> None:
     weights = trained.weights
     parts = {
-        "connector": part(weights, CONNECTOR),
-        "centring": part(weights, CENTRING),
+        **{name: part(weights, prefix) for name, prefix in _OF_THE_STACK.items()},
         "head": trained.head or {},
         "trained": {name: tensor for name, tensor in weights.items() if not is_addition(name)},
     }

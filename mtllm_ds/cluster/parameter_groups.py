@@ -8,6 +8,7 @@ from torch import nn
 
 from mtllm_ds.cluster.zero import full_shape
 from mtllm_ds.config.sections import OptimSettings
+from mtllm_ds.weight_names import trains_with_connector
 
 
 def parameter_groups(module: nn.Module, optim: OptimSettings) -> list[dict[str, Any]]:
@@ -16,8 +17,7 @@ def parameter_groups(module: nn.Module, optim: OptimSettings) -> list[dict[str, 
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        is_connector = ".connector." in f".{name}"
-        rate = optim.connector_learning_rate if is_connector else None
+        rate = optim.connector_learning_rate if trains_with_connector(name) else None
         decay = optim.weight_decay if len(full_shape(parameter)) > 1 else 0.0
         groups.setdefault((rate or optim.learning_rate, decay), []).append(parameter)
     return [

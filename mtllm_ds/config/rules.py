@@ -91,11 +91,21 @@ def _connector(settings: CommonSections, connector_trains: bool) -> Iterator[str
             "model.connector.centring=language: needs means by language; name a folder of shards or a JSON file of means in "
             "model.connector.centring_text"
         )
+    if connector.centring == "language" and connector.layers != "last":
+        yield (
+            f"model.connector.layers={_shown(connector.layers)}: changes what means by language are of while it trains; set it to "
+            "last, or model.connector.centring=none"
+        )
     if connector.centring == "none" and connector.centring_text is not None:
         yield (
             f"model.connector.centring_text={connector.centring_text}: has no effect with model.connector.centring=none; "
             "set centring=language or remove it"
         )
+
+
+def _shown(value: str | tuple[object, ...]) -> str | list[object]:
+    """A name or a list as recipes write it."""
+    return value if isinstance(value, str) else list(value)
 
 
 def _reader(settings: CommonSections) -> Iterator[str]:
@@ -151,7 +161,7 @@ def _trainable(settings: CommonSections) -> Iterator[str]:
     model = settings.model
     if model.trainable == "lora":
         return
-    shown = model.trainable if isinstance(model.trainable, str) else list(model.trainable)
+    shown = _shown(model.trainable)
     if not model.trainable:
         yield "model.trainable=[]: nothing would train; name modules, or set lora or all"
     if model.lora != type(model.lora)():

@@ -113,6 +113,9 @@ class ConnectorSettings(Section):
     """`linear`: one Linear with bias (the paper); `mlp`: Linear, GELU, Linear."""
     hidden_size: int | None = Field(default=None, gt=0)
     """Width of the `mlp`'s middle layer; the LLM's width where null."""
+    layers: Literal["last", "all"] | tuple[int, ...] = "last"
+    """What of the encoder it reads: the `last` layer's states (the paper), or several layers, mixed by weights that train (softmax;
+    all alike at first): `all`, or a list such as [4, 8, 12], where 0 stands for the embeddings."""
     init: Literal["default", "least_squares"] = "default"
     """`least_squares`: closed-form start from encoder states to the LLM's input embeddings of character-aligned tokens."""
     match_scale: bool = False
@@ -130,6 +133,13 @@ class ConnectorSettings(Section):
     code to mean encoder state; null takes those of `model.start`."""
     centring_documents: int = Field(default=8192, gt=0)
     """Samples of a folder `centring_text` that are read, spread evenly over it."""
+
+    @field_validator("layers")
+    @classmethod
+    def _several(cls, value: str | tuple[int, ...]) -> str | tuple[int, ...]:
+        if isinstance(value, tuple) and (len(value) < 2 or len(set(value)) < len(value) or min(value) < 0):
+            raise ValueError("expected last, all, or a list of two or more different layers such as [4, 8, 12]")
+        return value
 
 
 class LoraSettings(Section):

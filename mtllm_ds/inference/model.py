@@ -164,7 +164,7 @@ class MTLLM:
         """Mean states of a stack's MT encoder alone: (n, d_encoder) float32 on the CPU."""
         stack = self._stack
         encoded = self._encoded_texts(texts, lang)
-        return self._pooled(encoded, self._tokenizer, batch_size, stack.encoder, stack.encoder.hidden_size)
+        return self._pooled(encoded, self._tokenizer, batch_size, stack.encoder.final_states, stack.encoder.hidden_size)
 
     def encode_both(
         self, texts: Iterable[str], lang: Languages, batch_size: int = 32

@@ -19,6 +19,7 @@ from mtllm_ds.models.compiled import layers_to_compile
 from mtllm_ds.models.connector import build_connector
 from mtllm_ds.models.encoders import load_encoder
 from mtllm_ds.models.int8_linear import dequantise_layers
+from mtllm_ds.models.layer_mix import LayerMix
 from mtllm_ds.models.liger import use_liger_kernels
 from mtllm_ds.models.loading import base_fingerprint, choose_attention, is_same_model, load_llm
 from mtllm_ds.models.lora import leave_unread, let_train
@@ -39,6 +40,8 @@ def arrange_reader(reader: Reader, settings: Settings) -> None:
         gather_without_gradients(reader.encoder)
         if not settings.connector_trains:
             reader.connector.requires_grad_(False)
+            if reader.layer_mix is not None:
+                reader.layer_mix.requires_grad_(False)
     if settings.training.compile:
         gather_as_one(layers_to_compile(reader.trained_model))
     if settings.training.activation_checkpointing:
@@ -121,13 +124,14 @@ def _require_same_weights(settings: EncoderSettings | LLMSettings, base: Mapping
 
 
 def _stacked(model: ModelSettings, attention: str, device: torch.device, dtype: torch.dtype, seed: int) -> Reader:
-    encoder = load_encoder(model.given_encoder, attention, dtype)
+    encoder = load_encoder(model.given_encoder, attention, dtype, model.connector)
+    layer_mix = LayerMix(len(encoder.layers), dtype) if encoder.layers else None
     llm = _llm(model, attention, device, dtype, seed)
     connector = build_connector(model.connector, encoder.hidden_size, embedding_size(llm), seed=seed, dtype=dtype)
     trained = let_train(llm, model, seed=seed)
     if model.trainable != "lora":
         leave_unread(llm, model)
-    return StackedModel(encoder, connector, trained)
+    return StackedModel(encoder, connector, trained, layer_mix)
 
 
 def _llm_alone(model: ModelSettings, attention: str, device: torch.device, dtype: torch.dtype, seed: int) -> Reader:

@@ -67,7 +67,7 @@ def _add_texts(
     limit = encoder_tokenizer.spec.max_length
     whole = [encoder_tokenizer.join([tokens.ids], lang)[:limit] for tokens, (_, lang) in zip(read, texts, strict=True)]
     ids, mask = padded(whole, encoder_tokenizer.pad_id)
-    states = stack.encoder(ids.to(device), mask.to(device)).float().cpu()
+    states = stack.encoded(ids.to(device), mask.to(device)).float().cpu()
     first = len(encoder_tokenizer.template.prefix)
     for row, (encoder_tokens, llm_tokens) in enumerate(zip(read, llm_tokenizer.tokenize(words), strict=True)):
         num = min(len(encoder_tokens.ids), int(mask[row].sum()) - first)

@@ -12,9 +12,10 @@ from torch import nn
 from transformers import AutoModel, PretrainedConfig
 
 from mtllm_ds.cluster.zero import buffers_to
-from mtllm_ds.config.sections import EncoderSettings
+from mtllm_ds.config.sections import ConnectorSettings, EncoderSettings
 from mtllm_ds.errors import UserError
 from mtllm_ds.models import whole_masks
+from mtllm_ds.models.layer_mix import layers_read, normalised
 from mtllm_ds.models.loading import load_config, load_weights, supported_attention
 from mtllm_ds.models.text_models import state_size
 from mtllm_ds.observe.flops import note_padded
@@ -54,12 +55,17 @@ FAMILIES = {
 
 
 class FrozenEncoder(nn.Module):
-    """An encoder that never trains: always in evaluation mode, called without gradients."""
+    """An encoder that never trains: always in evaluation mode, called without gradients.
 
-    def __init__(self, model: nn.Module, hidden_size: int) -> None:
+    Args:
+        layers: the layers whose states it gives; none: its final states alone
+    """
+
+    def __init__(self, model: nn.Module, hidden_size: int, layers: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.model = model.eval()
         self.hidden_size = hidden_size
+        self.layers = layers
 
     def train(self, mode: bool = True) -> FrozenEncoder:
         """Stay in evaluation mode: dropout and layerdrop would change the states (and desynchronise ranks)."""
@@ -72,18 +78,35 @@ class FrozenEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, input_ids: Any, attention_mask: Any) -> Any:
-        """Final hidden states: (B, S) int64 ids and mask -> (B, S, hidden_size). Of lists a list, for which ZeRO-3 gathers an
-        encoder in shares but once."""
+        """Final hidden states: (B, S) int64 ids and mask -> (B, S, hidden_size); with `layers` one such tensor each, normalised. Of
+        lists a list, for which ZeRO-3 gathers an encoder in shares but once."""
         with in_part("encoder"):
             if isinstance(input_ids, torch.Tensor):
                 return self._states(input_ids, attention_mask)
             return [self._states(ids, mask) for ids, mask in zip(input_ids, attention_mask, strict=True)]
 
-    def _states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        note_padded(self.model, attention_mask)
+    @torch.no_grad()
+    def final_states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Its final hidden states, whichever layers are read: (B, S) -> (B, S, hidden_size). Outside of an engine only."""
         whole = whole_masks.attention_mask(self.model, attention_mask, causal=False)
         states: torch.Tensor = self.model(input_ids=input_ids, attention_mask=whole).last_hidden_state
         return states
+
+    def _states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        note_padded(self.model, attention_mask)
+        whole = whole_masks.attention_mask(self.model, attention_mask, causal=False)
+        if not self.layers:
+            states: torch.Tensor = self.model(input_ids=input_ids, attention_mask=whole).last_hidden_state
+            return states
+        told = self.model(input_ids=input_ids, attention_mask=whole, output_hidden_states=True)
+        # What stands last there has not passed the final norm in every family.
+        by_layer = (*(told.hidden_states or ())[:-1], told.last_hidden_state)
+        if len(by_layer) <= max(self.layers):
+            raise UserError(
+                f"model.connector.layers: this encoder ({type(self.model).__name__}) tells the states of {len(by_layer)} layers "
+                "only; set it to last"
+            )
+        return tuple(normalised(by_layer[layer]) for layer in self.layers)
 
 
 def encoder_family(settings: EncoderSettings) -> tuple[str, PretrainedConfig]:
@@ -103,12 +126,20 @@ def encoder_family(settings: EncoderSettings) -> tuple[str, PretrainedConfig]:
     return family, config
 
 
-def load_encoder(settings: EncoderSettings, attention: str, dtype: torch.dtype) -> FrozenEncoder:
-    """The frozen encoder alone, partitioned at load under ZeRO-3."""
+def check_encoder(settings: EncoderSettings, connector: ConnectorSettings) -> None:
+    """Refuse an encoder that cannot be loaded, or has not the layers that the connector is to read; `UserError`."""
+    name, config = encoder_family(settings)
+    layers_read(connector.layers, _own_config(FAMILIES[name], config))
+
+
+def load_encoder(
+    settings: EncoderSettings, attention: str, dtype: torch.dtype, connector: ConnectorSettings | None = None
+) -> FrozenEncoder:
+    """The frozen encoder alone, partitioned at load under ZeRO-3; it gives what the `connector` reads, or its final states."""
     name, config = encoder_family(settings)
     family = FAMILIES[name]
     model_class = _model_class(name, family)
-    own_config: Any = reduce(getattr, family.config_path, config)
+    own_config = _own_config(family, config)
     model = load_weights(
         model_class,
         settings.name,
@@ -121,7 +152,13 @@ def load_encoder(settings: EncoderSettings, attention: str, dtype: torch.dtype) 
         **({"config": own_config} if family.config_path else {}),
         **family.options,
     )
-    return FrozenEncoder(model, hidden_size=state_size(own_config))
+    layers = layers_read(connector.layers, own_config) if connector is not None else ()
+    return FrozenEncoder(model, hidden_size=state_size(own_config), layers=layers)
+
+
+def _own_config(family: EncoderFamily, config: PretrainedConfig) -> Any:
+    """The encoder's part of a whole model's configuration."""
+    return reduce(getattr, family.config_path, config)
 
 
 def _model_class(name: str, family: EncoderFamily) -> Any:

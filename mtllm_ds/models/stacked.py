@@ -17,6 +17,7 @@ from mtllm_ds.data.stream.packing import PackedBatch
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.centring import LanguageCentring
 from mtllm_ds.models.encoders import FrozenEncoder
+from mtllm_ds.models.layer_mix import LayerMix
 from mtllm_ds.models.packed import run_packed
 from mtllm_ds.models.readers import Reader, base_of, read_padded
 from mtllm_ds.observe.flops import note_packed, note_padded
@@ -24,13 +25,24 @@ from mtllm_ds.step_parts import in_part
 
 
 class StackedModel(Reader):
-    """The LLM reads what the encoder says; its teacher is the same LLM (`teachers.frozen_self`)."""
+    """The LLM reads what the encoder says; its teacher is the same LLM (`teachers.frozen_self`).
+
+    Args:
+        layer_mix: mixes the layers that the encoder gives; None where it gives its final states alone
+    """
 
     side = "encoder"
 
-    def __init__(self, encoder: FrozenEncoder, connector: nn.Module, llm: PeftModel | PreTrainedModel) -> None:
+    def __init__(
+        self,
+        encoder: FrozenEncoder,
+        connector: nn.Module,
+        llm: PeftModel | PreTrainedModel,
+        layer_mix: LayerMix | None = None,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
+        self.layer_mix = layer_mix
         self.connector = connector
         self.llm = llm
         self.centring: LanguageCentring | None = None
@@ -49,12 +61,18 @@ class StackedModel(Reader):
 
     def embeddings(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """What the LLM reads in place of embeddings of tokens: (B, S_e) ids and mask -> (B, S_e, D_l), with gradients."""
-        return self._embedded(self.encoder(ids, mask), ids, mask)
+        return self._embedded(self.encoded(ids, mask), ids, mask)
 
     def states_of_both(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Final states of the stack (B, S_e, D_l) and those of its encoder (B, S_e, D_e), of one reading."""
-        said = self.encoder(ids, mask)
-        return read_padded(self.llm, mask, inputs_embeds=self._embedded(said, ids, mask)), said
+        """Final states of the stack (B, S_e, D_l) and those of its encoder (B, S_e, D_e); of one reading unless it mixes layers."""
+        encoded = self.encoded(ids, mask)
+        said = encoded if self.layer_mix is None else self.encoder.final_states(ids, mask)
+        return read_padded(self.llm, mask, inputs_embeds=self._embedded(encoded, ids, mask)), said
+
+    def encoded(self, ids: Any, mask: Any) -> Any:
+        """What the encoder says, its layers mixed: (B, S_e) ids and mask -> (B, S_e, D_e); of lists a list."""
+        states = self.encoder(ids, mask)
+        return states if self.layer_mix is None else self.layer_mix(states)
 
     def packed_states(self, packed: PackedBatch) -> torch.Tensor:
         """Final states of the stack for packed samples: (R, P, D_l), with gradients."""
@@ -68,7 +86,7 @@ class StackedModel(Reader):
 
     def _heard_packed(self, packed: PackedBatch) -> torch.Tensor:
         buckets = packed.encoder_buckets
-        encoded = self.encoder(buckets, packed.encoder_bucket_masks)
+        encoded = self.encoded(buckets, packed.encoder_bucket_masks)
         states = [self._centred(own, ids).flatten(0, 1) for own, ids in zip(encoded, buckets, strict=True)]
         rows, width = packed.encoder.source.shape
         note_packed(self.connector, (rows, width), packed.encoder.cu_seqlens)

@@ -29,7 +29,7 @@ from mtllm_ds.data.stream.schedule import cells_in_forward
 from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.checks import check_llm, quantization_line, require_room, room_warning, unprobed_warning
-from mtllm_ds.models.encoders import encoder_family
+from mtllm_ds.models.encoders import check_encoder
 from mtllm_ds.models.loading import base_fingerprint, llm_config
 from mtllm_ds.models.pairing import Pairing
 from mtllm_ds.models.probe import Probe
@@ -117,7 +117,7 @@ def check_run(
     check_objective_gathers(settings, ds_config)
     model = settings.model
     if model.encoder is not None:
-        encoder_family(model.encoder)
+        check_encoder(model.encoder, model.connector)
     llm, config, llm_probe = model.llm, None, None
     if llm is not None:
         config = llm_config(llm)

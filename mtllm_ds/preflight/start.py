@@ -39,10 +39,11 @@ def read_start(settings: Settings, bases: Bases) -> Trained | None:
     if "llm" in model.sides and direction != model.given_llm.bidirectional:
         raise UserError(f"{where}: it has bidirectional={str(direction).lower()}; set model.llm.bidirectional to that")
     if model.reader == "stacked":
-        for name in ("type", "hidden_size"):
-            theirs = getattr(start.model.connector, name)
-            if theirs != getattr(model.connector, name):
-                raise UserError(f"{where}: its connector has {name}={theirs}; set model.connector.{name} to that")
+        for name in ("type", "hidden_size", "layers"):
+            found = getattr(start.model.connector, name)
+            if found != getattr(model.connector, name):
+                shown = list(found) if isinstance(found, tuple) else found
+                raise UserError(f"{where}: its connector has {name}={shown}; set model.connector.{name} to that")
     if start.model.trainable != model.trainable:
         trained = start.model.trainable
         shown = trained if isinstance(trained, str) else list(trained)

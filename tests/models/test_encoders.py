@@ -8,10 +8,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from mtllm_ds.config.sections import EncoderSettings
+from mtllm_ds.config.sections import ConnectorSettings, EncoderSettings
 from mtllm_ds.data.text.tokenization import TAG, TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
-from mtllm_ds.models.encoders import FAMILIES, load_encoder
+from mtllm_ds.models.encoders import FAMILIES, check_encoder, load_encoder
 from tests.fixtures.models import save_llama
 from tests.fixtures.tokenizers import TEXT
 from tests.models.encoder_families import ENCODERS
@@ -54,6 +54,37 @@ def test_the_encoder_alone_gives_the_states_of_the_whole_model(saved, title):
     assert states.shape[-1] == encoder.hidden_size
     assert not states.requires_grad
     assert not any(part in name for name, _ in encoder.named_parameters() for part in ("decoder", "vision", "pooler"))
+
+
+@pytest.mark.parametrize("title", ENCODERS)
+def test_every_encoder_tells_the_states_of_its_layers(saved, title):
+    """The last are the final ones; those before it are what its layers hand on, seen by hooks."""
+    family, seen = ENCODERS[title], []
+    whole = family.encoder_of(family.whole())
+    layers = max((module for module in whole.modules() if isinstance(module, torch.nn.ModuleList)), key=len)
+    for layer in layers:
+        layer.register_forward_hook(lambda module, args, out: seen.append(out if torch.is_tensor(out) else out[0]))
+    ids, mask = torch.randint(4, 100, (2, 7)), torch.ones(2, 7, dtype=torch.int64)
+    with torch.no_grad():
+        final = whole(input_ids=ids, attention_mask=mask).last_hidden_state
+    encoder = load_encoder(
+        EncoderSettings(name=str(saved(title))), "sdpa", torch.float32, ConnectorSettings(layers=(1, len(layers)))
+    )
+    first, last = encoder(ids, mask)
+    for found, truth in ((first, seen[0]), (last, final)):
+        truth = truth.double()
+        centred = truth - truth.mean(-1, keepdim=True)
+        truth = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        torch.testing.assert_close(found.double(), truth, atol=1e-5, rtol=1e-4)
+
+
+def test_layers_that_an_encoder_has_not_are_refused(saved):
+    settings = EncoderSettings(name=str(saved("NLLB")))
+    assert load_encoder(settings, "sdpa", torch.float32, ConnectorSettings(layers="all")).layers == (0, 1, 2)
+    with pytest.raises(
+        UserError, match=r"model\.connector\.layers=\[1, 3\]: there is no layer 3 .* from 0 \(embeddings\) to 2"
+    ):
+        check_encoder(settings, ConnectorSettings(layers=(1, 3)))
 
 
 @pytest.mark.parametrize("title", ENCODERS)
