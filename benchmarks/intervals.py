@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binom, binomtest
+from scipy.stats import beta, binom
 from scipy.stats import t as student_t
 
 
@@ -60,10 +60,12 @@ def median_interval(values: Sequence[float], level: float) -> Interval:
     return Interval(float(np.median(ordered)), float(ordered[below]), float(ordered[-1 - below]))
 
 
-def share_interval(num_right: int, num: int, level: float) -> Interval:
-    """A share of independent answers, between the ends of Clopper and Pearson's exact interval."""
-    ends = binomtest(num_right, num).proportion_ci(1 - level, method="exact")
-    return Interval(num_right / num, float(ends.low), float(ends.high))
+def share_interval(num_right: float, num: int, level: float) -> Interval:
+    """A share of independent answers, between the ends of Clopper and Pearson's exact interval; a part of an answer counts as one
+    between whole numbers (beta quantiles)."""
+    low = float(beta.ppf(level / 2, num_right, num - num_right + 1)) if num_right > 0 else 0.0
+    high = float(beta.ppf(1 - level / 2, num_right + 1, num - num_right)) if num_right < num else 1.0
+    return Interval(num_right / num, low, high)
 
 
 def _variance_of_sum(residuals: np.ndarray, names: np.ndarray) -> float:

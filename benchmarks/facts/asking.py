@@ -1,8 +1,10 @@
 """A step of the facts benchmark: what each choice is worth to a model behind each question, in nats.
 
-Writes a row for every question and form to --output: {item, kind, country, language, form, answer, tokens, bytes, nll, blind};
-the last four are lists, a figure a choice. `nll` is the choice's cross-entropy behind the question, summed over its tokens;
-`blind` the same behind the question with dots in place of the name.
+Writes a row for every question and form to --output: {item, kind, country, language, form, own_name, answer, choices, tokens,
+bytes, nll, blind} and, with --another, {another}; from `choices` on they are lists, an entry a choice. `own_name` says whether the
+name in the question differs from the English one. `nll` is the choice's cross-entropy behind the question, summed over
+its tokens; `blind` the same behind the question with dots in place of the name, `another` behind that about another country, of
+which no choice is true.
 
 An LLM reads the question itself, a stack through its encoder with the language's tag. Choices are English, and the LLM's to tell.
 """
@@ -24,7 +26,6 @@ from benchmarks.facts.templates import KINDS, WORDINGS
 from mtllm_ds.atomic import write_text
 from mtllm_ds.cluster.precision import reading_dtype
 from mtllm_ds.command_line import Parser, add_precision, quiet_libraries, run_and_exit
-from mtllm_ds.errors import UserError
 from mtllm_ds.evaluation.generation.readings import cross_entropies
 from mtllm_ds.inference import MTLLM
 from mtllm_ds.models.speaker import Speaker
@@ -38,9 +39,8 @@ without a chat template is not asked"""
 def main() -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    who = parser.add_mutually_exclusive_group(required=True)
-    who.add_argument("--llm", help="a language model, which reads the questions itself")
-    who.add_argument("--stack", help="an export, whose encoder reads them")
+    add("--llm", required=True, help="a language model; without --stack it reads the questions itself")
+    add("--stack", help="an export on this language model, whose encoder reads them")
     add("--budget", choices=list(BUDGETS), required=True)
     add("--half", choices=HALVES, required=True, help="of the countries")
     add("--language", choices=list(WORDINGS), required=True)
@@ -50,21 +50,20 @@ def main() -> int:
         required=True,
         help='JSON of kinds and the forms to ask them in: {"capital": ["chat"]}',
     )
+    add("--another", action="store_true", help="ask about another country too, which shows what the name is worth")
     add("--device", default="cpu")
     add_precision(parser)
     add("--output", type=Path, required=True)
     options = parser.parse_args()
     device = torch.device(options.device)
     dtype = reading_dtype(options.precision, device)
-    if options.llm is not None:
+    if options.stack is None:
         model = MTLLM.from_base("llm", options.llm, device=device, dtype=dtype)
     else:
-        model = MTLLM.from_pretrained(options.stack, device=device, dtype=dtype)
+        model = MTLLM.from_pretrained(options.stack, llm=options.llm, device=device, dtype=dtype)
     budget = BUDGETS[options.budget]
     items = make_items(budget.seed, options.half, budget.num_of(options.half))
     speaker = model.speaker(plain=False)
-    if options.stack is not None and speaker.sides == ["llm"]:
-        raise UserError(f"--stack={options.stack}: has no encoder that reads the questions; name the export of a stack")
     rows: list[Row] = []
     forms = [
         form for form in FORMS if form != "chat" or "encoder" in speaker.sides or speaker.chat_template is not None
@@ -72,25 +71,36 @@ def main() -> int:
     wanted = [(kind, form) for kind in KINDS for form in options.kinds.get(kind, ()) if form in forms]
     for kind, form in track(wanted, options.language):
         of_kind = [item for item in items if item.kind == kind]
-        rows += ask(speaker, of_kind, options.language, form, budget.batch_size)
+        rows += ask(speaker, of_kind, options.language, form, budget.batch_size, another=options.another)
     write_text(options.output, "".join(json.dumps(row) + "\n" for row in rows))
     return 0
 
 
-def ask(speaker: Speaker, items: Sequence[Item], language: str, form: str, batch_size: int) -> list[Row]:
+def ask(
+    speaker: Speaker, items: Sequence[Item], language: str, form: str, batch_size: int, *, another: bool = False
+) -> list[Row]:
     """A row for each question."""
-    asked = [(item, choice) for item in items for choice in item.choices]
-    told = _worth(speaker, [(item.question(language), choice) for item, choice in asked], language, form, batch_size)
-    blindly = sorted({(item.question(language, blind=True), choice) for item, choice in asked})
-    blind = dict(zip(blindly, _worth(speaker, blindly, language, form, batch_size), strict=True))
+    abouts = {"itself": "nll", "nothing": "blind", **({"another": "another"} if another else {})}
+    questions = {about: [item.question(language, about) for item in items] for about in abouts}
+    pairs = sorted(
+        {
+            (question, choice)
+            for asked in questions.values()
+            for question, item in zip(asked, items, strict=True)
+            for choice in item.choices
+        }
+    )
+    told = dict(zip(pairs, _worth(speaker, pairs, language, form, batch_size), strict=True))
     rows = []
     for number, item in enumerate(items):
-        own = told[number * len(item.choices) : (number + 1) * len(item.choices)]
-        dots = item.question(language, blind=True)
+        worth = {
+            name: [told[questions[about][number], choice] for choice in item.choices] for about, name in abouts.items()
+        }
         rows.append({
-            "item": item.id, "kind": item.kind, "country": item.country, "language": language, "form": form, "answer": item.answer,
-            "tokens": [tokens for _, tokens in own], "bytes": [len(choice.encode()) for choice in item.choices],
-            "nll": [nll for nll, _ in own], "blind": [blind[dots, choice][0] for choice in item.choices],
+            "item": item.id, "kind": item.kind, "country": item.country, "language": language, "form": form,
+            "own_name": item.has_own_name(language), "answer": item.answer, "choices": list(item.choices),
+            "tokens": [tokens for _, tokens in worth["nll"]], "bytes": [len(choice.encode()) for choice in item.choices],
+            **{name: [nll for nll, _ in own] for name, own in worth.items()},
         })  # fmt: skip
     return rows
 

@@ -23,7 +23,7 @@ class Budget:
     seed: int = 0
     """Of the halves and the wrong choices"""
     seconds_per_question: float
-    """Of four choices and their share of what is told blindly, for the plan only"""
+    """Of four choices and their share of what is told blindly, for the plan only; twice that if asked about another country too"""
 
     def num_of(self, half: str) -> int | None:
         """Most questions of each kind about a half of the countries (`items.HALVES`)."""
@@ -41,7 +41,7 @@ CPU = Budget(
     batch_size=32,
     seconds_per_question=0.6,
 )  # fmt: skip
-"""One busy core: English in ten minutes, all languages within the hour."""
+"""One busy core: English in twenty minutes, all languages within the hour."""
 GPU = replace(
     CPU, name="gpu", languages=FOREIGN, num_choosing=None, num_reporting=None, batch_size=256, seconds_per_question=0.02
 )

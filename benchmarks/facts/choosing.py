@@ -1,12 +1,13 @@
 """Which kinds of facts a language model knows, and how it is best asked: pure functions of measured rows (`asking.py`).
 
 Forms and scores are chosen on one half of the countries, for each kind by itself: what is right most often beyond its floor. The
-floor is chance, or what the same score finds without the country's name, where that is more: many currencies are the euro. A kind
-is used if the model is clearly above the floor there, and above it on the other half too, which is the one that is reported.
+floor is chance, or what the same score finds without the country's name or with that of another country, where that is more: many
+currencies are the euro. A kind is used if the model is clearly above the floor there. The other half is what is reported.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,9 @@ SCORES: dict[str, Callable[[Mapping], np.ndarray]] = {
 }
 """What the choice with the most of it is the answer: log-probability per token or per UTF-8 byte, or by how much the name in the
 question raises the log-probability of the whole choice, which needs no division since both are of the same tokens."""
+FLOORS = {"without the name": "blind", "another's name": "another"}
+"""What a row holds of the same choices behind questions that do not tell the country. The gain is nothing without the name; with
+another's it is that of any name."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,13 @@ class Choice:
     score: str
     num_questions: int
     share: Interval
-    floor: float
-    """`floor_of` of the same questions"""
+    floors: Mapping[str, Interval]
+    """`floors_of` the same questions"""
+
+    @property
+    def floor(self) -> float:
+        """Chance, or the highest of the floors."""
+        return max([CHANCE, *(floor.mean for floor in self.floors.values())])
 
     @property
     def is_known(self) -> bool:
@@ -48,21 +57,39 @@ class Choice:
 
 
 def right(rows: Rows, score: str) -> np.ndarray:
-    """(N,) bool: whether the right choice has more than each other."""
+    """(N,) float64: 1 where the right choice has the most, 1 / k where it is one of k that have: logits in bfloat16 have steps."""
     found = [SCORES[score](row) for row in rows]
     return np.array(
-        [own[row["answer"]] > np.delete(own, row["answer"]).max() for own, row in zip(found, rows, strict=True)], bool
+        [(own[row["answer"]] == own.max()) / (own == own.max()).sum() for own, row in zip(found, rows, strict=True)],
+        np.float64,
     )
 
 
 def share_right(rows: Rows, score: str) -> Interval:
     """Of questions of one kind, with its exact binomial interval."""
-    return share_interval(int(right(rows, score).sum()), len(rows), LEVEL)
+    return share_interval(float(right(rows, score).sum()), len(rows), LEVEL)
 
 
-def floor_of(rows: Rows, score: str) -> float:
-    """Chance, or the share of answers that are right by the same score behind dots in place of the name."""
-    return max(CHANCE, float(right([{**row, "nll": row["blind"]} for row in rows], score).mean()))
+def floors_of(rows: Rows, score: str) -> dict[str, Interval]:
+    """Of `FLOORS`: the share of answers that are right by the same score of questions that do not tell the country."""
+    return {
+        name: share_right([{**row, "nll": row[column]} for row in rows], score)
+        for name, column in FLOORS.items()
+        if rows and all(column in row for row in rows)
+    }
+
+
+def share_of_commonest(rows: Rows) -> Interval:
+    """Right answers of whoever takes the choice that is most often right among the other questions; ties as in `right`."""
+    often = Counter(row["choices"][row["answer"]] for row in rows)
+    told = [
+        {
+            "answer": row["answer"], "tokens": [1] * len(row["choices"]),
+            "nll": [float(place == row["answer"]) - often[choice] for place, choice in enumerate(row["choices"])],
+        }
+        for row in rows
+    ]  # fmt: skip
+    return share_right(told, "per token")
 
 
 def choose(rows: Rows) -> dict[str, Choice]:
@@ -70,7 +97,7 @@ def choose(rows: Rows) -> dict[str, Choice]:
     found = {}
     for kind in KINDS:
         tried = [
-            Choice(kind, form, score, len(own), share_right(own, score), floor_of(own, score))
+            Choice(kind, form, score, len(own), share_right(own, score), floors_of(own, score))
             for form, own in by_form(rows, kind).items()
             for score in SCORES
         ]
@@ -85,11 +112,6 @@ def by_form(rows: Rows, kind: str) -> dict[str, Rows]:
     return {form: [row for row in own if row["form"] == form] for form in dict.fromkeys(row["form"] for row in own)}
 
 
-def kinds_used(choices: Mapping[str, Choice], english: Rows) -> list[str]:
-    """Kinds that are known on the choosing half, and above their floor in `english`, the rows of the reporting half."""
-    return [kind for kind, choice in choices.items() if choice.is_known and _is_confirmed(choice, english)]
-
-
-def _is_confirmed(choice: Choice, english: Rows) -> bool:
-    own = [row for row in english if row["kind"] == choice.kind]
-    return share_right(own, choice.score).low > floor_of(own, choice.score)
+def kinds_used(choices: Mapping[str, Choice]) -> list[str]:
+    """Kinds that are known on the choosing half."""
+    return [kind for kind, choice in choices.items() if choice.is_known]

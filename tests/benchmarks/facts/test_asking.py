@@ -1,5 +1,6 @@
 """What choices are worth: an eager float64 computation by transformers' own model, and by hand over a stack."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from benchmarks.facts.asking import ask, prompt_of
 from benchmarks.facts.items import make_items
 from mtllm_ds import MTLLM
 from mtllm_ds.models.lm_head import load_output_head
+from tests.fixtures.dialogues import TEMPLATE
 from tests.fixtures.exports import make_export
 from tests.fixtures.models import save_llama, save_mt_model
 
@@ -46,13 +48,39 @@ def test_an_llm_tells_choices_as_transformers_own_model_does_in_float64(form, ba
     speaker = MTLLM.from_base("llm", str(bases["llm"])).speaker(plain=False)
     model = AutoModelForCausalLM.from_pretrained(bases["llm"], dtype=torch.float64).eval()
     tokenizer = AutoTokenizer.from_pretrained(bases["llm"])
-    for item, row in zip(items, ask(speaker, items, "eng_Latn", form, 3), strict=True):
-        for asked, blind in (("nll", False), ("blind", True)):
-            prompt = prompt_of(item.question("eng_Latn", blind=blind), "eng_Latn", form)
+    for item, row in zip(items, ask(speaker, items, "eng_Latn", form, 3, another=True), strict=True):
+        for asked, about in (("nll", "itself"), ("blind", "nothing"), ("another", "another")):
+            prompt = prompt_of(item.question("eng_Latn", about), "eng_Latn", form)
             expected = [eager(model, tokenizer, prompt, choice) for choice in item.choices]
             assert row[asked] == pytest.approx([nll for nll, _ in expected], abs=1e-3)
             assert row["tokens"] == [tokens for _, tokens in expected]
         assert row["bytes"] == [4, 5, 10, 4]
+        assert row["choices"] == list(item.choices)
+        assert row["own_name"] is False
+
+
+def test_as_a_users_message_choices_follow_the_chat_template(bases, items, tmp_path):
+    """Rendered by transformers' own tokenizer, and told by its own model."""
+    shutil.copytree(bases["llm"], tmp_path / "llm")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "llm")
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(tmp_path / "llm")
+    speaker = MTLLM.from_base("llm", str(tmp_path / "llm")).speaker(plain=False)
+    assert speaker.chat_template is not None
+    model = AutoModelForCausalLM.from_pretrained(bases["llm"], dtype=torch.float64).eval()
+    for item, row in zip(items, ask(speaker, items, "deu_Latn", "chat", 3), strict=True):
+        assert "another" not in row
+        assert row["own_name"] == item.has_own_name("deu_Latn")
+        for asked, about in (("nll", "itself"), ("blind", "nothing")):
+            chat = [{"role": "user", "content": item.question("deu_Latn", about)}]
+            before = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+            ids = tokenizer(before, add_special_tokens=False)["input_ids"]
+            for choice, nll in zip(item.choices, row[asked], strict=True):
+                own = tokenizer(choice, add_special_tokens=False)["input_ids"]
+                with torch.no_grad():
+                    told = model(torch.tensor([[*ids, *own]])).logits[0].log_softmax(-1)
+                expected = -sum(float(told[len(ids) - 1 + place, one]) for place, one in enumerate(own))
+                assert nll == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_stack_reads_the_question_in_its_language_and_tells_english_choices(bases, items, tmp_path):
