@@ -149,6 +149,10 @@ def _public(options: argparse.Namespace) -> tuple[PublicPlan, list[PublicBackbon
         raise UserError("--mt-ladder: the encoder of --budget public has no earlier checkpoints; remove it")
     if options.headline and VARIANTS[options.headline].stage1_shards == PARALLEL:
         raise UserError(f"--headline {options.headline}: --budget public trains on English alone; take another")
+    if options.headline and any("centring" in change for change in VARIANTS[options.headline].stage2):
+        raise UserError(
+            f"--headline {options.headline}: goes by language tags, which the encoder does not have; take another"
+        )
     budget = public_budget(options.budget, options.task, name)
     plan = PublicPlan(
         **_given(options, budget), mt=options.mt or str(options.models / "e5-small"), languages=list(budget.languages),
