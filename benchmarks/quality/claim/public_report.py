@@ -79,7 +79,7 @@ def write_public_report(backbone: PublicBackbone, left: Sequence[str], folder: P
         costs=_costs(backbone, [learner.answers for learner in learners], translated),
         sections=(
             standings_section(standings, rules),
-            means_section(tables, shown, TITLES),
+            means_section(tables, shown, TITLES, counting),
             gates_section(gates, rules, GATED),
         ),
         verdict=verdict,

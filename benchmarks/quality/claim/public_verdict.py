@@ -78,11 +78,13 @@ def standings_section(standings: Sequence[Standing], rules: Rules) -> Section:
             figures = (f"{100 * found.mean:+.1f}", interval, f"{found.p:.4f}", str(len(standing.languages)))
             rows.append((standing.rival, setting, *figures, str(found.num_items), standing_word(found, rules.level)))
     columns = ("stage 2 minus", "text", "points", "95%", "p", "languages", "items", "the stack is")
-    return Section("Against each rival, over the languages that count", columns, rows, text_column="the stack is")
+    return Section("Against each rival", columns, rows, text_column="the stack is")
 
 
-def means_section(tables: Sequence[Table], languages: Sequence[str], titles: Mapping[str, str]) -> Section:
-    """Means over the languages that count, and the share of the gap that each system closes there."""
+def means_section(
+    tables: Sequence[Table], languages: Sequence[str], titles: Mapping[str, str], counting: Sequence[str]
+) -> Section:
+    """Means over the languages that count, or over all where none does, and the share of the gap that each system closes there."""
     plain, masked = (next(table for table in tables if table.setting == name) for name in ("plain", "copy_masked"))
     rows = []
     for system in plain.systems:
@@ -92,7 +94,8 @@ def means_section(tables: Sequence[Table], languages: Sequence[str], titles: Map
             share = "-" if system in (FLOOR, CEILING) or closed != closed else f"{closed:.0%}"
             shown = [f"{sum(values) / len(values):.3f}" for values in means if values]
             rows.append((titles.get(system, system), *shown, share))
-    heading = f"Means over the {len(languages)} languages that count: {', '.join(languages)}"
+    which = f"the {len(counting)} languages that count" if counting else "all languages (none counts)"
+    heading = f"Means over {which}: {', '.join(languages)}"
     return Section(heading, ("system", "plain", "copy-masked", "copy-masked gap closed"), rows)
 
 

@@ -102,7 +102,11 @@ def test_sections_show_every_rival_and_every_system():
         for code in ("deu_Latn", "jpn_Jpan")
         if (system, code) != ("translate_test", "jpn_Jpan")
     ]
-    means = means_section(build_tables(concatenate(listed)), ["deu_Latn", "jpn_Jpan"], {"llm_direct": "LLM"})
+    languages = ["deu_Latn", "jpn_Jpan"]
+    means = means_section(build_tables(concatenate(listed)), languages, {"llm_direct": "LLM"}, languages)
+    assert means.heading == "Means over the 2 languages that count: deu_Latn, jpn_Jpan"
+    none = means_section(build_tables(concatenate(listed)), languages, {}, [])
+    assert none.heading.startswith("Means over all languages (none counts): ")
     assert [tuple(row) for row in means.rows] == [
         ("LLM", "0.200", "0.200", "-"),
         ("mtllm_stage2", "0.500", "0.500", "50%"),
