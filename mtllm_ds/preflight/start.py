@@ -173,7 +173,7 @@ def warnings_of(settings: Settings, llm_config: PretrainedConfig | None) -> list
             "model.start=null with a frozen connector: the LLM reads through a random projection that never learns; "
             "name a stage-1 run in model.start, or set model.connector.trainable=true"
         )
-    return [*found, *_of_8_bits(settings)]
+    return [*found, *_slow_random_start(settings), *_of_8_bits(settings)]
 
 
 def _of_8_bits(settings: Settings) -> list[str]:
@@ -193,6 +193,20 @@ def _of_8_bits(settings: Settings) -> list[str]:
             "several times slower; set it to null where the weights fit"
         )
     return found
+
+
+def _slow_random_start(settings: Settings) -> list[str]:
+    """Said of a random connector that trains at less than the LLM's rate, at which short runs explain less than a constant."""
+    model, rate = settings.model, settings.optim.connector_learning_rate
+    is_random = model.reader == "stacked" and model.start is None and model.connector.init == "default"
+    if not is_random or rate is None or rate >= settings.optim.learning_rate:
+        return []
+    wants_scale = model.connector.type == "linear" and not model.connector.match_scale
+    return [
+        f"optim.connector_learning_rate={rate}: below optim.learning_rate={settings.optim.learning_rate}, as a least-squares start "
+        "wants it; a random connector has everything to learn, and moves little in hundreds of steps: remove it"
+        + (", and set model.connector.match_scale=true" if wants_scale else "")
+    ]
 
 
 def _named(task: TaskEntry | None) -> str:

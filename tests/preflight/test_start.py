@@ -7,6 +7,7 @@ import pytest
 from mtllm_ds.data.shards.manifest import TaskEntry
 from mtllm_ds.errors import UserError
 from mtllm_ds.preflight.plan import check_run, describe_plan
+from mtllm_ds.preflight.start import warnings_of
 from tests.fixtures.exports import make_export
 from tests.fixtures.runs import build_data, settings_of, write_text
 from tests.fixtures.task_runs import build_task_data, make_task_run, topic_rows
@@ -82,3 +83,23 @@ def test_a_teacher_must_have_a_head(recipe, tmp_path):
     teacher = str(make_export(tmp_path / "teacher"))
     with pytest.raises(UserError, match="it has no head"):
         plan(recipe, objective__name="task_distillation", objective__teacher=teacher, data__targets="x")
+
+
+def test_a_random_connector_at_the_rate_of_a_least_squares_start_is_told(recipe):
+    def warnings(**overrides):
+        return [
+            line for line in warnings_of(settings_of(recipe, **overrides), None) if "connector_learning_rate" in line
+        ]
+
+    slow = {
+        "optim__learning_rate": "1.5e-3",
+        "optim__connector_learning_rate": "1e-4",
+        "model__connector__trainable": "true",
+    }
+    (line,) = warnings(**slow)
+    assert line.endswith("remove it, and set model.connector.match_scale=true")
+    (line,) = warnings(**slow, model__connector__match_scale="true")
+    assert line.endswith("in hundreds of steps: remove it")
+    assert warnings(**slow, model__connector__init="least_squares") == []
+    assert warnings(**slow, model__start="elsewhere") == []
+    assert warnings(**{**slow, "optim__connector_learning_rate": "1.5e-3"}) == []
