@@ -81,14 +81,17 @@ def test_the_encoder_reads_each_text_once(text, tmp_path, monkeypatch):
     sample, more = text
     given = ["--export", make_export(tmp_path), "--text", sample, "--more-tests", more, "--device", "cpu"]
     num_read = []
-    forward = FrozenEncoder.forward
 
-    def counted(self, ids, mask):
-        num_read.append(len(ids))
-        return forward(self, ids, mask)
+    def counted(read):
+        def reads(self, ids, mask):
+            num_read.append(len(ids))
+            return read(self, ids, mask)
+
+        return reads
 
     with monkeypatch.context() as counting:
-        counting.setattr(FrozenEncoder, "forward", counted)
+        for name in ("forward", "final_states"):  # in the stack, and by itself
+            counting.setattr(FrozenEncoder, name, counted(getattr(FrozenEncoder, name)))
         assert run(counting, *given, "--output", tmp_path / "once") == 0
     # Forty English texts (those to be tested are among them), nine German and six French ones, and what is left of both
     # sides where words are copied: "deu", "fra", "eng".
