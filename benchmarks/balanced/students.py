@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks.balanced.budgets import Budget
+from benchmarks.step_options import attention_on
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,7 @@ def _common(budget: Budget, place: Place, step: str, seed: int, steps: int) -> S
 
 
 def _engine(place: Place) -> list[str]:
-    # One rank has nothing to shard. On CPU, plain products are faster than fused attention for texts this short.
-    attention = "eager" if place.device == "cpu" else "auto"
+    # One rank has nothing to shard.
     return [
-        f"model.attention={attention}", f"training.precision={place.precision}", "training.deepspeed=ds_configs/zero2.json",
+        f"model.attention={attention_on(place.device)}", f"training.precision={place.precision}", "training.deepspeed=ds_configs/zero2.json",
     ]  # fmt: skip

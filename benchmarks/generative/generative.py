@@ -44,7 +44,14 @@ def main() -> int:
     name = budget.name + ("-parallel" if options.parallel else "")
     root = options.output or Path("runs/generative") / name
     plan = Plan(
-        root, budget, options.text, options.models, options.precision, options.descriptions, options.parallel
+        root,
+        budget,
+        options.text,
+        options.models,
+        options.device,
+        options.precision,
+        options.descriptions,
+        options.parallel,
     ).build()
     left = take_steps(
         options, root, plan.steps, asdict(budget), num_jobs=1, num_threads=plan.num_threads, more={"parallel": options.parallel}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.generative.budgets import Budget
+from benchmarks.step_options import attention_on
 from benchmarks.steps import Command, Step, mtllm, python
 from mtllm_ds.languages import ENGLISH
 
@@ -26,6 +27,7 @@ class Plan:
     budget: Budget
     text: Path
     models: Path
+    device: str
     precision: str
     descriptions: Path | None = None
     """Folder of descriptions of packages, where the budget asks for them"""
@@ -120,7 +122,7 @@ class Plan:
             f"data.cells_per_forward={max(1, budget.samples_per_forward * lanes // budget.samples_per_step)}",
             f"optim.learning_rate={budget.learning_rate}",
             f"optim.connector_learning_rate={budget.learning_rate * budget.connector_share:.3g}",
-            f"training.precision={self.precision}",
+            f"model.attention={attention_on(self.device)}", f"training.precision={self.precision}",
         ]  # fmt: skip
 
     def _training(self) -> Sequence[Command]:

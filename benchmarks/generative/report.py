@@ -148,7 +148,7 @@ def _facts(plan: Plan) -> dict[str, str]:
         "recipe": RECIPE,
         "budget": json.dumps(asdict(plan.budget)),
         "seconds": ", ".join(f"{name} {step['seconds']:.0f}" for name, step in done.items()),
-        "machine": f"{plan.precision}, {os.cpu_count()} cores, {platform.machine()}",
+        "machine": f"{plan.precision} on {plan.device}, {os.cpu_count()} cores, {platform.machine()}",
         "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "deepspeed", "peft")),
         "commits": ", ".join(sorted({step["commit"] or "unknown" for step in done.values()})),
         "date": time.strftime("%Y-%m-%d"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks.sdrrl.budgets import Budget
 from benchmarks.sdrrl.rows import BY_NAME, UNTOUCHED, WEIGHTS, Pairs, Row, seeds_of
+from benchmarks.step_options import attention_on
 from benchmarks.steps import Command, Step, mtllm, python
 
 _PROCESS_SECONDS = 12.0
@@ -27,6 +28,7 @@ class Plan:
     budget: Budget
     text: Path
     models: Path
+    device: str
     precision: str
     steps: list[Step] = field(default_factory=list)
 
@@ -88,7 +90,7 @@ class Plan:
             f"data.samples_per_cell={budget.samples_per_step // lanes}",
             f"data.cells_per_forward={budget.samples_per_forward * lanes // budget.samples_per_step}",
             "model.lora.dropout=0", f"optim.learning_rate={rate}", f"training.precision={self.precision}",
-            "training.deepspeed=zero2", *row.overrides,
+            f"model.attention={attention_on(self.device)}", "training.deepspeed=zero2", *row.overrides,
         ]  # fmt: skip
         if row.start is not None:
             own += [

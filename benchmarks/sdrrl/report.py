@@ -233,7 +233,7 @@ def _facts(plan: Plan) -> dict[str, str]:
         "command": f"make sdrrl BUDGET={plan.budget.name} TEXT={plan.text.name}",
         "budget": json.dumps(asdict(plan.budget)),
         "seconds": f"{seconds:.0f} over {len(done)} of {len(places)} steps, {plan.budget.num_jobs} at a time",
-        "machine": f"{plan.precision}, {os.cpu_count()} cores, {platform.machine()}",
+        "machine": f"{plan.precision} on {plan.device}, {os.cpu_count()} cores, {platform.machine()}",
         "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "deepspeed", "peft")),
         "commits": ", ".join(sorted({step["commit"] or "unknown" for step in done})),
         "date": time.strftime("%Y-%m-%d"),

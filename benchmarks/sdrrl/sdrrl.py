@@ -42,7 +42,7 @@ def main() -> int:
     options = parse()
     budget = BUDGETS[options.budget]
     root = options.output or Path("runs/sdrrl_benchmark") / budget.name
-    plan = Plan(root, budget, options.text, options.models, options.precision).build()
+    plan = Plan(root, budget, options.text, options.models, options.device, options.precision).build()
     left = take_steps(
         options, root, plan.steps, asdict(budget), num_jobs=budget.num_jobs, num_threads=plan.num_threads,
         check=lambda: require_languages(options.text, budget.languages, budget.name),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.quality.claim.budgets import Budget
 from benchmarks.quality.claim.variants import Variant
+from benchmarks.step_options import attention_on
 
 RECIPES = Path("benchmarks/quality/claim/recipes")
 TARGETS_OF_LLM = "plain"
@@ -71,12 +72,11 @@ class Models:
 
     @property
     def overrides(self) -> list[str]:
-        # One rank has nothing to shard. On CPU, the backward of PyTorch's fused attention takes several times as long as plain
-        # products for texts this short.
-        deepspeed, attention = {"cpu": ("zero2", "eager"), "cuda": ("zero3", "auto")}[self.device]
+        # One rank has nothing to shard.
+        deepspeed = {"cpu": "zero2", "cuda": "zero3"}[self.device]
         return [
             f"model.encoder.name={self.mt}", f"model.llm.name={self.llm}",
-            f"model.llm.bidirectional={str(self.bidirectional).lower()}", f"model.attention={attention}",
+            f"model.llm.bidirectional={str(self.bidirectional).lower()}", f"model.attention={attention_on(self.device)}",
             f"training.precision={self.precision}", f"training.deepspeed=ds_configs/{deepspeed}.json",
         ]  # fmt: skip
 

@@ -11,7 +11,7 @@ from mtllm_ds.config import load_settings
 
 
 def plan_of(budget, root=Path("runs/generative/x"), **changes):
-    return Plan(root, budget, Path("assets/text"), Path("runs/public"), "bf16", **changes).build()
+    return Plan(root, budget, Path("assets/text"), Path("runs/public"), "cpu", "bf16", **changes).build()
 
 
 def test_descriptions_are_read_where_they_are_given():

@@ -23,7 +23,7 @@ KL = {"model": 0.2, "shuffled": 0.9, "llm": 0.7, "none": 0.8, "english": 0.0}
 def plan(tmp_path_factory):
     """A run in which every step was done."""
     root = tmp_path_factory.mktemp("generative")
-    plan = Plan(root, BUDGET, root, root, "fp32").build()
+    plan = Plan(root, BUDGET, root, root, "cpu", "fp32").build()
     for step in plan.steps:
         write_json(plan.folder(step.name) / "done.json", {"seconds": 2.0, "commit": "abc", "commands": []})
     for code in ("eng_Latn", *BUDGET.languages):

@@ -15,7 +15,7 @@ from mtllm_ds.transfer_sets.translation.apertium import DIRECTIONS
 
 
 def plan_of(budget, root=Path("runs/sdrrl_benchmark/x")):
-    return Plan(root, budget, Path("assets/text"), Path("runs/public"), "bf16").build()
+    return Plan(root, budget, Path("assets/text"), Path("runs/public"), "cpu", "bf16").build()
 
 
 @pytest.mark.parametrize("budget", BUDGETS.values(), ids=lambda budget: budget.name)

@@ -36,7 +36,7 @@ def found_of(name):
 @pytest.fixture
 def plan(tmp_path):
     """Not all is done: rows are missing, and a seed of one."""
-    plan = Plan(tmp_path / "run", BUDGET, tmp_path, tmp_path, "fp32").build()
+    plan = Plan(tmp_path / "run", BUDGET, tmp_path, tmp_path, "cpu", "fp32").build()
     for step in plan.steps:
         write_json(plan.folder(step.name) / "done.json", {"seconds": 2.0, "commit": "abc", "commands": []})
     for name, seeds in (("untouched", (0,)), ("sdrrl", (0, 1, 2)), ("reference", (0, 1)), ("on_policy", (0,))):
