@@ -127,5 +127,6 @@ def _common(budget: Budget, place: Place, step: str, seed: int, steps: int) -> S
 def _engine(place: Place) -> list[str]:
     # One rank has nothing to shard.
     return [
-        f"model.attention={attention_on(place.device)}", f"training.precision={place.precision}", "training.deepspeed=ds_configs/zero2.json",
+        f"model.attention={attention_on(place.device)}", f"training.precision={place.precision}",
+        "training.deepspeed=ds_configs/zero2.json",
     ]  # fmt: skip
