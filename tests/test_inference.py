@@ -15,7 +15,7 @@ from mtllm_ds.cluster.launch import join_cluster
 from mtllm_ds.cluster.zero import gathered
 from mtllm_ds.data.stream.stream import EvalStream
 from mtllm_ds.errors import UserError
-from mtllm_ds.models.readers import mean_pool
+from mtllm_ds.models.pooling import pool
 from mtllm_ds.training.assemble import open_run
 from tests.distributed.ranks import ranks
 from tests.fixtures.models import LLM_WIDTH, save_llama
@@ -32,7 +32,7 @@ def train_and_encode(recipe, overrides):
         for batch in EvalStream(recipe.parent / "validation", batch_size=8):
             student = stack.states(batch.encoder_ids, batch.encoder_mask)
             teacher = trainer.objective.teacher.read(batch.llm_ids, batch.llm_mask)
-            vectors.append((mean_pool(student, batch.encoder_mask), mean_pool(teacher, batch.llm_mask)))
+            vectors.append((pool(student, batch.encoder_mask, "mean"), pool(teacher, batch.llm_mask, "mean")))
     trainer.close()
     return [torch.cat(side).numpy() for side in zip(*vectors, strict=True)]
 

@@ -13,6 +13,7 @@ from mtllm_ds.data.text.task_encoding import encode_item
 from mtllm_ds.errors import UserError
 from mtllm_ds.inference import PlainItem
 from tests.fixtures.exports import make_export
+from tests.objectives.test_pooled_alignment import POOLED
 
 LABELS = ["calc", "writer", "base"]
 TOPICS = {"name": "topics", "type": "classification", "labels": LABELS}
@@ -93,6 +94,21 @@ def test_a_choice_is_scored_over_its_own_tokens(exports, reader):
         torch.testing.assert_close(scores.double(), truth + head["bias"].double(), atol=1e-5, rtol=1e-4)
     assert model.choose("What?", ["chart", "none"], "eng_Latn", passage="A chart.") == int(found[1].argmax())
     assert model.choose("What?", ["chart", "none"], "eng_Latn") in (0, 1)
+
+
+@pytest.mark.parametrize("pooling", ["last", "weighted_mean"])
+def test_heads_read_texts_and_choices_as_they_were_pooled(tmp_path, pooling):
+    items = {"topics": PlainItem((TEXTS[0],)), "choice": PlainItem(("A chart.", "What?"), ("the chart", "no chart"))}
+    for task in (TOPICS, CHOICE):
+        export = make_export(tmp_path / task["name"], task, "llm", bidirectional=False, pooling=pooling)
+        model, item, head = MTLLM.from_pretrained(export), items[task["name"]], read_trained(export).head
+        encoded = encode_item(model._tokenizer, item.segments, item.options, "eng_Latn", 64)
+        ids = torch.tensor([encoded.ids])
+        states = model.reader.states(ids, torch.ones_like(ids)).double()[0]
+        spans = encoded.choice_spans or [(0, len(encoded.ids))]
+        vectors = torch.stack([POOLED[pooling](states[start:end]) for start, end in spans])
+        truth = vectors @ head["weight"].double().T + head["bias"].double()
+        torch.testing.assert_close(model.predict([item], "eng_Latn")[0].double(), truth.flatten(), atol=1e-5, rtol=1e-4)
 
 
 def test_pairs_are_classified(exports):

@@ -25,13 +25,13 @@ from mtllm_ds.data.text.padding import padded
 from mtllm_ds.errors import UserError
 from mtllm_ds.inference import MTLLM
 from mtllm_ds.languages import ENGLISH
-from mtllm_ds.models.readers import mean_pool
+from mtllm_ds.models.pooling import pool
 
 _LANGUAGE = "language.json"
 
 
 class MTLLMModule(InputModule):
-    """The one module of such a model: tokenizes with a language tag, reads, and takes the mean of the states."""
+    """The one module of such a model: tokenizes with a language tag, reads, and pools the states as the model was trained to."""
 
     forward_kwargs: ClassVar[set[str]] = {"lang"}  # type: ignore[misc]
     save_in_root = False
@@ -67,7 +67,7 @@ class MTLLMModule(InputModule):
     ) -> dict[str, torch.Tensor]:
         """Adds `token_embeddings` (B, S, D) and `sentence_embedding` (B, D) float32; `lang` was heeded by `preprocess`."""
         states = self.reader.states(features["input_ids"], features["attention_mask"])
-        pooled = mean_pool(states, features["attention_mask"])
+        pooled = pool(states, features["attention_mask"], self.reader.pooling)
         return features | {"token_embeddings": states, "sentence_embedding": pooled}
 
     def get_embedding_dimension(self) -> int:

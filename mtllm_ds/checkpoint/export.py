@@ -1,6 +1,6 @@
 """An export: what a user needs to run the model, copied by name from a checkpoint.
 
-config.json                 format, reader, task, base models, connector, where it comes from
+config.json                 format, reader, task, base models, connector, pooling, where it comes from
 connector.safetensors       weights of the connector (fp32); stacked models only
 layer_mix.safetensors       weights of the encoder's layers (fp32), where several are mixed
 centring.safetensors        means by language, where the connector centres
@@ -34,8 +34,8 @@ from mtllm_ds.data.text.tokenization import TokenizerSpec, family_of, pretrained
 from mtllm_ds.errors import UserError
 from mtllm_ds.weight_names import CENTRING, CONNECTOR, LAYER_MIX, is_addition, part
 
-FORMAT = 6
-_READABLE = (1, 2, 3, 4, 5, 6)
+FORMAT = 7
+_READABLE = (1, 2, 3, 4, 5, 6, 7)
 _OF_THE_STACK = {"connector": CONNECTOR, "layer_mix": LAYER_MIX, "centring": CENTRING}
 _PARTS = (*_OF_THE_STACK, "head", "trained")
 _IDENTITY = ("fingerprint", "weights", "tokenizer_family")
@@ -102,6 +102,7 @@ class Export:
                 trainable=trainable,
                 connector=ConnectorSettings(**self.config["connector"]),
                 lora=lora,
+                pooling=self.config.get("pooling", "mean"),
             ),
             bases=self.bases,
             weights=weights,
@@ -233,6 +234,7 @@ def _config(trained: Trained, families: Mapping[str, str]) -> dict[str, Any]:
         "trainable": model.trainable if isinstance(model.trainable, str) else list(model.trainable),
         "bidirectional": None if model.llm is None else model.llm.bidirectional,
         "quantization": None if model.llm is None else model.llm.quantization,
+        "pooling": model.pooling,
         "step": trained.step,
         "metrics": trained.metrics,
     }

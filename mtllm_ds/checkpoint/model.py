@@ -74,8 +74,10 @@ class Trained:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over weights, head and labels: the same for a run and its export."""
+        """sha256 over weights, head, labels and pooling: the same for a run and its export."""
         digest = hashlib.sha256(repr(self.task and asdict(self.task)).encode())
+        if self.model.pooling != "mean":  # nothing of means: what is known of older models stays true
+            digest.update(f"pooling {self.model.pooling}".encode())
         head = {f"{HEAD}{name}": tensor for name, tensor in (self.head or {}).items()}
         lm_head = {f"{LM_HEAD}{name}": tensor for name, tensor in (self.lm_head or {}).items()}
         for name, tensor in sorted({**self.weights, **head, **lm_head}.items()):

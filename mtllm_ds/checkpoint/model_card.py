@@ -47,7 +47,7 @@ def model_card(trained: Trained) -> str:
         "---",
         f"# {_TITLES[model.reader]}",
         "",
-        f"{_reader_line(trained)} Trained by `{trained.objective}` for {trained.step} steps.",
+        f"{_reader_line(trained)}{_pooling_line(model)} Trained by `{trained.objective}` for {trained.step} steps.",
         "",
         *([_task_line(task), ""] if task else []),
         "```python",
@@ -88,7 +88,8 @@ def merged_card(trained: Trained) -> str:
         f"{both_ways} Name this folder in `model.llm.name`, or load it with `AutoModel`.",
         "",
         "**It has no language-model head and generates no text**: it is meant for its final states, which are pooled to"
-        " vectors, and the base model's head was left out. `AutoModelForCausalLM` would put a random head on it.",
+        f" vectors (a text's is {_POOLED[trained.model.pooling]}), and the base model's head was left out."
+        " `AutoModelForCausalLM` would put a random head on it.",
         "",
         "## Licences",
         "",
@@ -147,6 +148,11 @@ _TITLES = {
     "encoder": "Adapted encoder",
 }
 _SIDES = {"encoder": "encoder", "llm": "LLM"}
+_POOLED = {
+    "mean": "the mean of its tokens' states",
+    "last": "the state of its last token",
+    "weighted_mean": "the mean of its tokens' states, of which the i-th weighs i",
+}
 
 
 def _reader_line(trained: Trained) -> str:
@@ -158,6 +164,11 @@ def _reader_line(trained: Trained) -> str:
             f"connector and {how} let `{model.given_llm.name}`{_weights(model)} understand it."
         )
     return f"`{model.given[model.reader].name}`{_weights(model)} reads the text, adapted by {how}."
+
+
+def _pooling_line(model: ModelSettings) -> str:
+    """How states become vectors, where not by their mean."""
+    return "" if model.pooling == "mean" else f" A text's vector is {_POOLED[model.pooling]}."
 
 
 def _weights(model: ModelSettings) -> str:

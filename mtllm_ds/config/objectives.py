@@ -22,11 +22,11 @@ _CHOICE_SPANS = ("encoder_choice_spans", "llm_choice_spans")
 
 
 class PooledAlignment(ObjectiveSettings):
-    """Stage 1 of MT-LLM: mean-squared error between mean-pooled final states."""
+    """Stage 1 of MT-LLM: mean-squared error between pooled final states."""
 
     name: Literal["pooled_alignment"] = "pooled_alignment"
     sequence_weight: float = Field(default=1.0, ge=0)
-    """Weight of the error between mean-pooled states."""
+    """Weight of the error between pooled states."""
     token_weight: float = Field(default=0.0, ge=0)
     """Weight of the error between the states of words that are one token on both sides (a later variant by the authors: 0.667, with
     sequence_weight 0.333). Needs shards made with `--token-pairs`."""

@@ -22,6 +22,8 @@ def _none_is_empty(value: Any) -> Any:
     return {} if value is None else value
 
 
+Pooling = Literal["mean", "last", "weighted_mean"]
+"""From the states of a text's tokens to its vector: `models/pooling.py`."""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(gt=0, le=1e30)]
@@ -167,6 +169,10 @@ class ModelSettings(Section):
     """Run or export whose connector and LoRA are the start; null starts afresh (stage 1 skipped)."""
     merge_start_lora: bool = Field(default=False, json_schema_extra=FIXED)
     """The start's LoRA becomes a frozen part of the LLM and a fresh one trains; otherwise the start's own goes on."""
+    pooling: Pooling = Field(default="mean", json_schema_extra=FIXED)
+    """How the final states of a text's tokens become its vector, of teacher and student alike, in training and in the export: their
+    `mean` (the paper) or, meant for causal LLMs, the state of the `last` token, or a `weighted_mean` in which the i-th token weighs
+    i (SGPT, arXiv 2202.08904). Special tokens count. `model.start` and `objective.teacher` must have the same."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_4"] = "auto"
     """`auto` takes flash attention where it is installed and fits the device and dtype, SDPA otherwise, and says which."""
     liger: bool = False

@@ -10,7 +10,7 @@ import torch
 
 from mtllm_ds.checkpoint.trained import read_trained, tokenizer_specs
 from mtllm_ds.config.names import resolve_model_name
-from mtllm_ds.config.sections import EncoderSettings, LLMSettings
+from mtllm_ds.config.sections import EncoderSettings, LLMSettings, Pooling
 from mtllm_ds.data.shards.manifest import ChatEntry, TaskEntry
 from mtllm_ds.data.text.padding import longest_first, padded
 from mtllm_ds.data.text.prompts import Prompt
@@ -33,7 +33,8 @@ from mtllm_ds.languages import check_language
 from mtllm_ds.models.build import base_reader, load_reader, located
 from mtllm_ds.models.heads import TaskHead, head_from, task_scores
 from mtllm_ds.models.int8_linear import dequantise_layers
-from mtllm_ds.models.readers import Reader, mean_pool, span_means
+from mtllm_ds.models.pooling import pool, pool_spans
+from mtllm_ds.models.readers import Reader
 from mtllm_ds.models.speaker import Speaker
 from mtllm_ds.models.stacked import StackedModel
 from mtllm_ds.models.turns import Turn
@@ -143,13 +144,15 @@ class MTLLM:
         return self._encoded(PlainItem(tuple(segments)), lang).ids
 
     def encode(self, texts: Iterable[str], lang: Languages, batch_size: int = 32) -> torch.Tensor:
-        """Vectors of texts in one language (FLORES-200 code), or one a text: (n, d) float32 on the CPU.
+        """Vectors of texts in one language (FLORES-200 code), or one a text, pooled as in training: (n, d) float32 on the CPU.
 
         A text longer than the model's limit is cut there. An unknown tag raises `UserError` with the nearest code. A model
         whose LLM reads alone takes no notice of the language.
         """
         encoded = self._encoded_texts(texts, lang)
-        return self._pooled(encoded, self._tokenizer, batch_size, self.reader.states, self.reader.hidden_size)
+        return self._pooled(
+            encoded, self._tokenizer, batch_size, self.reader.states, self.reader.hidden_size, self.reader.pooling
+        )
 
     def encode_with_llm(self, texts: Iterable[str], batch_size: int = 32) -> torch.Tensor:
         """Vectors of the plain LLM of a stack reading the texts itself (the teacher's view): (n, d) float32 on the CPU."""
@@ -158,13 +161,15 @@ class MTLLM:
         encoded = [
             encode_item(tokenizer, (text,), (), None, tokenizer.spec.max_length) for text in checked_texts(texts)
         ]
-        return self._pooled(encoded, tokenizer, batch_size, read, stack.hidden_size)
+        return self._pooled(encoded, tokenizer, batch_size, read, stack.hidden_size, stack.pooling)
 
     def encode_with_encoder(self, texts: Iterable[str], lang: Languages, batch_size: int = 32) -> torch.Tensor:
         """Mean states of a stack's MT encoder alone: (n, d_encoder) float32 on the CPU."""
         stack = self._stack
         encoded = self._encoded_texts(texts, lang)
-        return self._pooled(encoded, self._tokenizer, batch_size, stack.encoder.final_states, stack.encoder.hidden_size)
+        return self._pooled(
+            encoded, self._tokenizer, batch_size, stack.encoder.final_states, stack.encoder.hidden_size, "mean"
+        )
 
     def encode_both(
         self, texts: Iterable[str], lang: Languages, batch_size: int = 32
@@ -176,7 +181,7 @@ class MTLLM:
         means = torch.empty(len(encoded), stack.encoder.hidden_size)
         ids = [one.ids for one in encoded]
         for rows, (states, said), mask in self._run(ids, self._tokenizer, batch_size, stack.states_of_both):
-            vectors[rows], means[rows] = mean_pool(states, mask).cpu(), mean_pool(said, mask).cpu()
+            vectors[rows], means[rows] = pool(states, mask, self.reader.pooling).cpu(), pool(said, mask, "mean").cpu()
         return vectors, means
 
     def predict(self, items: Sequence[AnyItem], lang: Languages, batch_size: int = 32) -> list[torch.Tensor]:
@@ -293,18 +298,26 @@ class MTLLM:
     ) -> list[torch.Tensor]:
         assert self._head is not None
         if not spans[0]:
-            return list(task_scores(self._head, mean_pool(states, mask), None).cpu())
+            return list(task_scores(self._head, pool(states, mask, self.reader.pooling), None).cpu())
         width = max(map(len, spans))
         padded = torch.tensor([[*row, *[(0, 0)] * (width - len(row))] for row in spans], device=self.device)
-        scores = task_scores(self._head, span_means(states, padded), padded[..., 1] > padded[..., 0])
+        scores = task_scores(
+            self._head, pool_spans(states, padded, self.reader.pooling), padded[..., 1] > padded[..., 0]
+        )
         return [row[: len(own)] for row, own in zip(scores.cpu(), spans, strict=True)]
 
     def _pooled(
-        self, encoded: list[EncodedItem], tokenizer: TextTokenizer, batch_size: int, states: States, hidden_size: int
+        self,
+        encoded: list[EncodedItem],
+        tokenizer: TextTokenizer,
+        batch_size: int,
+        states: States,
+        hidden_size: int,
+        pooling: Pooling,
     ) -> torch.Tensor:
         pooled = torch.empty(len(encoded), hidden_size)
         for rows, found, mask in self._run([one.ids for one in encoded], tokenizer, batch_size, states):
-            pooled[rows] = mean_pool(found, mask).cpu()
+            pooled[rows] = pool(found, mask, pooling).cpu()
         return pooled
 
     @torch.no_grad()

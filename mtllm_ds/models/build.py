@@ -58,7 +58,9 @@ def dtype_of(settings: Settings) -> torch.dtype:
 def new_reader(model: ModelSettings, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Reader:
     """A reader on its base models, connector and LoRA at their start; weights lie on the CPU (or partitioned)."""
     attention = choose_attention(model.attention, device, dtype)
-    return _BUILDERS[model.reader](model, attention, device, dtype, seed)
+    reader = _BUILDERS[model.reader](model, attention, device, dtype, seed)
+    reader.pooling = model.pooling
+    return reader
 
 
 def load_reader(

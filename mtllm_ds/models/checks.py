@@ -72,6 +72,13 @@ def quantization_line(model: ModelSettings) -> tuple[str, ...]:
     return ("LLM         its layers' weights have 8 bits and a step per output (model.llm.quantization=int8)",)
 
 
+def pooling_line(model: ModelSettings) -> tuple[str, ...]:
+    """What to print of how vectors are made, where not by the mean."""
+    if model.pooling == "mean":
+        return ()
+    return (f"vectors     of teacher and student are pooled by {model.pooling} (model.pooling)",)
+
+
 def require_room(llm: LLMSettings, config: PretrainedConfig, longest: int, where: str = "model.llm.name") -> None:
     """Refuse texts of `longest` tokens where a model has fewer positions."""
     room = num_positions(llm, config)

@@ -13,10 +13,12 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
+from mtllm_ds.config.sections import Pooling
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.data.stream.packing import PackedBatch, PackedRows
 from mtllm_ds.models import whole_masks
 from mtllm_ds.models.packed import run_packed
+from mtllm_ds.models.pooling import pool, pool_packed, pool_spans
 from mtllm_ds.models.text_models import state_size
 from mtllm_ds.observe.flops import note_padded
 
@@ -28,6 +30,8 @@ class Reader(nn.Module, ABC):
 
     side: ClassVar[Side]
     """Whose ids it reads."""
+    pooling: Pooling = "mean"
+    """How states become vectors (`model.pooling`)."""
 
     @property
     @abstractmethod
@@ -53,15 +57,15 @@ class Reader(nn.Module, ABC):
         """Final states of packed samples: (R, P, D) in the layout of the reader's side."""
 
     def vectors(self, batch: Batch) -> torch.Tensor:
-        """Mean-pooled final states of a batch, packed or padded: (B, D) float32, with gradients."""
+        """Pooled final states of a batch, packed or padded: (B, D) float32, with gradients."""
         if batch.packed is not None:
-            return self._layout(batch.packed).sample_means(self.packed_states(batch.packed))
+            return pool_packed(self.packed_states(batch.packed), self._layout(batch.packed), self.pooling)
         ids, mask = self.ids_and_mask(batch)
-        return mean_pool(self.states(ids, mask), mask)
+        return pool(self.states(ids, mask), mask, self.pooling)
 
     def choice_vectors(self, batch: Batch, spans: torch.Tensor) -> torch.Tensor:
-        """Mean final states over each span (B, C, 2) of token positions: (B, C, D) float32; zeros for an empty span."""
-        return span_means(self.padded_states(batch), spans)
+        """Pooled final states of each span (B, C, 2) of token positions: (B, C, D) float32; zeros for an empty span."""
+        return pool_spans(self.padded_states(batch), spans, self.pooling)
 
     def padded_states(self, batch: Batch) -> torch.Tensor:
         """Final states at the places of the padded ids, whether or not the batch is packed: (B, S, D), with gradients."""
@@ -148,19 +152,6 @@ def read_padded(llm: PeftModel | PreTrainedModel, mask: torch.Tensor, **inputs: 
     note_padded(model, mask)
     whole = whole_masks.attention_mask(model, mask, causal=whole_masks.is_causal(model))
     return model(**inputs, attention_mask=whole).last_hidden_state
-
-
-def mean_pool(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean of the unmasked states in float32: (B, S, D), (B, S) -> (B, D); a row without tokens gives zeros."""
-    weights = mask.unsqueeze(-1).to(torch.float32)
-    return (states.float() * weights).sum(1) / weights.sum(1).clamp(min=1.0)
-
-
-def span_means(states: torch.Tensor, spans: torch.Tensor) -> torch.Tensor:
-    """Mean of the states in each span in float32: (B, S, D), (B, C, 2) [start, end) -> (B, C, D); an empty span gives zeros."""
-    positions = torch.arange(states.shape[1], device=states.device)
-    inside = ((positions >= spans[..., :1]) & (positions < spans[..., 1:])).to(torch.float32)
-    return torch.bmm(inside, states.float()) / inside.sum(-1, keepdim=True).clamp(min=1.0)
 
 
 def unpack(layout: PackedRows, states: torch.Tensor, width: int) -> torch.Tensor:

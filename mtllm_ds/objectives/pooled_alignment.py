@@ -1,8 +1,10 @@
-"""Stage 1 of MT-LLM: the stack's mean-pooled states match those of the LLM reading the same English text.
+"""Stage 1 of MT-LLM: the stack's pooled states match those of the LLM reading the same English text.
 
     loss = MSE(z_S, z_T), mean over rows and dimensions
     z_S = mean over all tokens (tag and </s> included) of LLM+LoRA(connector(encoder(x)))
     z_T = mean over all tokens (<bos> included) of LLM(x), adapters off, no gradient
+
+`model.pooling` puts another vector of the same tokens in place of both means (`models/pooling.py`).
 
 A later variant by the authors (not the paper) adds the error between states of words that are one token on both sides:
 
@@ -26,7 +28,8 @@ import torch
 from mtllm_ds.config.objectives import PooledAlignment as PooledAlignmentSettings
 from mtllm_ds.data.columns import TOKEN_PAIRS
 from mtllm_ds.data.stream.collate import Batch
-from mtllm_ds.models.readers import Reader, mean_pool
+from mtllm_ds.models.pooling import pool
+from mtllm_ds.models.readers import Reader
 from mtllm_ds.objectives.base import Objective, ObjectiveOutput, Parts, StepWeights, Sums, per_language, plain, zeros
 from mtllm_ds.objectives.step_contrast import against_step, contrast, own_targets
 from mtllm_ds.teachers.base import Teacher
@@ -87,8 +90,8 @@ class PooledAlignment(Objective):
             teacher_BD, student_BD = self.teacher.vectors_beside(batch, lambda: self.student.vectors(batch))
         else:
             teacher_BSD, student_BSD = self.teacher.states_beside(batch, lambda: self.student.padded_states(batch))
-            teacher_BD = mean_pool(teacher_BSD, batch.llm_mask)
-            student_BD = mean_pool(student_BSD, batch.encoder_mask)
+            teacher_BD = pool(teacher_BSD, batch.llm_mask, self.student.pooling)
+            student_BD = pool(student_BSD, batch.encoder_mask, self.student.pooling)
         sequence_loss = (student_BD - teacher_BD).square().mean(-1) * valid
         row_loss = self.sequence_weight * sequence_loss
         more_sums = self._empty_sums_of_terms()

@@ -1,4 +1,4 @@
-"""Second step of LLM2Vec: unsupervised SimCSE makes the mean of the states a good vector of a text.
+"""Second step of LLM2Vec: unsupervised SimCSE makes the pooled states (`model.pooling`, the mean) a good vector of a text.
 
     loss_i = -log( exp(cos(u_i, v_i) / t) / sum_j exp(cos(u_i, v_j) / t) ),  mean over rows
 

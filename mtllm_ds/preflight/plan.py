@@ -28,7 +28,14 @@ from mtllm_ds.data.stream.order import Order
 from mtllm_ds.data.stream.schedule import cells_in_forward
 from mtllm_ds.data.text.tokenization import TextTokenizer, TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
-from mtllm_ds.models.checks import check_llm, quantization_line, require_room, room_warning, unprobed_warning
+from mtllm_ds.models.checks import (
+    check_llm,
+    pooling_line,
+    quantization_line,
+    require_room,
+    room_warning,
+    unprobed_warning,
+)
 from mtllm_ds.models.encoders import check_encoder
 from mtllm_ds.models.loading import base_fingerprint, llm_config
 from mtllm_ds.models.pairing import Pairing
@@ -197,6 +204,7 @@ def describe_plan(plan: RunPlan) -> str:
         *plan.teachers,
         *([f"LLM probe   {plan.llm_probe}"] if plan.llm_probe else []),
         *quantization_line(settings.model),
+        *pooling_line(settings.model),
         *pairing_line(plan.pairing),
         *_batch_lines(plan),
         *([f"resumes     after step {plan.resumed.step:,}"] if plan.resumed else []),

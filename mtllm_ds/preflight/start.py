@@ -10,6 +10,7 @@ from transformers import PretrainedConfig
 
 from mtllm_ds.checkpoint.trained import Trained, read_trained
 from mtllm_ds.config.schema import Settings
+from mtllm_ds.config.sections import ModelSettings
 from mtllm_ds.data.shards.manifest import Manifest, TaskEntry
 from mtllm_ds.data.text.tokenization import TextTokenizer
 from mtllm_ds.errors import UserError
@@ -38,6 +39,8 @@ def read_start(settings: Settings, bases: Bases) -> Trained | None:
     direction = "llm" in model.sides and start.model.given_llm.bidirectional
     if "llm" in model.sides and direction != model.given_llm.bidirectional:
         raise UserError(f"{where}: it has bidirectional={str(direction).lower()}; set model.llm.bidirectional to that")
+    if start.model.pooling != model.pooling:
+        raise UserError(f"{where}: its vectors are pooled by {start.model.pooling}; set model.pooling to that")
     if model.reader == "stacked":
         for name in ("type", "hidden_size", "layers"):
             found = getattr(start.model.connector, name)
@@ -68,6 +71,10 @@ def read_teacher(settings: Settings, bases: Bases) -> Trained | None:
     teacher = read_trained(place, "objective.teacher")
     if teacher.head is None or teacher.task is None:
         raise UserError(f"objective.teacher={place}: it has no head; name a run of objective.name=task_tuning")
+    if teacher.model.pooling != settings.model.pooling:
+        raise UserError(
+            f"objective.teacher={place}: its vectors are pooled by {teacher.model.pooling}; set model.pooling to that"
+        )
     if settings.objective.starts_at_teacher:
         _require_same_adapter(teacher, settings, bases)
     return teacher
@@ -173,7 +180,25 @@ def warnings_of(settings: Settings, llm_config: PretrainedConfig | None) -> list
             "model.start=null with a frozen connector: the LLM reads through a random projection that never learns; "
             "name a stage-1 run in model.start, or set model.connector.trainable=true"
         )
-    return [*found, *_slow_random_start(settings), *_of_8_bits(settings)]
+    return [
+        *found,
+        *_seldom_pooled(model, llm_config, looks_one_way),
+        *_slow_random_start(settings),
+        *_of_8_bits(settings),
+    ]
+
+
+def _seldom_pooled(model: ModelSettings, llm_config: PretrainedConfig | None, base_looks_one_way: bool) -> list[str]:
+    """Said where vectors lean on the last tokens of a model whose first have read as much."""
+    base_looks_both_ways = llm_config is not None and not base_looks_one_way
+    both_ways = model.reader == "encoder" or model.given_llm.bidirectional or base_looks_both_ways
+    if model.pooling == "mean" or not both_ways:
+        return []
+    return [
+        f"model.pooling={model.pooling}: is meant for causal LLMs, and this model looks both ways, so that a text's last tokens "
+        "have read no more than its first; set it to mean"
+        + (", or model.llm.bidirectional=false" if base_looks_one_way else "")
+    ]
 
 
 def _of_8_bits(settings: Settings) -> list[str]:

@@ -42,4 +42,4 @@ def _identity(
         return None
     if (temperature := settings.objective.next_tokens_at) is not None:
         return next_token_identity(settings.model.llm, tokenizers["llm"].fingerprint, temperature)
-    return plain_teacher(settings.model.llm, tokenizers["llm"].fingerprint)
+    return plain_teacher(settings.model.llm, tokenizers["llm"].fingerprint, settings.model.pooling)

@@ -10,7 +10,8 @@ from peft import PeftModel
 
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.models.packed import run_packed
-from mtllm_ds.models.readers import LLMReader, base_of, mean_pool, read_padded, unpack
+from mtllm_ds.models.pooling import pool, pool_packed
+from mtllm_ds.models.readers import LLMReader, base_of, read_padded, unpack
 from mtllm_ds.models.stacked import StackedModel
 from mtllm_ds.models.untrained import Untrained
 from mtllm_ds.step_parts import in_part
@@ -28,18 +29,18 @@ class FrozenSelf(Teacher):
     def __init__(self, student: StackedModel | LLMReader, *, keeps_start: bool = False) -> None:
         assert isinstance(student.llm, PeftModel), "what trained is in the weights themselves"
         assert not keeps_start or START in student.llm.peft_config
-        self._llm = student.llm
+        self._llm, self._pooling = student.llm, student.pooling
         self._kept = START if keeps_start else None
         self.untrained = Untrained(student.llm, kept=self._kept)
         """`with untrained():` adapters (but for a start that is kept) and dropout off"""
 
     @torch.no_grad()
     def vectors(self, batch: Batch) -> torch.Tensor:
-        """Mean-pooled final states, packed or padded: (B, D) float32."""
+        """Final states pooled as the student's are, packed or padded: (B, D) float32."""
         with in_part("teacher"):
             if batch.packed is None:
-                return mean_pool(self.read(batch.llm_ids, batch.llm_mask), batch.llm_mask)
-            return batch.packed.llm.sample_means(self._packed_states(batch))
+                return pool(self.read(batch.llm_ids, batch.llm_mask), batch.llm_mask, self._pooling)
+            return pool_packed(self._packed_states(batch), batch.packed.llm, self._pooling)
 
     @torch.no_grad()
     def states(self, batch: Batch) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from mtllm_ds.checkpoint.export import is_export
 from mtllm_ds.checkpoint.trained import Trained, read_trained
-from mtllm_ds.config.sections import EncoderSettings, LLMSettings
+from mtllm_ds.config.sections import EncoderSettings, LLMSettings, Pooling
 from mtllm_ds.data.columns import CHOICE_SPANS
 from mtllm_ds.data.shards.blocks import Block
 from mtllm_ds.data.shards.manifest import Manifest
@@ -20,7 +20,8 @@ from mtllm_ds.data.text.tokenization import TokenizerSpec, load_text_tokenizer
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import load_reader, located
 from mtllm_ds.models.loading import choose_attention, load_llm, weights_fingerprint
-from mtllm_ds.models.readers import Reader, Side, mean_pool
+from mtllm_ds.models.pooling import pool
+from mtllm_ds.models.readers import Reader, Side
 from mtllm_ds.teachers.base import Teacher
 
 
@@ -69,6 +70,7 @@ def load_teacher(
     dtype: torch.dtype,
     *,
     bidirectional: bool = True,
+    pooling: Pooling = "mean",
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> TrainedTeacher:
@@ -104,9 +106,9 @@ def load_teacher(
 
     def pooled(batch: Batch) -> torch.Tensor:
         states = plain(input_ids=batch.llm_ids, attention_mask=batch.llm_mask).last_hidden_state
-        return mean_pool(states, batch.llm_mask)
+        return pool(states, batch.llm_mask, pooling)
 
-    return TrainedTeacher(plain_teacher(llm, fingerprint), "llm", pooled)
+    return TrainedTeacher(plain_teacher(llm, fingerprint, pooling), "llm", pooled)
 
 
 def plain_llm(
@@ -120,10 +122,11 @@ def plain_llm(
     return llm
 
 
-def plain_teacher(llm: LLMSettings, tokenizer_fingerprint: str) -> TeacherIdentity:
-    """Who a plain LLM is as a teacher: its weights, and which way it attends."""
+def plain_teacher(llm: LLMSettings, tokenizer_fingerprint: str, pooling: Pooling = "mean") -> TeacherIdentity:
+    """Who a plain LLM is as a teacher: its weights, which way it attends, and how its states are pooled."""
+    pooled = "" if pooling == "mean" else f" and pooled by {pooling}"  # sets of before there was a choice say nothing
     return TeacherIdentity(
-        name=f"{Path(llm.name).name}, {'bidirectional' if llm.bidirectional else 'as trained'}",
+        name=f"{Path(llm.name).name}, {'bidirectional' if llm.bidirectional else 'as trained'}{pooled}",
         revision=weights_fingerprint(llm.name, llm.revision),
         tokenizer_fingerprint=tokenizer_fingerprint,
     )

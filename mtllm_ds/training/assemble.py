@@ -25,7 +25,7 @@ from mtllm_ds.config.schema import Settings
 from mtllm_ds.data.stream.stream import EvalStream, TrainStream
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import arrange_reader, build_reader
-from mtllm_ds.models.checks import quantization_line
+from mtllm_ds.models.checks import pooling_line, quantization_line
 from mtllm_ds.models.compiled import compile_layers
 from mtllm_ds.models.int8_linear import num_more_weights
 from mtllm_ds.models.readers import Reader
@@ -326,6 +326,7 @@ def _say(
         *(f"warning: {line}" for line in plan.warnings),
         *plan.teachers,
         *quantization_line(settings.model),
+        *pooling_line(settings.model),
         *pairing_line(plan.pairing),
         *more,
     ):

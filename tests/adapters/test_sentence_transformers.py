@@ -12,6 +12,8 @@ from tests.fixtures.tokenizers import TEXT
 sentence_transformers = pytest.importorskip(
     "sentence_transformers", reason="the extra sentence-transformers is not installed"
 )
+from sentence_transformers.sentence_transformer.modules import Pooling  # noqa: E402
+
 from mtllm_ds.adapters.sentence_transformers import load_sentence_transformer  # noqa: E402
 
 TEXTS = [*TEXT, "", "x " * 200]  # one without a word, one longer than the encoder reads
@@ -55,6 +57,19 @@ def test_what_the_library_offers(model, truth):
     torch.testing.assert_close(tokens[0].mean(0), expected[0], atol=1e-5, rtol=0)
     similarity = model.similarity(unit, unit)
     assert similarity.diagonal().allclose(torch.ones(2))
+
+
+@pytest.mark.parametrize(("pooling", "mode"), [("last", "lasttoken"), ("weighted_mean", "weightedmean")])
+def test_other_pooling_is_that_of_the_library(tmp_path, pooling, mode):
+    export = make_export(tmp_path, bidirectional=False, pooling=pooling)
+    model = load_sentence_transformer(export, lang="deu_Latn", device="cpu")
+    vectors = model.encode(TEXTS, batch_size=3)
+    np.testing.assert_allclose(vectors, MTLLM.from_pretrained(export).encode(TEXTS, lang="deu_Latn"), atol=1e-5)
+    features = model[0](model.preprocess(TEXTS))
+    of_library = Pooling(model.get_embedding_dimension(), mode)(
+        {name: features[name] for name in ("token_embeddings", "attention_mask")}
+    )
+    np.testing.assert_allclose(vectors, of_library["sentence_embedding"].detach(), atol=1e-5)
 
 
 def test_pairs_are_read_as_pairs(model, truth):

@@ -10,7 +10,7 @@ from mtllm_ds.checkpoint.export import read_export
 from mtllm_ds.checkpoint.model import trained_from_run
 from mtllm_ds.data.text.tokenization import TokenizerSpec, load_text_tokenizer
 from mtllm_ds.models.build import load_reader
-from mtllm_ds.models.readers import mean_pool
+from mtllm_ds.models.pooling import pool
 from tests.fixtures.exports import make_export
 from tests.fixtures.tokenizers import save_llama_tokenizer, save_templated_tokenizer
 from tests.models.encoder_families import ENCODERS
@@ -32,7 +32,7 @@ def vectors_of_run(run, side, family="auto"):
         found = []
         for text in TEXTS:
             ids = torch.tensor([tokenizer([text], "deu_Latn")])
-            found.append(mean_pool(reader.states(ids, torch.ones_like(ids)), torch.ones_like(ids))[0])
+            found.append(pool(reader.states(ids, torch.ones_like(ids)), torch.ones_like(ids), "mean")[0])
     return torch.stack(found)
 
 

@@ -24,7 +24,7 @@ from mtllm_ds.models.int8_linear import (
 )
 from mtllm_ds.models.int8_trial import require_int8
 from mtllm_ds.models.loading import load_llm
-from mtllm_ds.models.readers import mean_pool
+from mtllm_ds.models.pooling import pool
 from tests.fixtures.models import llama_config
 from tests.fixtures.runs import REPOSITORY
 
@@ -193,7 +193,7 @@ def test_vectors_of_pretrained_models_hardly_move(name, most):
         model = load_llm(settings.model_copy(update={"quantization": bits}), "sdpa", torch.float32).eval()
         with torch.no_grad():
             states = model(input_ids=read.input_ids, attention_mask=read.attention_mask).last_hidden_state
-        vectors.append(mean_pool(states, read.attention_mask))
+        vectors.append(pool(states, read.attention_mask, "mean"))
     plain, quantised = vectors
     moved = (plain - quantised).square().sum() / (plain - plain.mean(0)).square().sum()
     assert 0 < moved < most

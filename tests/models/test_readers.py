@@ -1,6 +1,7 @@
-"""Readers: spans against a plain loop, packed against padded, LoRA on the MT encoder alone, a frozen first adapter."""
+"""Readers: packed against padded, however states are pooled, LoRA on the MT encoder alone, a frozen first adapter."""
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from transformers import M2M100Config
 from transformers.models.m2m_100.modeling_m2m_100 import M2M100Encoder
 
 from mtllm_ds.checkpoint.adapters import one_adapter, with_frozen_adapter
-from mtllm_ds.config.sections import LoraSettings
+from mtllm_ds.config.sections import LoraSettings, Pooling
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.data.stream.packing import pack_batch, pad_rows
 from mtllm_ds.errors import UserError
@@ -19,7 +20,7 @@ from mtllm_ds.models.centring import LanguageCentring
 from mtllm_ds.models.encoders import FrozenEncoder
 from mtllm_ds.models.lora import add_lora
 from mtllm_ds.models.own_weights import put_weights
-from mtllm_ds.models.readers import EncoderReader, LLMReader, span_means
+from mtllm_ds.models.readers import EncoderReader, LLMReader
 from mtllm_ds.models.stacked import StackedModel
 from mtllm_ds.weight_names import is_addition
 from tests.models.test_packed import Table
@@ -74,18 +75,11 @@ def batches():
     return Batch(**common), Batch(**common, packed=packed)
 
 
-def test_span_means_are_those_of_a_plain_loop():
-    states = torch.randn(5, 7, 4, generator=torch.Generator().manual_seed(0))
-    found = span_means(states, SPANS)
-    for row in range(5):
-        for choice, (start, end) in enumerate(SPANS[row].tolist()):
-            truth = states[row, start:end].double().mean(0) if end > start else torch.zeros(4, dtype=torch.float64)
-            torch.testing.assert_close(found[row, choice].double(), truth, atol=1e-6, rtol=1e-6)
-
-
+@pytest.mark.parametrize("pooling", get_args(Pooling))
 @pytest.mark.parametrize("kind", ["stacked", "llm", "encoder"])
-def test_packed_equals_padded(kind):
+def test_packed_equals_padded(kind, pooling):
     reader = reader_of(kind)
+    reader.pooling = pooling
     padded, packed = batches()
     torch.testing.assert_close(reader.vectors(packed), reader.vectors(padded), atol=2e-5, rtol=1e-4)
     choices = reader.choice_vectors(padded, SPANS)

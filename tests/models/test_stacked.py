@@ -26,7 +26,7 @@ from mtllm_ds.models.direction import set_direction
 from mtllm_ds.models.encoders import FrozenEncoder, load_encoder
 from mtllm_ds.models.loading import load_llm
 from mtllm_ds.models.lora import add_lora, lora_layers
-from mtllm_ds.models.readers import mean_pool
+from mtllm_ds.models.pooling import pool
 from mtllm_ds.models.stacked import StackedModel
 from mtllm_ds.teachers.frozen_self import FrozenSelf
 from tests.fixtures.models import LLM_WIDTH, save_bert, save_llama, save_mt_model
@@ -116,7 +116,9 @@ def test_padding_changes_nothing(family):
     torch.testing.assert_close(FrozenSelf(stack).read(ids, mask)[1, :6], alone[0], atol=2e-6, rtol=1e-5)
     refilled = ids.clone()
     refilled[1, 6:] = 7
-    torch.testing.assert_close(mean_pool(stack.states(refilled, mask), mask), mean_pool(stack.states(ids, mask), mask))
+    torch.testing.assert_close(
+        pool(stack.states(refilled, mask), mask, "mean"), pool(stack.states(ids, mask), mask, "mean")
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -165,7 +167,7 @@ def test_pooled_states_equal_float64_transformers(tmp_path):
     truth = torch.stack([out[row, : int(mask[row].sum())].mean(0) for row in range(2)])
     truth.square().sum().backward()
 
-    vectors = mean_pool(stack.states(ids, mask), mask)
+    vectors = pool(stack.states(ids, mask), mask, "mean")
     vectors.square().sum().backward()
     torch.testing.assert_close(vectors.double(), truth, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(connector.weight.grad.double(), weight.grad, atol=1e-3, rtol=1e-4)

@@ -17,6 +17,13 @@ from mtllm_ds.teachers.frozen_self import FrozenSelf
 from tests.models.test_stacked import family_model, own_embeddings_stack
 
 LANGUAGES = ("eng_Latn", "deu_Latn")
+POOLED = {
+    "mean": lambda tokens: tokens.mean(0),
+    "last": lambda tokens: tokens[-1],
+    "weighted_mean": lambda tokens: (
+        sum(i * token for i, token in enumerate(tokens, 1)) / sum(range(1, len(tokens) + 1))
+    ),
+}
 
 
 def batch(rows=4, seed=0, valid=None):
@@ -54,7 +61,8 @@ def trained_stack(dropout=0.0):
     return stack
 
 
-def alignment(stack, **weights):
+def alignment(stack, pooling="mean", **weights):
+    stack.pooling = pooling
     return PooledAlignment(stack, FrozenSelf(stack), len(LANGUAGES), **weights)
 
 
@@ -65,8 +73,9 @@ def test_the_teacher_itself_has_loss_exactly_zero():
     assert objective.summarize(output.sums, LANGUAGES)["fvu"] == 0.0
 
 
-def test_loss_and_gradient_equal_float64():
-    objective = alignment(trained_stack()).eval()
+@pytest.mark.parametrize("pooling", POOLED)
+def test_loss_and_gradient_equal_float64(pooling):
+    objective = alignment(trained_stack(), pooling).eval()
     data = batch()
     objective(data).loss_sum.backward()
     gradients = {n: p.grad.double() for n, p in objective.named_parameters() if p.requires_grad}
@@ -75,13 +84,15 @@ def test_loss_and_gradient_equal_float64():
     stack = double.student
 
     def pooled(states, mask):
-        return torch.stack([row[: int(length)].mean(0) for row, length in zip(states, mask.sum(1), strict=True)])
+        return torch.stack(
+            [POOLED[pooling](row[: int(length)]) for row, length in zip(states, mask.sum(1), strict=True)]
+        )
 
     student = pooled(stack.states(data.encoder_ids, data.encoder_mask), data.encoder_mask)
     teacher = pooled(double.teacher.read(data.llm_ids, data.llm_mask), data.llm_mask)
     truth = nn.functional.mse_loss(student, teacher) * len(data)
     truth.backward()
-    single = alignment(trained_stack()).eval()(data).loss_sum
+    single = alignment(trained_stack(), pooling).eval()(data).loss_sum
     torch.testing.assert_close(single.double(), truth, rtol=1e-5, atol=0)
     for name, parameter in double.named_parameters():
         if parameter.requires_grad:
@@ -127,15 +138,19 @@ def test_token_loss_and_gradient_equal_float64():
     assert figures["fvu"] == pytest.approx(plain.summarize(plain(data).sums, LANGUAGES)["fvu"], rel=1e-5)
 
 
-def test_token_loss_of_packed_rows_is_that_of_padded_ones():
+@pytest.mark.parametrize("pooling", POOLED)
+def test_token_loss_of_packed_rows_is_that_of_padded_ones(pooling):
     data = batch()
     data.extras["token_pairs"] = PAIRS
-    objective = alignment(trained_stack(), sequence_weight=0.5, token_weight=2.0).eval()
+    objective = alignment(trained_stack(), pooling, sequence_weight=0.5, token_weight=2.0).eval()
     rows = [ids[mask.bool()].numpy() for ids, mask in zip(data.llm_ids, data.llm_mask, strict=True)]
     packed = replace(data, packed=pack_batch(rows, rows, [0, 0, 1, 1], {"encoder": 0, "llm": 0}, 2))
     one, other = objective(data), objective(packed)
     torch.testing.assert_close(other.loss_sum, one.loss_sum, rtol=1e-5, atol=0)
     torch.testing.assert_close(other.sums["token_loss"], one.sums["token_loss"], rtol=1e-5, atol=0)
+    plain = alignment(trained_stack(), pooling).eval()  # it pools where no states of tokens are kept
+    for given in (data, packed):
+        torch.testing.assert_close(plain(given).sums["squared_error"], one.sums["squared_error"], rtol=1e-5, atol=0)
 
 
 def test_a_forward_without_samples():

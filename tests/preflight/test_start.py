@@ -1,6 +1,7 @@
 """What a run takes over is checked before it starts: tasks that differ, starts of another shape, settings seldom meant."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
@@ -10,7 +11,7 @@ from mtllm_ds.preflight.plan import check_run, describe_plan
 from mtllm_ds.preflight.start import warnings_of
 from tests.fixtures.exports import make_export
 from tests.fixtures.runs import build_data, settings_of, write_text
-from tests.fixtures.task_runs import build_task_data, make_task_run, topic_rows
+from tests.fixtures.task_runs import TOPICS, build_task_data, make_task_run, topic_rows
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,12 @@ def test_a_start_must_have_the_same_shape(recipe, tmp_path):
         plan(recipe, model__start=start, model__llm__bidirectional="false")
     with pytest.raises(UserError, match="reader=stacked"):
         plan(recipe, model__start=start, model__reader="llm")
+    with pytest.raises(UserError, match=r"its vectors are pooled by mean; set model\.pooling to that"):
+        plan(recipe, model__start=start, model__pooling="last")
+    last = str(make_export(tmp_path / "last", pooling="last"))
+    assert plan(recipe, model__start=last, model__pooling="last").start.model.pooling == "last"
+    with pytest.raises(UserError, match=r"its vectors are pooled by last; set model\.pooling to that"):
+        plan(recipe, model__start=last)
     with pytest.raises(UserError, match="no means by language"):
         plan(recipe, model__start=start, model__connector__centring="language")
     with pytest.raises(UserError, match="centring_text=nowhere"):
@@ -83,6 +90,33 @@ def test_a_teacher_must_have_a_head(recipe, tmp_path):
     teacher = str(make_export(tmp_path / "teacher"))
     with pytest.raises(UserError, match="it has no head"):
         plan(recipe, objective__name="task_distillation", objective__teacher=teacher, data__targets="x")
+
+
+def test_a_teacher_is_pooled_as_the_student_is(recipe, tmp_path):
+    teacher = make_export(tmp_path / "teacher", asdict(TOPICS), "llm", pooling="weighted_mean")
+    asked = {"objective__name": "task_distillation", "objective__teacher": str(teacher), "data__targets": "x"}
+    with pytest.raises(UserError, match=r"^objective\.teacher=.*: its vectors are pooled by weighted_mean; set model"):
+        plan(recipe, **asked)
+    with pytest.raises(UserError, match=r"^data\.targets=x"):
+        plan(recipe, model__pooling="weighted_mean", **asked)
+
+
+def test_pooling_that_is_meant_for_causal_llms_warns_of_others(recipe):
+    causal = {"model__llm__bidirectional": "false"}
+    for pooling in ("last", "weighted_mean"):
+        chosen = {"model__pooling": pooling, "model__reader": "llm"}
+        (line,) = [line for line in plan(recipe, **chosen).warnings if "model.pooling" in line]
+        assert line.startswith(f"model.pooling={pooling}: is meant for causal LLMs, and this model looks both ways")
+        assert line.endswith("set it to mean, or model.llm.bidirectional=false")
+        assert plan(recipe, **chosen, **causal).warnings == []
+        (line,) = plan(recipe, **{**chosen, "model__reader": "encoder"}).warnings
+        assert line.endswith("set it to mean")
+    said = {
+        pooling: describe_plan(plan(recipe, model__reader="llm", model__pooling=pooling, **causal)).splitlines()
+        for pooling in ("mean", "last")
+    }
+    (line,) = (line for line in said["last"] if line not in said["mean"])
+    assert line == "vectors     of teacher and student are pooled by last (model.pooling)"
 
 
 def test_a_random_connector_at_the_rate_of_a_least_squares_start_is_told(recipe):

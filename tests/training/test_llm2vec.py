@@ -12,7 +12,7 @@ from mtllm_ds.data.stream.stream import EvalStream
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.build import load_reader
 from mtllm_ds.models.loading import load_llm
-from mtllm_ds.models.readers import mean_pool
+from mtllm_ds.models.pooling import pool
 from mtllm_ds.training.assemble import open_run
 from mtllm_ds.training.runs import run_seeds
 from mtllm_ds.transfer_sets.merged_llm import write_merged
@@ -134,7 +134,9 @@ def test_the_merged_folder_is_the_adapted_llm(recipe, adapted, tmp_path):
     with torch.no_grad():
         expected = reader.vectors(batch)
         found, untrained = (
-            mean_pool(model(input_ids=batch.llm_ids, attention_mask=batch.llm_mask).last_hidden_state, batch.llm_mask)
+            pool(
+                model(input_ids=batch.llm_ids, attention_mask=batch.llm_mask).last_hidden_state, batch.llm_mask, "mean"
+            )
             for model in (merged, plain)
         )
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -178,6 +178,7 @@ def test_target_sets_of_another_temperature_kind_or_precision_are_one_line(recip
         ),
         ([folders[0], "--top-k", "513"], r"^--top-k=513: .* tells 512 tokens; lower it$"),
         ([folders[0], "--top-k", "4", "--causal"], "^--causal: has no effect with --top-k"),
+        ([folders[0], "--top-k", "4", "--pooling", "last"], "^--pooling=last: has no effect with --top-k"),
         ([folders[1], "--temperature", "2"], r"^--temperature=2\.0: has no effect without --top-k; leave it out$"),
     ):
         with pytest.raises(UserError, match=line):

@@ -34,6 +34,7 @@ from tests.fixtures.hub import hub_at, push
 from tests.fixtures.models import save_llama, save_mt_model
 from tests.fixtures.own_code import give_own_tokenizer
 from tests.fixtures.runs import build_data, write_text
+from tests.objectives.test_pooled_alignment import POOLED
 
 ALONE = Cluster(rank=0, world_size=1, local_rank=0, device=torch.device("cpu"))
 
@@ -92,17 +93,21 @@ def contents(data):
     return {path.name: path.read_bytes() for path in (data / "targets" / "t").iterdir()}
 
 
-@pytest.mark.parametrize("bidirectional", [True, False])
-def test_a_plain_llm_equals_float64(base, data, bidirectional):
+@pytest.mark.parametrize(
+    ("bidirectional", "pooling"), [(True, "mean"), (False, "mean"), (False, "last"), (False, "weighted_mean")]
+)
+def test_a_plain_llm_equals_float64(base, data, bidirectional, pooling):
     done = []
-    teacher = write(data, base / "llm", advance=lambda *counts: done.append(counts), bidirectional=bidirectional)
+    how = {"bidirectional": bidirectional, "pooling": pooling}
+    teacher = write(data, base / "llm", advance=lambda *counts: done.append(counts), **how)
     assert (done[0], done[-1]) == ((0, 61), (61, 61))
     manifest = Manifest.load(data)
     states = eager(base / "llm", bidirectional)
     rows = 0
     for batch in EvalStream(manifest, batch_size=9, targets=[TargetSet(manifest, "t", teacher.identity)]):
         for ids, mask, stored in zip(batch.llm_ids, batch.llm_mask, batch.extras["teacher_pooled"], strict=True):
-            assert torch.allclose(stored.double(), states(ids[mask.bool()]).mean(0), rtol=1e-5, atol=1e-5)
+            truth = POOLED[pooling](states(ids[mask.bool()]))
+            assert torch.allclose(stored.double(), truth, rtol=1e-5, atol=1e-5)
             rows += 1
     assert rows == manifest.num_samples == 61
 
@@ -217,6 +222,8 @@ def test_another_teacher_or_tokenizer_is_refused(base, data, tmp_path):
         write(data, again)
     with pytest.raises(UserError, match="begun by another teacher"):
         write(data, base / "llm", bidirectional=False)
+    with pytest.raises(UserError, match="begun by another teacher"):
+        write(data, base / "llm", pooling="last")
     with pytest.raises(UserError, match=r"tokenizer .* is not the one the shards"):
         write(data, base / "mt")
     manifest = Manifest.load(data)

@@ -17,7 +17,7 @@ from mtllm_ds.data.text.padding import longest_first, padded
 from mtllm_ds.data.text.task_encoding import encode_item
 from mtllm_ds.data.text.tokenization import TokenizerSpec, load_text_tokenizer
 from mtllm_ds.models.encoders import load_encoder
-from mtllm_ds.models.readers import mean_pool
+from mtllm_ds.models.pooling import pool
 
 States = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -71,5 +71,5 @@ def pooled(
     means: dict[int, torch.Tensor] = {}
     for batch in longest_first(list(map(len, rows)), batch_size):
         ids, mask = (side.to(device) for side in padded([rows[row] for row in batch], pad_id, multiple_of=8))
-        means |= dict(zip(batch, mean_pool(states(ids, mask), mask).float().cpu(), strict=True))
+        means |= dict(zip(batch, pool(states(ids, mask), mask, "mean").float().cpu(), strict=True))
     return torch.stack([means[row] for row in range(len(rows))])

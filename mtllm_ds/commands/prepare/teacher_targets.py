@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, get_args
 
 from mtllm_ds.command_line import Subcommands, positive_float, positive_int
+from mtllm_ds.config.sections import Pooling
 from mtllm_ds.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,6 +41,9 @@ def add_teacher_targets(commands: Subcommands) -> None:
     )
     plain = targets.add_argument_group("of a plain LLM (a trained model remembers)")
     plain.add_argument("--causal", action="store_true", help="it attends as it was trained, and not in both directions")
+    plain.add_argument(
+        "--pooling", choices=get_args(Pooling), help="its states to vectors, model.pooling of the run (default mean)"
+    )
     plain.add_argument("--revision", help="commit or tag on the hub (default: that of the shards' tokenizer)")
     plain.add_argument("--trust-remote-code", action="store_true", help="run the code that it may bring")
 
@@ -75,16 +80,29 @@ def run(options: argparse.Namespace) -> None:
 
 def _teacher(options: argparse.Namespace, manifest: Manifest, device: Any, dtype: Any) -> Answering:
     from mtllm_ds.teachers.next_tokens import load_next_token_teacher
-    from mtllm_ds.teachers.trained import load_teacher
+    from mtllm_ds.teachers.trained import is_trained, load_teacher
 
     plain = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
     if options.top_k is None:
         if options.temperature is not None:
             raise UserError(f"--temperature={options.temperature}: has no effect without --top-k; leave it out")
-        return load_teacher(options.teacher, manifest, device, dtype, bidirectional=not options.causal, **plain)
-    if options.causal:
-        raise UserError("--causal: has no effect with --top-k, as next tokens are told looking back only; leave it out")
+        if is_trained(options.teacher):
+            _refuse_unread(
+                options, ("causal", "pooling", "revision", "trust_remote_code"), "on a trained model, which remembers"
+            )
+        how: dict[str, Any] = {"bidirectional": not options.causal, "pooling": options.pooling or "mean"}
+        return load_teacher(options.teacher, manifest, device, dtype, **how, **plain)
+    _refuse_unread(
+        options, ("causal", "pooling"), "with --top-k, as next tokens are told by each token, looking back only"
+    )
     return load_next_token_teacher(
         options.teacher, manifest, device, dtype,
         num_kept=options.top_k, temperature=1.0 if options.temperature is None else options.temperature, **plain,
     )  # fmt: skip
+
+
+def _refuse_unread(options: argparse.Namespace, names: Iterable[str], why: str) -> None:
+    for name in names:
+        if value := getattr(options, name):
+            shown = "" if value is True else f"={value}"
+            raise UserError(f"--{name.replace('_', '-')}{shown}: has no effect {why}; leave it out")

@@ -43,13 +43,6 @@ class PackedRows:
         """Values (R, P, ...) of the tokens, without padding: (T, ...)."""
         return values.flatten(0, 1)[self.token_places]
 
-    def sample_means(self, states: torch.Tensor) -> torch.Tensor:
-        """Mean state of each sample in float32: (R, P, D) -> (B, D) in the order of the batch."""
-        owners = self.of_tokens(self.segment_ids)
-        sums = states.new_zeros(len(self.cu_seqlens) - 1, states.shape[-1], dtype=torch.float32)
-        sums = sums.index_add(0, owners, self.of_tokens(states).float())
-        return sums / torch.diff(self.cu_seqlens)[:, None]
-
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedRows":
         """The layout on another device."""
         return _to(self, device, non_blocking)

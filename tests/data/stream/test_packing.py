@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, M2M100Config, M2M100Mode
 from mtllm_ds.config.data import OrderSettings
 from mtllm_ds.data.stream.packing import block_diagonal_mask, length_buckets, pack_batch
 from mtllm_ds.data.stream.stream import TrainStream
+from mtllm_ds.models.pooling import pool_packed
 
 PAD = {"encoder": 1, "llm": 0}
 BUDGETS = OrderSettings(
@@ -96,7 +97,7 @@ def test_packed_loss_and_states_equal_unpacked(dataset, llama, causal):
         losses.append(torch.nn.functional.cross_entropy(single.logits[0, :-1], alone[0, 1:], reduction="none"))
         means.append(single.hidden_states[-1][0].mean(0))
     assert abs(packed_loss - torch.cat(losses).mean()) < 1e-5
-    assert (packed.llm.sample_means(output.hidden_states[-1]) - torch.stack(means)).abs().max() < 1e-5
+    assert (pool_packed(output.hidden_states[-1], packed.llm, "mean") - torch.stack(means)).abs().max() < 1e-5
 
 
 @torch.no_grad()
@@ -114,7 +115,7 @@ def test_states_of_buckets_packed_equal_states_of_padded_rows(dataset):
     for i, mask in enumerate(batch.encoder_mask.bool()):
         assert torch.allclose(packed[batch.packed.encoder.segment_ids == i], padded[i][mask], atol=1e-5)
     means = (padded * batch.encoder_mask[..., None]).sum(1) / batch.encoder_mask.sum(1, keepdim=True)
-    assert torch.allclose(batch.packed.encoder.sample_means(packed), means, atol=1e-5)
+    assert torch.allclose(pool_packed(packed, batch.packed.encoder, "mean"), means, atol=1e-5)
 
 
 def test_packed_batches_of_the_stream_hold_the_same_samples(dataset):
