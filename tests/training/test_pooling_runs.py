@@ -63,6 +63,11 @@ def test_an_export_encodes_as_the_model_was_trained_to(recipe, runs, pooling, tm
     trained = export_run(run, tmp_path / "export")
     config = json.loads((tmp_path / "export" / "config.json").read_text())
     assert (config["pooling"], config["format"]) == (pooling, FORMAT)
+    said = {
+        "last": "the state of its last token",
+        "weighted_mean": "the mean of its tokens' states, of which the i-th weighs i",
+    }
+    assert f"A text's vector is {said[pooling]}." in (tmp_path / "export" / "README.md").read_text()
     again = read_trained(tmp_path / "export")
     assert (again.model.pooling, again.fingerprint) == (pooling, trained.fingerprint)
     texts = ["Click the button.", "Save", "the file is large, and so is the folder"]
