@@ -32,7 +32,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--text", type=Path, default=Path("assets/text"), help="folder of the text sample")
     parser.add_argument("--more-tests", type=Path, help="folder of `make help-text`: its languages are read too")
     parser.add_argument("--output", type=Path, required=True, help="folder of the report")
-    parser.add_argument("--ridge-texts", type=int, default=6000, help="stage-1 texts that the ridge is fitted on")
     add_precision(parser)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args()
@@ -45,14 +44,12 @@ def main() -> int:
     console.print("reading the test items in every language with the stacked model, the LLM and the MT encoder")
     dtype = reading_dtype(options.precision, torch.device(options.device))
     model = MTLLM.from_pretrained(options.export, device=options.device, dtype=dtype)
-    train_texts = [row["text"] for row in read_jsonl(options.text / f"stage1_train_{ENGLISH}.jsonl.xz")]
-    stride = max(1, len(train_texts) // options.ridge_texts)
     result = borrowed_head(
         _embedders(model),
         train=_labelled(options.text / f"topics_train_{ENGLISH}.jsonl.xz"),
         valid=_labelled(options.text / f"topics_valid_{ENGLISH}.jsonl.xz"),
         tests=tests,
-        stage1_train=train_texts[::stride],
+        stage1_train=[row["text"] for row in read_jsonl(options.text / f"stage1_train_{ENGLISH}.jsonl.xz")],
         stage1_valid=[row["text"] for row in read_jsonl(options.text / f"stage1_valid_{ENGLISH}.jsonl.xz")],
     )
     write_report(

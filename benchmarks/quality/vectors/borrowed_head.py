@@ -92,33 +92,37 @@ def borrowed_head(
 ) -> dict:
     """Evaluate the stacked model on `tests` (FLORES code -> items), everything else being English.
 
-    Returns `{"languages": {code: {mtllm, llm, ridge, originals, retrieval, encoder_retrieval, n}}, "chance", "fvu",
-    "ridge_fvu", "gap_closed", "examples"}`: accuracies of the one head on MT-LLM vectors, on the LLM's own vectors of the
-    foreign text, on the ridge's (mean encoder states -> LLM vectors) and on the LLM's vectors of the English originals;
-    `retrieval` is the share of items whose English original has the highest centred cosine, `encoder_retrieval` the same by
-    the MT encoder alone, which tells whether it knows the language (`unknown_languages`); FVU is on `stage1_valid`.
+    Returns `{"languages": {code: {mtllm, llm, ridge, originals, retrieval, llm_retrieval, ridge_retrieval, encoder_retrieval,
+    n}}, "chance", "fvu", "ridge_fvu", "gap_closed", "examples"}`: accuracies of the one head on MT-LLM vectors, on the LLM's
+    own vectors of the foreign text, on the ridge's (mean encoder states -> LLM vectors) and on the LLM's vectors of the
+    English originals; `retrieval` is the share of items whose English original has the highest cosine, both sides centred by
+    their vectors of `stage1_valid`, by the stack, the LLM itself and the ridge; `encoder_retrieval` by the MT encoder alone,
+    which tells whether it knows the language (`unknown_languages`); FVU is on `stage1_valid`.
     `gap_closed` is the mean over languages other than `english` of (mtllm - llm) divided by that of (originals - llm).
     """
     head = fit_head(embed.llm(train.texts, english), train.labels, embed.llm(valid.texts, english), valid.labels)
     target, target_valid = embed.llm(stage1_train, english), embed.llm(stage1_valid, english)
-    student_train, encoder_train = embed.stack(stage1_train, english)
     student_valid, encoder_valid = embed.stack(stage1_valid, english)
-    ridge = fit_ridge(encoder_train, target, encoder_valid, target_valid)
-    target_mean, student_mean = target.mean(0), student_train.mean(0)
+    target_mean, student_mean = target_valid.mean(0), student_valid.mean(0)
     # Before the encoder alone is asked: much of what it then reads is among these.
     read = {code: embed.stack(test.texts, code) for code, test in tests.items()}
+    ridge = fit_ridge(embed.encoder(stage1_train, english), target, encoder_valid, target_valid)
 
     languages: dict[str, dict] = {}
     examples: list[dict] = []
     for code, test in tests.items():
         (student, said), originals = read[code], embed.llm(test.english, english)
+        own, mapped = embed.llm(test.texts, code), ridge(said)
         cosines = centred_cosines(student, originals, student_mean, target_mean)
+        by_llm, by_ridge = (centred_cosines(side, originals, target_mean, target_mean) for side in (own, mapped))
         languages[code] = {
             "mtllm": float(head.score(student, test.labels)),
-            "llm": float(head.score(embed.llm(test.texts, code), test.labels)),
-            "ridge": float(head.score(ridge(said), test.labels)),
+            "llm": float(head.score(own, test.labels)),
+            "ridge": float(head.score(mapped, test.labels)),
             "originals": float(head.score(originals, test.labels)),
             "retrieval": retrieval_accuracy(cosines, test.english),
+            "llm_retrieval": retrieval_accuracy(by_llm, test.english),
+            "ridge_retrieval": retrieval_accuracy(by_ridge, test.english),
             "encoder_retrieval": encoder_retrieval(embed.encoder, test.texts, test.english, code, english),
             "n": len(test.texts),
         }

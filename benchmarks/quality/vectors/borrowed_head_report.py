@@ -68,7 +68,9 @@ def print_table(result: dict, title: str, console: Console) -> None:
     console.print(
         f"Accuracy of one head, fitted on the LLM's vectors of English only (chance {result['chance']:.3f}).\n"
         f"Distance from the LLM's own reading to the English originals that is closed: {result['gap_closed']:.0%}.\n"
-        f"Held-out FVU {result['fvu']:.3f} (ridge {result['ridge_fvu']:.3f}).",
+        f"English original found among the others: LLM itself {_mean(others, 'llm_retrieval'):.3f}, ridge "
+        f"{_mean(others, 'ridge_retrieval'):.3f}, stacked {_mean(others, 'retrieval'):.3f} (means).\n"
+        f"Held-out FVU {result['fvu']:.3f} (ridge {result['ridge_fvu']:.3f}); the ridge is fitted on all texts of stage 1.",
         highlight=False,
     )
     if unknown:

@@ -85,7 +85,10 @@ def test_perfect_student_reads_like_the_originals(perfect):
 
 def test_linear_encoder_is_solved_by_the_ridge(perfect):
     assert perfect["ridge_fvu"] < 1e-6
-    assert perfect["languages"]["deu_Latn"]["ridge"] == perfect["languages"]["deu_Latn"]["originals"]
+    row = perfect["languages"]["deu_Latn"]
+    assert row["ridge_retrieval"] == 1.0
+    assert row["llm_retrieval"] < 0.1
+    assert row["ridge"] == row["originals"]
 
 
 def test_a_language_that_the_encoder_does_not_know_is_told(tmp_path):
@@ -157,7 +160,9 @@ def test_report_writes_table_and_picture_and_prints_examples(perfect, tmp_path):
     write_report(perfect, tmp_path / "report", "A world of numbers", console)
     table = json.loads((tmp_path / "report" / "table.json").read_text())
     assert set(table) == {"deu_Latn", "eng_Latn"}
-    assert set(table["deu_Latn"]) == {"mtllm", "llm", "ridge", "originals", "retrieval", "encoder_retrieval", "n"}
+    assert set(table["deu_Latn"]) == {
+        "mtllm", "llm", "ridge", "originals", "retrieval", "llm_retrieval", "ridge_retrieval", "encoder_retrieval", "n",
+    }  # fmt: skip
     assert (tmp_path / "report" / "table.png").read_bytes().startswith(b"\x89PNG")
     summary = json.loads((tmp_path / "report" / "summary.json").read_text())
     assert summary["deu_Latn/retrieval"] == table["deu_Latn"]["retrieval"]
