@@ -1,10 +1,10 @@
 """Every name that a trained weight goes by, once.
 
 A model knows its tensors by its *own names*: `connector.weight`, `llm.base_model.model.layers.0....lora_A.default.weight`,
-`llm.layers.0....weight` where base weights train, `centring.means`, `layer_mix.logits`. The objective puts `student.` before them
-and calls its head `head.`; checkpoints of version 0.1 said `stack.` or `reader.`. LoRA that trains is PEFT's adapter `default`; a
-first adapter that a run froze is `start`, its B already multiplied by its scale. The head of a language model that trains is
-`lm_head.`, without the matrix where that is the one of the input embeddings.
+`llm.layers.0....weight` or `encoder.model....weight` where base weights train, `centring.means`, `layer_mix.logits`. The objective
+puts `student.` before them and calls its head `head.`; checkpoints of version 0.1 said `stack.` or `reader.`. LoRA that trains is
+PEFT's adapter `default`; a first adapter that a run froze is `start`, its B already multiplied by its scale. The head of a language
+model that trains is `lm_head.`, without the matrix where that is the one of the input embeddings.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ Value = TypeVar("Value")
 
 CONNECTOR, CENTRING, HEAD = "connector.", "centring.", "head."
 LAYER_MIX = "layer_mix."
+ENCODER = "encoder."
 LM_HEAD, HEAD_TRANSFORM = "lm_head.", "transform."
 _OF_THE_OBJECTIVE = ("student.", "stack.", "reader.")
 START = "start"
@@ -54,6 +55,11 @@ def is_addition(name: str) -> bool:
 def trains_with_connector(name: str) -> bool:
     """Whether a model's or an objective's tensor is of the connector, or of what stands before it."""
     return any(f".{prefix}" in f".{name}" for prefix in (CONNECTOR, LAYER_MIX))
+
+
+def is_of_encoder(name: str) -> bool:
+    """Whether a model's or an objective's tensor is of its encoder."""
+    return own_name(name).startswith(ENCODER)
 
 
 def as_frozen(name: str) -> str:

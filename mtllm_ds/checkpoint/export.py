@@ -6,7 +6,7 @@ layer_mix.safetensors       weights of the encoder's layers (fp32), where severa
 centring.safetensors        means by language, where the connector centres
 head.safetensors            weights of the task head (fp32), where there is one
 adapter/                    LoRA in PEFT's own format, where LoRA trained
-trained.safetensors         fp32 weights of the base model that trained themselves, where some did
+trained.safetensors         fp32 weights of base models that trained themselves, of LLM and encoder, where some did
 tokenizers/{encoder,llm}/   tokenizers of the sides that the reader needs
 README.md                   model card with the base models' licences
 """
@@ -34,8 +34,8 @@ from mtllm_ds.data.text.tokenization import TokenizerSpec, family_of, pretrained
 from mtllm_ds.errors import UserError
 from mtllm_ds.weight_names import CENTRING, CONNECTOR, LAYER_MIX, is_addition, part
 
-FORMAT = 7
-_READABLE = (1, 2, 3, 4, 5, 6, 7)
+FORMAT = 8
+_READABLE = (1, 2, 3, 4, 5, 6, 7, 8)
 _OF_THE_STACK = {"connector": CONNECTOR, "layer_mix": LAYER_MIX, "centring": CENTRING}
 _PARTS = (*_OF_THE_STACK, "head", "trained")
 _IDENTITY = ("fingerprint", "weights", "tokenizer_family")
@@ -122,7 +122,7 @@ class Export:
 
     def _part(self, name: str) -> dict[str, torch.Tensor]:
         path = self.folder / f"{name}.safetensors"
-        is_tuned = self.config.get("trainable", "lora") != "lora"
+        is_tuned = self.config.get("trainable", "lora") != "lora" or self.config.get("encoder_trained", False)
         expected = {
             "connector": self.reader == "stacked",
             "layer_mix": self.config["connector"].get("layers", "last") != "last",
@@ -232,6 +232,7 @@ def _config(trained: Trained, families: Mapping[str, str]) -> dict[str, Any]:
         "bases": bases,
         "connector": model.connector.model_dump(mode="json"),
         "trainable": model.trainable if isinstance(model.trainable, str) else list(model.trainable),
+        "encoder_trained": trained.has_trained_encoder,
         "bidirectional": None if model.llm is None else model.llm.bidirectional,
         "quantization": None if model.llm is None else model.llm.quantization,
         "pooling": model.pooling,

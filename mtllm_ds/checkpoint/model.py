@@ -19,7 +19,7 @@ from mtllm_ds.config.sections import ModelSettings
 from mtllm_ds.data.shards.manifest import ChatEntry, TaskEntry
 from mtllm_ds.data.shards.targets import TeacherIdentity
 from mtllm_ds.errors import UserError
-from mtllm_ds.weight_names import HEAD, LM_HEAD, is_head, is_lm_head, own_name, part
+from mtllm_ds.weight_names import HEAD, LM_HEAD, is_addition, is_head, is_lm_head, is_of_encoder, own_name, part
 
 LAYOUT = "replace"
 """Of models that nobody asked where the encoder's states stand."""
@@ -57,6 +57,11 @@ class Trained:
     def trained_side(self) -> str:
         """The base model that was trained."""
         return self.model.sides[-1]
+
+    @property
+    def has_trained_encoder(self) -> bool:
+        """Whether its weights hold some of the encoder's own."""
+        return any(is_of_encoder(name) and not is_addition(name) for name in self.weights)
 
     @property
     def reading_side(self) -> str:

@@ -159,9 +159,10 @@ def _reader_line(trained: Trained) -> str:
     model = trained.model
     how = f"LoRA (rank {model.lora.rank})" if model.trainable == "lora" else "trained weights"
     if model.reader == "stacked":
+        changed = ", its top layers trained too," if trained.has_trained_encoder else ""
         return (
-            f"The encoder of `{model.given_encoder.name}` reads the text in any of its languages; a {model.connector.type} "
-            f"connector and {how} let `{model.given_llm.name}`{_weights(model)} understand it."
+            f"The encoder of `{model.given_encoder.name}`{changed} reads the text in any of its languages; a "
+            f"{model.connector.type} connector and {how} let `{model.given_llm.name}`{_weights(model)} understand it."
         )
     return f"`{model.given[model.reader].name}`{_weights(model)} reads the text, adapted by {how}."
 

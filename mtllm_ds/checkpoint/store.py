@@ -4,7 +4,8 @@ A checkpoint is a folder `step_00000050/` that appears whole (written beside, th
 
     trainable.safetensors   fp32 master of every trainable parameter, under its own name
     moments.safetensors     Adam's `exp_avg/<name>` and `exp_avg_sq/<name>`
-    kept.safetensors        what is frozen and in no base model (a frozen connector, head or first LoRA); left out if empty
+    kept.safetensors        what is frozen and in no base model (a frozen connector, head or first LoRA, weights of a base model
+                            that `model.start` trained); left out if empty
     state.json              format, step, data cursor, settings, versions, base models, sha256 of the files and of itself
 """
 

@@ -16,6 +16,7 @@ def mistakes(settings: CommonSections, objective: ObjectiveSettings, connector_t
     yield from mistakes_of_failures(settings.failures)
     yield from _data(settings)
     yield from _connector(settings, connector_trains)
+    yield from _encoder(settings)
     yield from _reader(settings)
     yield from _objective(settings, objective)
 
@@ -101,6 +102,22 @@ def _connector(settings: CommonSections, connector_trains: bool) -> Iterator[str
             f"model.connector.centring_text={connector.centring_text}: has no effect with model.connector.centring=none; "
             "set centring=language or remove it"
         )
+
+
+def _encoder(settings: CommonSections) -> Iterator[str]:
+    model = settings.model
+    count = 0 if model.encoder is None else model.encoder.num_trainable_layers
+    if not count:
+        why = "without model.encoder.num_trainable_layers"
+        yield from unread(settings.optim, "optim", ("encoder_learning_rate",), why)
+        return
+    where = f"model.encoder.num_trainable_layers={count}"
+    if model.reader == "encoder":
+        yield f"{where}: has no effect with model.reader=encoder; remove it, and name in model.trainable what trains"
+    elif model.reader != "stacked":
+        yield f"{where}: has no effect with model.reader={model.reader}; remove it"
+    if model.connector.centring == "language":
+        yield f"{where}: changes what means by language are of while it trains; set it to 0, or model.connector.centring=none"
 
 
 def _shown(value: str | tuple[object, ...]) -> str | list[object]:

@@ -84,6 +84,10 @@ class EncoderSettings(Section):
     max_length: int = Field(default=512, gt=4, json_schema_extra=FIXED)
     """Longest encoder input in tokens, tag and end included."""
     trust_remote_code: bool = False
+    num_trainable_layers: int = Field(default=0, ge=0, lt=2**31, json_schema_extra=FIXED)
+    """Of a stack: how many of its top layers train beside the connector and what `model.trainable` names, with the final norm where
+    there is one; 0 (the paper) leaves it frozen. Its embeddings never train, its dropout stays off, and of the layers below those
+    that train no activations are kept."""
 
 
 class LLMSettings(Section):
@@ -229,6 +233,9 @@ class OptimSettings(Section):
     connector_learning_rate: Rate | None = None
     """Rate of the connector; `learning_rate` where null. After a least-squares start, whose weights are of the size of the LLM's
     embeddings, try a thirtieth of it: Adam's steps do not shrink with the weights."""
+    encoder_learning_rate: Rate | None = None
+    """Rate of the encoder's layers that train (`model.encoder.num_trainable_layers`); `learning_rate` where null. Pretrained
+    weights usually want less than LoRA does: 1e-5 to 5e-5 are common."""
 
 
 class TrainingSettings(Section):

@@ -17,7 +17,7 @@ from mtllm_ds.errors import UserError
 from mtllm_ds.models.base_dropout import switch_off_dropout
 from mtllm_ds.models.compiled import layers_to_compile
 from mtllm_ds.models.connector import build_connector
-from mtllm_ds.models.encoders import load_encoder
+from mtllm_ds.models.encoders import let_top_layers_train, load_encoder
 from mtllm_ds.models.int8_linear import dequantise_layers
 from mtllm_ds.models.layer_mix import LayerMix
 from mtllm_ds.models.liger import use_liger_kernels
@@ -30,14 +30,16 @@ from mtllm_ds.models.text_models import embedding_size
 
 
 def build_reader(settings: Settings, device: torch.device) -> Reader:
-    """The reader of a recipe, frozen but for connector and what `model.trainable` names; call it inside `partitioned_loading`."""
+    """The reader of a recipe, frozen but for connector, what `model.trainable` names and top layers of a stack's encoder; call it
+    inside `partitioned_loading`."""
     return new_reader(settings.model, device, dtype_of(settings), settings.run.seed)
 
 
 def arrange_reader(reader: Reader, settings: Settings) -> None:
     """The last before an objective takes a reader: what is gathered together, does its connector train, what is recomputed?"""
     if isinstance(reader, StackedModel):
-        gather_without_gradients(reader.encoder)
+        if not reader.encoder.trains:
+            gather_without_gradients(reader.encoder)
         if not settings.connector_trains:
             reader.connector.requires_grad_(False)
             if reader.layer_mix is not None:
@@ -127,6 +129,7 @@ def _require_same_weights(settings: EncoderSettings | LLMSettings, base: Mapping
 
 def _stacked(model: ModelSettings, attention: str, device: torch.device, dtype: torch.dtype, seed: int) -> Reader:
     encoder = load_encoder(model.given_encoder, attention, dtype, model.connector)
+    let_top_layers_train(encoder.model, model.given_encoder.num_trainable_layers)
     layer_mix = LayerMix(len(encoder.layers), dtype) if encoder.layers else None
     llm = _llm(model, attention, device, dtype, seed)
     connector = build_connector(model.connector, encoder.hidden_size, embedding_size(llm), seed=seed, dtype=dtype)

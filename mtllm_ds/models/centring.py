@@ -18,7 +18,7 @@ from mtllm_ds.cluster.zero import gathered
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.errors import UserError
 from mtllm_ds.languages import ENGLISH
-from mtllm_ds.models.encoders import FrozenEncoder
+from mtllm_ds.models.encoders import StackEncoder
 
 
 class LanguageCentring(nn.Module):
@@ -70,7 +70,7 @@ def require_english(codes: Iterable[str], where: str) -> None:
 
 
 def language_means(
-    encoder: FrozenEncoder, batches: Iterable[Batch], languages: Sequence[str], device: torch.device
+    encoder: StackEncoder, batches: Iterable[Batch], languages: Sequence[str], device: torch.device
 ) -> dict[str, torch.Tensor]:
     """Mean state over all tokens of each language, float32 (D,), the batches of all ranks together."""
     sums = torch.zeros(len(languages), encoder.hidden_size, dtype=torch.float64, device=device)

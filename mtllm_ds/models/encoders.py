@@ -17,6 +17,7 @@ from mtllm_ds.errors import UserError
 from mtllm_ds.models import whole_masks
 from mtllm_ds.models.layer_mix import layers_read, normalised
 from mtllm_ds.models.loading import load_config, load_weights, supported_attention
+from mtllm_ds.models.paired import layers_of
 from mtllm_ds.models.text_models import state_size
 from mtllm_ds.observe.flops import note_padded
 from mtllm_ds.step_parts import in_part
@@ -54,8 +55,9 @@ FAMILIES = {
 }
 
 
-class FrozenEncoder(nn.Module):
-    """An encoder that never trains: always in evaluation mode, called without gradients.
+class StackEncoder(nn.Module):
+    """The encoder of a stack: always in evaluation mode and, while nothing of it trains, called without gradients. Where its top
+    layers do (`let_top_layers_train`), autograd begins at the first of them, and keeps nothing of what is below.
 
     Args:
         layers: the layers whose states it gives; none: its final states alone
@@ -67,7 +69,12 @@ class FrozenEncoder(nn.Module):
         self.hidden_size = hidden_size
         self.layers = layers
 
-    def train(self, mode: bool = True) -> FrozenEncoder:
+    @property
+    def trains(self) -> bool:
+        """Whether any of its weights does."""
+        return any(parameter.requires_grad for parameter in self.model.parameters())
+
+    def train(self, mode: bool = True) -> StackEncoder:
         """Stay in evaluation mode: dropout and layerdrop would change the states (and desynchronise ranks)."""
         return super().train(False)
 
@@ -76,11 +83,10 @@ class FrozenEncoder(nn.Module):
         buffers_to(self.model, device)
         self.__dict__["model"] = self._modules.pop("model")
 
-    @torch.no_grad()
     def forward(self, input_ids: Any, attention_mask: Any) -> Any:
         """Final hidden states: (B, S) int64 ids and mask -> (B, S, hidden_size); with `layers` one such tensor each, normalised. Of
-        lists a list, for which ZeRO-3 gathers an encoder in shares but once."""
-        with in_part("encoder"):
+        lists a list, for which ZeRO-3 gathers a frozen encoder in shares but once."""
+        with in_part("encoder"), torch.set_grad_enabled(torch.is_grad_enabled() and self.trains):
             if isinstance(input_ids, torch.Tensor):
                 return self._states(input_ids, attention_mask)
             return [self._states(ids, mask) for ids, mask in zip(input_ids, attention_mask, strict=True)]
@@ -127,15 +133,26 @@ def encoder_family(settings: EncoderSettings) -> tuple[str, PretrainedConfig]:
 
 
 def check_encoder(settings: EncoderSettings, connector: ConnectorSettings) -> None:
-    """Refuse an encoder that cannot be loaded, or has not the layers that the connector is to read; `UserError`."""
+    """Refuse an encoder that cannot be loaded, or has not the layers that are to train or that the connector is to read;
+    `UserError`."""
     name, config = encoder_family(settings)
-    layers_read(connector.layers, _own_config(FAMILIES[name], config))
+    own_config = _own_config(FAMILIES[name], config)
+    layers = layers_read(connector.layers, own_config)
+    count, last = settings.num_trainable_layers, int(own_config.num_hidden_layers)
+    where = f"model.encoder.num_trainable_layers={count}"
+    if count > last:
+        raise UserError(f"{where}: this {own_config.model_type} encoder has {last} layers; lower it to {last} or less")
+    if count and layers and last not in layers:
+        raise UserError(
+            f"{where}: its top layers would learn nothing, as model.connector.layers={list(layers)} does not read layer {last}; "
+            f"add {last}, or set num_trainable_layers=0"
+        )
 
 
 def load_encoder(
     settings: EncoderSettings, attention: str, dtype: torch.dtype, connector: ConnectorSettings | None = None
-) -> FrozenEncoder:
-    """The frozen encoder alone, partitioned at load under ZeRO-3; it gives what the `connector` reads, or its final states."""
+) -> StackEncoder:
+    """The encoder alone, frozen, partitioned at load under ZeRO-3; it gives what the `connector` reads, or its final states."""
     name, config = encoder_family(settings)
     family = FAMILIES[name]
     model_class = _model_class(name, family)
@@ -153,7 +170,28 @@ def load_encoder(
         **family.options,
     )
     layers = layers_read(connector.layers, own_config) if connector is not None else ()
-    return FrozenEncoder(model, hidden_size=state_size(own_config), layers=layers)
+    return StackEncoder(model, hidden_size=state_size(own_config), layers=layers)
+
+
+def let_top_layers_train(model: Any, num_layers: int) -> None:
+    """Set the last layers of an encoder of transformers to train, and the norm that stands behind them in some families.
+
+    Raises:
+        UserError: it has fewer, or its layers stand in no list.
+    """
+    if not num_layers:
+        return
+    try:
+        owner, name = layers_of(model)
+    except LookupError as error:
+        raise UserError(
+            f"model.encoder.num_trainable_layers={num_layers}: of this {model.config.model_type} encoder {error}; set it to 0"
+        ) from error
+    layers = list(owner.get_submodule(name).children())
+    # Beside the list of layers stands no norm but the final one: that of the embeddings lies within them.
+    norms = [part for other, part in owner.named_children() if "norm" in other]
+    for part in (*layers[-num_layers:], *norms):
+        part.requires_grad_(True)
 
 
 def _own_config(family: EncoderFamily, config: PretrainedConfig) -> Any:

@@ -16,7 +16,7 @@ from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.data.stream.packing import PackedBatch
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.centring import LanguageCentring
-from mtllm_ds.models.encoders import FrozenEncoder
+from mtllm_ds.models.encoders import StackEncoder
 from mtllm_ds.models.layer_mix import LayerMix
 from mtllm_ds.models.packed import run_packed
 from mtllm_ds.models.readers import Reader, base_of, read_padded
@@ -35,7 +35,7 @@ class StackedModel(Reader):
 
     def __init__(
         self,
-        encoder: FrozenEncoder,
+        encoder: StackEncoder,
         connector: nn.Module,
         llm: PeftModel | PreTrainedModel,
         layer_mix: LayerMix | None = None,

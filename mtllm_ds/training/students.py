@@ -44,7 +44,7 @@ def kept_head(kept: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def kept_tensors(
     objective: Objective, plan: RunPlan, kept: Mapping[str, torch.Tensor] | None
 ) -> dict[str, torch.Tensor]:
-    """What is frozen and in no base model, as checkpoints keep it: fp32, by the objective's names, on the CPU.
+    """What is frozen and in no base model as it was, as checkpoints keep it: fp32, by the objective's names, on the CPU.
 
     Taken before the engine casts or shards anything; what came from elsewhere is kept as it came, not as cast to bf16.
     """
@@ -55,7 +55,12 @@ def kept_tensors(
         **{n: p for n, p in objective.named_parameters() if not p.requires_grad},
         **dict(objective.named_buffers()),
     }
-    own = {name: tensor for name, tensor in tensors.items() if is_head(name) or is_addition(own_name(name))}
+    # Of a base model's weights those of `model.start` alone: it trained them, and here they are frozen.
+    own = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if is_head(name) or is_addition(own_name(name)) or own_name(name) in exact
+    }
     return {name: _plain(exact.get(own_name(name), tensor)) for name, tensor in own.items()}
 
 

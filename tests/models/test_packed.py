@@ -12,7 +12,7 @@ from mtllm_ds.config.sections import LoraSettings
 from mtllm_ds.data.stream.collate import Batch
 from mtllm_ds.data.stream.packing import pack_batch, pad_rows
 from mtllm_ds.errors import UserError
-from mtllm_ds.models.encoders import FrozenEncoder
+from mtllm_ds.models.encoders import StackEncoder
 from mtllm_ds.models.lora import add_lora
 from mtllm_ds.models.packed import require_packing
 from mtllm_ds.models.readers import base_of
@@ -40,7 +40,7 @@ def stack(family, bidirectional=True):
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(2))
-    return StackedModel(FrozenEncoder(Table(), 12), connector, adapted).eval()
+    return StackedModel(StackEncoder(Table(), 12), connector, adapted).eval()
 
 
 def batches():

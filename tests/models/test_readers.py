@@ -17,7 +17,7 @@ from mtllm_ds.data.stream.packing import pack_batch, pad_rows
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.base_dropout import switch_off_dropout
 from mtllm_ds.models.centring import LanguageCentring
-from mtllm_ds.models.encoders import FrozenEncoder
+from mtllm_ds.models.encoders import StackEncoder
 from mtllm_ds.models.lora import add_lora
 from mtllm_ds.models.own_weights import put_weights
 from mtllm_ds.models.readers import EncoderReader, LLMReader
@@ -57,7 +57,7 @@ def reader_of(kind, rank=2):
         return randomize(LLMReader(add_lora(family_model("llama"), lora, seed=0)))
     torch.manual_seed(1)
     return randomize(
-        StackedModel(FrozenEncoder(Table(), 12), nn.Linear(12, 32), add_lora(family_model("llama"), lora, seed=0))
+        StackedModel(StackEncoder(Table(), 12), nn.Linear(12, 32), add_lora(family_model("llama"), lora, seed=0))
     )
 
 

@@ -23,7 +23,7 @@ from mtllm_ds.config.sections import ConnectorSettings, EncoderSettings, LLMSett
 from mtllm_ds.errors import UserError
 from mtllm_ds.models.connector import build_connector
 from mtllm_ds.models.direction import set_direction
-from mtllm_ds.models.encoders import FrozenEncoder, load_encoder
+from mtllm_ds.models.encoders import StackEncoder, load_encoder
 from mtllm_ds.models.loading import load_llm
 from mtllm_ds.models.lora import add_lora, lora_layers
 from mtllm_ds.models.pooling import pool
@@ -182,7 +182,7 @@ def test_trainable_parameters_at_the_size_of_the_paper():
         llm = LlamaModel(config).requires_grad_(False)
         adapted = add_lora(llm, LoraSettings(), seed=0)
         connector = nn.Linear(M2M100Config().d_model, config.hidden_size)
-        stack = StackedModel(FrozenEncoder(nn.Linear(1, 1).requires_grad_(False), 1024), connector, adapted)
+        stack = StackedModel(StackEncoder(nn.Linear(1, 1).requires_grad_(False), 1024), connector, adapted)
     trainable = {n: p.numel() for n, p in stack.named_parameters() if p.requires_grad}
     assert sum(count for name, count in trainable.items() if "lora_" in name) == 41_943_040
     assert sum(count for name, count in trainable.items() if "connector" in name) == 4_198_400

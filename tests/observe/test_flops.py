@@ -21,6 +21,7 @@ from tests.fixtures.runs import make_run, settings_of
 
 EAGER = {"model__attention": "eager"}
 CHECKPOINTED = {"training__activation_checkpointing": "true"}
+UNFROZEN = {"model__encoder__num_trainable_layers": "1"}
 FROZEN_CONNECTOR = {"model__connector__trainable": "false"}
 
 
@@ -74,6 +75,8 @@ RUNS = {
     "packed": PACKED,
     "packed, checkpointed": PACKED | CHECKPOINTED,
     "LoRA alone": FROZEN_CONNECTOR,
+    "encoder in part": UNFROZEN,
+    "encoder in part, packed": UNFROZEN | PACKED,
     "LoRA on some layers": {"model__lora__target_modules": "[o_proj, down_proj]", **FROZEN_CONNECTOR},
     "teacher by itself": {"model__paired_sweep": "false"},
     "teacher by itself, checkpointed": {"model__paired_sweep": "false", **CHECKPOINTED},

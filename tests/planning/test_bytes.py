@@ -65,6 +65,7 @@ STACK = {"model__reader": "stacked", "model__connector__trainable": "true"}
 MERGED = {"model__start": "first", "model__merge_start_lora": "true"}
 WHOLE = {"training__whole_frozen_gib": "auto"}
 INT8 = {"model__llm__quantization": "int8"}
+UNFROZEN = {"model__encoder__num_trainable_layers": 1, "optim__encoder_learning_rate": 1e-3}
 SHARED = {"training__whole_frozen_gib": 0}
 CASES = {
     "stage 1": ("stage1", PARTITIONED, {}),
@@ -75,6 +76,13 @@ CASES = {
     "stage 1, recomputed": ("stage1", "between", {"training__activation_checkpointing": "true"}),
     "stage 1, bf16": ("stage1", PARTITIONED, {"training__precision": "bf16"}),
     "stage 1, connector frozen": ("stage1", PARTITIONED, {"model__connector__trainable": "false"}),
+    "stage 1, encoder in part": ("stage1", PARTITIONED, UNFROZEN),
+    "stage 1, encoder in part, packed, thresholds between": ("stage1", "between", {**UNFROZEN, **PACKED}),
+    "stage 1, encoder in part, small models whole, bf16": (
+        "stage1",
+        "ahead",
+        {**UNFROZEN, **WHOLE, "training__precision": "bf16"},
+    ),
     "stage 1, ZeRO-2": ("stage1", "zero2", {}),
     "stage 1, ZeRO-2, bf16": ("stage1", "zero2", {"training__precision": "bf16"}),
     "stage 2": ("stage2", PARTITIONED, STACK),

@@ -83,11 +83,11 @@ def first_layer_when_the_encoder_begins(recipe, overrides):
     """On a rank, each time that the encoder begins in training: whether weights of the LLM's first layer are on their way."""
     from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 
-    from mtllm_ds.models.encoders import FrozenEncoder
+    from mtllm_ds.models.encoders import StackEncoder
     from mtllm_ds.models.paired import layers_of
     from mtllm_ds.models.readers import base_of
 
-    begin, seen = FrozenEncoder.forward, []
+    begin, seen = StackEncoder.forward, []
     trainer = open_run(settings_of(recipe, **overrides), join_cluster(), False, Console(quiet=True))
     owner, place = layers_of(base_of(trainer.objective.student.llm))
     weights = [p for p in owner.get_submodule(place)[0].parameters() if not p.requires_grad]
@@ -96,12 +96,12 @@ def first_layer_when_the_encoder_begins(recipe, overrides):
         seen.append(any(p.ds_status == ZeroParamStatus.INFLIGHT for p in weights))
         return begin(self, *args)
 
-    FrozenEncoder.forward = beginning
+    StackEncoder.forward = beginning
     try:
         trainer.run()
         trainer.close()
     finally:
-        FrozenEncoder.forward = begin
+        StackEncoder.forward = begin
     return seen
 
 

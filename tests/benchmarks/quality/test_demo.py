@@ -11,7 +11,7 @@ from benchmarks.quality import demo
 from benchmarks.quality.vectors.borrowed_head import Embedders
 from mtllm_ds.config import load_settings
 from mtllm_ds.errors import UserError
-from mtllm_ds.models.encoders import FrozenEncoder
+from mtllm_ds.models.encoders import StackEncoder
 from tests.fixtures.exports import make_export
 from tests.fixtures.runs import REPOSITORY
 
@@ -91,7 +91,7 @@ def test_the_encoder_reads_each_text_once(text, tmp_path, monkeypatch):
 
     with monkeypatch.context() as counting:
         for name in ("forward", "final_states"):  # in the stack, and by itself
-            counting.setattr(FrozenEncoder, name, counted(getattr(FrozenEncoder, name)))
+            counting.setattr(StackEncoder, name, counted(getattr(StackEncoder, name)))
         assert run(counting, *given, "--output", tmp_path / "once") == 0
     # Forty English texts (those to be tested are among them), nine German and six French ones, and what is left of both
     # sides where words are copied: "deu", "fra", "eng".
