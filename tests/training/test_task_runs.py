@@ -96,8 +96,9 @@ def test_the_best_is_the_most_accurate(tuning):
     assert max(accuracies.values()) > 1 / 3
 
 
-def test_multiple_choice_is_tuned_and_distilled_through_spans(tmp_path):
-    recipe = make_task_run(tmp_path, CHOICE)
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_multiple_choice_is_tuned_and_distilled_through_spans(tmp_path, pooling):
+    recipe = make_task_run(tmp_path, CHOICE, pooling=pooling)
     one = losses_of(run_on(1, recipe, "one", model__reader="llm"))
     assert_same_losses(losses_of(run_on(2, recipe, "two", model__reader="llm")), one)
     for name in ("train", "validation"):
