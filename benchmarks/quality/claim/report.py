@@ -31,7 +31,7 @@ from benchmarks.quality.claim.collect import (
 )
 from benchmarks.quality.claim.plan import Plan
 from benchmarks.quality.claim.trainings import LEARNERS
-from benchmarks.quality.claim.variants import PARALLEL, VARIANTS, Variant
+from benchmarks.quality.claim.variants import PARALLEL, PLAIN, VARIANTS, Variant
 from benchmarks.quality.claim.verdict import (
     LanguageGate,
     Rules,
@@ -199,7 +199,14 @@ def variant_notes(plan: Plan, backbone: str, folder: Path) -> list[str]:
         return []
     tables = tuple(build_tables(predictions.of_languages([ENGLISH, *plan.development])))
     write_report(
-        Report(title=f"Variants on development languages, seed 0. Backbone: {backbone}", tables=tables),
+        Report(
+            title=f"Variants on development languages, seed 0. Backbone: {backbone}",
+            tables=tables,
+            comparisons=against_bases(predictions, plan.development),
+            notes=(
+                "Each variant minus the one that it changes in one thing; the interval covers source texts, not seeds.",
+            ),
+        ),
         folder / "variants",
     )
     lines = []
@@ -208,6 +215,17 @@ def variant_notes(plan: Plan, backbone: str, folder: Path) -> list[str]:
             what = VARIANTS[system.removeprefix("variant_")].what if system.startswith("variant_") else TITLES[system]
             lines.append(f"{table.setting.replace('_', '-')} {table.mean(system):.3f}: {system}, {what}")
     return ["Every variant that was tried, seed 0, mean accuracy over the development languages only:", *lines]
+
+
+def against_bases(predictions: Predictions, languages: Sequence[str]) -> tuple[Comparison, ...]:
+    """What each variant that answered brought over its base, where that answered too."""
+    answered = {name.removeprefix("variant_") for name in np.unique(predictions.system) if name.startswith("variant_")}
+    pairs = [(name, VARIANTS[name].base) for name in VARIANTS if name in answered and name != PLAIN]
+    return tuple(
+        Comparison(*systems, setting, compare(predictions, *systems, setting, languages))
+        for systems in ((f"variant_{name}", f"variant_{base}") for name, base in pairs if base in answered)
+        for setting in ("copy_masked", "plain")
+    )
 
 
 def _ladder(plan: Plan, backbone: str, ladder: Sequence[str], left: Sequence[str]) -> list[str]:

@@ -24,6 +24,8 @@ class Variant:
     """What differs from the plain method."""
 
     what: str
+    base: str = "plain"
+    """The variant that differs from it in nothing but what is told"""
     stage1: Sequence[str] | None = ()
     """Overrides of stage 1; None: there is no stage 1. Without any, and with the plain steps and text, it is the plain one."""
     stage2: Sequence[str] = ()

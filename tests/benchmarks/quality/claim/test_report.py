@@ -12,6 +12,7 @@ from benchmarks.quality.claim.budgets import SMOKE, Budget
 from benchmarks.quality.claim.plan import Plan
 from benchmarks.quality.claim.report import write_quality_report
 from benchmarks.quality.claim.trainings import LEARNERS
+from benchmarks.quality.claim.variants import VARIANTS
 from mtllm_ds.atomic import write_json
 from mtllm_ds.evaluation.answers.predictions import concatenate, predictions_of, read_predictions, write_predictions
 from mtllm_ds.evaluation.items.items import Item
@@ -146,3 +147,23 @@ def test_fewer_seeds_than_the_protocol_asks_for_claim_nothing(tmp_path):
     verdict = write_quality_report(plan, "minilm", [], left, tmp_path / "report", Console(quiet=True))
     assert "Not run yet: minilm/ablations/mlp/stage2." in (tmp_path / "report" / "report.html").read_text()
     assert verdict.line == "gate failed: 2 seeds of the 3 that the protocol asks for; nothing is claimed"
+
+
+def test_each_variant_stands_against_the_one_that_it_changes_in_one_thing(tmp_path):
+    plan = make_run(tmp_path / "run", 45.0, 0.75)
+    shares = {"plain": 0.5, "half_stage1": 0.4, "half_layers": 0.46, "at_teacher": 0.6, "parallel_at_teacher": 0.7}
+    for name, share in shares.items():
+        place = tmp_path / "run" / "minilm" / "ablations" / name / "stage2" / f"variant_{name}"
+        save(place, f"variant_{name}", 0, share, ["eng_Latn", *plan.development], BOTH)
+    write_quality_report(plan, "minilm", [], [], tmp_path / "report", Console(quiet=True))
+    summary = json.loads((tmp_path / "report" / "variants" / "summary.json").read_text())
+    found = {name: value for name, value in summary.items() if "/difference/" in name and name.endswith("/mean")}
+    brought = {("half_stage1", "plain"): -0.1, ("half_layers", "half_stage1"): 0.06, ("at_teacher", "plain"): 0.1}
+    # The base of the last, long_at_teacher, did not answer.
+    assert found == {
+        f"{setting}/difference/variant_{own}-variant_{base}/mean": pytest.approx(value, abs=1e-9)
+        for (own, base), value in brought.items()
+        for setting in BOTH
+    }
+    assert summary["plain/difference/variant_half_layers-variant_half_stage1/low"] < 0.06
+    assert all(variant.base in VARIANTS for variant in VARIANTS.values())
